@@ -1,0 +1,1 @@
+"""Reading, checking, deduplicating, splitting and batching rows."""

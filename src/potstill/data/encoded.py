@@ -1,0 +1,60 @@
+"""Rows as token ids, ready to be collated into batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from potstill.signals import Batch
+
+
+class BatchSource(Protocol):
+    """Rows that can be batched by index; the loop and the iterator know no more of them."""
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
+
+    def collate(self, indices: Sequence[int]) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Token ids of single-label rows. `labels` holds IGNORE_INDEX where a row is unlabelled."""
+
+    ids: tuple[str, ...]
+    tokens: list[npt.NDArray[np.int32]]
+    labels: npt.NDArray[np.int64]
+    pad_id: int
+    truncated: int
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        return [len(tokens) for tokens in self.tokens]
+
+    def collate(self, indices: Sequence[int]) -> Batch:
+        """Rows `indices` padded on the right to the longest among them; the padding is not attended to."""
+        longest = max(len(self.tokens[index]) for index in indices)
+        input_ids = np.full((len(indices), longest), self.pad_id, dtype=np.int64)
+        attention = np.zeros((len(indices), longest), dtype=np.int64)
+        for place, index in enumerate(indices):
+            tokens = self.tokens[index]
+            input_ids[place, : len(tokens)] = tokens
+            attention[place, : len(tokens)] = 1
+        return Batch(
+            ids=tuple(self.ids[index] for index in indices),
+            inputs={"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention)},
+            labels=torch.from_numpy(self.labels[list(indices)]),
+            mask=torch.ones(len(indices), dtype=torch.bool),
+        )
+
+    def select(self, indices: Sequence[int]) -> "EncodedRows":
+        return EncodedRows(
+            ids=tuple(self.ids[index] for index in indices),
+            tokens=[self.tokens[index] for index in indices],
+            labels=self.labels[list(indices)],
+            pad_id=self.pad_id,
+            truncated=self.truncated,
+        )

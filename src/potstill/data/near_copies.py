@@ -1,0 +1,66 @@
+"""Normalised text and near-copies by shingle overlap, so that no test text is learnt by heart.
+
+Near-copies are found exactly, not by hashing signatures: two sets with Jaccard similarity of at least t share
+one of the rarest (1 - t) of their members, so only rows that share a rare shingle are compared (prefix
+filtering: Bayardo, Ma and Srikant 2007, "Scaling up all pairs similarity search").
+"""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from hashlib import blake2b
+
+_WORD = re.compile(r"\w+")
+
+
+def normalised(text: str) -> str:
+    """Lower case, words alone, single spaces: texts that are equal so are the same text."""
+    return " ".join(_WORD.findall(text.lower()))
+
+
+def shingles(text: str, size: int) -> set[int]:
+    """Hashes of all runs of `size` words; of the whole text where it is shorter."""
+    words = _WORD.findall(text.lower())
+    runs = range(max(1, len(words) - size + 1))
+    # Not hash(), whose values differ from process to process.
+    return {
+        int.from_bytes(blake2b(" ".join(words[i : i + size]).encode(), digest_size=8).digest()) for i in runs
+    }
+
+
+def near_copies(
+    texts: Sequence[str], held_out: Sequence[str], *, jaccard: float, shingle_words: int
+) -> dict[int, int]:
+    """For each text that is a near-copy of a held-out one: its index and that of the held-out text.
+
+    A near-copy shares at least `jaccard` of the union of both texts' shingles.
+    """
+    targets = [shingles(text, shingle_words) for text in held_out]
+    sources = [shingles(text, shingle_words) for text in texts]
+    frequency: Counter[int] = Counter()
+    for target in targets:
+        frequency.update(target)
+
+    def rarest(members: set[int]) -> list[int]:
+        needed = len(members) - math.ceil(jaccard * len(members)) + 1
+        return sorted(members, key=lambda shingle: (frequency[shingle], shingle))[:needed]
+
+    index: dict[int, list[int]] = defaultdict(list)
+    for number, target in enumerate(targets):
+        for shingle in rarest(target):
+            index[shingle].append(number)
+
+    found: dict[int, int] = {}
+    for number, source in enumerate(sources):
+        candidates = sorted({target for shingle in rarest(source) for target in index.get(shingle, ())})
+        for candidate in candidates:
+            target = targets[candidate]
+            # The sizes alone already bound the similarity.
+            if min(len(source), len(target)) < jaccard * max(len(source), len(target)):
+                continue
+            common = len(source & target)
+            if common >= jaccard * (len(source) + len(target) - common):
+                found[number] = candidate
+                break
+    return found

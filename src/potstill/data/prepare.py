@@ -1,0 +1,160 @@
+"""From the files of a recipe to clean splits: no duplicates, no test text in training, every loss of rows counted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from potstill.data.near_copies import near_copies, normalised
+from potstill.data.rows import Columns, Row, check_unique_ids, read_rows, rows_fingerprint
+from potstill.data.splits import stable_fraction
+from potstill.errors import DataError
+from potstill.settings import Settings
+
+Share = Annotated[float, Field(gt=0, lt=0.5)]
+
+
+class NearCopies(Settings):
+    """What counts as a near-copy: it is dropped from the training rows."""
+
+    jaccard: float = Field(default=0.8, gt=0, le=1)
+    """Share of the union of both texts' shingles that they have in common. 0.8 is the usual bar for
+    near-duplicates of web text (Lee et al. 2021, arXiv:2107.06499)."""
+    shingle_words: int = Field(default=5, ge=1)
+
+
+class DataSettings(Settings):
+    """The rows. Paths are relative to the recipe."""
+
+    train: str
+    """What the student learns from: labelled and unlabelled rows."""
+    validation: str | Share
+    """Labelled rows that choose the checkpoint: a file, or a share taken from train by stable hash."""
+    test: str | Share
+    """Labelled rows for the verdict alone: a file, or a share taken from train by stable hash."""
+    adapt: str | None = None
+    """Labelled rows that the teacher is adapted on; best disjoint from train."""
+    columns: Columns = Columns()
+    deduplicate: bool = True
+    """Drop rows whose normalised text occurred before; held-out rows win over training rows."""
+    near_copies: NearCopies | None = NearCopies()
+    """Drop training rows that nearly copy a held-out text; null to keep them."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The usable rows of one split, and what became of the others."""
+
+    rows: list[Row]
+    read: int
+    blank_dropped: int = 0
+    duplicates_dropped: int = 0
+    near_copies_dropped: int = 0
+
+    @property
+    def labelled(self) -> int:
+        return sum(row.label is not None for row in self.rows)
+
+    @property
+    def fingerprint(self) -> str:
+        return rows_fingerprint(self.rows)
+
+
+def prepare(settings: DataSettings, base: Path) -> dict[str, Split]:
+    """The splits `train`, `validation`, `test` and, where the recipe has one, `adapt`.
+
+    Raises:
+        DataError: a file or row that cannot be used, a held-out row without label, or a split left empty.
+    """
+    splits = {name: Split(rows, len(rows)) for name, rows in _read(settings, base).items()}
+    splits = {name: _without_blank(split) for name, split in splits.items()}
+    if settings.deduplicate:
+        splits = _without_duplicates(splits)
+    if settings.near_copies:
+        splits = _without_near_copies(splits, settings.near_copies)
+    for name, split in splits.items():
+        _check(name, split)
+    check_unique_ids([row for split in splits.values() for row in split.rows], "data")
+    return splits
+
+
+def _read(settings: DataSettings, base: Path) -> dict[str, list[Row]]:
+    train = read_rows(base / settings.train, settings.columns)
+    splits = {}
+    for name in ("test", "validation"):
+        source = getattr(settings, name)
+        if isinstance(source, str):
+            splits[name] = read_rows(base / source, settings.columns)
+        else:
+            # By text, so that copies fall on the same side; by name, so that the two shares are independent.
+            chosen = [stable_fraction(normalised(row.text), salt=name) < source for row in train]
+            splits[name] = [row for row, taken in zip(train, chosen, strict=True) if taken and row.label]
+            train = [row for row, taken in zip(train, chosen, strict=True) if not taken or not row.label]
+    splits["train"] = train
+    if settings.adapt:
+        splits["adapt"] = read_rows(base / settings.adapt, settings.columns)
+    return splits
+
+
+def _without_blank(split: Split) -> Split:
+    rows = [row for row in split.rows if row.text.strip()]
+    return replace(split, rows=rows, blank_dropped=len(split.rows) - len(rows))
+
+
+def _without_duplicates(splits: dict[str, Split]) -> dict[str, Split]:
+    """Splits earlier in the order test, validation, train, adapt keep the text; in a split a labelled row does."""
+    seen: set[str] = set()
+    result = {}
+    for name, split in splits.items():
+        first: dict[str, Row] = {}
+        for row in sorted(split.rows, key=lambda row: row.label is None):
+            key = normalised(row.text) or row.text
+            if key not in seen:
+                first.setdefault(key, row)
+        seen.update(first)
+        kept = {id(row) for row in first.values()}
+        rows = [row for row in split.rows if id(row) in kept]
+        result[name] = replace(split, rows=rows, duplicates_dropped=len(split.rows) - len(rows))
+    return result
+
+
+def _without_near_copies(splits: dict[str, Split], settings: NearCopies) -> dict[str, Split]:
+    held_out = [row.text for name in ("test", "validation") for row in splits[name].rows]
+    result = dict(splits)
+    for name in ("train", "adapt"):
+        if name in splits:
+            result[name] = without_near_copies_of(held_out, splits[name], settings)
+    return result
+
+
+def without_near_copies_of(held_out: Sequence[str], split: Split, settings: NearCopies) -> Split:
+    """The split without the rows that nearly copy a held-out text."""
+    texts = [row.text for row in split.rows]
+    copies = near_copies(
+        texts, held_out, jaccard=settings.jaccard, shingle_words=settings.shingle_words
+    )
+    rows = [row for number, row in enumerate(split.rows) if number not in copies]
+    return replace(split, rows=rows, near_copies_dropped=len(copies))
+
+
+def _check(name: str, split: Split) -> None:
+    if not split.rows:
+        dropped = {
+            "blank": split.blank_dropped,
+            "duplicates": split.duplicates_dropped,
+            "near-copies of held-out rows": split.near_copies_dropped,
+        }
+        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none was labelled"
+        raise DataError(f"data.{name}: 0 usable rows ({split.read} read: {why}). Nothing written.")
+    missing = [row.id for row in split.rows if row.label is None]
+    if missing and name != "train":
+        raise DataError(
+            f'data.{name}: {len(missing)} of {len(split.rows)} rows have no label, first "{missing[0]}". '
+            f"Every row of {name} needs one; only train may hold unlabelled rows."
+        )
+    if name == "train" and len(missing) == len(split.rows):
+        raise DataError(
+            "data.train: no row is labelled. The hard-label loss and the baseline need some labelled rows."
+        )

@@ -1,0 +1,150 @@
+"""A row, and the reading of rows from JSONL and Parquet files with one clear error for each bad one."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from potstill.errors import DataError
+from potstill.settings import Settings
+
+MAX_ROW_CHARACTERS = 10_000_000
+"""A longer line is taken for a broken file; real documents are far below it."""
+
+
+class Columns(Settings):
+    """The names of the columns, by the conventions of Hugging Face datasets."""
+
+    id: str = "id"
+    """Rows without this column are named by a hash of their text."""
+    text: str = "text"
+    label: str = "label"
+    """May be missing or null: such a row is unlabelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    id: str
+    text: str
+    label: str | None
+
+
+def read_rows(path: Path, columns: Columns) -> list[Row]:
+    """All rows of a `.jsonl` or `.parquet` file, in its order. Blank lines count as nothing.
+
+    Raises:
+        DataError: the file, or the first bad row in it, by line or row number.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. data takes paths relative to the recipe.")
+    if path.suffix == ".parquet":
+        raw = _parquet(path)
+    elif path.suffix in {".jsonl", ".json", ".ndjson"}:
+        raw = _json_lines(path)
+    else:
+        raise DataError(f"{path}: unknown format {path.suffix!r}; expected .jsonl or .parquet.")
+    rows = [_row(path, place, record, columns) for place, record in raw]
+    if not rows:
+        raise DataError(f"{path}: 0 rows. Nothing written.")
+    return rows
+
+
+def rows_fingerprint(rows: Sequence[Row]) -> str:
+    """sha256 over ids, texts and labels in order: the same rows in another file have the same fingerprint."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row.id, row.text, row.label]).encode())
+    return digest.hexdigest()
+
+
+def text_id(text: str) -> str:
+    """The id of a row that brings none: the first 16 hexadecimal digits of the sha256 of its text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_unique_ids(rows: Sequence[Row], where: str) -> None:
+    """Labels are found by id, so an id that occurs twice would give a row the labels of another.
+
+    Raises:
+        DataError: the id and the numbers of both rows.
+    """
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        first = seen.setdefault(row.id, number)
+        if first != number:
+            raise DataError(
+                f'{where}: Duplicate id "{row.id}": rows {first}, {number}. '
+                "Give each row an id of its own, or remove the column for ids made from the text."
+            )
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 (byte {error.start}: {error.reason}). Convert it: iconv -f UTF-16 -t UTF-8."
+        ) from None
+    # Not str.splitlines(), which would cut at U+2028 and U+0085 inside a JSON string.
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"line {number}"
+        if len(line) > MAX_ROW_CHARACTERS:
+            raise DataError(f"{path}: {place}: {len(line):,} characters; at most {MAX_ROW_CHARACTERS:,} a row.")
+        try:
+            yield place, json.loads(line)
+        except json.JSONDecodeError as error:
+            cut = " (file truncated?)" if "Unterminated" in error.msg or error.pos >= len(line) - 1 else ""
+            reason = error.msg[:1].lower() + error.msg[1:]
+            raise DataError(f"{path}: {place}: {reason} at column {error.pos + 1}{cut}.") from None
+        except (RecursionError, ValueError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+            raise DataError(f"{path}: {place}: {reason}.") from None
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error}).") from None
+    for number, record in enumerate(table.to_pylist()):
+        yield f"row {number}", record
+
+
+def _row(path: Path, place: str, record: Any, columns: Columns) -> Row:
+    if not isinstance(record, dict):
+        kind = type(record).__name__
+        raise DataError(f"{path}: {place}: expected an object with {columns.text!r}, found {kind}.")
+    if columns.text not in record:
+        raise DataError(
+            f'{path}: {place} has no "{columns.text}"; found {sorted(map(str, record))[:12]}. '
+            "Set data.columns.text to the column that holds the text."
+        )
+    text = _string(path, place, columns.text, record[columns.text])
+    label = record.get(columns.label)
+    if label is not None:
+        if isinstance(label, bool | float | list | dict):
+            kind = type(label).__name__
+            raise DataError(f'{path}: {place} "{columns.label}": expected a class name, found {kind}.')
+        label = _string(path, place, columns.label, str(label))
+    identity = record.get(columns.id)
+    row_id = text_id(text) if identity is None else _string(path, place, columns.id, str(identity))
+    return Row(row_id, text, label)
+
+
+def _string(path: Path, place: str, column: str, value: Any) -> str:
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        raise DataError(f'{path}: {place} "{column}": expected text, found {kind}.')
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        code = ord(value[error.start])
+        raise DataError(f'{path}: {place} "{column}": U+{code:04X} is not valid Unicode.') from None
+    return value

@@ -1,0 +1,62 @@
+"""The dense encoding: all logits of each row. Right for classification, and valid for every temperature."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from potstill.errors import LabelStoreError
+from potstill.settings import Settings
+
+
+class Dense(Settings):
+    """One row of logits for each row of data."""
+
+    kind: Literal["dense"] = "dense"
+    dtype: Literal["float32", "float16"] = "float32"
+    """float16 halves the store and rounds a logit by at most 0.05 %."""
+
+    def schema(self, classes: int) -> pa.Schema:
+        value = pa.float32() if self.dtype == "float32" else pa.float16()
+        logits = pa.field("logits", pa.list_(value, classes), nullable=False)
+        return pa.schema([pa.field("id", pa.string(), nullable=False), logits])
+
+    def bytes_per_row(self, classes: int) -> int:
+        return classes * np.dtype(self.dtype).itemsize
+
+    def encode(self, ids: Sequence[str], logits: Float[Tensor, "rows classes"]) -> pa.RecordBatch:
+        """A record batch of these rows.
+
+        Raises:
+            LabelStoreError: a logit that is NaN or infinite, also after rounding to float16; names the row.
+        """
+        values = logits.detach().cpu().numpy().astype(self.dtype, copy=False)
+        finite = np.isfinite(values)
+        if not finite.all():
+            row, label = (int(axis[0]) for axis in np.nonzero(~finite))
+            raise LabelStoreError(
+                f"Teacher logits non-finite: id {ids[row]} class {label}. Row not written. "
+                "Check the teacher's weights, or its overflow in half precision."
+            )
+        schema = self.schema(values.shape[1])
+        flat = pa.array(values.reshape(-1), type=schema.field("logits").type.value_type)
+        column = pa.FixedSizeListArray.from_arrays(flat, type=schema.field("logits").type)
+        return pa.RecordBatch.from_arrays([pa.array(ids, pa.string()), column], schema=schema)
+
+    def decode(self, batch: pa.RecordBatch) -> npt.NDArray[np.floating]:
+        """The logits of a record batch, rows x classes, without a copy.
+
+        Raises:
+            LabelStoreError: a stored logit is NaN or infinite.
+        """
+        column = batch.column("logits")
+        values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(batch), -1)
+        if not np.isfinite(values).all():
+            row = int(np.nonzero(~np.isfinite(values))[0][0])
+            raise LabelStoreError(f"Stored logits non-finite: id {batch.column('id')[row].as_py()}.")
+        return values

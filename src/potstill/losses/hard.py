@@ -1,0 +1,60 @@
+"""Hard labels: the anchor that keeps the student from copying the teacher's mistakes."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from potstill.divergences import at_least_float32
+from potstill.schedules import Linear, Schedule
+from potstill.settings import Settings
+from potstill.signals import IGNORE_INDEX, Signal
+
+
+class HardLabels(Settings):
+    """`weight * cross-entropy` with the true class in nats; rows without a label add nothing."""
+
+    kind: Literal["hard_labels"] = "hard_labels"
+    weight: Schedule = Linear(start=0.3, end=0.5)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+    def reads(self) -> frozenset[Signal]:
+        return frozenset()
+
+    def build(self) -> "HardLabelsLoss":
+        return HardLabelsLoss(self)
+
+
+class HardLabelsLoss:
+    """The logit loss of `HardLabels`."""
+
+    name = "hard_labels"
+
+    def __init__(self, settings: HardLabels) -> None:
+        self._weight = settings.weight
+        self._smoothing = settings.label_smoothing
+
+    def weight_at(self, progress: float) -> float:
+        return self._weight.at(progress)
+
+    def settings_at(self, progress: float) -> Mapping[str, float]:
+        return {}
+
+    def per_position(
+        self,
+        student_logits: Float[Tensor, "positions classes"],
+        teacher_logits: Float[Tensor, "positions classes"] | None,
+        labels: Int[Tensor, "positions"],
+        *,
+        progress: float,
+    ) -> Float[Tensor, "positions"]:
+        return torch.nn.functional.cross_entropy(
+            at_least_float32(student_logits),
+            labels,
+            reduction="none",
+            ignore_index=IGNORE_INDEX,
+            label_smoothing=self._smoothing,
+        )

@@ -1,0 +1,94 @@
+"""Response distillation: the student matches the teacher's softened distribution."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from jaxtyping import Bool, Float, Int
+from pydantic import field_validator
+from torch import Tensor
+
+from potstill.divergences import kl_divergence
+from potstill.losses.reduction import masked_mean
+from potstill.schedules import Linear, Schedule
+from potstill.settings import Settings
+from potstill.signals import Signal
+
+
+def soft_target_kl(
+    student_logits: Float[Tensor, "*batch classes"],
+    teacher_logits: Float[Tensor, "*batch classes"],
+    mask: Bool[Tensor, "*batch"] | None = None,
+    *,
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """KL(teacher || student) at temperature T, times T^2, in nats, averaged over the unmasked positions.
+
+    Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2.
+
+    Raises:
+        ValueError: the temperature is not positive.
+    """
+    return masked_mean(_scaled_kl(student_logits, teacher_logits, temperature), mask)
+
+
+def _scaled_kl(
+    student_logits: Float[Tensor, "*batch classes"],
+    teacher_logits: Float[Tensor, "*batch classes"],
+    temperature: float,
+) -> Float[Tensor, "*batch"]:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    # T^2 keeps soft and hard gradients on one scale when T changes.
+    return kl_divergence(teacher_logits, student_logits, temperature=temperature) * temperature**2
+
+
+class SoftTargets(Settings):
+    """`weight * T^2 * KL(teacher || student)` at temperature T, on every row (Hinton 2015, arXiv:1503.02531)."""
+
+    kind: Literal["soft_targets"] = "soft_targets"
+    weight: Schedule = Linear(start=0.7, end=0.5)
+    temperature: Schedule = Linear(start=4.0, end=1.0)
+    """Softening starts strong, so that the order of the wrong classes is learnt, and ends at the distribution
+    that will be served."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _positive(cls, schedule: Schedule) -> Schedule:
+        if min(schedule.values()) <= 0:
+            raise ValueError(f"a temperature must be positive, got {min(schedule.values())}")
+        return schedule
+
+    def reads(self) -> frozenset[Signal]:
+        return frozenset({Signal.LOGITS})
+
+    def build(self) -> "SoftTargetsLoss":
+        return SoftTargetsLoss(self)
+
+
+class SoftTargetsLoss:
+    """The logit loss of `SoftTargets`."""
+
+    name = "soft_targets"
+
+    def __init__(self, settings: SoftTargets) -> None:
+        self._weight = settings.weight
+        self._temperature = settings.temperature
+
+    def weight_at(self, progress: float) -> float:
+        return self._weight.at(progress)
+
+    def settings_at(self, progress: float) -> Mapping[str, float]:
+        return {"temperature": self._temperature.at(progress)}
+
+    def per_position(
+        self,
+        student_logits: Float[Tensor, "positions classes"],
+        teacher_logits: Float[Tensor, "positions classes"] | None,
+        labels: Int[Tensor, "positions"],
+        *,
+        progress: float,
+    ) -> Float[Tensor, "positions"]:
+        assert teacher_logits is not None, "the loop gives every loss the signals that it reads"
+        return _scaled_kl(student_logits, teacher_logits, self._temperature.at(progress))
+
+

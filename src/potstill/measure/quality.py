@@ -1,0 +1,100 @@
+"""Quality on the test rows, with intervals by the paired bootstrap and McNemar's exact test.
+
+A bootstrap resample is a vector of weights over the rows (how often each was drawn). All quantities of one
+evaluation use the same resamples, so differences between models are paired: rows, not models, are drawn.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+
+Logits = Float[np.ndarray, "rows classes"]
+Classes = Int[np.ndarray, "rows"]
+Weights = Float[np.ndarray, "resamples rows"]
+
+RESAMPLES = 2000
+"""Enough for the ends of a 95 % interval: about 50 resamples lie beyond each (Efron and Tibshirani 1993, ch. 13)."""
+
+
+def bootstrap_weights(rows: int, *, seed: int, resamples: int = RESAMPLES) -> Weights:
+    """How often each row was drawn in each resample; the first is the sample itself."""
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(rows, np.full(rows, 1 / rows), size=resamples)
+    return np.concatenate([np.ones((1, rows)), drawn]).astype(np.float64)
+
+
+def interval(values: Float[np.ndarray, "resamples"]) -> tuple[float, float, float]:
+    """The value on the sample itself (the first), and the 2.5 % and 97.5 % quantiles over the resamples."""
+    low, high = np.quantile(values[1:], [0.025, 0.975])
+    return float(values[0]), float(low), float(high)
+
+
+def accuracies(correct: Bool[np.ndarray, "rows"], weights: Weights) -> Float[np.ndarray, "resamples"]:
+    """Accuracy in each resample."""
+    return weights @ correct.astype(np.float64) / weights.sum(axis=1)
+
+
+def macro_f1s(truth: Classes, predicted: Classes, classes: int, weights: Weights) -> Float[np.ndarray, "resamples"]:
+    """Macro-averaged F1 in each resample, over the classes that occur in its truth."""
+    one_hot = np.eye(classes)
+    hits = weights @ (one_hot[truth] * (truth == predicted)[:, None])
+    support = weights @ one_hot[truth]
+    said = weights @ one_hot[predicted]
+    f1 = 2 * hits / np.maximum(support + said, 1e-12)
+    present = support > 0
+    return np.asarray((f1 * present).sum(axis=1) / present.sum(axis=1))
+
+
+def mcnemar(first: Bool[np.ndarray, "rows"], second: Bool[np.ndarray, "rows"]) -> tuple[int, int, float]:
+    """Rows that only the first has right, that only the second has right, and the exact two-sided p-value.
+
+    Source: McNemar 1947; exact binomial form, since the counts can be small.
+    """
+    only_first = int((first & ~second).sum())
+    only_second = int((second & ~first).sum())
+    if only_first + only_second == 0:
+        return 0, 0, 1.0
+    p = stats.binomtest(only_first, only_first + only_second).pvalue
+    return only_first, only_second, float(p)
+
+
+def log_softmax(logits: Logits) -> Logits:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def cross_entropy(logits: Logits, truth: Classes) -> float:
+    """Mean negative log-likelihood of the true class, in nats."""
+    return float(-log_softmax(logits)[np.arange(len(truth)), truth].mean())
+
+
+def kl(teacher: Logits, student: Logits) -> float:
+    """Mean KL(teacher || student) at T = 1, in nats."""
+    log_p, log_q = log_softmax(teacher), log_softmax(student)
+    return float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())
+
+
+def expected_calibration_error(logits: Logits, truth: Classes, bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins (Guo et al. 2017, arXiv:1706.04599)."""
+    probabilities = np.exp(log_softmax(logits))
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == truth
+    # Right-closed bins, so that a confidence of exactly 1 falls into the last.
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gap = 0.0
+    for number in range(bins):
+        inside = place == number
+        if inside.any():
+            gap += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
+    return float(gap)
+
+
+def per_class_accuracy(truth: Classes, predicted: Classes, classes: int) -> list[float | None]:
+    """Share of each class's rows that were recognised (recall); None for a class without rows."""
+    result: list[float | None] = []
+    for number in range(classes):
+        rows = truth == number
+        result.append(float((predicted[rows] == number).mean()) if rows.any() else None)
+    return result
+
+

@@ -1,0 +1,156 @@
+"""Latency, throughput and memory of a saved classifier, measured in a process of its own.
+
+Every model is measured by the same code in a fresh process with the same threads and rows, so that neither
+what the caller loaded before nor its threads count. Rounds alternate between the models, so that a machine
+that slows down meanwhile slows all of them.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from potstill.errors import ModelError
+
+TIMEOUT_S = 1800
+
+
+@dataclass(frozen=True)
+class SpeedRequest:
+    """What to measure. `texts` are drawn from the test rows: their lengths are what latency depends on."""
+
+    model: str
+    texts: tuple[str, ...]
+    max_length: int
+    threads: int
+    warmup: int
+    batch_size: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Speed:
+    latency_p50_ms: float
+    latency_p95_ms: float
+    latency_p99_ms: float
+    throughput_per_s: float
+    peak_memory_bytes: int
+
+
+def measure_speed(
+    requests: Mapping[str, SpeedRequest], *, rounds: int, advance: Callable[[int], None]
+) -> dict[str, Speed]:
+    """The speed of each model over `rounds` alternated rounds, each in a fresh process.
+
+    Latencies are pooled over rounds, throughput is the median and memory the maximum over them.
+
+    Raises:
+        ModelError: a model that cannot be measured; carries the end of the process's output.
+    """
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in requests}
+    for _ in range(rounds):
+        for name, request in requests.items():
+            found[name].append(_in_fresh_process(request))
+            advance(1)
+    return {name: _pooled(results) for name, results in found.items()}
+
+
+def _in_fresh_process(request: SpeedRequest) -> dict[str, Any]:
+    threads = str(request.threads)
+    environment = os.environ | {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        # Threads that spin while they wait slow each other on a busy machine.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "potstill.measure.speed"],
+        input=json.dumps(asdict(request)),
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=TIMEOUT_S,
+    )
+    if done.returncode:
+        last = "\n".join(done.stderr.strip().splitlines()[-3:])
+        raise ModelError(f"{request.model}: its speed could not be measured: {last}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _pooled(results: Sequence[dict[str, Any]]) -> Speed:
+    latencies = sorted(latency for result in results for latency in result["latencies_ms"])
+    return Speed(
+        latency_p50_ms=percentile(latencies, 0.50),
+        latency_p95_ms=percentile(latencies, 0.95),
+        latency_p99_ms=percentile(latencies, 0.99),
+        throughput_per_s=statistics.median(result["throughput_per_s"] for result in results),
+        peak_memory_bytes=max(result["peak_memory_bytes"] for result in results),
+    )
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of the sorted values do not exceed (nearest rank)."""
+    return ordered[max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1)]
+
+
+def _measure(request: SpeedRequest) -> dict[str, Any]:
+    """Runs in the fresh process: load, warm up, time each text alone, then batches."""
+    import resource
+
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.set_num_threads(request.threads)
+    device = torch.device(request.device)
+    tokenizer = AutoTokenizer.from_pretrained(request.model)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        request.model, dtype=torch.float32, use_safetensors=True
+    )
+    model = model.to(device).eval()
+
+    def answer(texts: Sequence[str]) -> None:
+        encoded = tokenizer(
+            list(texts), truncation=True, max_length=request.max_length, padding=True, return_tensors="pt"
+        )
+        model(**encoded.to(device)).logits.argmax(dim=-1).cpu()
+
+    def seconds(texts: Sequence[str]) -> float:
+        started = time.perf_counter()
+        answer(texts)
+        return time.perf_counter() - started
+
+    texts = request.texts
+    size = request.batch_size
+    batches = [texts[i : i + size] for i in range(0, len(texts) - size + 1, size)] or [texts]
+    with torch.inference_mode():
+        for text in texts[: request.warmup]:
+            answer([text])
+        latencies = [1000 * seconds([text]) for text in texts]
+        answer(batches[0])
+        per_batch = [(len(batch), seconds(batch)) for batch in batches]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+    return {
+        "latencies_ms": latencies,
+        "throughput_per_s": sum(rows for rows, _ in per_batch) / sum(time for _, time in per_batch),
+        "peak_memory_bytes": peak,
+    }
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size on disk of all that a model needs to be loaded."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+if __name__ == "__main__":
+    request = json.load(sys.stdin)
+    print(json.dumps(_measure(SpeedRequest(**request))))

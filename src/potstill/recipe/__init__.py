@@ -1,0 +1,88 @@
+"""The whole recipe: it only composes the components' own settings."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from potstill.data.prepare import DataSettings
+from potstill.exporters import AnyExporter, Safetensors
+from potstill.losses import AnyLoss, HardLabels, SoftTargets
+from potstill.recipe.stage_settings import (
+    AdaptSettings,
+    EvaluateSettings,
+    GateSettings,
+    LabelSettings,
+    OptimiserSettings,
+    TrainSettings,
+)
+from potstill.schedules import Constant, Schedule
+from potstill.settings import Settings
+from potstill.students import AnyStudent, Shrunk
+from potstill.tasks import AnyTask
+from potstill.teachers import AnyTeacher
+
+__all__ = [
+    "AdaptSettings",
+    "EvaluateSettings",
+    "GateSettings",
+    "LabelSettings",
+    "OptimiserSettings",
+    "Recipe",
+    "TrainSettings",
+]
+
+
+class Recipe(Settings):
+    """From a teacher and data to a student with a verdict."""
+
+    task: AnyTask
+    data: DataSettings
+    teacher: AnyTeacher
+    adapt: AdaptSettings | None = None
+    """Fine-tune the teacher first; without it the teacher must bring a head for the classes of the data."""
+    label: LabelSettings = LabelSettings()
+    student: AnyStudent = Shrunk()
+    losses: tuple[AnyLoss, ...] = Field(default=(SoftTargets(), HardLabels()), min_length=1)
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    gate: GateSettings = GateSettings()
+    export: tuple[AnyExporter, ...] = (Safetensors(),)
+    seed: int = Field(default=0, ge=0)
+    """Decides initial weights, order of rows and dropout."""
+
+    @model_validator(mode="after")
+    def _one_loss_of_a_kind(self) -> Self:
+        kinds = [loss.kind for loss in self.losses]
+        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+            raise ValueError(f"losses: {twice[0]} is listed twice; give each kind once, with its weight.")
+        return self
+
+    @model_validator(mode="after")
+    def _alpha_and_weights_exclude_each_other(self) -> Self:
+        if self.train.alpha is not None:
+            for number, loss in enumerate(self.losses):
+                if "weight" in loss.model_fields_set:
+                    raise ValueError(
+                        f"train.alpha and losses[{number}].weight both set the weight of {loss.kind}. Drop one."
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_stay_between_0_and_1(self) -> Self:
+        if self.train.alpha is not None and not all(0 <= value <= 1 for value in self.train.alpha.values()):
+            raise ValueError("train.alpha: expected values from 0 (hard labels alone) to 1 (teacher alone).")
+        return self
+
+    def weighted_losses(self) -> tuple[AnyLoss, ...]:
+        """The losses with `train.alpha` written into their weights, where the recipe uses it."""
+        alpha = self.train.alpha
+        if alpha is None:
+            return self.losses
+        shares: dict[str, Schedule] = {"soft_targets": alpha, "hard_labels": _one_minus(alpha)}
+        return tuple(loss.model_copy(update={"weight": shares[loss.kind]}) for loss in self.losses)
+
+
+def _one_minus(schedule: Schedule) -> Schedule:
+    if isinstance(schedule, Constant):
+        return Constant(value=1 - schedule.value)
+    return schedule.model_copy(update={"start": 1 - schedule.start, "end": 1 - schedule.end})

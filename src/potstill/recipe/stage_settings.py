@@ -1,0 +1,112 @@
+"""What each stage can be told."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from potstill.labels import AnyEncoding, Dense
+from potstill.schedules import Schedule
+from potstill.settings import Settings
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class OptimiserSettings(Settings):
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with warm-up, then decay to zero."""
+
+    epochs: Positive = 3
+    """Passes over the training rows; fractions allowed."""
+    batch_size: Count = 32
+    """Rows of an optimiser step, over all accumulation and all processes."""
+    micro_batch_size: Count | None = None
+    """Rows of a forward pass; smaller than batch_size accumulates gradients and changes only memory."""
+    learning_rate: Positive = 5e-5
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps in which the rate rises from zero; a tenth is BERT's (arXiv:1810.04805)."""
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Not on biases and layer norms (arXiv:1810.04805)."""
+    clip_norm: Positive = 1.0
+    """Largest norm of the gradient."""
+    evaluate_every: Count | None = None
+    """Optimiser steps between evaluations, each with a checkpoint; by default one epoch."""
+    patience: Count | None = None
+    """Stop after so many evaluations without a lower validation loss; by default never."""
+    keep_checkpoints: Count = 2
+    """Newest checkpoints kept beside the best one, until the stage is done."""
+    precision: Precision = "auto"
+    """auto: bfloat16 where the accelerator has it, else float32."""
+
+
+class AdaptSettings(OptimiserSettings):
+    """Adapt the teacher to the labelled rows first ("teacher correction", Minitron, arXiv:2408.11796)."""
+
+    epochs: Positive = 4
+    batch_size: Count = 16
+    learning_rate: Positive = 2e-4
+    """For small encoders; 2e-5 to 5e-5 from 100 M parameters on."""
+    frozen_layers: int = Field(default=0, ge=0)
+    """Lowest layers kept as they are, with the embeddings. What they compute is computed once and kept in
+    memory, so a pass costs only the layers above."""
+
+
+class LabelSettings(Settings):
+    """One pass of the frozen teacher over all rows that the student is trained or chosen on."""
+
+    encoding: AnyEncoding = Dense()
+    batch_size: Count = 64
+    batches_per_shard: Count = 16
+    """A killed labelling job loses at most one shard."""
+    temperatures: tuple[Positive, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)
+    """The grid that a compressed encoding must serve; dense labels serve every temperature."""
+    precision: Precision = "auto"
+
+
+class TrainSettings(OptimiserSettings):
+    """The student, and beside it the baseline."""
+
+    epochs: Positive = 10
+    learning_rate: Positive = 5e-4
+    """A narrow student takes a higher rate than its teacher."""
+    alpha: Schedule | None = None
+    """Weight of the soft loss, 1 - alpha of the hard one: in place of weights in `losses`."""
+    baseline: bool = True
+    """Train the same student on hard labels alone for as many steps: what distilling must beat."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Beside metrics.jsonl, which is always written. Each is an extra of the package."""
+
+
+class EvaluateSettings(Settings):
+    """How quality, speed and memory are measured, for all models alike."""
+
+    threads: Count = 1
+    """Threads of the measured process. One is how small models are served: a process for each core."""
+    latency_rows: Count = 200
+    """Test rows timed one by one in each round."""
+    rounds: Count = 2
+    """Fresh processes for each model, alternated."""
+    warmup: Count = 20
+    batch_size: Count = 32
+    """Batch size of the throughput measurement."""
+    floor: bool = True
+    """Fit TF-IDF with logistic regression on the labelled rows, as the floor."""
+    sample_disagreements: int = Field(default=20, ge=0)
+
+
+class GateSettings(Settings):
+    """What the student must reach to go on to export. A threshold that is not set is not checked."""
+
+    min_retention: float | None = Field(default=0.95, gt=0)
+    """Student / teacher of the primary metric."""
+    max_drop_points: float | None = None
+    min_speedup: float | None = Field(default=None, gt=0)
+    """Teacher / student median latency at batch 1."""
+    max_latency_p95_ms: Positive | None = None
+    max_size_bytes: Positive | None = None
+    max_peak_memory_bytes: Positive | None = None
+    min_agreement: float | None = Field(default=None, gt=0, le=1)
+    """Share of test rows on which the student says what the teacher says."""
+    min_gain_over_baseline_points: float | None = None
+    """Student minus baseline; a negative threshold allows distilling to lose."""

@@ -1,0 +1,249 @@
+"""Reading a recipe: YAML 1.2 with limits, overrides, and errors that name line, key and remedy."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from potstill.errors import RecipeError
+from potstill.recipe import Recipe
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 10_000
+"""Nodes after aliases are followed: a few hundred bytes of YAML can expand to gigabytes."""
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file, with `a.b=value` overrides applied before validation.
+
+    Raises:
+        RecipeError: everything that is wrong with it, together, each with its line.
+    """
+    document = _parse(path)
+    values = _plain(document, path)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = [_explain(problem, document) for problem in error.errors()]
+        raise RecipeError("\n".join([f"{path}: {len(problems)} problem(s)", *dict.fromkeys(problems)])) from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every default written out; it loads to the same recipe."""
+    import io
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.width = 100
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    # Weights that were not given are left out where alpha sets them, for both together are an error.
+    values = recipe.model_dump(mode="json")
+    if recipe.train.alpha is not None:
+        for loss in values["losses"]:
+            del loss["weight"]
+    buffer = io.StringIO()
+    yaml.dump(values, buffer)
+    return buffer.getvalue()
+
+
+def _parse(path: Path) -> CommentedMap:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such file. Start one with: potstill init NAME DIR") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}.") from None
+    if len(content) > MAX_BYTES:
+        raise RecipeError(f"{path}: {len(content):,} bytes; a recipe has at most {MAX_BYTES:,}.")
+    # The round-trip loader knows line numbers, builds no objects from tags, and refuses duplicate keys.
+    yaml = YAML(typ="rt", pure=True)
+    try:
+        document = yaml.load(content.decode("utf-8-sig"))
+    except DuplicateKeyError as error:
+        raise RecipeError(f"{path}: {_duplicate(error)}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path}: not UTF-8. Save it as UTF-8.") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{path}: {_syntax(error)}") from None
+    if not isinstance(document, CommentedMap):
+        raise RecipeError(f"{path}: expected keys such as task, data and teacher at the top level.")
+    return document
+
+
+def _syntax(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply."
+    mark = getattr(error, "problem_mark", None)
+    if isinstance(error, MarkedYAMLError) and mark is not None:
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem or error.context}."
+    return f"not YAML: {str(error).splitlines()[0]}."
+
+
+def _duplicate(error: DuplicateKeyError) -> str:
+    key = re.search(r'duplicate key "([^"]*)"', str(error.problem))
+    first = error.context_mark.line + 1 if error.context_mark else 0
+    second = error.problem_mark.line + 1 if error.problem_mark else 0
+    name = key.group(1) if key else "a key"
+    return f"line {second}: {name!r} is given twice in the block that starts at line {first}. Keep one of them."
+
+
+def _plain(value: Any, path: Path) -> Any:
+    """Plain Python values of a parsed document, refused when aliases make it explode."""
+    count = 0
+
+    def convert(node: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > MAX_NODES:
+            raise RecipeError(f"{path}: more than {MAX_NODES:,} values (aliases that expand?).")
+        if isinstance(node, dict):
+            return {str(key): convert(inner) for key, inner in node.items()}
+        if isinstance(node, list):
+            return [convert(inner) for inner in node]
+        for kind in (bool, int, float, str):
+            if isinstance(node, kind):
+                return kind(node)
+        return node if node is None else str(node)
+
+    try:
+        return convert(value)
+    except RecursionError:
+        raise RecipeError(f"{path}: nested too deeply (an alias that contains itself?).") from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set `a.b.0.c=value`; the value is read as YAML."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {override}: expected key=value, as in train.epochs=3.")
+    try:
+        value = _plain(YAML(typ="rt", pure=True).load(text), Path(f"--set {key}"))
+    except YAMLError as error:
+        raise RecipeError(f"--set {override}: {_syntax(error)}") from None
+    *parents, last = key.strip().split(".")
+    target: Any = values
+    for part in parents:
+        target = _child(target, part, override)
+    if isinstance(target, list):
+        if not last.isdigit() or int(last) >= len(target):
+            raise RecipeError(f"--set {override}: no item {last!r} in a list of {len(target)}.")
+        target[int(last)] = value
+    elif isinstance(target, dict):
+        target[last] = value
+    else:
+        raise RecipeError(f"--set {override}: {'.'.join(parents)} is a value, not a section.")
+
+
+def _child(target: Any, part: str, override: str) -> Any:
+    if isinstance(target, list):
+        if not part.isdigit() or int(part) >= len(target):
+            raise RecipeError(f"--set {override}: no item {part!r} in a list of {len(target)}.")
+        return target[int(part)]
+    if not isinstance(target, dict):
+        raise RecipeError(f"--set {override}: {part!r} is below a value, not a section.")
+    if target.get(part) is None:
+        target[part] = {}
+    return target[part]
+
+
+def _explain(problem: ErrorDetails, document: CommentedMap) -> str:
+    """One line: where, what, and what was expected."""
+    path = tuple(_keys_only(problem["loc"], document))
+    name = _dotted(path)
+    line = _line(path, document)
+    where = f"line {line}: " if line else ""
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        guess = difflib.get_close_matches(str(path[-1]), _known_keys(path[:-1], document), n=1)
+        hint = f"; did you mean {guess[0]}?" if guess else ""
+        return f"  {where}{name}: unknown{hint}"
+    if kind == "missing":
+        return f"  {where}{name}: missing."
+    given = problem.get("input")
+    shown = f", found {given!r}" if isinstance(given, str | int | float) and not isinstance(given, bool) else ""
+    message = problem["msg"].removeprefix("Value error, ")
+    if kind == "union_tag_invalid" and "ctx" in problem:
+        tag = str(problem["ctx"].get("tag"))
+        expected = re.findall(r"'([^']+)'", str(problem["ctx"].get("expected_tags")))
+        guess = difflib.get_close_matches(tag, expected, n=1)
+        message = f"unknown kind {tag!r}; expected one of {', '.join(expected)}"
+        message += f"; did you mean {guess[0]}?" if guess else ""
+        shown = ""
+    if kind == "union_tag_not_found":
+        message, shown = "needs a kind.", ""
+    return f"  {where}{name + ': ' if name else ''}{message}{shown}"
+
+
+def _keys_only(location: Sequence[str | int], document: Any) -> Iterator[str | int]:
+    """The location without the tags that pydantic adds for members of a union."""
+    node: Any = document
+    for place, part in enumerate(location):
+        last = place == len(location) - 1
+        if isinstance(part, int):
+            node = node[part] if isinstance(node, list) and part < len(node) else None
+            yield part
+        elif isinstance(node, dict) and (part in node or last):
+            node = node.get(part)
+            yield part
+        elif node is None:
+            yield part
+
+
+def _dotted(path: Sequence[str | int]) -> str:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _line(path: Sequence[str | int], document: CommentedMap) -> int | None:
+    """The line of a key, or of the nearest section above it."""
+    node: Any = document
+    line = None
+    for part in path:
+        try:
+            if isinstance(node, CommentedMap):
+                line = node.lc.key(part)[0] + 1
+            elif isinstance(node, CommentedSeq):
+                line = node.lc.item(part)[0] + 1
+            node = node[part]
+        except (KeyError, IndexError, TypeError):
+            break
+    return line
+
+
+def _known_keys(path: Sequence[str | int], document: Any) -> list[str]:
+    """The keys that the schema allows at a place, those of all members of a union together."""
+    schema = Recipe.model_json_schema()
+    nodes = [schema]
+    for part in path:
+        nodes = [child for node in _flat(nodes, schema) for child in _schema_children(node, part)]
+    return sorted({key for node in _flat(nodes, schema) for key in node.get("properties", {})})
+
+
+def _schema_children(node: dict[str, Any], part: str | int) -> Iterator[dict[str, Any]]:
+    if isinstance(part, int):
+        yield from [node["items"]] if isinstance(node.get("items"), dict) else []
+    elif part in node.get("properties", {}):
+        yield node["properties"][part]
+
+
+def _flat(nodes: Sequence[dict[str, Any]], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Schema nodes with references and unions resolved."""
+    for node in nodes:
+        if "$ref" in node:
+            yield from _flat([schema["$defs"][node["$ref"].rsplit("/", 1)[1]]], schema)
+        else:
+            yield node
+            for union in ("anyOf", "oneOf"):
+                yield from _flat(node.get(union, []), schema)

@@ -1,0 +1,223 @@
+"""What each stage leaves in the run directory, one frozen model a stage. Units are in the names.
+
+Names of fields here are read by other programs: add fields, do not rename them.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from potstill.run_dir import Record
+
+
+class Part(BaseModel):
+    """A piece of a record."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Estimate(Part):
+    """A measured value with its 95 % bootstrap interval over the test rows."""
+
+    value: float
+    low: float
+    high: float
+
+
+class SplitCounts(Part):
+    """How many rows of a split were read, used, and left out for which reason."""
+
+    read: int
+    rows: int
+    labelled: int
+    truncated: int
+    duplicates_dropped: int
+    near_copies_dropped: int
+    fingerprint: str
+
+
+class ShapeRecord(Part):
+    family: str
+    layers: int
+    width: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+    classes: int
+    parameters: int
+    embedding_parameters: int
+
+
+class PlanRecord(Record):
+    """What will happen, with sizes; made without touching a model's weights."""
+
+    labels: list[str]
+    splits: dict[str, SplitCounts]
+    teacher: ShapeRecord
+    student: ShapeRecord
+    steps: int
+    adapt_steps: int
+    label_store_bytes: int
+    disk_bytes: int
+    disk_free_bytes: int
+    warnings: list[str]
+
+
+class AdaptRecord(Record):
+    """The teacher as it will be distilled: a folder in the run, or where the recipe said if it was not adapted."""
+
+    adapted: bool
+    location: str
+    digest: str
+    steps: int = 0
+    best_step: int = 0
+    best_validation_loss: float | None = None
+
+
+class LabelRecord(Record):
+    """The label store: its content digest is the same however often labelling was broken off."""
+
+    rows: int
+    content_digest: str
+    size_bytes: int
+    rows_per_s: float
+
+
+class TrainRecord(Record):
+    """A trained model in `model/`, with the weights of its best checkpoint."""
+
+    digest: str
+    initial_digest: str
+    steps: int
+    planned_steps: int
+    best_step: int
+    best_validation_loss: float
+    stopped_early: bool
+    train_rows: int
+    labelled_rows: int
+
+
+class ModelEvaluation(Part):
+    """One model on the test rows and on this machine."""
+
+    accuracy: float
+    accuracy_interval: Estimate
+    macro_f1: float
+    macro_f1_interval: Estimate
+    cross_entropy: float
+    expected_calibration_error: float
+    latency_p50_ms: float
+    latency_p95_ms: float
+    latency_p99_ms: float
+    throughput_per_s: float
+    peak_memory_bytes: int
+    size_bytes: int
+    num_parameters: int
+    num_parameters_without_embeddings: int
+
+
+class Comparison(Part):
+    """Two models on the same rows, `of` minus `against` in points, with McNemar's exact test."""
+
+    of: str
+    against: str
+    accuracy_points: Estimate
+    only_of_right: int
+    only_against_right: int
+    mcnemar_p: float
+
+
+class Agreement(Part):
+    """How often a model says what the teacher says: the top class, on all rows and where the teacher errs."""
+
+    all_rows: Estimate
+    teacher_wrong: float | None
+    teacher_wrong_rows: int
+    kl_from_teacher: float
+
+
+class Floor(Part):
+    """TF-IDF and logistic regression on the same labelled rows: what a model must beat to be worth its cost."""
+
+    labelled_rows: int
+    accuracy: float
+    macro_f1: float
+
+
+class ClassRow(Part):
+    label: str
+    rows: int
+    teacher_accuracy: float | None
+    student_accuracy: float | None
+    baseline_accuracy: float | None
+
+
+class Disagreement(Part):
+    id: str
+    text: str
+    truth: str
+    teacher: str
+    student: str
+    baseline: str | None
+
+
+class Measurement(Part):
+    """How speed was measured, so that it can be measured again."""
+
+    threads: int
+    device: str
+    rows: int
+    rounds: int
+    warmup: int
+    batch_size_throughput: int
+
+
+class EvaluateRecord(Record):
+    """Teacher, student and baseline side by side."""
+
+    primary_metric: str
+    test_rows: int
+    models: dict[str, ModelEvaluation]
+    retention: Estimate
+    drop_points: Estimate
+    speedup: float
+    throughput_ratio: float
+    size_ratio: float
+    gain_over_baseline_points: Estimate | None
+    agreement: dict[str, Agreement]
+    comparisons: list[Comparison]
+    floors: dict[str, Floor]
+    classes: list[ClassRow]
+    disagreements: list[Disagreement]
+    measurement: Measurement
+    findings: list[str]
+
+
+class Check(Part):
+    name: str
+    required: str
+    measured: float | None
+    passed: bool
+
+
+class GateRecord(Record):
+    passed: bool
+    checks: list[Check]
+
+
+class Artefact(Part):
+    kind: str
+    folder: str
+    size_bytes: int
+    max_logit_difference: float
+    passed: bool
+
+
+class ExportRecord(Record):
+    skipped: bool
+    artefacts: list[Artefact]
+
+
+class ReportRecord(Record):
+    html: Literal["report.html"] = "report.html"
+    model_card: Literal["MODEL_CARD.md"] = "MODEL_CARD.md"

@@ -1,0 +1,223 @@
+"""The run directory: paths, atomic writes, fingerprints, the lock, and `once()`.
+
+A stage's record `<stage>/result.json` is written last and atomically. It carries the fingerprint of what went
+in, so that calling the stage again with the same inputs returns the record and works on nothing.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from potstill.errors import LockedError
+from potstill.progress import Progress
+
+RESULT = "result.json"
+INPUTS = "inputs.json"
+
+
+class Record(BaseModel):
+    """What a stage leaves behind. `files` are its outputs with their sha256, relative to its folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fingerprint: str = ""
+    seconds: float = 0.0
+    files: dict[str, str] = {}
+
+
+R = TypeVar("R", bound=Record)
+
+
+class RunDir:
+    """A run directory that this process alone may write to; made by `open_run`."""
+
+    def __init__(self, root: Path, progress: Progress) -> None:
+        self.root = root
+        self.progress = progress
+
+    def path(self, *parts: str) -> Path:
+        return self.root.joinpath(*parts)
+
+    def once(self, name: str, inputs: Mapping[str, Any], record: type[R], work: Callable[[Path], R]) -> R:
+        """The record of stage `name` for these inputs: the stored one where it matches, else that of `work`.
+
+        Work that was broken off under the same inputs finds what it left in its folder and goes on from there;
+        what other inputs left is removed first. `work` gets the folder and returns the record to commit.
+        """
+        folder = self.path(name)
+        wanted = fingerprint(inputs)
+        stored = read_record(folder / RESULT, record)
+        if stored is not None and stored.fingerprint == wanted and _has_files(folder, stored):
+            self.progress.line(f"{name}: kept")
+            return stored
+        begun = _read_json(folder / INPUTS)
+        if begun is None or begun.get("fingerprint") != wanted:
+            if begun is not None:
+                changes = ", ".join(differences(begun.get("inputs", {}), _jsonable(inputs)))
+                self.progress.line(f"{name}: runs again, since these changed: {changes}")
+            _discard(folder)
+            folder.mkdir(parents=True)
+            write_json(folder / INPUTS, {"fingerprint": wanted, "inputs": _jsonable(inputs)})
+        self.progress.line(f"{name}: started")
+        started = time.monotonic()
+        made = work(folder)
+        seconds = time.monotonic() - started
+        made = made.model_copy(update={"fingerprint": wanted, "seconds": round(seconds, 3)})
+        write_text(folder / RESULT, made.model_dump_json(indent=2) + "\n")
+        self.progress.line(f"{name}: done in {seconds:.0f} s")
+        return made
+
+
+@contextmanager
+def open_run(root: Path, progress: Progress) -> Iterator[RunDir]:
+    """Make or open a run directory and hold its lock.
+
+    The lock belongs to the open file, so the system frees it however the process ends.
+
+    Raises:
+        LockedError: another process holds it; names its pid, host and start.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "an unknown process"
+            raise LockedError(
+                f"{root}: in use by {holder}. Wait for it to end, or give another --out."
+            ) from None
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()} since {now}\n".encode(), 0)
+        yield RunDir(root, progress)
+    finally:
+        os.close(descriptor)
+
+
+def read_record(path: Path, record: type[R]) -> R | None:
+    """The stored record, or None where there is none that this version understands."""
+    try:
+        return record.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 of the canonical JSON of `value`: settings by content, never by path or order of keys."""
+    canonical = json.dumps(_jsonable(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_files(folder: Path, *, relative_to: Path) -> dict[str, str]:
+    """The sha256 of every file below `folder`, by path relative to `relative_to`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(relative_to).as_posix(): file_digest(path) for path in files}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part of it."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, which takes its place when the block ends well: fsync, rename, fsync."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, which takes its place, whole, when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield temporary
+        for inside in sorted(temporary.rglob("*"), reverse=True):
+            sync(inside)
+        sync(temporary)
+        _discard(path)
+        temporary.rename(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
+    """Where two nested values differ, as `train.epochs 8 -> 10`; fingerprints are named without their digits."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+    elif old != new:
+        shown = [json.dumps(value, ensure_ascii=False) for value in (old, new)]
+        short = all(len(text) <= 40 for text in shown)
+        yield f"{where} {shown[0]} -> {shown[1]}" if short else where
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder, its record first, so that a broken removal leaves nothing that looks complete."""
+    (folder / RESULT).unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _has_files(folder: Path, record: Record) -> bool:
+    return all((folder / name).is_file() for name in record.files)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(inner) for inner in value]
+    return value
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

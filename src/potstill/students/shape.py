@@ -1,0 +1,125 @@
+"""How large the student is, as numbers or as shares of its teacher."""
+
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+from transformers import PretrainedConfig
+
+from potstill.errors import ModelError
+from potstill.settings import Settings
+from potstill.signals import ModelShape
+
+# The encoder families whose modules are laid out alike: `encoder.layer[i]`, `embeddings`, `LayerNorm`.
+ENCODER_FAMILIES = frozenset({"bert", "roberta", "xlm-roberta", "camembert"})
+
+
+def _share(text: str) -> str:
+    try:
+        share = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f'expected a whole number or a share such as "1/2", got {text!r}') from None
+    if not 0 < share <= 1:
+        raise ValueError(f"a share must lie in (0, 1], got {text!r}")
+    return text
+
+
+Size = Annotated[int, Field(ge=1)] | Annotated[str, AfterValidator(_share)]
+"""A number of its own, or a share of the teacher's such as "1/2"."""
+
+
+class Random(Settings):
+    """Weights drawn anew by the family's own rule."""
+
+    kind: Literal["random"] = "random"
+
+
+class Copy(Settings):
+    """Weights from the teacher, cut to the student's shape (`students/copying.py`)."""
+
+    kind: Literal["copy"] = "copy"
+    layers: Literal["spread", "first", "last"] = "spread"
+    """Which of the teacher's layers: spread evenly with the first and the last kept (DistilBERT's every other
+    layer, arXiv:1910.01108), the first or the last ones."""
+    width: Literal["project", "slice"] = "project"
+    """How a smaller width is made: project onto the principal directions of the teacher's word embeddings, or
+    keep the first channels."""
+
+
+Initialisation = Annotated[Random | Copy, Field(discriminator="kind")]
+
+
+class Shrunk(Settings):
+    """A smaller model of the teacher's family."""
+
+    kind: Literal["shrunk"] = "shrunk"
+    layers: Size = "1/2"
+    width: Size = "1/2"
+    heads: int | None = Field(default=None, ge=1)
+    """Attention heads; by default as many as keep the teacher's size of a head."""
+    intermediate: Size | None = None
+    """Width of the feed-forward layer; by default in the teacher's proportion to the width."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout in training; by default the teacher's."""
+    init: Initialisation = Copy()
+
+
+def student_config(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
+    """The teacher's configuration with the student's sizes.
+
+    Raises:
+        ModelError: a family that cannot be shrunk, or sizes that make no legal model.
+    """
+    if teacher.model_type not in ENCODER_FAMILIES:
+        known = ", ".join(sorted(ENCODER_FAMILIES))
+        raise ModelError(f"teacher.model: family {teacher.model_type!r} cannot be shrunk yet; known: {known}.")
+    layers = _size(student.layers, teacher.num_hidden_layers, "student.layers")
+    width = _size(student.width, teacher.hidden_size, "student.width")
+    head_size = teacher.hidden_size // teacher.num_attention_heads
+    heads = student.heads or max(1, width // head_size)
+    if width % heads:
+        raise ModelError(
+            f"student.width {width} does not divide into {heads} heads. Set student.heads to a divisor of it, "
+            f"or the width to a multiple of {head_size}, the teacher's size of a head."
+        )
+    if student.intermediate is None:
+        intermediate = round(teacher.intermediate_size * width / teacher.hidden_size)
+    else:
+        intermediate = _size(student.intermediate, teacher.intermediate_size, "student.intermediate")
+    values: dict[str, Any] = teacher.to_dict()
+    values |= {
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "intermediate_size": intermediate,
+    }
+    if student.dropout is not None:
+        values |= {"hidden_dropout_prob": student.dropout, "attention_probs_dropout_prob": student.dropout}
+    for field in ("_name_or_path", "architectures", "dtype", "torch_dtype"):
+        values.pop(field, None)
+    return type(teacher).from_dict(values)
+
+
+def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters: int) -> ModelShape:
+    return ModelShape(
+        family=config.model_type,
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        heads=config.num_attention_heads,
+        intermediate=config.intermediate_size,
+        vocabulary=config.vocab_size,
+        classes=config.num_labels,
+        parameters=parameters,
+        embedding_parameters=embedding_parameters,
+    )
+
+
+def _size(size: int | str, of_teacher: int, where: str) -> int:
+    if isinstance(size, str):
+        exact = Fraction(size) * of_teacher
+        if exact.denominator != 1 or exact < 1:
+            raise ModelError(f"{where}: {size} of the teacher's {of_teacher} is {float(exact):g}; give a whole number.")
+        return int(exact)
+    if size > of_teacher:
+        raise ModelError(f"{where}: {size} is more than the teacher's {of_teacher}; a student must not be larger.")
+    return size

@@ -1,0 +1,137 @@
+"""One class for each text."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from potstill.data.encoded import EncodedRows
+from potstill.data.rows import Row
+from potstill.errors import DataError, ModelError
+from potstill.settings import Settings
+from potstill.signals import IGNORE_INDEX
+
+ENCODE_CHUNK = 1024
+
+
+class TextClassification(Settings):
+    """One class for each text; the model is a transformer with a sequence classification head."""
+
+    kind: Literal["text_classification"] = "text_classification"
+    max_length: int = Field(default=128, ge=8)
+    """Longest text in tokens; what is cut is counted and reported. Latency grows with it."""
+
+    @property
+    def primary_metric(self) -> str:
+        return "accuracy"
+
+    def label_names(self, splits: dict[str, list[Row]]) -> list[str]:
+        """The classes, sorted, from the rows that teach; the held-out rows must add none.
+
+        Raises:
+            DataError: fewer than two classes, or a held-out class that no training row has.
+        """
+        taught = {row.label for name in ("train", "adapt") for row in splits.get(name, ()) if row.label}
+        if len(taught) < 2:
+            raise DataError(f"data: {len(taught)} class in the labelled training rows ({sorted(taught)}); expected 2 or more.")
+        for name in ("validation", "test"):
+            unknown = sorted({row.label for row in splits[name] if row.label} - taught)
+            if unknown:
+                raise DataError(
+                    f"data.{name}: class {unknown[0]!r} (and {len(unknown) - 1} more) occurs in no training row. "
+                    "Add rows of it to train or adapt, or remove it here."
+                )
+        return sorted(taught)
+
+    def load_config(self, location: str, **where: Any) -> PretrainedConfig:
+        with _explained(location):
+            return AutoConfig.from_pretrained(location, **where)
+
+    def load_tokenizer(self, location: str, **where: Any) -> PreTrainedTokenizerBase:
+        with _explained(location):
+            return AutoTokenizer.from_pretrained(location, **where)
+
+    def load_model(self, location: str, labels: Sequence[str] | None = None, **where: Any) -> nn.Module:
+        """The model in float32, with a new head for `labels` where they are given. Never reads pickle files."""
+        head = {} if labels is None else label_maps(labels) | {"ignore_mismatched_sizes": True}
+        with _explained(location):
+            return AutoModelForSequenceClassification.from_pretrained(
+                location, dtype=torch.float32, use_safetensors=True, **head, **where
+            )
+
+    def new_model(self, config: PretrainedConfig) -> nn.Module:
+        """A model with random weights, drawn from torch's global generator."""
+        return AutoModelForSequenceClassification.from_config(config)
+
+    def encode(
+        self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]
+    ) -> EncodedRows:
+        """Token ids of the texts, cut to `max_length`; control-token strings in a text stay text."""
+        numbers = {label: number for number, label in enumerate(labels)}
+        tokens: list[np.ndarray[Any, np.dtype[np.int32]]] = []
+        truncated = 0
+        for start in range(0, len(rows), ENCODE_CHUNK):
+            texts = [row.text for row in rows[start : start + ENCODE_CHUNK]]
+            encoded = tokenizer(texts, truncation=True, max_length=self.max_length, split_special_tokens=True)
+            for encoding in encoded.encodings:
+                truncated += bool(encoding.overflowing)
+                tokens.append(np.asarray(encoding.ids, dtype=np.int32))
+        return EncodedRows(
+            ids=tuple(row.id for row in rows),
+            tokens=tokens,
+            labels=np.array(
+                [IGNORE_INDEX if row.label is None else numbers[row.label] for row in rows], dtype=np.int64
+            ),
+            pad_id=tokenizer.pad_token_id or 0,
+            truncated=truncated,
+        )
+
+
+def label_maps(labels: Sequence[str]) -> dict[str, Any]:
+    """The label names as a model configuration carries them."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
+
+
+def labels_of(config: PretrainedConfig) -> list[str]:
+    return [config.id2label[number] for number in range(config.num_labels)]
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 over what decides the token ids of a text: vocabulary, rules and special tokens."""
+    rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else ""
+    content = [sorted(tokenizer.get_vocab().items()), json.loads(rules) if rules else None]
+    # Padding and truncation are set call by call and change no id.
+    if content[1]:
+        content[1] |= {"padding": None, "truncation": None}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class _explained:
+    """Turns what transformers raises for a missing or unreadable model into a ModelError."""
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError | ValueError | ImportError):
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"{self._location}: cannot be loaded: {reason}") from error
