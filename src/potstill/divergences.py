@@ -11,7 +11,10 @@ def at_least_float32(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "
 
 
 def kl_divergence(
-    p_logits: Float[Tensor, "*batch classes"], q_logits: Float[Tensor, "*batch classes"], *, temperature: float
+    p_logits: Float[Tensor, "*batch classes"],
+    q_logits: Float[Tensor, "*batch classes"],
+    *,
+    temperature: float,
 ) -> Float[Tensor, "*batch"]:
     """KL(p || q) in nats for each position, both softened: p = softmax(p_logits / T), q likewise."""
     log_p = torch.log_softmax(at_least_float32(p_logits) / temperature, dim=-1)

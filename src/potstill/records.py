@@ -31,6 +31,7 @@ class SplitCounts(Part):
     rows: int
     labelled: int
     truncated: int
+    blank_dropped: int
     duplicates_dropped: int
     near_copies_dropped: int
     fingerprint: str

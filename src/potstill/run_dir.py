@@ -95,9 +95,7 @@ def open_run(root: Path, progress: Progress) -> Iterator[RunDir]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "an unknown process"
-            raise LockedError(
-                f"{root}: in use by {holder}. Wait for it to end, or give another --out."
-            ) from None
+            raise LockedError(f"{root}: in use by {holder}. Wait for it to end, or give another --out.") from None
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()} since {now}\n".encode(), 0)

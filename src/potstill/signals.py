@@ -6,7 +6,7 @@ The loop knows a teacher as `teacher(batch) -> Signals` and a logit loss as one 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -46,12 +46,14 @@ class Batch:
         return Batch(self.ids, move, self.labels.to(device), self.mask.to(device))
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """A source of signals for a batch: stored labels or a frozen model."""
 
     def __call__(self, batch: Batch) -> Signals: ...
 
 
+@runtime_checkable
 class LogitLoss(Protocol):
     """A loss that is a sum over positions of a function of the logits there.
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import torch
 from potstill.signals import Batch
 
 
+@runtime_checkable
 class BatchSource(Protocol):
     """Rows that can be batched by index; the loop and the iterator know no more of them."""
 
@@ -30,7 +32,7 @@ class EncodedRows:
     pad_id: int
     truncated: int
 
-    @property
+    @cached_property
     def lengths(self) -> Sequence[int]:
         return [len(tokens) for tokens in self.tokens]
 

@@ -24,14 +24,10 @@ def shingles(text: str, size: int) -> set[int]:
     words = _WORD.findall(text.lower())
     runs = range(max(1, len(words) - size + 1))
     # Not hash(), whose values differ from process to process.
-    return {
-        int.from_bytes(blake2b(" ".join(words[i : i + size]).encode(), digest_size=8).digest()) for i in runs
-    }
+    return {int.from_bytes(blake2b(" ".join(words[i : i + size]).encode(), digest_size=8).digest()) for i in runs}
 
 
-def near_copies(
-    texts: Sequence[str], held_out: Sequence[str], *, jaccard: float, shingle_words: int
-) -> dict[int, int]:
+def near_copies(texts: Sequence[str], held_out: Sequence[str], *, jaccard: float, shingle_words: int) -> dict[int, int]:
     """For each text that is a near-copy of a held-out one: its index and that of the held-out text.
 
     A near-copy shares at least `jaccard` of the union of both texts' shingles.

@@ -132,9 +132,7 @@ def _without_near_copies(splits: dict[str, Split], settings: NearCopies) -> dict
 def without_near_copies_of(held_out: Sequence[str], split: Split, settings: NearCopies) -> Split:
     """The split without the rows that nearly copy a held-out text."""
     texts = [row.text for row in split.rows]
-    copies = near_copies(
-        texts, held_out, jaccard=settings.jaccard, shingle_words=settings.shingle_words
-    )
+    copies = near_copies(texts, held_out, jaccard=settings.jaccard, shingle_words=settings.shingle_words)
     rows = [row for number, row in enumerate(split.rows) if number not in copies]
     return replace(split, rows=rows, near_copies_dropped=len(copies))
 
@@ -155,6 +153,4 @@ def _check(name: str, split: Split) -> None:
             f"Every row of {name} needs one; only train may hold unlabelled rows."
         )
     if name == "train" and len(missing) == len(split.rows):
-        raise DataError(
-            "data.train: no row is labelled. The hard-label loss and the baseline need some labelled rows."
-        )
+        raise DataError("data.train: no row is labelled. The hard-label loss and the baseline need some labelled rows.")

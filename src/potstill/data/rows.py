@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,18 @@ def read_rows(path: Path, columns: Columns) -> list[Row]:
 
 def rows_fingerprint(rows: Sequence[Row]) -> str:
     """sha256 over ids, texts and labels in order: the same rows in another file have the same fingerprint."""
+    return _digest([row.id, row.text, row.label] for row in rows)
+
+
+def texts_fingerprint(rows: Sequence[Row]) -> str:
+    """sha256 over ids and texts alone: what a teacher's answers depend on."""
+    return _digest([row.id, row.text] for row in rows)
+
+
+def _digest(values: Iterable[list[str | None]]) -> str:
     digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps([row.id, row.text, row.label]).encode())
+    for value in values:
+        digest.update(json.dumps(value).encode())
     return digest.hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 from potstill.labels.dense import Dense
 from potstill.labels.reader import StoredTeacher
-from potstill.labels.store import LabelStore, LabelSource
+from potstill.labels.store import LabelSource, LabelStore
 from potstill.labels.writer import StoreWriter
 
 # One member so far; a union with `kind` as its discriminator when there are two.

@@ -1,8 +1,8 @@
 """Reading a label store: Arrow IPC shards, memory-mapped, each record batch checked on its first read.
 
-    manifest.json          written last: its existence means that the store is complete
-    manifest.json.sha256   the manifest's own digest
-    shard-00000.arrow      rows of label, in record batches fixed by the plan
+manifest.json          written last: its existence means that the store is complete
+manifest.json.sha256   the manifest's own digest
+shard-00000.arrow      rows of label, in record batches fixed by the plan
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,7 @@ class Manifest(BaseModel):
     shards: tuple[ShardEntry, ...]
 
 
+@runtime_checkable
 class HasId(Protocol):
     @property
     def id(self) -> str: ...

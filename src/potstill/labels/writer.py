@@ -70,7 +70,12 @@ class StoreWriter:
         return self._complete(entries)
 
     def _write_shard(
-        self, name: str, plan: Sequence[Sequence[int]], ids: Sequence[str], ask: Ask, advance: Callable[[int], None]
+        self,
+        name: str,
+        plan: Sequence[Sequence[int]],
+        ids: Sequence[str],
+        ask: Ask,
+        advance: Callable[[int], None],
     ) -> ShardEntry:
         checksums = []
         path = self.folder / name

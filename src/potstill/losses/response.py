@@ -90,5 +90,3 @@ class SoftTargetsLoss:
     ) -> Float[Tensor, "positions"]:
         assert teacher_logits is not None, "the loop gives every loss the signals that it reads"
         return _scaled_kl(student_logits, teacher_logits, self._temperature.at(progress))
-
-

@@ -7,9 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 
-def tfidf_predictions(
-    texts: Sequence[str], labels: Sequence[int], asked: Sequence[str], *, seed: int
-) -> list[int]:
+def tfidf_predictions(texts: Sequence[str], labels: Sequence[int], asked: Sequence[str], *, seed: int) -> list[int]:
     """Classes of the texts `asked`, by a linear model of words and word pairs of the labelled texts.
 
     Sublinear counts and C=30 are a strong usual setting for short texts: weaker regularisation than

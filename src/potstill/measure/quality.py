@@ -96,5 +96,3 @@ def per_class_accuracy(truth: Classes, predicted: Classes, classes: int) -> list
         rows = truth == number
         result.append(float((predicted[rows] == number).mean()) if rows.any() else None)
     return result
-
-

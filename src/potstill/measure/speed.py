@@ -111,9 +111,7 @@ def _measure(request: SpeedRequest) -> dict[str, Any]:
     torch.set_num_threads(request.threads)
     device = torch.device(request.device)
     tokenizer = AutoTokenizer.from_pretrained(request.model)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        request.model, dtype=torch.float32, use_safetensors=True
-    )
+    model = AutoModelForSequenceClassification.from_pretrained(request.model, dtype=torch.float32, use_safetensors=True)
     model = model.to(device).eval()
 
     def answer(texts: Sequence[str]) -> None:

@@ -47,9 +47,7 @@ def layer_map(student_layers: int, teacher_layers: int, pattern: str) -> list[in
     return [round(layer * step) for layer in range(student_layers)]
 
 
-def principal_directions(
-    embeddings: Float[Tensor, "vocabulary width"], size: int
-) -> Float[Tensor, "width {size}"]:
+def principal_directions(embeddings: Float[Tensor, "vocabulary width"], size: int) -> Float[Tensor, "width {size}"]:
     """Orthonormal directions that keep most of the embeddings' squared length (uncentred PCA)."""
     gram = embeddings.double().T @ embeddings.double()
     _, vectors = torch.linalg.eigh(gram)
@@ -63,7 +61,10 @@ class _Cut:
     """Cuts one teacher tensor to the student's shape, by the role that its name tells."""
 
     def __init__(
-        self, student: PretrainedConfig, teacher: PretrainedConfig, basis: Float[Tensor, "width student_width"]
+        self,
+        student: PretrainedConfig,
+        teacher: PretrainedConfig,
+        basis: Float[Tensor, "width student_width"],
     ) -> None:
         self._basis = basis
         self._gain = math.sqrt(basis.shape[0] / basis.shape[1])

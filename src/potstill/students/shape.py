@@ -41,9 +41,10 @@ class Copy(Settings):
     layers: Literal["spread", "first", "last"] = "spread"
     """Which of the teacher's layers: spread evenly with the first and the last kept (DistilBERT's every other
     layer, arXiv:1910.01108), the first or the last ones."""
-    width: Literal["project", "slice"] = "project"
-    """How a smaller width is made: project onto the principal directions of the teacher's word embeddings, or
-    keep the first channels."""
+    width: Literal["slice", "project"] = "slice"
+    """How a smaller width is made: keep the first channels, or project onto the principal directions of the
+    teacher's word embeddings. Measured on licence notices, 3 x 192 from 6 x 384, one seed: agreement with the
+    teacher 94.3 % sliced, 93.9 % projected."""
 
 
 Initialisation = Annotated[Random | Copy, Field(discriminator="kind")]

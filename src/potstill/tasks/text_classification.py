@@ -45,7 +45,9 @@ class TextClassification(Settings):
         """
         taught = {row.label for name in ("train", "adapt") for row in splits.get(name, ()) if row.label}
         if len(taught) < 2:
-            raise DataError(f"data: {len(taught)} class in the labelled training rows ({sorted(taught)}); expected 2 or more.")
+            raise DataError(
+                f"data: {len(taught)} class in the labelled training rows ({sorted(taught)}); expected 2 or more."
+            )
         for name in ("validation", "test"):
             unknown = sorted({row.label for row in splits[name] if row.label} - taught)
             if unknown:
@@ -75,9 +77,7 @@ class TextClassification(Settings):
         """A model with random weights, drawn from torch's global generator."""
         return AutoModelForSequenceClassification.from_config(config)
 
-    def encode(
-        self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]
-    ) -> EncodedRows:
+    def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> EncodedRows:
         """Token ids of the texts, cut to `max_length`; control-token strings in a text stay text."""
         numbers = {label: number for number, label in enumerate(labels)}
         tokens: list[np.ndarray[Any, np.dtype[np.int32]]] = []

@@ -1,0 +1,201 @@
+"""The command line: thin, with heavy imports inside the commands."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from potstill.errors import PotstillError, RecipeError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+labels_app = typer.Typer(no_args_is_help=True, help="Inspect, verify or repair a label store.")
+app.add_typer(labels_app, name="labels")
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+Out = Annotated[Path, typer.Option("--out", help="The run directory; the same one resumes.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set train.epochs=3.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+StoreFolder = Annotated[Path, typer.Argument(help="The folder of a label store.")]
+
+GATE_FAILED = 3
+_debug = False
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    global _debug
+    _debug = debug
+
+
+@app.command()
+def init(
+    name: Annotated[str | None, typer.Argument(help="The project to start from.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Where to write it.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the projects.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep a recipe and data that are already there.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a commented recipe and its data."""
+    from potstill.progress import for_console
+    from potstill.projects import PROJECTS
+
+    if list_:
+        for project in PROJECTS.values():
+            typer.echo(f"{project.name:20} {project.summary}")
+        return
+    if name is None or folder is None:
+        raise typer.BadParameter("expected NAME and DIR, as in: potstill init license-notices demo/")
+    if name not in PROJECTS:
+        raise RecipeError(f"no project {name!r}; there are: {', '.join(PROJECTS)}.")
+    if (folder / "recipe.yaml").exists():
+        if keep:
+            typer.echo(f"{folder / 'recipe.yaml'} is there already: kept.")
+            return
+        raise RecipeError(f"{folder / 'recipe.yaml'} is there already. Give another folder, or --keep.")
+    for line in PROJECTS[name].write(folder, for_console(quiet=quiet)):
+        typer.echo(line)
+    typer.echo(f"Next: potstill check {folder / 'recipe.yaml'}")
+
+
+@app.command()
+def check(recipe: RecipePath, set_: Overrides = None) -> None:
+    """Validate a recipe and show its plan; writes nothing."""
+    from potstill.presentation.terminal import plan_lines
+    from potstill.recipe.yaml_file import load_recipe
+    from potstill.stages.common import read_inputs
+    from potstill.stages.plan import make_plan
+
+    _quiet_libraries()
+    loaded = load_recipe(recipe, set_ or [])
+    for line in plan_lines(make_plan(loaded, read_inputs(loaded, recipe.parent), Path())):
+        typer.echo(line)
+
+
+def _stage_command(name: str, summary: str) -> None:
+    def command(recipe: RecipePath, out: Out, set_: Overrides = None, quiet: Quiet = False) -> None:
+        _run(recipe, out, set_ or [], quiet, until="report" if name == "run" else name)
+
+    command.__doc__ = summary
+    app.command(name)(command)
+
+
+_stage_command("run", "Run all stages; called again, it resumes.")
+_stage_command("plan", "Record what will happen.")
+_stage_command("adapt", "Adapt the teacher, with the stages before it.")
+_stage_command("label", "Make the soft labels, with the stages before it.")
+_stage_command("train", "Train student and baseline, with the stages before it.")
+_stage_command("evaluate", "Measure all models, with the stages before it.")
+_stage_command("gate", "Judge the student, with the stages before it.")
+_stage_command("export", "Export a student that passed, with the stages before it.")
+_stage_command("report", "Write the report, with the stages before it.")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from potstill.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="losses, teachers, students, tasks, encodings or exporters.")],
+) -> None:
+    """List the components that a recipe can name."""
+    from potstill.components import COMPONENTS, describe
+
+    if what not in COMPONENTS:
+        raise RecipeError(f"no components {what!r}; there are: {', '.join(COMPONENTS)}.")
+    for kind, summary in describe(what):
+        typer.echo(f"{kind:24} {summary}")
+
+
+@labels_app.command("inspect")
+def labels_inspect(folder: StoreFolder) -> None:
+    """Show what a store holds and what it was made of."""
+    from potstill.labels.writer import describe
+
+    for name, value in describe(folder):
+        typer.echo(f"{name:16} {value}")
+
+
+@labels_app.command("verify")
+def labels_verify(folder: StoreFolder) -> None:
+    """Compare every shard with its sha256; exit code 1 if one is damaged."""
+    from potstill.labels.store import damaged_shards, read_manifest
+
+    bad = list(damaged_shards(folder))
+    for shard, reason in bad:
+        typer.echo(f"{folder / shard.file}: damaged ({reason})", err=True)
+    if bad:
+        raise typer.Exit(1)
+    typer.echo(f"{folder}: {len(read_manifest(folder).shards)} shards whole")
+
+
+@labels_app.command("repair")
+def labels_repair(folder: StoreFolder) -> None:
+    """Remove damaged shards, so that `potstill label` makes just these anew."""
+    from potstill.labels.writer import repair
+
+    bad = repair(folder)
+    typer.echo(f"removed {', '.join(bad)}; now run potstill label" if bad else f"{folder}: nothing to repair")
+
+
+def _run(recipe: Path, out: Path, overrides: list[str], quiet: bool, until: str) -> None:
+    from potstill import stopping
+
+    stopping.install()
+    _quiet_libraries()
+    from potstill.pipeline import run_recipe
+    from potstill.presentation.terminal import plan_lines, result_table
+    from potstill.progress import for_console
+    from potstill.recipe.yaml_file import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    records: dict[str, Any] = run_recipe(loaded, recipe.parent, out, for_console(quiet=quiet), until)
+    if until in ("plan", "adapt", "label", "train"):
+        for line in plan_lines(records["plan"]):
+            typer.echo(line)
+        return
+    result_table(records["evaluate"], records.get("gate"))
+    if "report" in records:
+        typer.echo(f"report: {out / 'report' / records['report'].html}")
+    gate = records.get("gate")
+    if gate is not None and not gate.passed:
+        raise typer.Exit(GATE_FAILED)
+    export = records.get("export")
+    if export is not None and not all(artefact.passed for artefact in export.artefacts):
+        raise typer.Exit(GATE_FAILED)
+
+
+def _quiet_libraries() -> None:
+    """Less noise from libraries; their bars would break ours."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+@contextmanager
+def _errors_as_messages() -> Iterator[None]:
+    try:
+        yield
+    except PotstillError as error:
+        if _debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def main() -> None:
+    """The entry point: a user's mistake is one message, not a traceback."""
+    with _errors_as_messages():
+        app()

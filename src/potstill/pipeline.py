@@ -1,0 +1,55 @@
+"""START HERE. The straight line from a recipe to a verdict; each stage works once for the same inputs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from potstill.progress import Progress
+from potstill.recipe import Recipe
+from potstill.recipe.yaml_file import dump_recipe
+from potstill.run_dir import Record, RunDir, open_run, write_json, write_text
+from potstill.stages.adapt import adapt
+from potstill.stages.common import read_inputs
+from potstill.stages.evaluate import evaluate
+from potstill.stages.export import export
+from potstill.stages.gate import gate
+from potstill.stages.label import label
+from potstill.stages.plan import plan
+from potstill.stages.report import environment, report
+from potstill.stages.train import train_baseline, train_student
+from potstill.training.engine import Engine, start_engine
+
+STAGES = ("plan", "adapt", "label", "train", "evaluate", "gate", "export", "report")
+
+
+def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[tuple[str, Record]]:
+    """Every stage with its record, in order; each takes only what it reads."""
+    inputs = read_inputs(recipe, base)
+    yield "plan", (planned := plan(run, recipe, inputs))
+    yield "adapt", (teacher := adapt(run, recipe, inputs, engine))
+    yield "label", (labels := label(run, recipe, inputs, teacher, engine))
+    student = train_student(run, recipe, inputs, teacher, labels, engine)
+    baseline = train_baseline(run, recipe, inputs, teacher, engine)
+    yield "train", student
+    yield "evaluate", (measured := evaluate(run, recipe, inputs, teacher, student, baseline, engine))
+    yield "gate", (verdict := gate(run, recipe, measured))
+    yield "export", (exported := export(run, recipe, inputs, student, verdict, engine))
+    yield (
+        "report",
+        report(run, recipe, planned, teacher, labels, student, baseline, measured, verdict, exported),
+    )
+
+
+def run_recipe(recipe: Recipe, base: Path, out: Path, progress: Progress, until: str = "report") -> dict[str, Record]:
+    """Run the stages up to `until` in the run directory `out`; what is there for the same inputs is kept.
+
+    `base` is the folder that the recipe's paths are relative to.
+    """
+    done: dict[str, Record] = {}
+    with open_run(out, progress) as run, start_engine() as engine:
+        write_text(run.path("recipe.yaml"), dump_recipe(recipe))
+        write_json(run.path("environment.json"), {**environment(), "seed": str(recipe.seed)})
+        for name, record in stages(run, recipe, base, engine):
+            done[name] = record
+            if name == until:
+                break
+    return done

@@ -1,0 +1,150 @@
+"""Charts as inline SVG: no dates, no random ids, and colours that follow the page's light or dark scheme."""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from potstill.records import Floor, ModelEvaluation
+
+Points = Sequence[tuple[float, float]]
+
+MAX_POINTS = 400
+"""Points of a curve: more than there are pixels for only makes the page heavier."""
+SMOOTHING = 0.95
+"""Weight of the past in the running mean of the loss: about the last twenty steps count."""
+
+# Matplotlib cannot write CSS variables, so it draws in these colours and they are exchanged in its output.
+_INK, _GRID = "#010203", "#040506"
+_SERIES = ("#2563a8", "#c2570c", "#2f7d32", "#7b3fa0")
+_CSS = {
+    _INK: "currentColor",
+    _GRID: "var(--grid, #d0d4da)",
+    **{colour: f"var(--series-{number}, {colour})" for number, colour in enumerate(_SERIES, start=1)},
+}
+# Typed loosely: some releases of matplotlib list every key as a literal, others take any text.
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.linewidth": 0.6,
+    "font.size": 9,
+    "legend.frameon": False,
+}
+_MODELS = {"teacher": _SERIES[2], "student": _SERIES[0], "baseline": _SERIES[1]}
+
+
+def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor]) -> str:
+    """Accuracy with its interval against median latency; the TF-IDF floors as lines."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "trade-off"}):
+        figure = Figure(figsize=(7.4, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for floor in floors.values():
+            axes.axhline(100 * floor.accuracy, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.55)
+            axes.annotate(
+                f"TF-IDF, {floor.labelled_rows:,} labelled rows",
+                (0.995, 100 * floor.accuracy),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+            )
+        for name, model in models.items():
+            value, interval = 100 * model.accuracy, model.accuracy_interval
+            reach = [[max(0.0, value - 100 * interval.low)], [max(0.0, 100 * interval.high - value)]]
+            colour = _MODELS.get(name, _SERIES[3])
+            axes.errorbar([model.latency_p50_ms], [value], yerr=reach, fmt="o", color=colour, capsize=3, markersize=7)
+            # The student and its baseline are equally fast: their names go to different sides.
+            left = name == "baseline"
+            axes.annotate(
+                name,
+                (model.latency_p50_ms, value),
+                xytext=(-10 if left else 10, 0),
+                textcoords="offset points",
+                color=colour,
+                ha="right" if left else "left",
+                va="center",
+                weight="bold",
+            )
+        axes.set_xscale("log")
+        latencies = [model.latency_p50_ms for model in models.values() if model.latency_p50_ms > 0]
+        axes.set_xlim(min(latencies, default=1) / 2, max(latencies, default=1) * 2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
+        axes.set_xlabel("median latency at batch 1, ms (logarithmic; left is faster)")
+        axes.set_ylabel("accuracy, %")
+        return _inline(figure, "Accuracy against median latency of each model")
+
+
+def curves(series: Mapping[str, Points], *, title: str, logarithmic: bool = False) -> str:
+    """One or more curves over the optimiser steps, at most `MAX_POINTS` points each."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
+        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
+        axes = figure.add_subplot()
+        for number, (name, points) in enumerate(series.items()):
+            _draw(axes, name, thinned(points), _MODELS.get(name, _SERIES[number % len(_SERIES)]))
+        if logarithmic and all(y > 0 for points in series.values() for _, y in points):
+            axes.set_yscale("log")
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_xlabel("optimiser step")
+        axes.legend(fontsize=8)
+        return _inline(figure, title)
+
+
+def smoothed(points: Points, weight: float = SMOOTHING) -> list[tuple[float, float]]:
+    """The running mean with exponentially fading weights, corrected for its start (Adam's correction)."""
+    result = []
+    mean = 0.0
+    for number, (x, y) in enumerate(points, start=1):
+        mean = weight * mean + (1 - weight) * y
+        result.append((x, mean / (1 - weight**number)))
+    return result
+
+
+def thinned(points: Points, most: int = MAX_POINTS) -> list[tuple[float, float]]:
+    """At most `most` of the points, evenly spread, the first and the last among them."""
+    if len(points) <= most:
+        return list(points)
+    return [points[round(number * (len(points) - 1) / (most - 1))] for number in range(most)]
+
+
+def _draw(axes: Axes, name: str, points: Points, colour: str) -> None:
+    finite = [(x, y) for x, y in points if math.isfinite(y)]
+    marker = "o" if len(finite) == 1 else ""
+    axes.plot([x for x, _ in finite], [y for _, y in finite], label=name, color=colour, marker=marker, linewidth=1.5)
+
+
+def _inline(figure: Figure, description: str) -> str:
+    """The figure as an `<svg>` element for a page: no prolog, no metadata, nor namespaces, which HTML implies."""
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer,
+        format="svg",
+        transparent=True,
+        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+    )
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
+    # Several charts share a page: names of groups would occur twice there, and nothing refers to them.
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    # The page sets the size: the box alone keeps the proportions.
+    svg = re.sub(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg role="img" aria-label="{description}" \1>', svg, count=1)
+    for colour, css in _CSS.items():
+        svg = svg.replace(colour, css)
+    return svg.strip()

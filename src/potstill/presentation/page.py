@@ -1,0 +1,309 @@
+"""The report page and the model card, from the records of a run to finished text."""
+
+import html
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from ruamel.yaml import YAML
+
+from potstill.presentation import charts
+from potstill.records import (
+    AdaptRecord,
+    ClassRow,
+    Comparison,
+    Estimate,
+    EvaluateRecord,
+    ExportRecord,
+    GateRecord,
+    LabelRecord,
+    PlanRecord,
+    TrainRecord,
+)
+
+MAX_TEXT = 300
+"""Characters of a sample text that the report shows."""
+
+# Marks that turn the direction of what follows, so that a page shows something else than it says.
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+
+
+def render_html(
+    *,
+    title: str,
+    recipe_yaml: str,
+    plan: PlanRecord,
+    adapt: AdaptRecord,
+    label: LabelRecord,
+    student: TrainRecord,
+    baseline: TrainRecord | None,
+    evaluation: EvaluateRecord,
+    gate: GateRecord,
+    export: ExportRecord,
+    metrics: Mapping[str, Sequence[Mapping[str, Any]]],
+    environment: Mapping[str, str],
+) -> str:
+    """One whole HTML page without scripts. `metrics` holds the parsed lines of each metrics.jsonl."""
+    template = _environment(autoescape=True).get_template("report.html.j2")
+    return template.render(
+        title=title,
+        verdict=verdict(evaluation, gate),
+        recipe_yaml=recipe_yaml,
+        plan=plan,
+        adapt=adapt,
+        label=label,
+        student=student,
+        baseline=baseline,
+        evaluation=evaluation,
+        metric=_METRICS.get(evaluation.primary_metric, evaluation.primary_metric),
+        comparison=comparison_rows(evaluation),
+        gate=gate,
+        export=export,
+        environment=environment,
+        classes=by_drop(evaluation.classes),
+        trade_off=Markup(charts.trade_off(evaluation.models, evaluation.floors)),
+        curves=[Markup(svg) for svg in _curves(metrics)],
+    )
+
+
+def render_model_card(
+    *,
+    title: str,
+    recipe_yaml: str,
+    plan: PlanRecord,
+    adapt: AdaptRecord,
+    student: TrainRecord,
+    evaluation: EvaluateRecord,
+    gate: GateRecord,
+    export: ExportRecord,
+    environment: Mapping[str, str],
+) -> str:
+    """A Hugging Face model card in Markdown. The licence is left out, since nothing here knows it."""
+    template = _environment(autoescape=False).get_template("model_card.md.j2")
+    recipe = YAML(typ="safe", pure=True).load(recipe_yaml)
+    return template.render(
+        title=title,
+        verdict=verdict(evaluation, gate),
+        recipe=recipe,
+        recipe_yaml=recipe_yaml,
+        plan=plan,
+        adapt=adapt,
+        student=student,
+        evaluation=evaluation,
+        metric=_METRICS.get(evaluation.primary_metric, evaluation.primary_metric),
+        comparison=comparison_rows(evaluation),
+        gate=gate,
+        export=export,
+        environment=environment,
+    )
+
+
+def verdict(evaluation: EvaluateRecord, gate: GateRecord) -> str:
+    """One sentence: whether the student passed, and the figures that say so."""
+    metric = _METRICS.get(evaluation.primary_metric, evaluation.primary_metric)
+    teacher, student = evaluation.models["teacher"], evaluation.models["student"]
+    scores = [getattr(model, evaluation.primary_metric, None) for model in (student, teacher)]
+    figures = ""
+    if all(isinstance(score, float) for score in scores):
+        figures = f" ({percent(scores[0])} against {percent(scores[1])})"
+    kept = (
+        f"the student keeps {percent(evaluation.retention.value)} of the teacher's {metric}{figures} "
+        f"and answers {evaluation.speedup:.1f} times as fast"
+    )
+    if gate.passed:
+        checks = f"all {len(gate.checks)} checks are met" if gate.checks else "no threshold was set"
+        return f"Passed: {kept}; {checks}."
+    missed = [check for check in gate.checks if not check.passed]
+    named = ", ".join(
+        f"{readable(check.name)} (required {check.required}, measured {number(check.measured)})" for check in missed
+    )
+    return f"Failed: {kept}, but {len(missed)} of {len(gate.checks)} checks are missed: {named}."
+
+
+def comparison_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
+    """The rows of the comparison table: the name of a quantity, and its value for each model in turn."""
+    teacher = evaluation.models["teacher"]
+
+    def row(name: str, values: Sequence[str]) -> tuple[str, list[str]]:
+        return name, list(values)
+
+    models = evaluation.models
+    agreement = {"teacher": "–"} | {
+        name: f"{percent(found.all_rows.value)} ({span(found.all_rows)})"
+        for name, found in evaluation.agreement.items()
+    }
+    each = models.values()
+    return [
+        row("Accuracy (95 % interval)", [f"{percent(m.accuracy)} ({span(m.accuracy_interval)})" for m in each]),
+        row("Macro-F1 (95 % interval)", [f"{percent(m.macro_f1)} ({span(m.macro_f1_interval)})" for m in each]),
+        row("Agreement with the teacher", [agreement.get(name, "–") for name in models]),
+        row("Latency p50, ms", [f"{m.latency_p50_ms:,.2f}" for m in each]),
+        row("Latency p95, ms", [f"{m.latency_p95_ms:,.2f}" for m in each]),
+        row("Latency p99, ms", [f"{m.latency_p99_ms:,.2f}" for m in each]),
+        row("Speed-up at p50", [times(teacher.latency_p50_ms / m.latency_p50_ms) for m in each]),
+        row("Throughput, rows/s", [f"{m.throughput_per_s:,.0f}" for m in each]),
+        row("Peak memory", [size(m.peak_memory_bytes) for m in each]),
+        row("Size on disk", [size(m.size_bytes) for m in each]),
+        row("Parameters", [f"{m.num_parameters:,}" for m in each]),
+        row("… without embeddings", [f"{m.num_parameters_without_embeddings:,}" for m in each]),
+        row("Calibration error (ECE)", [f"{m.expected_calibration_error:.3f}" for m in each]),
+        row("Cross-entropy, nats", [f"{m.cross_entropy:.3f}" for m in each]),
+    ]
+
+
+def by_drop(classes: Sequence[ClassRow]) -> list[tuple[ClassRow, float | None]]:
+    """Classes with the points that the student loses against the teacher, the largest loss first."""
+    rows = [(row, _drop(row)) for row in classes]
+    return sorted(rows, key=lambda pair: (pair[1] is None, -(pair[1] or 0.0), pair[0].label))
+
+
+def _drop(row: ClassRow) -> float | None:
+    if row.teacher_accuracy is None or row.student_accuracy is None:
+        return None
+    return 100 * (row.teacher_accuracy - row.student_accuracy)
+
+
+def _curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The charts of training that there are points for."""
+
+    def points(model: str, key: str) -> list[tuple[float, float]]:
+        found = [(line.get("step"), line.get(key)) for line in metrics.get(model, ())]
+        return [
+            (float(step), float(value))
+            for step, value in found
+            if isinstance(step, int | float) and isinstance(value, int | float) and math.isfinite(value)
+        ]
+
+    def both(key: str) -> dict[str, list[tuple[float, float]]]:
+        return {model: points(model, key) for model in metrics}
+
+    weights = sorted({key for line in metrics.get("student", ()) for key in line if key.endswith(".weight")})
+    temperatures = sorted({key for line in metrics.get("student", ()) for key in line if key.endswith(".temperature")})
+    wanted: list[tuple[str, dict[str, list[tuple[float, float]]], bool]] = [
+        (
+            "Training loss, smoothed",
+            {name: charts.smoothed(found) for name, found in both("loss").items()},
+            True,
+        ),
+        ("Validation loss", both("validation_loss"), False),
+        ("Temperature", {key: points("student", key) for key in temperatures}, False),
+        ("Weights of the losses (alpha)", {key: points("student", key) for key in weights}, False),
+        ("Learning rate", both("learning_rate"), False),
+    ]
+    drawn = []
+    for title, series, logarithmic in wanted:
+        if present := {name: found for name, found in series.items() if found}:
+            drawn.append(charts.curves(present, title=title, logarithmic=logarithmic))
+    return drawn
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def points(value: float | None) -> str:
+    """Percentage points with their sign."""
+    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
+
+
+def span(estimate: Estimate) -> str:
+    """The interval of a share, in per cent."""
+    return f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}"
+
+
+def points_span(estimate: Estimate) -> str:
+    return f"{points(estimate.value)} ({points(estimate.low)} to {points(estimate.high)})"
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.1f}×"
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units, as disks are sold and clouds bill."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:,.1f} GB"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def p_value(comparison: Comparison) -> str:
+    return "p < 0.001" if comparison.mcnemar_p < 0.001 else f"p = {comparison.mcnemar_p:.3f}"
+
+
+def readable(name: str) -> str:
+    """A key of a record or recipe as words."""
+    return name.replace("_", " ")
+
+
+def cut(text: str) -> str:
+    """The beginning of a text in one line, with how much is missing."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= MAX_TEXT else f"{flat[:MAX_TEXT]} … ({len(flat) - MAX_TEXT:,} more characters)"
+
+
+def visible(value: Any) -> Any:
+    """Text with control and direction characters written out; what is not text, unchanged."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "".join(f"[U+{ord(char):04X}]" if _hidden(char) else char for char in value)
+
+
+def _hidden(char: str) -> bool:
+    code = ord(char)
+    control = (code < 0x20 and char not in "\n\t") or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000
+    return control or char in _BIDI
+
+
+def in_cell(text: str) -> str:
+    """Text that stays text inside a line or table cell of Markdown."""
+    flat = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_{}\[\]()#!|~])", r"\\\1", flat)
+
+
+def fenced(text: str, language: str) -> str:
+    """A code block whose fence is longer than any run of backticks inside."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _environment(*, autoescape: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("potstill.presentation", ""),
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # Every value that a template prints goes through here, so that none is forgotten.
+        finalize=visible,
+    )
+    for function in (
+        percent,
+        points,
+        span,
+        points_span,
+        times,
+        size,
+        number,
+        p_value,
+        readable,
+        cut,
+        in_cell,
+        fenced,
+    ):
+        environment.filters[function.__name__] = function
+    environment.filters["json_text"] = lambda text: json.dumps(text, ensure_ascii=False)
+    return environment

@@ -1,0 +1,75 @@
+"""The result of a run as lines and a table for a terminal."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from potstill.records import EvaluateRecord, GateRecord, PlanRecord, ShapeRecord
+
+
+def plan_lines(plan: PlanRecord) -> Iterator[str]:
+    """What will happen, for `potstill check`."""
+    for name, split in plan.splits.items():
+        dropped = {
+            "blank": split.blank_dropped,
+            "duplicates": split.duplicates_dropped,
+            "near-copies of held-out texts": split.near_copies_dropped,
+        }
+        losses = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
+        yield (
+            f"{name:12} {split.rows:7,} rows, {split.labelled:,} labelled, {split.truncated:,} cut"
+            + (f"; dropped {losses}" if losses else "")
+        )
+    yield f"{'classes':12} {len(plan.labels):7,}"
+    yield f"{'teacher':12} {_shape(plan.teacher)}; adapted in {plan.adapt_steps:,} steps"
+    yield f"{'student':12} {_shape(plan.student)}; trained in {plan.steps:,} steps"
+    yield f"{'disk':12} up to {plan.disk_bytes / 1e6:,.0f} MB, of which labels {plan.label_store_bytes / 1e6:,.1f} MB"
+    for warning in plan.warnings:
+        yield f"warning: {warning}"
+
+
+def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
+    """Print the comparison of teacher, student and baseline, and the verdict."""
+    table = Table(title=f"{evaluation.test_rows:,} test rows, {evaluation.measurement.threads} thread(s)")
+    names = list(evaluation.models)
+    table.add_column("")
+    for name in names:
+        table.add_column("CE-only baseline" if name == "baseline" else name, justify="right")
+    models = [evaluation.models[name] for name in names]
+    teacher = evaluation.models["teacher"]
+    rows = {
+        "accuracy": [
+            f"{m.accuracy:.1%} ({m.accuracy_interval.low:.1%} to {m.accuracy_interval.high:.1%})" for m in models
+        ],
+        "macro-F1": [f"{m.macro_f1:.3f}" for m in models],
+        "retention": [f"{m.accuracy / max(teacher.accuracy, 1e-12):.1%}" for m in models],
+        "agreement": [
+            f"{evaluation.agreement[n].all_rows.value:.1%}" if n in evaluation.agreement else "" for n in names
+        ],
+        "latency p50 / p95, ms": [f"{m.latency_p50_ms:.1f} / {m.latency_p95_ms:.1f}" for m in models],
+        "speed-up": [f"{teacher.latency_p50_ms / m.latency_p50_ms:.1f}x" for m in models],
+        "throughput, rows/s": [f"{m.throughput_per_s:,.0f}" for m in models],
+        "size, MB": [f"{m.size_bytes / 1e6:,.1f}" for m in models],
+        "peak memory, MB": [f"{m.peak_memory_bytes / 1e6:,.0f}" for m in models],
+        "parameters, M": [f"{m.num_parameters / 1e6:.1f}" for m in models],
+    }
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    console = Console()
+    console.print(table)
+    for name, floor in evaluation.floors.items():
+        console.print(f"TF-IDF floor, {floor.labelled_rows:,} {name.replace('_', ' ')}: {floor.accuracy:.1%}")
+    for finding in evaluation.findings:
+        console.print(finding, highlight=False)
+    if gate is not None:
+        for check in gate.checks:
+            measured = "not measured" if check.measured is None else f"{check.measured:.4g}"
+            word = "pass" if check.passed else "FAIL"
+            console.print(f"  {word}  {check.name} {check.required}: {measured}", highlight=False)
+        console.print(f"verdict: {'passed' if gate.passed else 'FAILED'}", style="bold")
+
+
+def _shape(shape: ShapeRecord) -> str:
+    body = shape.parameters - shape.embedding_parameters
+    return f"{shape.layers} x {shape.width}, {shape.parameters / 1e6:.1f} M parameters ({body / 1e6:.1f} M without embeddings)"

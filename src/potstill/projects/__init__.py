@@ -1,0 +1,31 @@
+"""The built-in projects: a recipe and real data that a newcomer can run as they are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from potstill.progress import Progress
+from potstill.projects import license_notices
+
+__all__ = ["PROJECTS", "Project"]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project that `potstill init` can write. `write` fills a folder and returns what it did, in lines."""
+
+    name: str
+    summary: str
+    write: Callable[[Path, Progress], list[str]]
+
+
+PROJECTS: dict[str, Project] = {
+    project.name: project
+    for project in (
+        Project(
+            name="license-notices",
+            summary="Which of 45 licences a notice grants: 11,475 real notices, and more without a label.",
+            write=license_notices.write,
+        ),
+    )
+}

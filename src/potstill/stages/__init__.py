@@ -1,0 +1,1 @@
+"""One file a stage: typed settings and records in, one record out, made once for the same inputs."""

@@ -1,0 +1,87 @@
+"""adapt: fine-tune the teacher on labelled rows, with the same loop and hard labels alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from potstill.losses import HardLabels, MixedLoss
+from potstill.recipe import AdaptSettings, Recipe
+from potstill.records import AdaptRecord
+from potstill.run_dir import RunDir, folder_files
+from potstill.schedules import Constant
+from potstill.signals import Batch, Signals
+from potstill.stages.common import Inputs, model_digest, save_model
+from potstill.stages.plan import adapt_split, total_steps
+from potstill.training.engine import Engine
+from potstill.training.frozen_layers import FrozenLayers
+from potstill.training.loop import Job, fit
+
+
+def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptRecord:
+    """The teacher that will be distilled."""
+    depends = {
+        "adapt": recipe.adapt,
+        "teacher": inputs.teacher_digest,
+        "labels": inputs.labels,
+        "data": {"adapt": adapt_split(inputs).fingerprint, "validation": inputs.fingerprint_of("validation")},
+        "max_length": recipe.task.max_length,
+        "seed": recipe.seed,
+    }
+    settings = recipe.adapt
+    if settings is None:
+        unchanged = AdaptRecord(adapted=False, location=inputs.teacher_location, digest=inputs.teacher_digest)
+        return run.once("adapt", depends, AdaptRecord, lambda folder: unchanged)
+    return run.once("adapt", depends, AdaptRecord, lambda folder: _train(run, folder, recipe, settings, inputs, engine))
+
+
+def no_teacher(batch: Batch) -> Signals:
+    """The teacher of a training on hard labels alone."""
+    return Signals()
+
+
+def _train(
+    run: RunDir, folder: Path, recipe: Recipe, settings: AdaptSettings, inputs: Inputs, engine: Engine
+) -> AdaptRecord:
+    import torch
+
+    task, teacher = recipe.task, recipe.teacher
+    torch.manual_seed(recipe.seed)  # the new head
+    model = task.load_model(
+        inputs.teacher_location,
+        inputs.labels,
+        revision=teacher.revision,
+        trust_remote_code=teacher.trust_remote_code,
+    )
+    labelled = [row for row in adapt_split(inputs).rows if row.label is not None]
+    rows = task.encode(labelled, inputs.tokenizer, inputs.labels)
+    validation = task.encode(inputs.splits["validation"].rows, inputs.tokenizer, inputs.labels)
+    job = Job(
+        name="adapt",
+        model=model,
+        rows=rows,
+        validation=validation,
+        loss=MixedLoss([HardLabels(weight=Constant(value=1.0)).build()]),
+        teacher=no_teacher,
+        total_steps=total_steps(settings, len(labelled)),
+        seed=recipe.seed,
+        settings=settings,
+    )
+    if settings.frozen_layers:
+        frozen = FrozenLayers(model, settings.frozen_layers)
+        total = len(rows.ids) + len(validation.ids)
+        with run.progress.task("adapt: frozen layers", total, "rows") as advance:
+            kept = [frozen.keep(each, engine.device, recipe.label.batch_size, advance) for each in (rows, validation)]
+        frozen.detach()
+        done = fit(replace(job, rows=kept[0], validation=kept[1]), folder, engine, run.progress)
+        frozen.restore()
+    else:
+        done = fit(job, folder, engine, run.progress)
+    save_model(model, inputs.tokenizer, folder / "model")
+    return AdaptRecord(
+        adapted=True,
+        location="adapt/model",
+        digest=model_digest(folder / "model"),
+        steps=done.step,
+        best_step=done.best_step,
+        best_validation_loss=done.best_validation_loss,
+        files=folder_files(folder / "model", relative_to=folder),
+    )

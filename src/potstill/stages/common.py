@@ -1,0 +1,107 @@
+"""What several stages need: the prepared data of a run, and its models by role."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from potstill.data.prepare import Split, prepare
+from potstill.errors import ModelError
+from potstill.locations import resolve
+from potstill.recipe import Recipe
+from potstill.records import AdaptRecord
+from potstill.run_dir import RunDir, fingerprint, folder_files
+from potstill.tasks.text_classification import labels_of, tokenizer_fingerprint
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is known before any stage works: clean rows, classes in the order of the logits, the teacher's files."""
+
+    splits: Mapping[str, Split]
+    labels: list[str]
+    teacher_location: str
+    teacher_digest: str
+    teacher_config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    tokenizer_digest: str
+
+    def fingerprint_of(self, split: str) -> str:
+        return self.splits[split].fingerprint
+
+
+def read_inputs(recipe: Recipe, base: Path) -> Inputs:
+    """Read data and the teacher's configuration and tokenizer; reads no weights.
+
+    Raises:
+        DataError: rows that cannot be used.
+        ModelError: no such teacher, or one whose classes are not those of the data.
+    """
+    splits = prepare(recipe.data, base)
+    teacher = recipe.teacher
+    location = resolve(_relative_to(base, teacher.model))
+    where = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
+    config = recipe.task.load_config(location, **where)
+    tokenizer = recipe.task.load_tokenizer(location, **where)
+    labels = recipe.task.label_names({name: split.rows for name, split in splits.items()})
+    if recipe.adapt is None:
+        labels = _teacher_labels(config, labels)
+    return Inputs(
+        splits=splits,
+        labels=labels,
+        teacher_location=location,
+        teacher_digest=_teacher_digest(location, config),
+        teacher_config=config,
+        tokenizer=tokenizer,
+        tokenizer_digest=tokenizer_fingerprint(tokenizer),
+    )
+
+
+def load_teacher(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> nn.Module:
+    """The teacher that is distilled: the adapted one of this run, or the recipe's own."""
+    if adapted.adapted:
+        return recipe.task.load_model(str(run.path(adapted.location)))
+    teacher = recipe.teacher
+    return recipe.task.load_model(
+        adapted.location, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
+    )
+
+
+def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """A folder that `from_pretrained` loads."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def model_digest(folder: Path) -> str:
+    """Digest of all files of a saved model: weights, configuration and tokenizer."""
+    return fingerprint(folder_files(folder, relative_to=folder))
+
+
+def _relative_to(base: Path, model: str) -> str:
+    """A folder beside the recipe goes before a hub id of the same name."""
+    beside = base / model
+    return str(beside) if not model.startswith("pkg:") and beside.is_dir() else model
+
+
+def _teacher_digest(location: str, config: PretrainedConfig) -> str:
+    folder = Path(location)
+    if folder.is_dir():
+        return model_digest(folder)
+    return fingerprint({"hub": location, "commit": getattr(config, "_commit_hash", None)})
+
+
+def _teacher_labels(config: PretrainedConfig, labels: list[str]) -> list[str]:
+    """The classes in the teacher's order, which is that of its logits."""
+    own = labels_of(config)
+    if sorted(own) != sorted(labels):
+        missing = sorted(set(labels) - set(own))[:3]
+        extra = sorted(set(own) - set(labels))[:3]
+        raise ModelError(
+            f"teacher.model: its head has {len(own)} classes, the data {len(labels)} "
+            f"(only in the data: {missing}, only in the head: {extra}). "
+            "Add an adapt section to give it a head for these classes, or rename the labels."
+        )
+    return own

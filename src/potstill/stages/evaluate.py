@@ -1,0 +1,288 @@
+"""evaluate: teacher, student and baseline on the same held-out rows and the same machine."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from potstill.data.batches import batches_by_length
+from potstill.data.encoded import EncodedRows
+from potstill.data.rows import Row
+from potstill.data.splits import stable_order
+from potstill.measure import quality
+from potstill.measure.floor import tfidf_predictions
+from potstill.measure.speed import Speed, SpeedRequest, folder_bytes, measure_speed
+from potstill.recipe import Recipe
+from potstill.records import (
+    AdaptRecord,
+    Agreement,
+    ClassRow,
+    Comparison,
+    Disagreement,
+    Estimate,
+    EvaluateRecord,
+    Floor,
+    Measurement,
+    ModelEvaluation,
+    TrainRecord,
+)
+from potstill.run_dir import RunDir
+from potstill.stages.common import Inputs
+from potstill.stages.findings import findings
+from potstill.stages.plan import adapt_split
+from potstill.teachers import FrozenTeacher
+from potstill.training.engine import Engine
+
+Logits = npt.NDArray[np.float32]
+DISAGREEMENT_CHARACTERS = 600
+
+
+def evaluate(
+    run: RunDir,
+    recipe: Recipe,
+    inputs: Inputs,
+    adapted: AdaptRecord,
+    student: TrainRecord,
+    baseline: TrainRecord | None,
+    engine: Engine,
+) -> EvaluateRecord:
+    """Quality with intervals, speed, memory and size of all models, and how they compare."""
+    folders = {
+        "teacher": run.path(adapted.location) if adapted.adapted else Path(adapted.location),
+        "student": run.path("train/student/model"),
+    }
+    digests = {"teacher": adapted.digest, "student": student.digest}
+    if baseline is not None:
+        folders["baseline"] = run.path("train/baseline/model")
+        digests["baseline"] = baseline.digest
+    depends = {
+        "models": digests,
+        "evaluate": recipe.evaluate,
+        "data": {name: split.fingerprint for name, split in inputs.splits.items()},
+        "max_length": recipe.task.max_length,
+        "seed": recipe.seed,
+    }
+    return run.once("evaluate", depends, EvaluateRecord, lambda _: _evaluate(run, recipe, inputs, folders, engine))
+
+
+def _evaluate(
+    run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, Path], engine: Engine
+) -> EvaluateRecord:
+    test = inputs.splits["test"].rows
+    encoded = recipe.task.encode(test, inputs.tokenizer, inputs.labels)
+    truth = encoded.labels
+    logits, counts = {}, {}
+    with run.progress.task("evaluate: quality", len(test) * len(folders), "rows") as advance:
+        for name, folder in folders.items():
+            model = recipe.task.load_model(str(folder))
+            counts[name] = _parameters(model)
+            logits[name] = _predict(FrozenTeacher(model, engine.device), encoded, recipe.label.batch_size, advance)
+    speed = _speed(run, recipe, inputs, folders, engine)
+    weights = quality.bootstrap_weights(len(test), seed=recipe.seed)
+    said = {name: values.argmax(axis=1) for name, values in logits.items()}
+    right = {name: classes == truth for name, classes in said.items()}
+    accuracy = {name: quality.accuracies(values, weights) for name, values in right.items()}
+    models = {
+        name: _model(logits[name], truth, accuracy[name], weights, speed[name], folder, counts[name])
+        for name, folder in folders.items()
+    }
+    agreement = {
+        name: _agreement(logits["teacher"], logits[name], right["teacher"], weights)
+        for name in folders
+        if name != "teacher"
+    }
+    pairs = [("student", "teacher"), ("student", "baseline"), ("baseline", "teacher")]
+    comparisons = [
+        _comparison(of, against, right, accuracy) for of, against in pairs if of in folders and against in folders
+    ]
+    teacher, student = models["teacher"], models["student"]
+    gain = next((c.accuracy_points for c in comparisons if (c.of, c.against) == pairs[1]), None)
+    record = EvaluateRecord(
+        primary_metric=recipe.task.primary_metric,
+        test_rows=len(test),
+        models=models,
+        retention=_estimate(accuracy["student"] / np.maximum(accuracy["teacher"], 1e-12)),
+        drop_points=_estimate(100 * (accuracy["teacher"] - accuracy["student"])),
+        speedup=teacher.latency_p50_ms / student.latency_p50_ms,
+        throughput_ratio=student.throughput_per_s / teacher.throughput_per_s,
+        size_ratio=teacher.size_bytes / student.size_bytes,
+        gain_over_baseline_points=gain,
+        agreement=agreement,
+        comparisons=comparisons,
+        floors=_floors(run, recipe, inputs, truth) if recipe.evaluate.floor else {},
+        classes=_classes(inputs.labels, truth, said),
+        disagreements=_disagreements(recipe, inputs, test, truth, said),
+        measurement=Measurement(
+            threads=recipe.evaluate.threads,
+            device=engine.device.type,
+            rows=min(len(test), recipe.evaluate.latency_rows),
+            rounds=recipe.evaluate.rounds,
+            warmup=recipe.evaluate.warmup,
+            batch_size_throughput=recipe.evaluate.batch_size,
+        ),
+        findings=[],
+    )
+    return record.model_copy(update={"findings": findings(record)})
+
+
+def _predict(teacher: FrozenTeacher, rows: EncodedRows, batch_size: int, advance) -> Logits:  # type: ignore[no-untyped-def]
+    result: Logits | None = None
+    for indices in batches_by_length(rows.lengths, batch_size):
+        values = teacher(rows.collate(indices)).logits
+        assert values is not None
+        if result is None:
+            result = np.empty((len(rows.ids), values.shape[-1]), dtype=np.float32)
+        result[indices] = values.float().cpu().numpy()
+        advance(len(indices))
+    assert result is not None
+    return result
+
+
+def _speed(
+    run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, Path], engine: Engine
+) -> dict[str, Speed]:
+    settings = recipe.evaluate
+    chosen = stable_order(inputs.splits["test"].rows, lambda row: row.id, salt="latency")
+    texts = tuple(row.text for row in chosen[: settings.latency_rows])
+    requests = {
+        name: SpeedRequest(
+            model=str(folder),
+            texts=texts,
+            max_length=recipe.task.max_length,
+            threads=settings.threads,
+            warmup=settings.warmup,
+            batch_size=settings.batch_size,
+            device=engine.device.type,
+        )
+        for name, folder in folders.items()
+    }
+    with run.progress.task("evaluate: speed", settings.rounds * len(folders), "processes") as advance:
+        return measure_speed(requests, rounds=settings.rounds, advance=advance)
+
+
+def _parameters(model: torch.nn.Module) -> tuple[int, int]:
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return total, total - sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
+
+
+def _model(
+    logits: Logits,
+    truth: npt.NDArray[np.int64],
+    accuracy: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
+    speed: Speed,
+    folder: Path,
+    parameters: tuple[int, int],
+) -> ModelEvaluation:
+    macro_f1 = quality.macro_f1s(truth, logits.argmax(axis=1), logits.shape[1], weights)
+    return ModelEvaluation(
+        accuracy=float(accuracy[0]),
+        accuracy_interval=_estimate(accuracy),
+        macro_f1=float(macro_f1[0]),
+        macro_f1_interval=_estimate(macro_f1),
+        cross_entropy=quality.cross_entropy(logits, truth),
+        expected_calibration_error=quality.expected_calibration_error(logits, truth),
+        size_bytes=folder_bytes(folder),
+        num_parameters=parameters[0],
+        num_parameters_without_embeddings=parameters[1],
+        **asdict(speed),
+    )
+
+
+def _agreement(
+    teacher: Logits, model: Logits, teacher_right: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64]
+) -> Agreement:
+    same = teacher.argmax(axis=1) == model.argmax(axis=1)
+    wrong = ~teacher_right
+    return Agreement(
+        all_rows=_estimate(quality.accuracies(same, weights)),
+        teacher_wrong=float(same[wrong].mean()) if wrong.any() else None,
+        teacher_wrong_rows=int(wrong.sum()),
+        kl_from_teacher=quality.kl(teacher, model),
+    )
+
+
+def _comparison(
+    of: str,
+    against: str,
+    right: Mapping[str, npt.NDArray[np.bool_]],
+    accuracy: Mapping[str, npt.NDArray[np.float64]],
+) -> Comparison:
+    only_of, only_against, p = quality.mcnemar(right[of], right[against])
+    return Comparison(
+        of=of,
+        against=against,
+        accuracy_points=_estimate(100 * (accuracy[of] - accuracy[against])),
+        only_of_right=only_of,
+        only_against_right=only_against,
+        mcnemar_p=p,
+    )
+
+
+def _estimate(values: npt.NDArray[np.float64]) -> Estimate:
+    value, low, high = quality.interval(values)
+    return Estimate(value=value, low=low, high=high)
+
+
+def _floors(run: RunDir, recipe: Recipe, inputs: Inputs, truth: npt.NDArray[np.int64]) -> dict[str, Floor]:
+    numbers = {label: number for number, label in enumerate(inputs.labels)}
+    test = [row.text for row in inputs.splits["test"].rows]
+    sets = {"student_labels": inputs.splits["train"].rows, "teacher_labels": adapt_split(inputs).rows}
+    weights = np.ones((1, len(test)))
+    result = {}
+    with run.progress.task("evaluate: TF-IDF floor", len(sets), "fits") as advance:
+        for name, rows in sets.items():
+            taught = [row for row in rows if row.label is not None]
+            labels = [numbers[row.label] for row in taught if row.label is not None]
+            said = np.array(tfidf_predictions([row.text for row in taught], labels, test, seed=recipe.seed))
+            result[name] = Floor(
+                labelled_rows=len(taught),
+                accuracy=float((said == truth).mean()),
+                macro_f1=float(quality.macro_f1s(truth, said, len(numbers), weights)[0]),
+            )
+            advance(1)
+    return result
+
+
+def _classes(
+    labels: list[str], truth: npt.NDArray[np.int64], said: Mapping[str, npt.NDArray[np.int64]]
+) -> list[ClassRow]:
+    by_model = {name: quality.per_class_accuracy(truth, classes, len(labels)) for name, classes in said.items()}
+    nothing = [None] * len(labels)
+    return [
+        ClassRow(
+            label=label,
+            rows=int((truth == number).sum()),
+            teacher_accuracy=by_model["teacher"][number],
+            student_accuracy=by_model["student"][number],
+            baseline_accuracy=by_model.get("baseline", nothing)[number],
+        )
+        for number, label in enumerate(labels)
+    ]
+
+
+def _disagreements(
+    recipe: Recipe,
+    inputs: Inputs,
+    test: list[Row],
+    truth: npt.NDArray[np.int64],
+    said: Mapping[str, npt.NDArray[np.int64]],
+) -> list[Disagreement]:
+    """A sample, by stable hash, of the rows on which student and teacher differ."""
+    differ = np.nonzero(said["student"] != said["teacher"])[0].tolist()
+    chosen = stable_order(differ, lambda row: test[row].id, salt="disagreements")
+    names = inputs.labels
+    return [
+        Disagreement(
+            id=test[row].id,
+            text=test[row].text[:DISAGREEMENT_CHARACTERS],
+            truth=names[truth[row]],
+            teacher=names[said["teacher"][row]],
+            student=names[said["student"][row]],
+            baseline=names[said["baseline"][row]] if "baseline" in said else None,
+        )
+        for row in chosen[: recipe.evaluate.sample_disagreements]
+    ]

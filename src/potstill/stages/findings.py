@@ -1,0 +1,48 @@
+"""What an evaluation means, in sentences: first of all whether the teacher was worth following."""
+
+from potstill.records import EvaluateRecord
+
+
+def findings(evaluation: EvaluateRecord) -> list[str]:
+    """Sentences for the report, the worst news first."""
+    models = evaluation.models
+    teacher, student, baseline = models["teacher"], models["student"], models.get("baseline")
+    found = []
+    if baseline is not None and teacher.accuracy < baseline.accuracy:
+        found.append(
+            f"The teacher ({teacher.accuracy:.1%}) is worse than the small model trained on hard labels alone "
+            f"({baseline.accuracy:.1%}): following it cannot pay. Adapt it longer or on more rows, or choose another."
+        )
+    floors = evaluation.floors
+    if "teacher_labels" in floors and teacher.accuracy < floors["teacher_labels"].accuracy:
+        found.append(
+            f"The teacher ({teacher.accuracy:.1%}) is below TF-IDF with logistic regression on its own labelled "
+            f"rows ({floors['teacher_labels'].accuracy:.1%}): it is under-trained."
+        )
+    if "student_labels" in floors and student.accuracy < floors["student_labels"].accuracy:
+        found.append(
+            f"The student ({student.accuracy:.1%}) is below TF-IDF with logistic regression on the same labelled "
+            f"rows ({floors['student_labels'].accuracy:.1%}): that simpler model serves better."
+        )
+    gain = evaluation.gain_over_baseline_points
+    if gain is not None:
+        span = f"{gain.value:+.1f} points (95 % interval {gain.low:+.1f} to {gain.high:+.1f})"
+        if gain.low > 0:
+            found.append(f"Distilling paid: the student is {span} from the same student on hard labels alone.")
+        elif gain.high < 0:
+            found.append(
+                f"Distilling did not pay: the student is {span} from the same student on hard labels alone. "
+                "The labelled rows say more than the teacher does."
+            )
+        else:
+            found.append(
+                f"Distilling did not measurably pay: the student is {span} from the same student on hard labels "
+                "alone, and the interval holds zero. More unlabelled text or a better teacher may change that."
+            )
+    drop = evaluation.drop_points
+    found.append(
+        f"The student keeps {evaluation.retention.value:.1%} of the teacher's accuracy "
+        f"(drop {drop.value:.1f} points, 95 % interval {drop.low:.1f} to {drop.high:.1f}) "
+        f"and answers {evaluation.speedup:.1f} times as fast."
+    )
+    return found

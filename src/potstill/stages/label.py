@@ -1,0 +1,84 @@
+"""label: the training rows once through the frozen teacher, into the label store."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from potstill.data.batches import batches_by_length
+from potstill.data.rows import texts_fingerprint
+from potstill.labels import LabelSource, StoreWriter
+from potstill.recipe import Recipe
+from potstill.records import AdaptRecord, LabelRecord
+from potstill.run_dir import RunDir, file_digest
+from potstill.stages.common import Inputs, load_teacher
+from potstill.teachers import FrozenTeacher
+from potstill.training.engine import Engine
+
+STORE = "label/teacher/logits"
+
+
+def label(run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine) -> LabelRecord:
+    """The soft labels of every training row, labelled or not; valid for every temperature."""
+    source = label_source(recipe, inputs, adapted)
+    depends = {"label": recipe.label, "source": source}
+    return run.once(
+        STORE,
+        depends,
+        LabelRecord,
+        lambda folder: _write(run, folder, recipe, inputs, adapted, source, engine),
+    )
+
+
+def label_source(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord) -> LabelSource:
+    return LabelSource(
+        teacher=adapted.digest,
+        tokenizer=inputs.tokenizer_digest,
+        data=texts_fingerprint(inputs.splits["train"].rows),
+        labels=tuple(inputs.labels),
+        max_length=recipe.task.max_length,
+        precision=recipe.label.precision,
+    )
+
+
+def _write(
+    run: RunDir,
+    folder: Path,
+    recipe: Recipe,
+    inputs: Inputs,
+    adapted: AdaptRecord,
+    source: LabelSource,
+    engine: Engine,
+) -> LabelRecord:
+    settings = recipe.label
+    rows = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
+    teacher = FrozenTeacher(load_teacher(recipe, run, adapted), engine.device)
+    asked = 0
+
+    def ask(batch: Sequence[int]) -> Tensor:
+        nonlocal asked
+        asked += len(batch)
+        with engine.autocast(settings.precision):
+            logits = teacher(rows.collate(batch)).logits
+        assert logits is not None
+        return logits.float()
+
+    started = time.monotonic()
+    with run.progress.task("label", len(rows.ids), "rows") as advance:
+        manifest = StoreWriter(folder, settings.encoding, source).write(
+            rows.ids,
+            batches_by_length(rows.lengths, settings.batch_size),
+            settings.batches_per_shard,
+            ask,
+            advance,
+        )
+    seconds = time.monotonic() - started
+    names = ["manifest.json", "manifest.json.sha256", *(shard.file for shard in manifest.shards)]
+    return LabelRecord(
+        rows=manifest.rows,
+        content_digest=manifest.content_digest,
+        size_bytes=sum((folder / name).stat().st_size for name in names),
+        rows_per_s=round(asked / seconds, 1) if seconds else 0.0,
+        files={name: file_digest(folder / name) for name in names},
+    )

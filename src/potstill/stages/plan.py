@@ -1,0 +1,130 @@
+"""plan: what will happen, with counts and sizes, before any work; refuses what cannot go well."""
+
+import math
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig
+
+from potstill.errors import RecipeError
+from potstill.recipe import OptimiserSettings, Recipe
+from potstill.records import PlanRecord, ShapeRecord, SplitCounts
+from potstill.run_dir import RunDir
+from potstill.stages.common import Inputs
+from potstill.students import model_shape, student_config
+from potstill.tasks.text_classification import label_maps
+
+BYTES_PER_TRAINED_PARAMETER = 12
+"""On disk in a checkpoint: weight and both moments of AdamW in float32."""
+
+
+def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
+    """Record the plan in the run directory."""
+    depends = {
+        "recipe": recipe.model_dump(mode="json", exclude={"gate", "evaluate", "export"}),
+        "data": {name: split.fingerprint for name, split in inputs.splits.items()},
+        "teacher": inputs.teacher_digest,
+    }
+    return run.once("plan", depends, PlanRecord, lambda folder: make_plan(recipe, inputs, folder))
+
+
+def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
+    """The plan; writes nothing.
+
+    Raises:
+        ModelError: a student that cannot be built from this teacher.
+        RecipeError: the disk is too small for what will be written.
+    """
+    classes = len(inputs.labels)
+    teacher = _shape(recipe, inputs.teacher_config, inputs.labels)
+    student = _shape(recipe, student_config(inputs.teacher_config, recipe.student), inputs.labels)
+    counts = {}
+    for name, split in inputs.splits.items():
+        truncated = recipe.task.encode(split.rows, inputs.tokenizer, inputs.labels).truncated
+        counts[name] = SplitCounts(
+            read=split.read,
+            rows=len(split.rows),
+            labelled=split.labelled,
+            truncated=truncated,
+            blank_dropped=split.blank_dropped,
+            duplicates_dropped=split.duplicates_dropped,
+            near_copies_dropped=split.near_copies_dropped,
+            fingerprint=split.fingerprint,
+        )
+    store_bytes = counts["train"].rows * recipe.label.encoding.bytes_per_row(classes)
+    checkpoints = recipe.train.keep_checkpoints + 2
+    disk = store_bytes + BYTES_PER_TRAINED_PARAMETER * (
+        checkpoints * student.parameters + (checkpoints * teacher.parameters if recipe.adapt else 0)
+    )
+    free = shutil.disk_usage(_existing(folder)).free
+    if disk > free:
+        raise RecipeError(
+            f"{folder}: the run writes up to {disk / 1e9:.1f} GB and {free / 1e9:.1f} GB are free. "
+            "Free some, or give --out on another disk."
+        )
+    adapt_rows = len(adapt_split(inputs).rows)
+    return PlanRecord(
+        labels=inputs.labels,
+        splits=counts,
+        teacher=teacher,
+        student=student,
+        steps=total_steps(recipe.train, counts["train"].rows),
+        adapt_steps=total_steps(recipe.adapt, adapt_rows) if recipe.adapt else 0,
+        label_store_bytes=store_bytes,
+        disk_bytes=disk,
+        disk_free_bytes=free,
+        warnings=_warnings(recipe, inputs, teacher, student, counts),
+    )
+
+
+def total_steps(settings: OptimiserSettings, rows: int) -> int:
+    """Optimiser steps of a training, at least one."""
+    return max(1, math.floor(settings.epochs * math.ceil(rows / settings.batch_size)))
+
+
+def adapt_split(inputs: Inputs):  # type: ignore[no-untyped-def]
+    """The rows that the teacher is adapted on: its own, or the labelled ones of the student."""
+    return inputs.splits.get("adapt", inputs.splits["train"])
+
+
+def _shape(recipe: Recipe, config: PretrainedConfig, labels: list[str]) -> ShapeRecord:
+    values = config.to_dict() | label_maps(labels)
+    # On the meta device a model has shapes and no weights.
+    with torch.device("meta"):
+        model = recipe.task.new_model(type(config).from_dict(values))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    embeddings = sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
+    return ShapeRecord(**asdict(model_shape(model.config, parameters, embeddings)))
+
+
+def _warnings(
+    recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: ShapeRecord, counts: dict[str, SplitCounts]
+) -> list[str]:
+    found = []
+    taught = {row.label for row in inputs.splits["train"].rows if row.label}
+    if unseen := sorted(set(inputs.labels) - taught):
+        found.append(
+            f"{len(unseen)} of {len(inputs.labels)} classes have no labelled row in train, "
+            f"so the student learns them from the teacher alone: {', '.join(unseen[:5])}"
+        )
+    if student.layers * 4 < teacher.layers or student.width * 3 < teacher.width:
+        found.append(
+            f"the student ({student.layers} x {student.width}) is under a quarter of the teacher's depth or a "
+            f"third of its width ({teacher.layers} x {teacher.width}); expect it to lose more."
+        )
+    for name, count in counts.items():
+        if count.truncated > 0.25 * count.rows:
+            share = count.truncated / count.rows
+            found.append(f"{name}: {share:.0%} of the texts are cut at {recipe.task.max_length} tokens.")
+    if recipe.adapt and "adapt" not in inputs.splits:
+        found.append(
+            "the teacher is adapted on the student's own labelled rows: its soft labels there are "
+            "over-confident. Give data.adapt other rows."
+        )
+    return found
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -1,0 +1,120 @@
+"""report: the page and the model card, from records alone."""
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from potstill.presentation.page import render_html, render_model_card
+from potstill.recipe import Recipe
+from potstill.recipe.yaml_file import dump_recipe
+from potstill.records import (
+    AdaptRecord,
+    EvaluateRecord,
+    ExportRecord,
+    GateRecord,
+    LabelRecord,
+    PlanRecord,
+    ReportRecord,
+    TrainRecord,
+)
+from potstill.run_dir import RunDir, file_digest, write_text
+from potstill.training.metrics import read_metrics
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "pyarrow",
+    "numpy",
+    "scikit-learn",
+    "potstill",
+)
+
+
+def report(
+    run: RunDir,
+    recipe: Recipe,
+    plan: PlanRecord,
+    adapt: AdaptRecord,
+    label: LabelRecord,
+    student: TrainRecord,
+    baseline: TrainRecord | None,
+    evaluation: EvaluateRecord,
+    gate: GateRecord,
+    export: ExportRecord,
+) -> ReportRecord:
+    """`report.html` and `MODEL_CARD.md`."""
+    records = [plan, adapt, label, student, baseline, evaluation, gate, export]
+    depends = {
+        "recipe": recipe,
+        "records": [None if record is None else record.fingerprint for record in records],
+    }
+
+    def work(folder: Path) -> ReportRecord:
+        members = ["student"] + (["baseline"] if baseline else [])
+        facts: dict[str, Any] = {
+            "title": f"{recipe.teacher.model} to {plan.student.layers} x {plan.student.width}",
+            "recipe_yaml": dump_recipe(recipe),
+            "plan": plan,
+            "adapt": adapt,
+            "label": label,
+            "student": student,
+            "baseline": baseline,
+            "evaluation": evaluation,
+            "gate": gate,
+            "export": export,
+            "metrics": {name: read_metrics(run.path("train", name, "metrics.jsonl")) for name in members},
+            "environment": environment(),
+        }
+        write_text(folder / "report.html", render_html(**facts))
+        write_text(folder / "MODEL_CARD.md", render_model_card(**facts))
+        return ReportRecord(files={name: file_digest(folder / name) for name in ("report.html", "MODEL_CARD.md")})
+
+    return run.once("report", depends, ReportRecord, work)
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, as far as they decide a result; never a variable of the environment."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "git_revision": _git_revision(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _git_revision() -> str:
+    """The revision that potstill itself runs from, where it is a checkout."""
+    done = (
+        subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if _has_git()
+        else None
+    )
+    return (
+        done.stdout.strip() if done and done.returncode == 0 else f"installed package, Python {sys.version_info.major}"
+    )
+
+
+def _has_git() -> bool:
+    import shutil
+
+    return shutil.which("git") is not None

@@ -1,0 +1,143 @@
+"""train: the student from stored labels, and the baseline, the same student from hard labels alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from potstill.data.rows import Row, rows_fingerprint
+from potstill.labels import LabelStore, StoredTeacher
+from potstill.losses import AnyLoss, HardLabels, MixedLoss
+from potstill.recipe import Recipe
+from potstill.records import AdaptRecord, LabelRecord, TrainRecord
+from potstill.run_dir import RunDir, fingerprint, folder_files
+from potstill.schedules import Constant
+from potstill.signals import Teacher
+from potstill.stages.adapt import no_teacher
+from potstill.stages.common import Inputs, load_teacher, model_digest, save_model
+from potstill.stages.label import STORE, label_source
+from potstill.stages.plan import total_steps
+from potstill.students import Copy, copy_from_teacher, student_config
+from potstill.tasks.text_classification import label_maps
+from potstill.training.engine import Engine
+from potstill.training.loop import Job, fit
+from potstill.training.metrics import open_trackers
+
+Member = Literal["student", "baseline"]
+
+
+def train_student(
+    run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, labels: LabelRecord, engine: Engine
+) -> TrainRecord:
+    """The distilled student."""
+
+    def teacher() -> Teacher:
+        store = LabelStore(run.path(STORE))
+        store.require(label_source(recipe, inputs, adapted))
+        return StoredTeacher(store, engine.device)
+
+    rows = inputs.splits["train"].rows
+    depends = {"labels": labels.content_digest}
+    return _train(run, recipe, inputs, adapted, engine, "student", rows, recipe.weighted_losses(), teacher, depends)
+
+
+def train_baseline(
+    run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine
+) -> TrainRecord | None:
+    """The same student, first weights and number of steps, on the hard labels of the labelled rows."""
+    if not recipe.train.baseline:
+        return None
+    rows = [row for row in inputs.splits["train"].rows if row.label is not None]
+    smoothing = next((loss.label_smoothing for loss in recipe.losses if isinstance(loss, HardLabels)), 0.0)
+    losses = (HardLabels(weight=Constant(value=1.0), label_smoothing=smoothing),)
+    return _train(run, recipe, inputs, adapted, engine, "baseline", rows, losses, lambda: no_teacher, {})
+
+
+def _train(
+    run: RunDir,
+    recipe: Recipe,
+    inputs: Inputs,
+    adapted: AdaptRecord,
+    engine: Engine,
+    member: Member,
+    rows: Sequence[Row],
+    losses: Sequence[AnyLoss],
+    open_teacher,  # type: ignore[no-untyped-def]
+    also: dict[str, str],
+) -> TrainRecord:
+    settings = recipe.train
+    depends = also | {
+        "train": settings.model_dump(mode="json", exclude={"baseline", "trackers", "alpha"}),
+        "losses": [loss.model_dump(mode="json") for loss in losses],
+        "student": recipe.student.model_dump(mode="json"),
+        "teacher": adapted.digest,
+        "classes": inputs.labels,
+        "data": {"train": rows_fingerprint(rows), "validation": inputs.fingerprint_of("validation")},
+        # The baseline's number of steps follows from the student's rows.
+        "steps": total_steps(settings, len(inputs.splits["train"].rows)),
+        "max_length": recipe.task.max_length,
+        "seed": recipe.seed,
+    }
+
+    def work(folder: Path) -> TrainRecord:
+        model = initial_student(recipe, inputs, run, adapted)
+        initial = weights_digest(model)
+        trackers = open_trackers(settings.trackers, folder, member) if engine.is_main else []
+        job = Job(
+            name=f"train/{member}",
+            model=model,
+            rows=recipe.task.encode(rows, inputs.tokenizer, inputs.labels),
+            validation=recipe.task.encode(inputs.splits["validation"].rows, inputs.tokenizer, inputs.labels),
+            loss=MixedLoss([loss.build() for loss in losses]),
+            teacher=open_teacher(),
+            total_steps=depends["steps"],
+            seed=recipe.seed,
+            settings=settings,
+            trackers=trackers,
+        )
+        try:
+            done = fit(job, folder, engine, run.progress)
+        finally:
+            for tracker in trackers:
+                tracker.close()
+        save_model(model, inputs.tokenizer, folder / "model")
+        return TrainRecord(
+            digest=model_digest(folder / "model"),
+            initial_digest=initial,
+            steps=done.step,
+            planned_steps=job.total_steps,
+            best_step=done.best_step,
+            best_validation_loss=done.best_validation_loss,
+            stopped_early=done.stopped_early,
+            train_rows=len(rows),
+            labelled_rows=sum(row.label is not None for row in rows),
+            files=folder_files(folder / "model", relative_to=folder),
+        )
+
+    return run.once(f"train/{member}", depends, TrainRecord, work)
+
+
+def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> nn.Module:
+    """The student before training: a function of recipe, teacher and seed."""
+    config = student_config(inputs.teacher_config, recipe.student)
+    config = type(config).from_dict(config.to_dict() | label_maps(inputs.labels))
+    torch.manual_seed(recipe.seed)
+    student = recipe.task.new_model(config)
+    init = recipe.student.init
+    if isinstance(init, Copy):
+        copy_from_teacher(student, load_teacher(recipe, run, adapted), init)
+    return student
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Digest of all weights by name, to show that two trainings started from the same."""
+    import hashlib
+
+    return fingerprint(
+        {
+            name: hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()
+            for name, tensor in model.state_dict().items()
+        }
+    )

@@ -1,0 +1,1 @@
+"""The one training loop: adapt, train and baseline are calls of it."""

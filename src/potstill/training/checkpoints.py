@@ -1,0 +1,126 @@
+"""Checkpoints that are whole or invisible, in safetensors and JSON: model, optimiser, random state, progress.
+
+A checkpoint is a folder `step-00000120/`, renamed into place when all its files are on disk. `state.json`
+holds the sha256 of the others, so a damaged one is recognised and an older one used instead.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+from potstill.errors import CheckpointError
+from potstill.run_dir import atomic_folder, file_digest, write_json
+
+# Names by parameter, not by position: the same files whatever engine shards the parameters.
+_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """How far training is, beside the weights."""
+
+    step: int = 0
+    best_step: int = 0
+    best_validation_loss: float = float("inf")
+    evaluations_without_gain: int = 0
+    stopped_early: bool = False
+
+
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    progressed: Progressed,
+    random: dict[str, Tensor],
+) -> None:
+    """Write the checkpoint of `progressed.step`."""
+    tensors, scalars = _split(get_optimizer_state_dict(model, optimiser, options=_OPTIONS))
+    with atomic_folder(folder / _name(progressed.step)) as target:
+        save_file(_owned(get_model_state_dict(model, options=_OPTIONS)), target / "model.safetensors")
+        save_file(_owned(tensors), target / "optimiser.safetensors")
+        save_file(random, target / "random.safetensors")
+        digests = {path.name: file_digest(path) for path in sorted(target.iterdir())}
+        write_json(target / "state.json", {"progress": asdict(progressed), "scalars": scalars, "files": digests})
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole, and the names of newer ones that are not.
+
+    Raises:
+        CheckpointError: there are checkpoints and none is whole.
+    """
+    damaged = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        if is_whole(path):
+            return path, damaged
+        damaged.append(path.name)
+    if damaged:
+        raise CheckpointError(
+            f"{folder}: none of its checkpoints is whole ({', '.join(damaged)}). "
+            "Remove the folder to train from the start."
+        )
+    return None, damaged
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every file is there and matches its sha256."""
+    try:
+        state = json.loads((checkpoint / "state.json").read_bytes())
+        return all(file_digest(checkpoint / name) == digest for name, digest in state["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def read_progress(checkpoint: Path) -> Progressed:
+    state = json.loads((checkpoint / "state.json").read_bytes())
+    return replace(Progressed(), **state["progress"])
+
+
+def load_checkpoint(checkpoint: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Restore model and optimiser in place; returns the random states."""
+    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_bytes())
+    set_model_state_dict(model, load_file(checkpoint / "model.safetensors"), options=_OPTIONS)
+    flat = load_file(checkpoint / "optimiser.safetensors") | state["scalars"]
+    set_optimizer_state_dict(model, optimiser, flat, options=_OPTIONS)
+    return load_file(checkpoint / "random.safetensors")
+
+
+def load_weights(folder: Path, step: int, model: nn.Module) -> None:
+    """Only the model's weights, of the checkpoint of a step."""
+    set_model_state_dict(model, load_file(folder / _name(step) / "model.safetensors"), options=_OPTIONS)
+
+
+def keep_newest(folder: Path, count: int, best_step: int) -> None:
+    """Remove all but the newest `count` checkpoints and the best one; called when the newest is on disk."""
+    kept = {path.name for path in sorted(folder.glob("step-*"))[-count:]} | {_name(best_step)}
+    for path in folder.glob("step-*"):
+        if path.name not in kept:
+            shutil.rmtree(path)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _owned(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    """Copies that share no memory, as safetensors asks: tied weights appear under each of their names."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _split(flat: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {name: value for name, value in flat.items() if isinstance(value, Tensor)}
+    scalars = {name: value for name, value in flat.items() if not isinstance(value, Tensor)}
+    return tensors, scalars

@@ -1,0 +1,70 @@
+"""Device, precision and processes: the torch-native engines that the loop runs on."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One process of a job, alone or under torchrun."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with its gradients averaged over all processes."""
+        module = module.to(self.device)
+        return DistributedDataParallel(module) if self.world_size > 1 else module
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, the same in each."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process, so that all take the same turn."""
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0) if self.world_size > 1 else flag
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+    def autocast(self, precision: Literal["auto", "float32", "bfloat16"]) -> AbstractContextManager[object]:
+        """bfloat16 arithmetic where it is asked for, or where the accelerator has it; weights stay float32."""
+        has_it = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        if precision == "bfloat16" or (precision == "auto" and has_it):
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+@contextmanager
+def start_engine() -> Iterator[Engine]:
+    """The engine of this process: one of several where torchrun started it, else alone."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if world_size == 1:
+        yield Engine(device)
+        return
+    if cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield Engine(device, dist.get_rank(), world_size)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,83 @@
+"""The lower layers of an encoder frozen, and what they compute kept: a pass costs only the layers above."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from potstill.data.batches import batches_by_length
+from potstill.data.encoded import EncodedRows
+from potstill.errors import ModelError
+from potstill.progress import Advance
+from potstill.signals import Batch
+
+
+@dataclass(frozen=True)
+class KeptActivations:
+    """Rows as the hidden states beneath the trained layers, in float32: a `BatchSource`."""
+
+    rows: EncodedRows
+    hidden: list[Tensor]
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        return self.rows.lengths
+
+    def collate(self, indices: Sequence[int]) -> Batch:
+        batch = self.rows.collate(indices)
+        hidden = nn.utils.rnn.pad_sequence([self.hidden[index] for index in indices], batch_first=True)
+        inputs = {"inputs_embeds": hidden, "attention_mask": batch.inputs["attention_mask"]}
+        return Batch(batch.ids, inputs, batch.labels, batch.mask)
+
+
+class _GivenEmbeddings(nn.Module):
+    """Stands in for the embeddings of a model that is fed with hidden states."""
+
+    def forward(self, input_ids: Tensor | None = None, *, inputs_embeds: Tensor, **_: object) -> Tensor:
+        return inputs_embeds
+
+
+@dataclass
+class FrozenLayers:
+    """Splits an encoder for the time of its training; `restore` makes it whole again."""
+
+    model: nn.Module
+    count: int
+
+    def __post_init__(self) -> None:
+        encoder = self.model.base_model.encoder
+        if self.count >= len(encoder.layer):
+            raise ModelError(
+                f"adapt.frozen_layers: {self.count} of {len(encoder.layer)} layers; at least one must be trained."
+            )
+        self._embeddings = self.model.base_model.embeddings
+        self._layers = encoder.layer
+
+    def keep(self, rows: EncodedRows, device: torch.device, batch_size: int, advance: Advance) -> KeptActivations:
+        """Compute the frozen layers once for all rows, without dropout."""
+        base = self.model.base_model.to(device)
+        training = base.training
+        base.eval()
+        base.encoder.layer = self._layers[: self.count]
+        hidden: dict[int, Tensor] = {}
+        with torch.inference_mode():
+            for indices in batches_by_length(rows.lengths, batch_size):
+                batch = rows.collate(indices).to(device)
+                states = base(**batch.inputs).last_hidden_state.cpu()
+                for place, index in enumerate(indices):
+                    hidden[index] = states[place, : rows.lengths[index]].clone()
+                advance(len(indices))
+        base.encoder.layer = self._layers
+        base.train(training)
+        # Copies made outside inference mode, since tensors from inside it cannot enter autograd.
+        return KeptActivations(rows, [hidden[index].clone() for index in range(len(rows.ids))])
+
+    def detach(self) -> None:
+        """Leave only the trained layers in the model."""
+        self.model.base_model.encoder.layer = self._layers[self.count :]
+        self.model.base_model.embeddings = _GivenEmbeddings()
+
+    def restore(self) -> None:
+        self.model.base_model.encoder.layer = self._layers
+        self.model.base_model.embeddings = self._embeddings

@@ -1,0 +1,266 @@
+"""The training loop: frozen teacher, student, mixed loss, one step at a time, resumable at any of them.
+
+What a step sees is a function of (seed, step) alone, and its gradient of the rows alone: sums over the step's
+rows, divided once by their number, whether they came in one forward pass or in many, on one process or several.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from potstill import stopping
+from potstill.data.batches import StepIterator, batches_by_length, micro_batches
+from potstill.data.encoded import BatchSource
+from potstill.errors import TrainingError
+from potstill.losses import LossSums, MixedLoss
+from potstill.progress import Progress
+from potstill.recipe import OptimiserSettings
+from potstill.schedules import learning_rate_factor
+from potstill.signals import Batch, Signals, Teacher
+from potstill.training.checkpoints import (
+    Progressed,
+    keep_newest,
+    load_checkpoint,
+    load_weights,
+    newest_checkpoint,
+    read_progress,
+    save_checkpoint,
+)
+from potstill.training.engine import Engine
+from potstill.training.metrics import MetricsFile, Tracker
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained on what; adapt, train and baseline differ only here."""
+
+    name: str
+    model: nn.Module
+    rows: BatchSource
+    validation: BatchSource
+    loss: MixedLoss
+    teacher: Teacher
+    total_steps: int
+    seed: int
+    settings: OptimiserSettings
+    trackers: Sequence[Tracker] = ()
+
+
+class ModelWithLoss(nn.Module):
+    """Model and loss in one forward, so that engines which shard or reduce see all of it."""
+
+    def __init__(self, model: nn.Module, loss: MixedLoss) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, batch: Batch, teacher: Signals, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        student = Signals(logits=self.model(**batch.inputs).logits)
+        sums: LossSums = self.loss(student, teacher, batch, progress=progress)
+        return sums.total, sums.parts
+
+
+def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progressed:
+    """Train `job.model` in place and leave in it the weights of its best checkpoint.
+
+    `folder` holds metrics.jsonl and, in `scratch/`, the checkpoints from which a broken job goes on.
+
+    Raises:
+        TrainingError: the loss is not finite; nothing of that step was applied.
+        Stopped: a signal arrived; a checkpoint was written first.
+    """
+    settings, checkpoints = job.settings, folder / "scratch" / "checkpoints"
+    torch.manual_seed(job.seed + engine.rank)
+    module = engine.wrap(ModelWithLoss(job.model, job.loss))
+    optimiser = _adamw(module, settings)
+    steps = StepIterator(job.rows.lengths, settings.batch_size, job.seed)
+    evaluate_every = settings.evaluate_every or steps.steps_per_epoch
+    done = _resume(checkpoints, module, optimiser, engine, progress, job.name)
+    steps.step = done.step
+    metrics = MetricsFile(folder / "metrics.jsonl", done.step) if engine.is_main else None
+
+    with progress.task(job.name, job.total_steps, "steps") as advance, stopping.deferred():
+        advance(done.step)
+        for rows in steps:
+            if done.step >= job.total_steps or done.stopped_early:
+                break
+            line = _step(job, module, optimiser, rows, done.step, engine)
+            done = replace(done, step=done.step + 1)
+            _log(metrics, job.trackers, {"kind": "step", "step": done.step, **line})
+            advance(1, f"loss {line['loss']:.3f}")
+            evaluated = done.step % evaluate_every == 0 or done.step == job.total_steps
+            if evaluated:
+                loss = validation_loss(job.model, job.validation, settings, engine)
+                done = _judged(done, loss, settings.patience)
+                _log(metrics, job.trackers, {"kind": "validation", "step": done.step, "validation_loss": loss})
+            stop = engine.any(stopping.requested())
+            if evaluated or stop:
+                _save(checkpoints, module, optimiser, done, settings, engine, metrics)
+            if stop:
+                raise stopping.stop()
+    if metrics:
+        metrics.close()
+    load_weights(checkpoints, done.best_step, module)
+    return done
+
+
+def validation_loss(model: nn.Module, rows: BatchSource, settings: OptimiserSettings, engine: Engine) -> float:
+    """Mean cross-entropy with the true labels, in nats: what chooses the checkpoint, not the scheduled loss."""
+    training = model.training
+    model.eval()
+    total = torch.zeros(2, dtype=torch.float64, device=engine.device)
+    batches = batches_by_length(rows.lengths, settings.micro_batch_size or settings.batch_size)
+    with torch.inference_mode(), engine.autocast(settings.precision):
+        for indices in batches[engine.rank :: engine.world_size]:
+            batch = rows.collate(indices).to(engine.device)
+            logits = model(**batch.inputs).logits.float()
+            total[0] += nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
+            total[1] += len(indices)
+    model.train(training)
+    engine.sum(total)
+    return float(total[0] / total[1])
+
+
+def _step(
+    job: Job, module: nn.Module, optimiser: torch.optim.Optimizer, rows: list[int], step: int, engine: Engine
+) -> dict[str, float]:
+    """One optimiser step over `rows`; returns what to write down about it."""
+    settings = job.settings
+    progress = step / max(1, job.total_steps - 1)
+    rate = settings.learning_rate * learning_rate_factor(
+        step, job.total_steps, warmup=settings.warmup, decay=settings.decay
+    )
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    module.train()
+    optimiser.zero_grad(set_to_none=True)
+    size = settings.micro_batch_size or settings.batch_size
+    pieces = micro_batches(rows, size, rank=engine.rank, world_size=engine.world_size)
+    batches = [_collate(job.rows, piece).to(engine.device) for piece in pieces]
+    # Counted over all pieces and processes before any gradient: a mean of means would weigh rows unequally.
+    normaliser = float(engine.sum(torch.stack([batch.mask.sum() for batch in batches]).sum().float()))
+    sums: dict[str, Tensor] = {}
+    for number, batch in enumerate(batches):
+        signals = job.teacher(batch)
+        with _no_sync(module, last=number == len(batches) - 1), engine.autocast(settings.precision):
+            total, parts = module(batch, signals, progress)
+            # Engines average gradients over processes; the factor makes that the sum.
+            (total * (engine.world_size / normaliser)).backward()
+        for name, part in {"loss": total.detach(), **parts}.items():
+            sums[name] = sums.get(name, torch.zeros_like(part)) + part
+    values = engine.sum(torch.stack(list(sums.values()))) / normaliser
+    line = dict(zip(sums, values.tolist(), strict=True))
+    norm = float(nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm))
+    if not (math.isfinite(line["loss"]) and math.isfinite(norm)):
+        raise TrainingError(
+            f"{job.name}: loss {line['loss']} and gradient norm {norm} at step {step + 1}; the step was not "
+            f"applied. Lower {job.name.split('/')[0]}.learning_rate, or look for broken rows in the data."
+        )
+    optimiser.step()
+    for loss in job.loss.losses:
+        line[f"{loss.name}.weight"] = loss.weight_at(progress)
+        line |= {f"{loss.name}.{key}": value for key, value in loss.settings_at(progress).items()}
+    return line | {"learning_rate": rate, "gradient_norm": norm}
+
+
+def _collate(rows: BatchSource, piece: list[int]) -> Batch:
+    """A batch; for a process without rows in this step, one whose only row is masked."""
+    if piece:
+        return rows.collate(piece)
+    batch = rows.collate([0])
+    return replace(batch, mask=torch.zeros_like(batch.mask))
+
+
+def _no_sync(module: nn.Module, *, last: bool):  # type: ignore[no-untyped-def]
+    """Gradients are exchanged once a step, with the last piece."""
+    if isinstance(module, DistributedDataParallel) and not last:
+        return module.no_sync()
+    return nullcontext()
+
+
+def _adamw(module: nn.Module, settings: OptimiserSettings) -> torch.optim.AdamW:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    # Vectors are biases and layer norms.
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+
+
+def _judged(done: Progressed, loss: float, patience: int | None) -> Progressed:
+    """The progress after an evaluation: a new best, or one more without gain."""
+    if loss < done.best_validation_loss:
+        return replace(done, best_step=done.step, best_validation_loss=loss, evaluations_without_gain=0)
+    without = done.evaluations_without_gain + 1
+    return replace(done, evaluations_without_gain=without, stopped_early=patience is not None and without >= patience)
+
+
+def _resume(
+    checkpoints: Path,
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    engine: Engine,
+    progress: Progress,
+    name: str,
+) -> Progressed:
+    newest, damaged = newest_checkpoint(checkpoints)
+    if newest is None:
+        return Progressed()
+    random = load_checkpoint(newest, module, optimiser)
+    key = f"cpu.{engine.rank}"
+    if key in random:
+        torch.set_rng_state(random[key])
+    if engine.device.type == "cuda" and f"cuda.{engine.rank}" in random:
+        torch.cuda.set_rng_state(random[f"cuda.{engine.rank}"], engine.device)
+    note = f" ({', '.join(damaged)} is damaged)" if damaged else ""
+    progress.line(f"{name}: resumed from {newest.name}{note}")
+    return read_progress(newest)
+
+
+def _save(
+    checkpoints: Path,
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    done: Progressed,
+    settings: OptimiserSettings,
+    engine: Engine,
+    metrics: MetricsFile | None,
+) -> None:
+    random = dict(_random_states(engine))
+    if engine.is_main:
+        if metrics:
+            metrics.sync()
+        save_checkpoint(checkpoints, module, optimiser, done, random)
+        keep_newest(checkpoints, settings.keep_checkpoints, done.best_step)
+    engine.barrier()
+
+
+def _random_states(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    """The random state of every process, in each process."""
+    states = {"cpu": torch.get_rng_state()}
+    if engine.device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(engine.device)
+    for kind, state in states.items():
+        own = state.to(engine.device)
+        if engine.world_size == 1:
+            gathered = [own]
+        else:
+            gathered = [torch.empty_like(own) for _ in range(engine.world_size)]
+            torch.distributed.all_gather(gathered, own)
+        yield from ((f"{kind}.{rank}", each.cpu()) for rank, each in enumerate(gathered))
+
+
+def _log(metrics: MetricsFile | None, trackers: Sequence[Tracker], line: dict[str, object]) -> None:
+    if metrics is None:
+        return
+    metrics.log(line)
+    numbers = {key: float(value) for key, value in line.items() if isinstance(value, int | float)}
+    for tracker in trackers:
+        tracker.log(numbers, int(numbers["step"]))

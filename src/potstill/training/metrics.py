@@ -1,0 +1,110 @@
+"""What training writes down as it goes: metrics.jsonl always, trackers where the recipe asks for them."""
+
+import importlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from potstill.errors import RecipeError
+from potstill.run_dir import write_text
+
+
+class Tracker(Protocol):
+    def log(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class MetricsFile:
+    """JSON lines, one for each optimiser step and each validation; cut back to a checkpoint on resume."""
+
+    def __init__(self, path: Path, from_step: int) -> None:
+        """Open for appending after the lines of the first `from_step` steps."""
+        write_text(path, "".join(line for line in _lines(path) if json.loads(line)["step"] <= from_step))
+        self._file = path.open("a", encoding="utf-8")
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(values, allow_nan=False) + "\n")
+
+    def sync(self) -> None:
+        """To disk, before a checkpoint that counts on these lines."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in _lines(path)]
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file; the last one is left out if it was cut."""
+    if not path.exists():
+        return []
+    return [f"{line}\n" for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def open_trackers(names: Sequence[str], folder: Path, run: str) -> list[Tracker]:
+    """The trackers of a recipe, each imported only now.
+
+    Raises:
+        RecipeError: a tracker whose package is not installed.
+    """
+    return [_TRACKERS[name](folder, run) for name in names]
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, run: str) -> None:
+        _require("tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _RunTracker:
+    """wandb and trackio, which share one interface."""
+
+    package = ""
+
+    def __init__(self, folder: Path, run: str) -> None:
+        self._module = _require(self.package)
+        self._module.init(project="potstill", name=run, dir=str(folder)) if self.package == "wandb" else (
+            self._module.init(project="potstill", name=run)
+        )
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self._module.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._module.finish()
+
+
+class _Wandb(_RunTracker):
+    package = "wandb"
+
+
+class _Trackio(_RunTracker):
+    package = "trackio"
+
+
+def _require(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise RecipeError(
+            f"train.trackers: {package} is not installed. Run: pip install 'potstill[{package}]'"
+        ) from None
+
+
+_TRACKERS = {"tensorboard": _TensorBoard, "wandb": _Wandb, "trackio": _Trackio}
