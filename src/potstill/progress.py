@@ -91,7 +91,7 @@ class TerminalProgress(Progress):
             def advance(amount: int = 1, note: str = "") -> None:
                 bars.advance(bar, amount)
                 rate = bars.tasks[0].completed / max(1e-9, time.monotonic() - started)
-                bars.update(bar, rate=f"{rate:,.1f} {unit}/s", **({"note": note} if note else {}))
+                bars.update(bar, rate=f"{rate:,.1f} {unit}/s", note=note or bars.tasks[0].fields["note"])
 
             yield advance
         seconds = time.monotonic() - started

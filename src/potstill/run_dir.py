@@ -24,6 +24,8 @@ from potstill.progress import Progress
 
 RESULT = "result.json"
 INPUTS = "inputs.json"
+SCRATCH = "scratch"
+"""What a stage needs only while it works, such as checkpoints."""
 
 
 class Record(BaseModel):
@@ -69,12 +71,16 @@ class RunDir:
             _discard(folder)
             folder.mkdir(parents=True)
             write_json(folder / INPUTS, {"fingerprint": wanted, "inputs": _jsonable(inputs)})
+        # An old record must not make what the new work leaves half done look complete.
+        (folder / RESULT).unlink(missing_ok=True)
         self.progress.line(f"{name}: started")
         started = time.monotonic()
         made = work(folder)
         seconds = time.monotonic() - started
         made = made.model_copy(update={"fingerprint": wanted, "seconds": round(seconds, 3)})
         write_text(folder / RESULT, made.model_dump_json(indent=2) + "\n")
+        # Only now, for until the record is on disk the work may have to go on from its checkpoints.
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         self.progress.line(f"{name}: done in {seconds:.0f} s")
         return made
 

@@ -37,9 +37,7 @@ def naive_log_softmax(logits: Sequence[complex], temperature: float) -> list[com
     return [logit / temperature - cmath.log(total) for logit in logits]
 
 
-def naive_soft(
-    loss: Any, student: Sequence[complex], teacher: Floats, label: int, progress: float
-) -> complex:
+def naive_soft(loss: Any, student: Sequence[complex], teacher: Floats, label: int, progress: float) -> complex:
     temperature = naive_schedule(loss.temperature, progress)
     log_p = naive_log_softmax(list(teacher), temperature)
     log_q = naive_log_softmax(student, temperature)
@@ -47,9 +45,7 @@ def naive_soft(
     return temperature**2 * divergence
 
 
-def naive_hard(
-    loss: Any, student: Sequence[complex], teacher: Floats, label: int, progress: float
-) -> complex:
+def naive_hard(loss: Any, student: Sequence[complex], teacher: Floats, label: int, progress: float) -> complex:
     if label == IGNORE_INDEX:
         return 0j
     log_q = naive_log_softmax(student, 1.0)
@@ -209,9 +205,7 @@ def test_bfloat16_logits_give_the_float32_loss_of_the_same_logits(loss: Any, cas
 @pytest.mark.parametrize("loss", VARIANTS)
 @FAST
 @given(case=cases())
-def test_what_masked_positions_hold_changes_neither_loss_nor_gradient(
-    loss: Any, garbage: float, case: Case
-) -> None:
+def test_what_masked_positions_hold_changes_neither_loss_nor_gradient(loss: Any, garbage: float, case: Case) -> None:
     value, gradient = run([loss], case)
     spoilt = Case(
         np.where(case.mask[:, None], case.student, garbage),
@@ -250,17 +244,15 @@ def test_unlabelled_rows_add_nothing_to_hard_labels(case: Case) -> None:
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 @FAST
 @given(case=cases(least=2))
-def test_a_student_that_says_what_its_teacher_says_has_nothing_to_learn(
-    temperature: float, case: Case
-) -> None:
+def test_a_student_that_says_what_its_teacher_says_has_nothing_to_learn(temperature: float, case: Case) -> None:
     loss = SoftTargets(weight=Constant(value=1.0), temperature=Constant(value=temperature))
     everywhere = np.ones_like(case.mask)
     same = Case(case.teacher, case.teacher, case.labels, everywhere, case.progress)
-    for dtype, least in ((torch.float64, 1e-14), (torch.float32, 1e-6)):
+    for dtype, least, slope in ((torch.float64, 1e-13, 1e-14), (torch.float32, 2e-5, 2.5e-7)):
         value, gradient = run([loss], same, dtype=dtype)
         assert value == pytest.approx(0, abs=least)
-        # T times the rounding of a probability.
-        assert np.abs(gradient).max() <= 1e-7 * max(1.0, temperature)
+        # T times two roundings of a probability.
+        assert np.abs(gradient).max() <= slope * max(1.0, temperature)
     shifted = Case(np.roll(case.teacher, 1, axis=0), case.teacher, case.labels, everywhere, case.progress)
     assert run([loss], shifted)[0] > 0
 
@@ -287,9 +279,7 @@ def test_micro_batches_in_any_order_and_size_sum_to_the_whole_batch(case: Case, 
     total, summed = 0.0, np.zeros_like(gradient)
     for start in range(0, len(order), size):
         rows = order[start : start + size]
-        piece = Case(
-            case.student[rows], case.teacher[rows], case.labels[rows], case.mask[rows], case.progress
-        )
+        piece = Case(case.student[rows], case.teacher[rows], case.labels[rows], case.mask[rows], case.progress)
         part, summed[rows] = run(losses, piece)
         total += part
     assert total / max(1, count) == pytest.approx(value / max(1, count), rel=1e-12, abs=1e-12)
@@ -332,9 +322,7 @@ def test_the_total_is_the_weighted_sum_of_the_reported_parts(case: Case) -> None
         case.progress,
     )
     assert set(sums.parts) == {loss.kind for loss in losses}
-    expected = sum(
-        naive_schedule(loss.weight, case.progress) * sums.parts[loss.kind].item() for loss in losses
-    )
+    expected = sum(naive_schedule(loss.weight, case.progress) * sums.parts[loss.kind].item() for loss in losses)
     assert sums.total.item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
     assert not any(part.requires_grad for part in sums.parts.values())
 
@@ -427,9 +415,7 @@ def test_the_public_function_agrees_with_torch(case: Case, temperature: float) -
         rows.mean().item(), **close
     )
     expected = rows[mask].mean().item() if case.mask.any() else 0.0
-    assert soft_target_kl(student, teacher, mask, temperature=temperature).item() == pytest.approx(
-        expected, **close
-    )
+    assert soft_target_kl(student, teacher, mask, temperature=temperature).item() == pytest.approx(expected, **close)
 
 
 def test_the_public_function_keeps_masked_garbage_out_of_the_gradient() -> None:
@@ -439,9 +425,7 @@ def test_the_public_function_keeps_masked_garbage_out_of_the_gradient() -> None:
     mask = torch.tensor([[True, True, False], [True, False, False]])
     (clean,) = torch.autograd.grad(soft_target_kl(student, teacher, mask, temperature=2.0), student)
     spoilt = student.detach().masked_fill(~mask[..., None], math.nan).requires_grad_()
-    value = soft_target_kl(
-        spoilt, teacher.masked_fill(~mask[..., None], math.inf), mask, temperature=2.0
-    )
+    value = soft_target_kl(spoilt, teacher.masked_fill(~mask[..., None], math.inf), mask, temperature=2.0)
     (gradient,) = torch.autograd.grad(value, spoilt)
     torch.testing.assert_close(gradient, clean, rtol=0, atol=0)
     assert not clean[~mask].any()

@@ -161,8 +161,8 @@ def evaluation(*, with_baseline: bool, hostile: str = HOSTILE) -> EvaluateRecord
         },
         comparisons=comparisons,
         floors={
-            "student": Floor(labelled_rows=1000, accuracy=0.655, macro_f1=0.601),
-            "teacher": Floor(labelled_rows=4600, accuracy=0.792, macro_f1=0.764),
+            "student_labels": Floor(labelled_rows=1000, accuracy=0.655, macro_f1=0.601),
+            "teacher_labels": Floor(labelled_rows=4600, accuracy=0.792, macro_f1=0.764),
         },
         classes=[
             ClassRow(
@@ -363,6 +363,11 @@ def test_the_same_inputs_make_the_same_page(page: str) -> None:
     assert render_html(**inputs()) == page
 
 
+def test_charts_hold_no_formula_markup(page: str) -> None:
+    charts_alone = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    assert "mathdefault" not in charts_alone
+
+
 def test_long_texts_are_cut(page: str) -> None:
     assert "more characters)" in page
 
@@ -378,11 +383,13 @@ def test_the_largest_drop_comes_first_and_classes_without_rows_last(page: str) -
 
 def test_verdict_of_a_passed_run(page: str) -> None:
     sentence = (
-        "Passed: the student keeps 97.4 % of the teacher's accuracy (81.2 % against 83.4 %) and answers 7.1 times "
+        "The student keeps 97.4 % of the teacher's accuracy (81.2 % against 83.4 %) and answers 7.1 times "
         "as fast; all 3 checks are met."
     )
+    assert "✓ Passed" in parsed(page).text
+    assert "✗ Failed" not in parsed(page).text
     assert sentence in parsed(page).text
-    assert sentence in render_model_card(**card_inputs(hostile="plain")).replace("\\", "")
+    assert f"**Passed.** {sentence}" in render_model_card(**card_inputs())
 
 
 def test_verdict_of_a_failed_run() -> None:
@@ -415,6 +422,13 @@ def test_model_card_has_front_matter_and_no_markup_from_data() -> None:
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {5}
     assert body.index("|---|") - body.index("| |") < 60
     assert "max_length=64" in body
+
+
+def test_a_teacher_adapted_on_the_training_rows_has_a_card() -> None:
+    found = card_inputs(hostile="plain")
+    splits = {name: counts for name, counts in found["plan"].splits.items() if name != "adapt"}
+    card = render_model_card(**{**found, "plan": found["plan"].model_copy(update={"splits": splits})})
+    assert "adapted to 1,000 labelled rows" in card
 
 
 def test_curves_are_thinned_to_their_ends() -> None:

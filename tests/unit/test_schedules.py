@@ -1,6 +1,7 @@
 """Values that change over training."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ VALUES = st.floats(-100, 100)
 def test_a_bare_number_is_a_constant_schedule(number: float) -> None:
     schedule = SCHEDULE.validate_python(number)
     assert schedule == Constant(value=number)
-    assert schedule.at(0) == schedule.at(0.3) == schedule.at(1) == number
+    assert schedule.at(0.0) == schedule.at(0.3) == schedule.at(1.0) == number
 
 
 @pytest.mark.parametrize(
@@ -52,9 +53,7 @@ def test_schedules_go_monotonously_from_start_to_end(
     assert values[-1] == pytest.approx(end, abs=1e-9)
     assert values[10] == pytest.approx((start + end) / 2, abs=1e-9)
     rising = 1 if end >= start else -1
-    assert all(
-        rising * (after - before) >= -1e-9 for before, after in zip(values, values[1:], strict=False)
-    )
+    assert all(rising * (after - before) >= -1e-9 for before, after in pairwise(values))
     assert set(schedule.values()) == {start, end}
 
 
@@ -84,8 +83,8 @@ def test_the_learning_rate_rises_to_its_peak_then_only_falls(decay: Any, total: 
     peak = round(warmup * total)
     assert factors[peak] == 1.0
     assert all(0 < factor <= 1 for factor in factors)
-    assert all(a < b for a, b in zip(factors[:peak], factors[1 : peak + 1], strict=True))
-    falling = zip(factors[peak:-1], factors[peak + 1 :], strict=True)
+    assert all(a < b for a, b in pairwise(factors[: peak + 1]))
+    falling = pairwise(factors[peak:])
     assert all(a == b if decay == "constant" else a > b for a, b in falling)
 
 

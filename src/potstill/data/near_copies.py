@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 _WORD = re.compile(r"\w+")
+_ROUNDING = 1e-9  # 0.56 * 25 is a little more than 14: a share that is just reached counts
 
 
 def normalised(text: str) -> str:
@@ -39,7 +40,7 @@ def near_copies(texts: Sequence[str], held_out: Sequence[str], *, jaccard: float
         frequency.update(target)
 
     def rarest(members: set[int]) -> list[int]:
-        needed = len(members) - math.ceil(jaccard * len(members)) + 1
+        needed = len(members) - math.ceil(jaccard * len(members) - _ROUNDING) + 1
         return sorted(members, key=lambda shingle: (frequency[shingle], shingle))[:needed]
 
     index: dict[int, list[int]] = defaultdict(list)
@@ -53,10 +54,10 @@ def near_copies(texts: Sequence[str], held_out: Sequence[str], *, jaccard: float
         for candidate in candidates:
             target = targets[candidate]
             # The sizes alone already bound the similarity.
-            if min(len(source), len(target)) < jaccard * max(len(source), len(target)):
+            if min(len(source), len(target)) < jaccard * max(len(source), len(target)) - _ROUNDING:
                 continue
             common = len(source & target)
-            if common >= jaccard * (len(source) + len(target) - common):
+            if common >= jaccard * (len(source) + len(target) - common) - _ROUNDING:
                 found[number] = candidate
                 break
     return found

@@ -142,6 +142,8 @@ def _row(path: Path, place: str, record: Any, columns: Columns) -> Row:
             kind = type(label).__name__
             raise DataError(f'{path}: {place} "{columns.label}": expected a class name, found {kind}.')
         label = _string(path, place, columns.label, str(label))
+        if not label:
+            raise DataError(f'{path}: {place} "{columns.label}": empty; use null for a row without a label.')
     identity = record.get(columns.id)
     row_id = text_id(text) if identity is None else _string(path, place, columns.id, str(identity))
     return Row(row_id, text, label)

@@ -20,7 +20,7 @@ class Dense(Settings):
     dtype: Literal["float32", "float16"] = "float32"
     """float16 halves the store and rounds a logit by at most 0.05 %."""
 
-    def schema(self, classes: int) -> pa.Schema:
+    def arrow_schema(self, classes: int) -> pa.Schema:
         value = pa.float32() if self.dtype == "float32" else pa.float16()
         logits = pa.field("logits", pa.list_(value, classes), nullable=False)
         return pa.schema([pa.field("id", pa.string(), nullable=False), logits])
@@ -34,7 +34,8 @@ class Dense(Settings):
         Raises:
             LabelStoreError: a logit that is NaN or infinite, also after rounding to float16; names the row.
         """
-        values = logits.detach().cpu().numpy().astype(self.dtype, copy=False)
+        with np.errstate(over="ignore"):  # an overflow is refused below
+            values = logits.detach().cpu().numpy().astype(self.dtype, copy=False)
         finite = np.isfinite(values)
         if not finite.all():
             row, label = (int(axis[0]) for axis in np.nonzero(~finite))
@@ -42,7 +43,7 @@ class Dense(Settings):
                 f"Teacher logits non-finite: id {ids[row]} class {label}. Row not written. "
                 "Check the teacher's weights, or its overflow in half precision."
             )
-        schema = self.schema(values.shape[1])
+        schema = self.arrow_schema(values.shape[1])
         flat = pa.array(values.reshape(-1), type=schema.field("logits").type.value_type)
         column = pa.FixedSizeListArray.from_arrays(flat, type=schema.field("logits").type)
         return pa.RecordBatch.from_arrays([pa.array(ids, pa.string()), column], schema=schema)
@@ -54,7 +55,7 @@ class Dense(Settings):
             LabelStoreError: a stored logit is NaN or infinite.
         """
         column = batch.column("logits")
-        values = column.flatten().to_numpy(zero_copy_only=True).reshape(len(batch), -1)
+        values: npt.NDArray[np.floating] = column.flatten().to_numpy(zero_copy_only=True).reshape(len(batch), -1)
         if not np.isfinite(values).all():
             row = int(np.nonzero(~np.isfinite(values))[0][0])
             raise LabelStoreError(f"Stored logits non-finite: id {batch.column('id')[row].as_py()}.")

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,12 +64,6 @@ class Manifest(BaseModel):
     content_digest: str
     """Over the rows sorted by id: equal for equal labels, however they were made and laid out."""
     shards: tuple[ShardEntry, ...]
-
-
-@runtime_checkable
-class HasId(Protocol):
-    @property
-    def id(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -151,10 +145,12 @@ class LabelStore:
         path = self.folder / shard.file
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        except (FileNotFoundError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException) as error:
             raise LabelStoreError(damaged(path, str(error).splitlines()[0])) from None
         if reader.num_record_batches != len(shard.batch_rows):
             raise LabelStoreError(damaged(path, f"{reader.num_record_batches} record batches"))
+        if not reader.schema.equals(self.manifest.encoding.schema(len(self.manifest.source.labels))):
+            raise LabelStoreError(damaged(path, "unexpected columns"))
         return reader
 
     def _batch(self, shard: int, batch: int) -> pa.RecordBatch:
@@ -165,7 +161,7 @@ class LabelStore:
             records = self._tables[shard].get_batch(batch)
             records.validate(full=True)
             found = batch_checksum(records)
-        except pa.ArrowException as error:
+        except (OSError, pa.ArrowException) as error:
             raise LabelStoreError(damaged(path, f"record batch {batch}: {error}")) from None
         if found != entry.batch_checksums[batch]:
             raise LabelStoreError(damaged(path, f"record batch {batch} does not match its checksum"))
@@ -176,12 +172,12 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         content = path.read_bytes()
-        recorded = (folder / f"{MANIFEST}.sha256").read_text().strip()
+        recorded = (folder / f"{MANIFEST}.sha256").read_bytes().strip()
     except FileNotFoundError as error:
         raise LabelStoreError(
             f"{folder}: not a complete label store ({Path(error.filename).name} is missing). Run potstill label."
         ) from None
-    if hashlib.sha256(content).hexdigest() != recorded:
+    if hashlib.sha256(content).hexdigest().encode() != recorded:
         raise LabelStoreError(f"{path}: was changed after it was written. Run potstill labels verify {folder}")
     try:
         manifest = Manifest.model_validate_json(content)

@@ -80,7 +80,7 @@ class StoreWriter:
         checksums = []
         path = self.folder / name
         with atomic_file(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
-            schema = self.encoding.schema(len(self.source.labels))
+            schema = self.encoding.arrow_schema(len(self.source.labels))
             with pa.ipc.new_file(sink, schema) as writer:
                 for batch in plan:
                     records = self.encoding.encode([ids[row] for row in batch], ask(batch))

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from potstill.losses.reduction import masked_sum
-from potstill.signals import Batch, LogitLoss, Signals
+from potstill.losses.reduction import blank_masked, masked_sum
+from potstill.signals import IGNORE_INDEX, Batch, LogitLoss, Signals
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,12 @@ class MixedLoss:
     def __call__(self, student: Signals, teacher: Signals, batch: Batch, *, progress: float) -> LossSums:
         assert student.logits is not None
         classes = student.logits.shape[-1]
-        student_logits = student.logits.reshape(-1, classes)
-        teacher_logits = None if teacher.logits is None else teacher.logits.reshape(-1, classes)
-        labels, mask = batch.labels.reshape(-1), batch.mask.reshape(-1)
+        mask = batch.mask.reshape(-1)
+        student_logits = blank_masked(student.logits.reshape(-1, classes), mask)
+        teacher_logits = None
+        if teacher.logits is not None:
+            teacher_logits = blank_masked(teacher.logits.reshape(-1, classes), mask)
+        labels = batch.labels.reshape(-1).where(mask, IGNORE_INDEX)
         total = torch.zeros((), dtype=torch.float32, device=student_logits.device)
         parts: dict[str, Tensor] = {}
         for loss in self.losses:

@@ -4,9 +4,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
+def blank_masked(
+    logits: Float[Tensor, "*batch classes"], mask: Bool[Tensor, "*batch"]
+) -> Float[Tensor, "*batch classes"]:
+    """The logits with zeros at masked positions.
+
+    Before a loss, not after it: the gradient of a softmax over NaN is NaN, even where zero flows into it.
+    """
+    return logits.masked_fill(~mask.unsqueeze(-1), 0.0)
+
+
 def masked_sum(values: Float[Tensor, "*batch"], mask: Bool[Tensor, "*batch"] | None) -> Float[Tensor, ""]:
     """Sum over the positions where `mask` is true; masked positions add nothing, whatever they hold."""
-    # where, not a product: NaN * 0 is NaN, in the value and in the gradient.
+    # where, not a product: NaN * 0 is NaN.
     return (values if mask is None else values.where(mask, 0.0)).sum()
 
 

@@ -8,7 +8,7 @@ from pydantic import field_validator
 from torch import Tensor
 
 from potstill.divergences import kl_divergence
-from potstill.losses.reduction import masked_mean
+from potstill.losses.reduction import blank_masked, masked_mean
 from potstill.schedules import Linear, Schedule
 from potstill.settings import Settings
 from potstill.signals import Signal
@@ -28,6 +28,8 @@ def soft_target_kl(
     Raises:
         ValueError: the temperature is not positive.
     """
+    if mask is not None:
+        student_logits, teacher_logits = blank_masked(student_logits, mask), blank_masked(teacher_logits, mask)
     return masked_mean(_scaled_kl(student_logits, teacher_logits, temperature), mask)
 
 

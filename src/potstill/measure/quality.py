@@ -31,7 +31,7 @@ def interval(values: Float[np.ndarray, "resamples"]) -> tuple[float, float, floa
 
 def accuracies(correct: Bool[np.ndarray, "rows"], weights: Weights) -> Float[np.ndarray, "resamples"]:
     """Accuracy in each resample."""
-    return weights @ correct.astype(np.float64) / weights.sum(axis=1)
+    return np.asarray(weights @ correct.astype(np.float64) / weights.sum(axis=1))
 
 
 def macro_f1s(truth: Classes, predicted: Classes, classes: int, weights: Weights) -> Float[np.ndarray, "resamples"]:
@@ -60,7 +60,7 @@ def mcnemar(first: Bool[np.ndarray, "rows"], second: Bool[np.ndarray, "rows"]) -
 
 def log_softmax(logits: Logits) -> Logits:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def cross_entropy(logits: Logits, truth: Classes) -> float:

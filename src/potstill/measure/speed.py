@@ -103,8 +103,6 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 def _measure(request: SpeedRequest) -> dict[str, Any]:
     """Runs in the fresh process: load, warm up, time each text alone, then batches."""
-    import resource
-
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -134,7 +132,7 @@ def _measure(request: SpeedRequest) -> dict[str, Any]:
         latencies = [1000 * seconds([text]) for text in texts]
         answer(batches[0])
         per_batch = [(len(batch), seconds(batch)) for batch in batches]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = _peak_memory_bytes()
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
     return {
@@ -142,6 +140,18 @@ def _measure(request: SpeedRequest) -> dict[str, Any]:
         "throughput_per_s": sum(rows for rows, _ in per_batch) / sum(time for _, time in per_batch),
         "peak_memory_bytes": peak,
     }
+
+
+def _peak_memory_bytes() -> int:
+    """Peak resident memory of this process, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage, which on Linux still counts what the parent held when it started this process.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def folder_bytes(folder: Path) -> int:

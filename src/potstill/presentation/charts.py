@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from potstill.records import Floor, ModelEvaluation
@@ -83,8 +84,8 @@ def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor]
         axes.set_xscale("log")
         latencies = [model.latency_p50_ms for model in models.values() if model.latency_p50_ms > 0]
         axes.set_xlim(min(latencies, default=1) / 2, max(latencies, default=1) * 2)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
+        _plain_ticks(axes.xaxis)
+        axes.tick_params(axis="x", which="minor", length=3.5, pad=3.5)
         axes.set_xlabel("median latency at batch 1, ms (logarithmic; left is faster)")
         axes.set_ylabel("accuracy, %")
         return _inline(figure, "Accuracy against median latency of each model")
@@ -99,6 +100,7 @@ def curves(series: Mapping[str, Points], *, title: str, logarithmic: bool = Fals
             _draw(axes, name, thinned(points), _MODELS.get(name, _SERIES[number % len(_SERIES)]))
         if logarithmic and all(y > 0 for points in series.values() for _, y in points):
             axes.set_yscale("log")
+            _plain_ticks(axes.yaxis)
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("optimiser step")
         axes.legend(fontsize=8)
@@ -122,10 +124,19 @@ def thinned(points: Points, most: int = MAX_POINTS) -> list[tuple[float, float]]
     return [points[round(number * (len(points) - 1) / (most - 1))] for number in range(most)]
 
 
+def _plain_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis at 1, 2 and 5 times each power of ten, as plain numbers."""
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+
+
 def _draw(axes: Axes, name: str, points: Points, colour: str) -> None:
     finite = [(x, y) for x, y in points if math.isfinite(y)]
     marker = "o" if len(finite) == 1 else ""
-    axes.plot([x for x, _ in finite], [y for _, y in finite], label=name, color=colour, marker=marker, linewidth=1.5)
+    # Dashed, so that a curve under it shows: student and baseline often share their schedules.
+    style = "--" if name == "baseline" else "-"
+    xs, ys = [x for x, _ in finite], [y for _, y in finite]
+    axes.plot(xs, ys, style, label=name, color=colour, marker=marker, linewidth=1.5)
 
 
 def _inline(figure: Figure, description: str) -> str:

@@ -112,17 +112,18 @@ def verdict(evaluation: EvaluateRecord, gate: GateRecord) -> str:
     if all(isinstance(score, float) for score in scores):
         figures = f" ({percent(scores[0])} against {percent(scores[1])})"
     kept = (
-        f"the student keeps {percent(evaluation.retention.value)} of the teacher's {metric}{figures} "
+        f"The student keeps {percent(evaluation.retention.value)} of the teacher's {metric}{figures} "
         f"and answers {evaluation.speedup:.1f} times as fast"
     )
     if gate.passed:
-        checks = f"all {len(gate.checks)} checks are met" if gate.checks else "no threshold was set"
-        return f"Passed: {kept}; {checks}."
+        met = "its one check is met" if len(gate.checks) == 1 else f"all {len(gate.checks)} checks are met"
+        checks = met if gate.checks else "no threshold was set"
+        return f"{kept}; {checks}."
     missed = [check for check in gate.checks if not check.passed]
     named = ", ".join(
         f"{readable(check.name)} (required {check.required}, measured {number(check.measured)})" for check in missed
     )
-    return f"Failed: {kept}, but {len(missed)} of {len(gate.checks)} checks are missed: {named}."
+    return f"{kept}, but {len(missed)} of {len(gate.checks)} checks are missed: {named}."
 
 
 def comparison_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
@@ -191,8 +192,12 @@ def _curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
             True,
         ),
         ("Validation loss", both("validation_loss"), False),
-        ("Temperature", {key: points("student", key) for key in temperatures}, False),
-        ("Weights of the losses (alpha)", {key: points("student", key) for key in weights}, False),
+        ("Temperature", {readable(key.rsplit(".", 1)[0]): points("student", key) for key in temperatures}, False),
+        (
+            "Weights of the losses (alpha)",
+            {readable(key.rsplit(".", 1)[0]): points("student", key) for key in weights},
+            False,
+        ),
         ("Learning rate", both("learning_rate"), False),
     ]
     drawn = []
@@ -269,7 +274,7 @@ def _hidden(char: str) -> bool:
 def in_cell(text: str) -> str:
     """Text that stays text inside a line or table cell of Markdown."""
     flat = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\`*_{}\[\]()#!|~])", r"\\\1", flat)
+    return re.sub(r"([\\`*_\[\]#|~])", r"\\\1", flat)
 
 
 def fenced(text: str, language: str) -> str:

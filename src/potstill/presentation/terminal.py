@@ -72,4 +72,5 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
 
 def _shape(shape: ShapeRecord) -> str:
     body = shape.parameters - shape.embedding_parameters
-    return f"{shape.layers} x {shape.width}, {shape.parameters / 1e6:.1f} M parameters ({body / 1e6:.1f} M without embeddings)"
+    size = f"{shape.parameters / 1e6:.1f} M parameters ({body / 1e6:.1f} M without embeddings)"
+    return f"{shape.layers} x {shape.width}, {size}"

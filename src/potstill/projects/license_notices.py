@@ -157,7 +157,9 @@ def split_rule(path: Path) -> tuple[dict[str, str], str]:
 def wanted(keys: dict[str, str]) -> bool:
     """Whether the front matter is that of a current notice or licence text."""
     true = {key for key, value in keys.items() if value.lower() in {"yes", "true", "on"}}
-    return "is_deprecated" not in true and bool(true & {"is_license_notice", "is_license_text"})
+    notice = bool(true & {"is_license_notice", "is_license_text"})
+    # Rules against false alarms name no licence.
+    return notice and "is_deprecated" not in true and "license_expression" in keys
 
 
 def select(rules: Sequence[Rule]) -> tuple[list[str], list[Rule], list[Rule]]:

@@ -1,7 +1,5 @@
 """The whole recipe: it only composes the components' own settings."""
 
-from typing import Self
-
 from pydantic import Field, model_validator
 
 from potstill.data.prepare import DataSettings
@@ -51,14 +49,14 @@ class Recipe(Settings):
     """Decides initial weights, order of rows and dropout."""
 
     @model_validator(mode="after")
-    def _one_loss_of_a_kind(self) -> Self:
+    def _one_loss_of_a_kind(self) -> "Recipe":
         kinds = [loss.kind for loss in self.losses]
         if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
             raise ValueError(f"losses: {twice[0]} is listed twice; give each kind once, with its weight.")
         return self
 
     @model_validator(mode="after")
-    def _alpha_and_weights_exclude_each_other(self) -> Self:
+    def _alpha_and_weights_exclude_each_other(self) -> "Recipe":
         if self.train.alpha is not None:
             for number, loss in enumerate(self.losses):
                 if "weight" in loss.model_fields_set:
@@ -68,7 +66,7 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
-    def _weights_stay_between_0_and_1(self) -> Self:
+    def _weights_stay_between_0_and_1(self) -> "Recipe":
         if self.train.alpha is not None and not all(0 <= value <= 1 for value in self.train.alpha.values()):
             raise ValueError("train.alpha: expected values from 0 (hard labels alone) to 1 (teacher alone).")
         return self

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 
 from potstill.errors import RecipeError
 from potstill.recipe import Recipe
@@ -34,7 +34,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(problem, document) for problem in error.errors()]
+        problems = [_explain(problem, values, document) for problem in error.errors()]
         raise RecipeError("\n".join([f"{path}: {len(problems)} problem(s)", *dict.fromkeys(problems)])) from None
 
 
@@ -73,7 +73,7 @@ def _parse(path: Path) -> CommentedMap:
         raise RecipeError(f"{path}: {_duplicate(error)}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{path}: not UTF-8. Save it as UTF-8.") from None
-    except (YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # the constructors of tagged values raise all kinds
         raise RecipeError(f"{path}: {_syntax(error)}") from None
     if not isinstance(document, CommentedMap):
         raise RecipeError(f"{path}: expected keys such as task, data and teacher at the top level.")
@@ -86,7 +86,8 @@ def _syntax(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     if isinstance(error, MarkedYAMLError) and mark is not None:
         return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem or error.context}."
-    return f"not YAML: {str(error).splitlines()[0]}."
+    reason = str(error).splitlines() or [type(error).__name__]
+    return f"not YAML: {reason[0]}."
 
 
 def _duplicate(error: DuplicateKeyError) -> str:
@@ -128,14 +129,16 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: expected key=value, as in train.epochs=3.")
     try:
         value = _plain(YAML(typ="rt", pure=True).load(text), Path(f"--set {key}"))
-    except YAMLError as error:
+    except RecipeError:
+        raise
+    except Exception as error:  # the constructors of tagged values raise all kinds
         raise RecipeError(f"--set {override}: {_syntax(error)}") from None
     *parents, last = key.strip().split(".")
     target: Any = values
     for part in parents:
         target = _child(target, part, override)
     if isinstance(target, list):
-        if not last.isdigit() or int(last) >= len(target):
+        if not last.isdecimal() or int(last) >= len(target):
             raise RecipeError(f"--set {override}: no item {last!r} in a list of {len(target)}.")
         target[int(last)] = value
     elif isinstance(target, dict):
@@ -146,7 +149,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 def _child(target: Any, part: str, override: str) -> Any:
     if isinstance(target, list):
-        if not part.isdigit() or int(part) >= len(target):
+        if not part.isdecimal() or int(part) >= len(target):
             raise RecipeError(f"--set {override}: no item {part!r} in a list of {len(target)}.")
         return target[int(part)]
     if not isinstance(target, dict):
@@ -156,9 +159,9 @@ def _child(target: Any, part: str, override: str) -> Any:
     return target[part]
 
 
-def _explain(problem: ErrorDetails, document: CommentedMap) -> str:
+def _explain(problem: ErrorDetails, values: dict[str, Any], document: CommentedMap) -> str:
     """One line: where, what, and what was expected."""
-    path = tuple(_keys_only(problem["loc"], document))
+    path = tuple(_keys_only(problem["loc"], values))
     name = _dotted(path)
     line = _line(path, document)
     where = f"line {line}: " if line else ""
@@ -184,9 +187,9 @@ def _explain(problem: ErrorDetails, document: CommentedMap) -> str:
     return f"  {where}{name + ': ' if name else ''}{message}{shown}"
 
 
-def _keys_only(location: Sequence[str | int], document: Any) -> Iterator[str | int]:
+def _keys_only(location: Sequence[str | int], values: Any) -> Iterator[str | int]:
     """The location without the tags that pydantic adds for members of a union."""
-    node: Any = document
+    node: Any = values
     for place, part in enumerate(location):
         last = place == len(location) - 1
         if isinstance(part, int):

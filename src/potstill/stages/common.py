@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data.prepare import Split, prepare
 from potstill.errors import ModelError
@@ -59,7 +58,7 @@ def read_inputs(recipe: Recipe, base: Path) -> Inputs:
     )
 
 
-def load_teacher(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> nn.Module:
+def load_teacher(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
     """The teacher that is distilled: the adapted one of this run, or the recipe's own."""
     if adapted.adapted:
         return recipe.task.load_model(str(run.path(adapted.location)))
@@ -69,7 +68,7 @@ def load_teacher(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> nn.Module
     )
 
 
-def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """A folder that `from_pretrained` loads."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from transformers import PreTrainedModel
 
 from potstill.data.batches import batches_by_length
 from potstill.data.encoded import EncodedRows
@@ -15,6 +15,7 @@ from potstill.data.splits import stable_order
 from potstill.measure import quality
 from potstill.measure.floor import tfidf_predictions
 from potstill.measure.speed import Speed, SpeedRequest, folder_bytes, measure_speed
+from potstill.progress import Advance
 from potstill.recipe import Recipe
 from potstill.records import (
     AdaptRecord,
@@ -128,7 +129,7 @@ def _evaluate(
     return record.model_copy(update={"findings": findings(record)})
 
 
-def _predict(teacher: FrozenTeacher, rows: EncodedRows, batch_size: int, advance) -> Logits:  # type: ignore[no-untyped-def]
+def _predict(teacher: FrozenTeacher, rows: EncodedRows, batch_size: int, advance: Advance) -> Logits:
     result: Logits | None = None
     for indices in batches_by_length(rows.lengths, batch_size):
         values = teacher(rows.collate(indices)).logits
@@ -163,7 +164,7 @@ def _speed(
         return measure_speed(requests, rounds=settings.rounds, advance=advance)
 
 
-def _parameters(model: torch.nn.Module) -> tuple[int, int]:
+def _parameters(model: PreTrainedModel) -> tuple[int, int]:
     total = sum(parameter.numel() for parameter in model.parameters())
     return total, total - sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
 

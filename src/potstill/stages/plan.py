@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig
 
+from potstill.data.prepare import Split
 from potstill.errors import RecipeError
 from potstill.recipe import OptimiserSettings, Recipe
 from potstill.records import PlanRecord, ShapeRecord, SplitCounts
@@ -84,7 +85,7 @@ def total_steps(settings: OptimiserSettings, rows: int) -> int:
     return max(1, math.floor(settings.epochs * math.ceil(rows / settings.batch_size)))
 
 
-def adapt_split(inputs: Inputs):  # type: ignore[no-untyped-def]
+def adapt_split(inputs: Inputs) -> Split:
     """The rows that the teacher is adapted on: its own, or the labelled ones of the student."""
     return inputs.splits.get("adapt", inputs.splits["train"])
 

@@ -61,16 +61,14 @@ def report(
             "recipe_yaml": dump_recipe(recipe),
             "plan": plan,
             "adapt": adapt,
-            "label": label,
             "student": student,
-            "baseline": baseline,
             "evaluation": evaluation,
             "gate": gate,
             "export": export,
-            "metrics": {name: read_metrics(run.path("train", name, "metrics.jsonl")) for name in members},
             "environment": environment(),
         }
-        write_text(folder / "report.html", render_html(**facts))
+        metrics = {name: read_metrics(run.path("train", name, "metrics.jsonl")) for name in members}
+        write_text(folder / "report.html", render_html(label=label, baseline=baseline, metrics=metrics, **facts))
         write_text(folder / "MODEL_CARD.md", render_model_card(**facts))
         return ReportRecord(files={name: file_digest(folder / name) for name in ("report.html", "MODEL_CARD.md")})
 

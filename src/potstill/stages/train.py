@@ -1,11 +1,12 @@
 """train: the student from stored labels, and the baseline, the same student from hard labels alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from potstill.data.rows import Row, rows_fingerprint
 from potstill.labels import LabelStore, StoredTeacher
@@ -64,11 +65,12 @@ def _train(
     member: Member,
     rows: Sequence[Row],
     losses: Sequence[AnyLoss],
-    open_teacher,  # type: ignore[no-untyped-def]
+    open_teacher: Callable[[], Teacher],
     also: dict[str, str],
 ) -> TrainRecord:
     settings = recipe.train
-    depends = also | {
+    steps = total_steps(settings, len(inputs.splits["train"].rows))
+    depends: dict[str, object] = also | {
         "train": settings.model_dump(mode="json", exclude={"baseline", "trackers", "alpha"}),
         "losses": [loss.model_dump(mode="json") for loss in losses],
         "student": recipe.student.model_dump(mode="json"),
@@ -76,7 +78,7 @@ def _train(
         "classes": inputs.labels,
         "data": {"train": rows_fingerprint(rows), "validation": inputs.fingerprint_of("validation")},
         # The baseline's number of steps follows from the student's rows.
-        "steps": total_steps(settings, len(inputs.splits["train"].rows)),
+        "steps": steps,
         "max_length": recipe.task.max_length,
         "seed": recipe.seed,
     }
@@ -92,7 +94,7 @@ def _train(
             validation=recipe.task.encode(inputs.splits["validation"].rows, inputs.tokenizer, inputs.labels),
             loss=MixedLoss([loss.build() for loss in losses]),
             teacher=open_teacher(),
-            total_steps=depends["steps"],
+            total_steps=steps,
             seed=recipe.seed,
             settings=settings,
             trackers=trackers,
@@ -119,7 +121,7 @@ def _train(
     return run.once(f"train/{member}", depends, TrainRecord, work)
 
 
-def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> nn.Module:
+def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
     """The student before training: a function of recipe, teacher and seed."""
     config = student_config(inputs.teacher_config, recipe.student)
     config = type(config).from_dict(config.to_dict() | label_maps(inputs.labels))

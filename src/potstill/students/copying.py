@@ -11,14 +11,14 @@ import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from transformers import PretrainedConfig
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.students.shape import Copy
 
 
-def copy_from_teacher(student: nn.Module, teacher: nn.Module, settings: Copy) -> None:
+def copy_from_teacher(student: PreTrainedModel, teacher: PreTrainedModel, settings: Copy) -> None:
     """Fill the student's parameters in place from the teacher's, of the same encoder family.
 
     Raises:
@@ -39,10 +39,10 @@ def copy_from_teacher(student: nn.Module, teacher: nn.Module, settings: Copy) ->
 
 def layer_map(student_layers: int, teacher_layers: int, pattern: str) -> list[int]:
     """The teacher's layer for each layer of the student."""
-    if pattern == "first" or student_layers == 1:
-        return list(range(student_layers))
     if pattern == "last":
         return list(range(teacher_layers - student_layers, teacher_layers))
+    if pattern == "first" or student_layers == 1:
+        return list(range(student_layers))
     step = (teacher_layers - 1) / (student_layers - 1)
     return [round(layer * step) for layer in range(student_layers)]
 
@@ -96,7 +96,7 @@ class _Cut:
         return tensor @ self._basis * self._gain
 
     def _writes(self, tensor: Tensor) -> Tensor:
-        return self._basis.T @ tensor
+        return torch.matmul(self._basis.T, tensor)
 
 
 def _basis(embeddings: Float[Tensor, "vocabulary width"], size: int, how: str) -> Float[Tensor, "width {size}"]:

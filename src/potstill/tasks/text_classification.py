@@ -8,12 +8,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
@@ -65,7 +65,7 @@ class TextClassification(Settings):
         with _explained(location):
             return AutoTokenizer.from_pretrained(location, **where)
 
-    def load_model(self, location: str, labels: Sequence[str] | None = None, **where: Any) -> nn.Module:
+    def load_model(self, location: str, labels: Sequence[str] | None = None, **where: Any) -> PreTrainedModel:
         """The model in float32, with a new head for `labels` where they are given. Never reads pickle files."""
         head = {} if labels is None else label_maps(labels) | {"ignore_mismatched_sizes": True}
         with _explained(location):
@@ -73,7 +73,7 @@ class TextClassification(Settings):
                 location, dtype=torch.float32, use_safetensors=True, **head, **where
             )
 
-    def new_model(self, config: PretrainedConfig) -> nn.Module:
+    def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """A model with random weights, drawn from torch's global generator."""
         return AutoModelForSequenceClassification.from_config(config)
 
@@ -115,7 +115,7 @@ def labels_of(config: PretrainedConfig) -> list[str]:
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """sha256 over what decides the token ids of a text: vocabulary, rules and special tokens."""
     rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else ""
-    content = [sorted(tokenizer.get_vocab().items()), json.loads(rules) if rules else None]
+    content: list[Any] = [sorted(tokenizer.get_vocab().items()), json.loads(rules) if rules else None]
     # Padding and truncation are set call by call and change no id.
     if content[1]:
         content[1] |= {"padding": None, "truncation": None}

@@ -62,7 +62,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     Raises:
         CheckpointError: there are checkpoints and none is whole.
     """
-    damaged = []
+    damaged: list[str] = []
     for path in sorted(folder.glob("step-*"), reverse=True):
         if is_whole(path):
             return path, damaged
@@ -92,7 +92,7 @@ def read_progress(checkpoint: Path) -> Progressed:
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Restore model and optimiser in place; returns the random states."""
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_bytes())
-    set_model_state_dict(model, load_file(checkpoint / "model.safetensors"), options=_OPTIONS)
+    set_model_state_dict(model, {**load_file(checkpoint / "model.safetensors")}, options=_OPTIONS)
     flat = load_file(checkpoint / "optimiser.safetensors") | state["scalars"]
     set_optimizer_state_dict(model, optimiser, flat, options=_OPTIONS)
     return load_file(checkpoint / "random.safetensors")
@@ -100,7 +100,7 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimiser: torch.optim.O
 
 def load_weights(folder: Path, step: int, model: nn.Module) -> None:
     """Only the model's weights, of the checkpoint of a step."""
-    set_model_state_dict(model, load_file(folder / _name(step) / "model.safetensors"), options=_OPTIONS)
+    set_model_state_dict(model, {**load_file(folder / _name(step) / "model.safetensors")}, options=_OPTIONS)
 
 
 def keep_newest(folder: Path, count: int, best_step: int) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from potstill.data.batches import batches_by_length
 from potstill.data.encoded import EncodedRows
@@ -42,7 +43,7 @@ class _GivenEmbeddings(nn.Module):
 class FrozenLayers:
     """Splits an encoder for the time of its training; `restore` makes it whole again."""
 
-    model: nn.Module
+    model: PreTrainedModel
     count: int
 
     def __post_init__(self) -> None:

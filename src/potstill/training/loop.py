@@ -6,7 +6,7 @@ rows, divided once by their number, whether they came in one forward pass or in 
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from potstill.errors import TrainingError
 from potstill.losses import LossSums, MixedLoss
 from potstill.progress import Progress
 from potstill.recipe import OptimiserSettings
+from potstill.run_dir import SCRATCH
 from potstill.schedules import learning_rate_factor
 from potstill.signals import Batch, Signals, Teacher
 from potstill.training.checkpoints import (
@@ -75,7 +76,8 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
         TrainingError: the loss is not finite; nothing of that step was applied.
         Stopped: a signal arrived; a checkpoint was written first.
     """
-    settings, checkpoints = job.settings, folder / "scratch" / "checkpoints"
+    settings, checkpoints = job.settings, folder / SCRATCH / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(job.seed + engine.rank)
     module = engine.wrap(ModelWithLoss(job.model, job.loss))
     optimiser = _adamw(module, settings)
@@ -83,9 +85,10 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
     evaluate_every = settings.evaluate_every or steps.steps_per_epoch
     done = _resume(checkpoints, module, optimiser, engine, progress, job.name)
     steps.step = done.step
-    metrics = MetricsFile(folder / "metrics.jsonl", done.step) if engine.is_main else None
-
-    with progress.task(job.name, job.total_steps, "steps") as advance, stopping.deferred():
+    with ExitStack() as stack:
+        metrics = stack.enter_context(MetricsFile(folder / "metrics.jsonl", done.step)) if engine.is_main else None
+        advance = stack.enter_context(progress.task(job.name, job.total_steps, "steps"))
+        stack.enter_context(stopping.deferred())
         advance(done.step)
         for rows in steps:
             if done.step >= job.total_steps or done.stopped_early:
@@ -104,8 +107,6 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
                 _save(checkpoints, module, optimiser, done, settings, engine, metrics)
             if stop:
                 raise stopping.stop()
-    if metrics:
-        metrics.close()
     load_weights(checkpoints, done.best_step, module)
     return done
 

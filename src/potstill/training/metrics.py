@@ -3,14 +3,15 @@
 import importlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from potstill.errors import RecipeError
 from potstill.run_dir import write_text
 
 
+@runtime_checkable
 class Tracker(Protocol):
     def log(self, values: Mapping[str, float], step: int) -> None: ...
 
@@ -33,7 +34,10 @@ class MetricsFile:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def close(self) -> None:
+    def __enter__(self) -> "MetricsFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
@@ -107,4 +111,8 @@ def _require(package: str) -> Any:
         ) from None
 
 
-_TRACKERS = {"tensorboard": _TensorBoard, "wandb": _Wandb, "trackio": _Trackio}
+_TRACKERS: dict[str, Callable[[Path, str], Tracker]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _Wandb,
+    "trackio": _Trackio,
+}

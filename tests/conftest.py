@@ -1,0 +1,89 @@
+"""A tiny random encoder with a real word-piece tokenizer, and a small task that it can learn."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+torch.set_num_threads(2)
+
+CLASSES = {"fruit": ["apple", "pear", "plum"], "metal": ["iron", "tin", "zinc"], "beast": ["wolf", "bear", "lynx"]}
+FILLERS = [f"w{number}" for number in range(60)]
+
+
+def _vocabulary() -> list[str]:
+    words = [word for members in CLASSES.values() for word in members] + FILLERS
+    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random 4 x 32 BERT without a head for any task, as a folder."""
+    folder = tmp_path_factory.mktemp("teacher")
+    vocabulary = {token: number for number, token in enumerate(_vocabulary())}
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    BertTokenizer(tokenizer_object=tokenizer, vocab=vocabulary).save_pretrained(folder)
+    torch.manual_seed(7)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, count: int, *, seed: int, labelled: int | None = None) -> None:
+    """Rows whose class is that of the one word which is no filler."""
+    draw = random.Random(seed)
+    lines = []
+    for number in range(count):
+        label = draw.choice(sorted(CLASSES))
+        words = [draw.choice(FILLERS) for _ in range(draw.randint(4, 14))]
+        words.insert(draw.randrange(len(words)), draw.choice(CLASSES[label]))
+        known = labelled is None or number < labelled
+        row = {"id": f"{path.stem}-{number}", "text": " ".join(words), "label": label if known else None}
+        lines.append(json.dumps(row))
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def project(tmp_path: Path, teacher_folder: Path) -> Path:
+    """A folder with a recipe and data; everything in it runs in seconds."""
+    (tmp_path / "data").mkdir()
+    write_rows(tmp_path / "data/adapt.jsonl", 120, seed=1)
+    write_rows(tmp_path / "data/train.jsonl", 90, seed=2, labelled=30)
+    write_rows(tmp_path / "data/validation.jsonl", 30, seed=3)
+    write_rows(tmp_path / "data/test.jsonl", 60, seed=4)
+    (tmp_path / "recipe.yaml").write_text(f"""\
+task: {{kind: text_classification, max_length: 24}}
+data:
+  train: data/train.jsonl
+  validation: data/validation.jsonl
+  test: data/test.jsonl
+  adapt: data/adapt.jsonl
+teacher: {{kind: pretrained, model: "{teacher_folder}"}}
+adapt: {{epochs: 6, batch_size: 16, learning_rate: 5e-3, frozen_layers: 1}}
+label: {{batch_size: 8, batches_per_shard: 2}}
+student: {{kind: shrunk, layers: 2, width: 1/2}}
+train: {{epochs: 4, batch_size: 16, micro_batch_size: 4, learning_rate: 5e-3, evaluate_every: 7}}
+evaluate: {{latency_rows: 8, rounds: 1, warmup: 1, batch_size: 4}}
+gate: {{min_retention: 0.01}}
+""")
+    return tmp_path

@@ -1,0 +1,213 @@
+"""The loop gives one result, however the rows come and wherever the work is broken off."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from potstill.data.encoded import EncodedRows
+from potstill.errors import CheckpointError, TrainingError
+from potstill.labels import Dense, LabelSource, LabelStore, StoredTeacher, StoreWriter
+from potstill.losses import HardLabels, MixedLoss, SoftTargets
+from potstill.progress import Progress
+from potstill.recipe import OptimiserSettings
+from potstill.signals import IGNORE_INDEX, Batch, Signals
+from potstill.teachers import FrozenTeacher
+from potstill.training.engine import Engine, start_engine
+from potstill.training.frozen_layers import FrozenLayers
+from potstill.training.loop import Job, fit
+from potstill.training.metrics import read_metrics
+
+CPU = torch.device("cpu")
+CLASSES = 5
+
+
+def tiny(seed: int, *, layers: int = 2, dropout: float = 0.1) -> BertForSequenceClassification:
+    torch.manual_seed(seed)
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=50,
+            hidden_size=16,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=32,
+            num_labels=CLASSES,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+        )
+    )
+
+
+def encoded(count: int, seed: int, *, unlabelled_from: int | None = None) -> EncodedRows:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, CLASSES, count)
+    if unlabelled_from is not None:
+        labels[unlabelled_from:] = IGNORE_INDEX
+    tokens = [generator.integers(1, 50, generator.integers(3, 12)).astype(np.int32) for _ in range(count)]
+    return EncodedRows(tuple(f"{seed}-{i}" for i in range(count)), tokens, labels, pad_id=0, truncated=0)
+
+
+def job(*, dropout: float = 0.1, steps: int = 21, teacher: object = None, **settings: object) -> Job:
+    return Job(
+        name="train/student",
+        model=tiny(0, dropout=dropout),
+        rows=encoded(37, 1, unlabelled_from=20),
+        validation=encoded(16, 2),
+        loss=MixedLoss([SoftTargets().build(), HardLabels().build()]),
+        teacher=teacher or FrozenTeacher(tiny(9), CPU),
+        total_steps=steps,
+        seed=3,
+        settings=OptimiserSettings(
+            **({"batch_size": 8, "learning_rate": 1e-2, "evaluate_every": 4} | settings)  # type: ignore[arg-type]
+        ),
+    )
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "step"]
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
+
+
+class StopsAt:
+    """A teacher that fails at its n-th batch, as a process does that is killed there."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+        self.teacher = FrozenTeacher(tiny(9), CPU)
+
+    def __call__(self, batch: Batch) -> Signals:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return self.teacher(batch)
+
+
+@pytest.mark.parametrize("calls", [1, 8, 17, 22, 40, 41])
+def test_training_broken_anywhere_resumes_to_bitwise_the_same_weights_and_losses(tmp_path: Path, calls: int) -> None:
+    """With dropout, shuffling, two micro-batches a step and several epochs."""
+    whole = job(micro_batch_size=4)
+    fit(whole, tmp_path / "whole", Engine(CPU), Progress())
+    with pytest.raises(KeyboardInterrupt):
+        fit(job(micro_batch_size=4, teacher=StopsAt(calls)), tmp_path / "broken", Engine(CPU), Progress())
+    resumed = job(micro_batch_size=4)
+    fit(resumed, tmp_path / "broken", Engine(CPU), Progress())
+    assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
+    assert len(losses(tmp_path / "whole")) == 21
+    assert torch.equal(weights(whole.model), weights(resumed.model))
+
+
+def test_one_batch_of_8_equals_8_batches_of_1(tmp_path: Path) -> None:
+    runs = []
+    for size in (8, 3, 1):
+        each = job(dropout=0.0, micro_batch_size=size)
+        fit(each, tmp_path / str(size), Engine(CPU), Progress())
+        runs.append((losses(tmp_path / str(size)), weights(each.model)))
+    for other_losses, other_weights in runs[1:]:
+        np.testing.assert_allclose(runs[0][0], other_losses, rtol=2e-4)
+        torch.testing.assert_close(runs[0][1], other_weights, rtol=1e-3, atol=1e-3)
+
+
+def test_stored_labels_train_as_the_online_teacher_does(tmp_path: Path) -> None:
+    rows = encoded(37, 1, unlabelled_from=20)
+    teacher = FrozenTeacher(tiny(9), CPU)
+    source = LabelSource(
+        teacher="t", tokenizer="k", data="d", labels=tuple("abcde"), max_length=12, precision="float32"
+    )
+    (tmp_path / "store").mkdir()
+    batches = [list(range(start, min(37, start + 5))) for start in range(0, 37, 5)]
+    StoreWriter(tmp_path / "store", Dense(), source).write(
+        rows.ids, batches, 2, lambda batch: teacher(rows.collate(batch)).logits.clone(), lambda rows: None
+    )
+    stored = StoredTeacher(LabelStore(tmp_path / "store"), CPU)
+    fit(job(teacher=stored), tmp_path / "stored", Engine(CPU), Progress())
+    fit(job(), tmp_path / "online", Engine(CPU), Progress())
+    np.testing.assert_allclose(losses(tmp_path / "stored"), losses(tmp_path / "online"), rtol=1e-4)
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
+    one = job(dropout=0.0)
+    fit(one, tmp_path / "one", Engine(CPU), Progress())
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", __file__, str(tmp_path / "two")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    np.testing.assert_allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), rtol=2e-4)
+
+
+def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_loss(tmp_path: Path) -> None:
+    done = fit(job(patience=2, steps=60), tmp_path, Engine(CPU), Progress())
+    seen = {
+        line["step"]: line["validation_loss"]
+        for line in read_metrics(tmp_path / "metrics.jsonl")
+        if line["kind"] == "validation"
+    }
+    assert done.best_step == min(seen, key=lambda step: seen[step])
+    assert done.stopped_early and done.step == done.best_step + 8
+    kept = {path.name for path in (tmp_path / "scratch/checkpoints").iterdir()}
+    assert f"step-{done.best_step:08d}" in kept and len(kept) <= 3
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_none_whole_is_an_error(tmp_path: Path) -> None:
+    fit(job(), tmp_path / "whole", Engine(CPU), Progress())
+    with pytest.raises(KeyboardInterrupt):
+        fit(job(teacher=StopsAt(10)), tmp_path / "broken", Engine(CPU), Progress())
+    checkpoints = sorted((tmp_path / "broken/scratch/checkpoints").iterdir())
+    assert len(checkpoints) == 2
+    damage(checkpoints[-1])
+    fit(job(), tmp_path / "broken", Engine(CPU), Progress())
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(job(teacher=StopsAt(10)), tmp_path / "lost", Engine(CPU), Progress())
+    for checkpoint in (tmp_path / "lost/scratch/checkpoints").iterdir():
+        damage(checkpoint)
+    with pytest.raises(CheckpointError, match="none of its checkpoints is whole"):
+        fit(job(), tmp_path / "lost", Engine(CPU), Progress())
+
+
+def damage(checkpoint: Path) -> None:
+    content = bytearray((checkpoint / "model.safetensors").read_bytes())
+    content[-5] ^= 16
+    (checkpoint / "model.safetensors").write_bytes(content)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None:
+    def poisoned(batch: Batch) -> Signals:
+        return Signals(logits=torch.full((len(batch.ids), CLASSES), float("nan")))
+
+    broken = job(teacher=poisoned)
+    before = weights(broken.model).clone()
+    with pytest.raises(TrainingError, match="step 1; the step was not applied"):
+        fit(broken, tmp_path, Engine(CPU), Progress())
+    assert torch.equal(before, weights(broken.model))
+
+
+def test_kept_activations_give_the_logits_of_the_whole_model() -> None:
+    model = tiny(4, layers=3).eval()
+    rows = encoded(9, 5)
+    batch = rows.collate(range(9))
+    with torch.no_grad():
+        whole = model(**batch.inputs).logits
+        frozen = FrozenLayers(model, 2)
+        kept = frozen.keep(rows, CPU, 4, lambda amount=1, note="": None)
+        frozen.detach()
+        upper = model(**kept.collate(range(9)).inputs).logits
+        frozen.restore()
+        again = model(**batch.inputs).logits
+    torch.testing.assert_close(whole, upper, rtol=1e-5, atol=1e-6)
+    assert torch.equal(whole, again)
+
+
+if __name__ == "__main__":
+    with start_engine() as engine:
+        fit(job(dropout=0.0), Path(sys.argv[1]), engine, Progress())

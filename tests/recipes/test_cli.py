@@ -1,0 +1,190 @@
+"""Whole runs through the command line, as a user would, on a tiny teacher."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+
+
+def potstill(*arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "potstill", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    if check is not None:
+        assert done.returncode == check, done.stderr
+    return done
+
+
+def record(run: Path, stage: str) -> dict:
+    return json.loads((run / stage / "result.json").read_text())
+
+
+def stages_that_worked(stderr: str) -> set[str]:
+    return {line.removesuffix(": started") for line in stderr.splitlines() if line.endswith(": started")}
+
+
+def same_weights(left: Path, right: Path) -> bool:
+    a, b = load_file(left), load_file(right)
+    return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
+
+
+@pytest.fixture
+def finished(project: Path) -> Path:
+    potstill("run", project / "recipe.yaml", "--out", project / "run")
+    return project
+
+
+def test_a_run_leaves_records_with_the_promised_names_and_a_student_that_transformers_loads(finished: Path) -> None:
+    run = finished / "run"
+    evaluation = record(run, "evaluate")
+    for model in ("teacher", "student", "baseline"):
+        figures = evaluation["models"][model]
+        for name in (
+            "accuracy",
+            "macro_f1",
+            "latency_p50_ms",
+            "latency_p95_ms",
+            "throughput_per_s",
+            "peak_memory_bytes",
+            "size_bytes",
+            "num_parameters",
+        ):
+            assert figures[name] > 0, (model, name)
+    assert {"retention", "drop_points", "speedup", "gain_over_baseline_points"} <= evaluation.keys()
+    # The task is easy: a teacher that did not learn it, or a broken mask, would stay near a third.
+    assert evaluation["models"]["teacher"]["accuracy"] > 0.8
+    verdict = record(run, "gate")
+    assert verdict["passed"] is True
+    assert [set(check) for check in verdict["checks"]] == [{"name", "required", "measured", "passed"}]
+    assert "<script" not in (run / "report/report.html").read_text()
+    assert (run / "report/MODEL_CARD.md").read_text().startswith("---\n")
+    assert not list(run.rglob("scratch")), "checkpoints are removed once their stage is recorded"
+
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(run / "export/safetensors")
+    tokenizer = AutoTokenizer.from_pretrained(run / "export/safetensors")
+    label = model.config.id2label[int(model(**tokenizer("w1 w2 iron w3", return_tensors="pt")).logits.argmax())]
+    assert label in {"fruit", "metal", "beast"}
+
+
+def test_student_and_baseline_start_from_the_same_weights_and_take_the_same_steps(finished: Path) -> None:
+    student, baseline = (record(finished / "run", f"train/{name}") for name in ("student", "baseline"))
+    assert student["initial_digest"] == baseline["initial_digest"]
+    assert student["planned_steps"] == baseline["planned_steps"] == 24
+    assert (student["train_rows"], baseline["train_rows"]) == (90, 30)
+    assert student["digest"] != baseline["digest"]
+
+
+def test_a_second_run_works_on_nothing_and_a_changed_part_reruns_only_what_depends_on_it(finished: Path) -> None:
+    recipe, run = finished / "recipe.yaml", finished / "run"
+    again = potstill("run", recipe, "--out", run)
+    assert stages_that_worked(again.stderr) == set()
+
+    stricter = potstill("run", recipe, "--out", run, "--set", "gate.min_retention=50", check=3)
+    assert stages_that_worked(stricter.stderr) == {"gate", "export", "report"}
+    assert record(run, "export")["skipped"] is True
+    looser = potstill("run", recipe, "--out", run, "--set", "gate.min_retention=60", check=3)
+    assert stages_that_worked(looser.stderr) == {"gate", "report"}
+    assert "gate.min_retention" in looser.stderr
+
+    labels = record(run, "label/teacher/logits")["content_digest"]
+    narrow = potstill("run", recipe, "--out", run, "--set", "student.layers=1")
+    assert "label/teacher/logits" not in stages_that_worked(narrow.stderr)
+    assert {"train/student", "train/baseline", "evaluate"} <= stages_that_worked(narrow.stderr)
+    assert record(run, "label/teacher/logits")["content_digest"] == labels
+
+
+def test_a_new_temperature_schedule_relabels_nothing(finished: Path) -> None:
+    changed = finished / "recipe.yaml"
+    changed.write_text(changed.read_text() + "losses: [{kind: soft_targets, temperature: 2.5}, {kind: hard_labels}]\n")
+    done = potstill("train", changed, "--out", finished / "run")
+    assert stages_that_worked(done.stderr) == {"plan", "train/student"}
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_resumes_to_bitwise_the_same_labels_losses_and_weights(project: Path, stop: int) -> None:
+    whole, broken = project / "whole", project / "broken"
+    potstill("train", project / "recipe.yaml", "--out", whole)
+    command = [sys.executable, "-m", "potstill", "train", str(project / "recipe.yaml"), "--out", str(broken)]
+    codes = []
+    # Each attempt is stopped a little after it got further than the one before.
+    for metrics in ("adapt", "train/student", "train/baseline"):
+        process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        checkpoints = broken / metrics / "scratch/checkpoints"
+        while process.poll() is None and not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(stop)
+        process.communicate(timeout=60)
+        codes.append(process.returncode)
+    if stop == signal.SIGTERM:
+        assert set(codes) <= {0, 75} and 75 in codes
+    potstill("train", project / "recipe.yaml", "--out", broken)
+    for stage in ("adapt", "train/student", "train/baseline"):
+        assert (whole / stage / "metrics.jsonl").read_text() == (broken / stage / "metrics.jsonl").read_text()
+        assert same_weights(whole / stage / "model/model.safetensors", broken / stage / "model/model.safetensors")
+    digests = {record(run, "label/teacher/logits")["content_digest"] for run in (whole, broken)}
+    assert len(digests) == 1
+
+
+def test_check_prints_a_plan_and_writes_nothing(project: Path) -> None:
+    before = sorted(project.rglob("*"))
+    done = potstill("check", project / "recipe.yaml")
+    assert "90 rows, 30 labelled" in done.stdout
+    assert sorted(project.rglob("*")) == before
+
+
+def test_a_damaged_store_is_refused_and_repaired_shard_by_shard(project: Path) -> None:
+    run = project / "run"
+    potstill("label", project / "recipe.yaml", "--out", run)
+    store = run / "label/teacher/logits"
+    digest = record(run, "label/teacher/logits")["content_digest"]
+    shard = store / "shard-00001.arrow"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert "shard-00001.arrow: damaged" in potstill("labels", "verify", store, check=1).stderr
+    assert "shard-00001.arrow" in potstill("labels", "repair", store).stdout
+    potstill("label", project / "recipe.yaml", "--out", run)
+    assert record(run, "label/teacher/logits")["content_digest"] == digest
+    assert "shards whole" in potstill("labels", "verify", store).stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("learning_rate: 5e-3, evaluate_every", "learning_rte: 5e-3, evaluate_every"), "did you mean learning_rate?"),
+        (("data/test.jsonl", "data/tost.jsonl"), "no such file"),
+        (("width: 1/2", "width: 33"), "more than the teacher's 32"),
+        (("kind: shrunk", "kind: shronk"), "student.kind"),
+        (("pretrained, model", "pretrained, modell"), "teacher.modell: unknown; did you mean model?"),
+    ],
+)
+def test_a_mistake_is_one_message_and_no_traceback(project: Path, change: tuple[str, str], message: str) -> None:
+    recipe = project / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(*change))
+    done = potstill("check", recipe, check=1)
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr
+
+
+def test_a_teacher_whose_head_has_other_classes_is_refused_without_adapt(project: Path) -> None:
+    recipe = project / "recipe.yaml"
+    lines = [line for line in recipe.read_text().splitlines() if not line.startswith("adapt:")]
+    recipe.write_text("\n".join(lines))
+    assert "its head has 2 classes, the data 3" in potstill("check", recipe, check=1).stderr
+
+
+def test_components_projects_and_schema_can_be_listed() -> None:
+    assert "soft_targets" in potstill("list", "losses").stdout
+    assert "license-notices" in potstill("init", "--list").stdout
+    assert json.loads(potstill("schema").stdout)["additionalProperties"] is False
+    assert "losses" in potstill("list", "loss", check=1).stderr

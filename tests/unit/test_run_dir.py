@@ -1,0 +1,264 @@
+"""The run directory: stages done once, the lock, atomic files."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from potstill.errors import LockedError
+from potstill.progress import Progress
+from potstill.run_dir import (
+    Record,
+    RunDir,
+    atomic_file,
+    atomic_folder,
+    differences,
+    file_digest,
+    fingerprint,
+    folder_files,
+    open_run,
+    read_record,
+    write_text,
+)
+
+INPUTS = {"train": {"epochs": 8, "rate": 0.1}, "data": "a" * 64}
+
+
+class Spoken(Progress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+class Made(Record):
+    answer: int
+
+
+class Work:
+    """Writes a file and counts its calls."""
+
+    def __init__(self, answer: int = 42) -> None:
+        self.answer = answer
+        self.calls = 0
+        self.found: list[str] = []
+
+    def __call__(self, folder: Path) -> Made:
+        self.calls += 1
+        self.found = sorted(path.name for path in folder.iterdir() if path.name != "inputs.json")
+        write_text(folder / "out.txt", str(self.answer))
+        return Made(answer=self.answer, files={"out.txt": file_digest(folder / "out.txt")})
+
+
+@pytest.fixture
+def spoken() -> Spoken:
+    return Spoken()
+
+
+@pytest.fixture
+def run(tmp_path: Path, spoken: Spoken) -> RunDir:
+    return RunDir(tmp_path, spoken)
+
+
+def test_a_stage_with_the_same_inputs_is_kept(run: RunDir, spoken: Spoken) -> None:
+    work = Work()
+    first = run.once("stage", INPUTS, Made, work)
+    second = run.once("stage", dict(reversed(INPUTS.items())), Made, work)
+    assert work.calls == 1
+    assert second == first
+    assert second.answer == 42 and second.fingerprint == fingerprint(INPUTS)
+    assert spoken.lines[-1] == "stage: kept"
+
+
+def test_a_stage_with_other_inputs_runs_again_and_names_what_changed(run: RunDir, spoken: Spoken) -> None:
+    run.once("stage", INPUTS, Made, Work(1))
+    again = Work(2)
+    changed = {"train": {"epochs": 10, "rate": 0.1}, "data": "b" * 64}
+    assert run.once("stage", changed, Made, again).answer == 2
+    assert again.calls == 1 and again.found == []
+    line = next(line for line in spoken.lines if "runs again" in line)
+    assert "train.epochs 8 -> 10" in line
+    assert "data" in line and "bbbb" not in line and "rate" not in line
+
+
+def test_leftovers_of_the_same_inputs_are_resumed(run: RunDir) -> None:
+    def broken(folder: Path) -> Made:
+        write_text(folder / "half.txt", "half")
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        run.once("stage", INPUTS, Made, broken)
+    work = Work()
+    run.once("stage", INPUTS, Made, work)
+    assert work.found == ["half.txt"]
+
+
+def test_leftovers_of_other_inputs_are_discarded(run: RunDir) -> None:
+    def broken(folder: Path) -> Made:
+        write_text(folder / "half.txt", "half")
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        run.once("stage", INPUTS, Made, broken)
+    work = Work()
+    run.once("stage", {"train": None}, Made, work)
+    assert work.found == []
+    assert not run.path("stage", "half.txt").exists()
+
+
+def test_leftovers_of_unknown_inputs_are_discarded(run: RunDir) -> None:
+    run.path("stage").mkdir()
+    run.path("stage", "stray.txt").write_text("?")
+    run.path("stage", "inputs.json").write_text("{broken")
+    work = Work()
+    run.once("stage", INPUTS, Made, work)
+    assert work.found == []
+
+
+def test_a_stage_whose_output_is_missing_runs_again(run: RunDir) -> None:
+    run.once("stage", INPUTS, Made, Work())
+    run.path("stage", "out.txt").unlink()
+    again = Work()
+    run.once("stage", INPUTS, Made, again)
+    assert again.calls == 1
+    assert run.path("stage", "out.txt").read_text() == "42"
+
+
+def test_an_old_record_does_not_vouch_for_work_that_was_broken_off(run: RunDir) -> None:
+    run.once("stage", INPUTS, Made, Work())
+    run.path("stage", "out.txt").unlink()
+
+    def broken(folder: Path) -> Made:
+        (folder / "out.txt").write_text("4")
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        run.once("stage", INPUTS, Made, broken)
+    again = Work()
+    run.once("stage", INPUTS, Made, again)
+    assert again.calls == 1
+    assert run.path("stage", "out.txt").read_text() == "42"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"answer": "x"}', '{"answer": 1, "new": 2}'])
+def test_a_record_that_this_version_does_not_understand_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "result.json").write_text(content)
+    assert read_record(tmp_path / "result.json", Made) is None
+
+
+def test_a_fingerprint_depends_on_content_and_not_on_order() -> None:
+    assert fingerprint({"a": 1, "b": (1, 2)}) == fingerprint({"b": [1, 2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert fingerprint(Made(answer=1)) == fingerprint(Made(answer=1).model_dump())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, ["a.b 1 -> 2"]),
+        ({"a": 1}, {"b": 1}, ["a 1 -> null", "b null -> 1"]),
+        ({"a": "x" * 60}, {"a": "y" * 60}, ["a"]),
+        ({"a": [1]}, {"a": [1]}, []),
+    ],
+)
+def test_differences_name_the_fields(old: Any, new: Any, expected: list[str]) -> None:
+    assert list(differences(old, new)) == expected
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from potstill.progress import Progress
+from potstill.run_dir import open_run
+with open_run(Path(sys.argv[1]), Progress()):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_and_kill_9_frees_the_lock(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+            with (
+                pytest.raises(LockedError, match=rf"pid {holder.pid} on .+ since 20"),
+                open_run(tmp_path, Progress()),
+            ):
+                pass
+            other = subprocess.run(command, input="", capture_output=True, text=True, check=False)
+            assert other.returncode != 0
+            assert f"pid {holder.pid}" in other.stderr
+        finally:
+            os.kill(holder.pid, signal.SIGKILL)
+            holder.wait()
+    with open_run(tmp_path, Progress()):
+        assert f"pid {os.getpid()} " in (tmp_path / "lock").read_text()
+
+
+def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), open_run(tmp_path, Progress()):
+        raise KeyError
+    with open_run(tmp_path, Progress()) as run:
+        assert run.root == tmp_path
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(OSError, match="disk full"), atomic_file(path) as temporary:
+        temporary.write_text("new, but on")
+        raise OSError("disk full")
+    assert path.read_text() == "old"
+    assert [child.name for child in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_failed_rename_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+
+    def fail(*_: Any) -> None:
+        raise OSError("read-only")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", fail)
+        with pytest.raises(OSError, match="read-only"):
+            write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [child.name for child in tmp_path.iterdir()] == ["file.txt"]
+    write_text(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_the_old_file_is_seen_until_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with atomic_file(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_line_ends_are_written_as_they_are(tmp_path: Path) -> None:
+    write_text(tmp_path / "file.txt", "a\r\nb\n\u2028")
+    assert (tmp_path / "file.txt").read_bytes() == "a\r\nb\n\u2028".encode()
+
+
+def test_a_folder_takes_its_place_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    with atomic_folder(target) as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "sub" / "a").write_text("1")
+    with pytest.raises(OSError, match="full"), atomic_folder(target) as temporary:
+        (temporary / "b").write_text("2")
+        raise OSError("full")
+    assert list(folder_files(target, relative_to=tmp_path)) == ["model/sub/a"]
+    with atomic_folder(target) as temporary:
+        (temporary / "c").write_text("3")
+    assert list(folder_files(target, relative_to=tmp_path)) == ["model/c"]
+    assert [child.name for child in tmp_path.iterdir()] == ["model"]
