@@ -79,7 +79,7 @@ data:
   test: data/test.jsonl
   adapt: data/adapt.jsonl
 teacher: {{kind: pretrained, model: "{teacher_folder}"}}
-adapt: {{epochs: 6, batch_size: 16, learning_rate: 5e-3, frozen_layers: 1}}
+adapt: {{epochs: 16, batch_size: 16, learning_rate: 3e-3}}
 label: {{batch_size: 8, batches_per_shard: 2}}
 student: {{kind: shrunk, layers: 2, width: 1/2}}
 train: {{epochs: 4, batch_size: 16, micro_batch_size: 4, learning_rate: 5e-3, evaluate_every: 7}}

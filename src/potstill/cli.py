@@ -22,6 +22,9 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a v
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 StoreFolder = Annotated[Path, typer.Argument(help="The folder of a label store.")]
 
+# Threads that spin while they wait make a busy machine many times slower; read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 GATE_FAILED = 3
 _debug = False
 
@@ -105,7 +108,7 @@ def schema() -> None:
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="losses, teachers, students, tasks, encodings or exporters.")],
+    what: Annotated[str, typer.Argument(help="losses, teachers, students, tasks, schedules, encodings or exporters.")],
 ) -> None:
     """List the components that a recipe can name."""
     from potstill.components import COMPONENTS, describe

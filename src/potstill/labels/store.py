@@ -149,7 +149,7 @@ class LabelStore:
             raise LabelStoreError(damaged(path, str(error).splitlines()[0])) from None
         if reader.num_record_batches != len(shard.batch_rows):
             raise LabelStoreError(damaged(path, f"{reader.num_record_batches} record batches"))
-        if not reader.schema.equals(self.manifest.encoding.schema(len(self.manifest.source.labels))):
+        if not reader.schema.equals(self.manifest.encoding.arrow_schema(len(self.manifest.source.labels))):
             raise LabelStoreError(damaged(path, "unexpected columns"))
         return reader
 

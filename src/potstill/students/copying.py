@@ -54,7 +54,8 @@ def principal_directions(embeddings: Float[Tensor, "vocabulary width"], size: in
     directions = vectors[:, -size:].flip(1)
     # The sign of an eigenvector is arbitrary; fix it, so that every machine makes the same student.
     signs = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True)).sign()
-    return (directions * signs).float()
+    signed: Tensor = directions * signs
+    return signed.float()
 
 
 class _Cut:
@@ -93,10 +94,12 @@ class _Cut:
         return self._reads(tensor) if tensor.dim() == 2 else tensor
 
     def _reads(self, tensor: Float[Tensor, "out width"]) -> Float[Tensor, "out student_width"]:
-        return tensor @ self._basis * self._gain
+        read: Tensor = tensor @ self._basis * self._gain
+        return read
 
     def _writes(self, tensor: Tensor) -> Tensor:
-        return torch.matmul(self._basis.T, tensor)
+        written: Tensor = self._basis.T @ tensor
+        return written
 
 
 def _basis(embeddings: Float[Tensor, "vocabulary width"], size: int, how: str) -> Float[Tensor, "width {size}"]:

@@ -25,7 +25,7 @@ from potstill.errors import CheckpointError
 from potstill.run_dir import atomic_folder, file_digest, write_json
 
 # Names by parameter, not by position: the same files whatever engine shards the parameters.
-_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,19 @@ def save_checkpoint(
     random: dict[str, Tensor],
 ) -> None:
     """Write the checkpoint of `progressed.step`."""
-    tensors, scalars = _split(get_optimizer_state_dict(model, optimiser, options=_OPTIONS))
+    optimiser_state: dict[str, Any] = get_optimizer_state_dict(model, optimiser, options=_OPTIONS)
+    moments = {
+        f"{parameter}|{name}": tensor
+        for parameter, state in optimiser_state["state"].items()
+        for name, tensor in state.items()
+    }
     with atomic_folder(folder / _name(progressed.step)) as target:
         save_file(_owned(get_model_state_dict(model, options=_OPTIONS)), target / "model.safetensors")
-        save_file(_owned(tensors), target / "optimiser.safetensors")
+        save_file(_owned(moments), target / "optimiser.safetensors")
         save_file(random, target / "random.safetensors")
         digests = {path.name: file_digest(path) for path in sorted(target.iterdir())}
-        write_json(target / "state.json", {"progress": asdict(progressed), "scalars": scalars, "files": digests})
+        groups = optimiser_state["param_groups"]
+        write_json(target / "state.json", {"progress": asdict(progressed), "groups": groups, "files": digests})
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
@@ -93,8 +99,12 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimiser: torch.optim.O
     """Restore model and optimiser in place; returns the random states."""
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_bytes())
     set_model_state_dict(model, {**load_file(checkpoint / "model.safetensors")}, options=_OPTIONS)
-    flat = load_file(checkpoint / "optimiser.safetensors") | state["scalars"]
-    set_optimizer_state_dict(model, optimiser, flat, options=_OPTIONS)
+    moments: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in load_file(checkpoint / "optimiser.safetensors").items():
+        parameter, _, name = key.partition("|")
+        moments.setdefault(parameter, {})[name] = tensor
+    restored: dict[str, Any] = {"state": moments, "param_groups": state["groups"]}
+    set_optimizer_state_dict(model, optimiser, restored, options=_OPTIONS)
     return load_file(checkpoint / "random.safetensors")
 
 
@@ -118,9 +128,3 @@ def _name(step: int) -> str:
 def _owned(tensors: dict[str, Any]) -> dict[str, Tensor]:
     """Copies that share no memory, as safetensors asks: tied weights appear under each of their names."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-
-
-def _split(flat: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = {name: value for name, value in flat.items() if isinstance(value, Tensor)}
-    scalars = {name: value for name, value in flat.items() if not isinstance(value, Tensor)}
-    return tensors, scalars
