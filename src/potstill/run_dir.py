@@ -73,6 +73,7 @@ class RunDir:
             write_json(folder / INPUTS, {"fingerprint": wanted, "inputs": _jsonable(inputs)})
         # An old record must not make what the new work leaves half done look complete.
         (folder / RESULT).unlink(missing_ok=True)
+        _remove_leftovers(folder)
         self.progress.line(f"{name}: started")
         started = time.monotonic()
         made = work(folder)
@@ -203,6 +204,15 @@ def _discard(folder: Path) -> None:
     (folder / RESULT).unlink(missing_ok=True)
     if folder.exists():
         shutil.rmtree(folder)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a process that was killed; the lock says that nobody writes them now."""
+    for path in folder.rglob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _has_files(folder: Path, record: Record) -> bool:

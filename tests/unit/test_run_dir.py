@@ -262,3 +262,18 @@ def test_a_folder_takes_its_place_whole_or_not_at_all(tmp_path: Path) -> None:
         (temporary / "c").write_text("3")
     assert list(folder_files(target, relative_to=tmp_path)) == ["model/c"]
     assert [child.name for child in tmp_path.iterdir()] == ["model"]
+
+
+def test_temporary_files_of_a_killed_process_are_removed_before_work_goes_on(run: RunDir, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run.once("stage", INPUTS, Made, _killed)
+    (tmp_path / "stage/part").mkdir()
+    (tmp_path / "stage/part/.shard.arrow.k3x.tmp").write_text("half a shard")
+    (tmp_path / "stage/part/whole.arrow").write_text("a whole one")
+    work = Work()
+    run.once("stage", INPUTS, Made, work)
+    assert [path.name for path in (tmp_path / "stage/part").iterdir()] == ["whole.arrow"]
+
+
+def _killed(folder: Path) -> Made:
+    raise KeyboardInterrupt

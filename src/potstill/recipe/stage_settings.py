@@ -53,7 +53,7 @@ class AdaptSettings(OptimiserSettings):
 
 
 class LabelSettings(Settings):
-    """One pass of the frozen teacher over all rows that the student is trained or chosen on."""
+    """One pass of the frozen teacher over all rows that the student is trained on."""
 
     encoding: AnyEncoding = Dense()
     batch_size: Count = 64

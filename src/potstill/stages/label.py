@@ -22,7 +22,8 @@ STORE = "label/teacher/logits"
 def label(run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine) -> LabelRecord:
     """The soft labels of every training row, labelled or not; valid for every temperature."""
     source = label_source(recipe, inputs, adapted)
-    depends = {"label": recipe.label, "source": source}
+    # Dense labels serve every temperature, so the grid decides nothing yet.
+    depends = {"label": recipe.label.model_dump(mode="json", exclude={"temperatures"}), "source": source}
     return run.once(
         STORE,
         depends,

@@ -65,7 +65,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
             f"{folder}: the run writes up to {disk / 1e9:.1f} GB and {free / 1e9:.1f} GB are free. "
             "Free some, or give --out on another disk."
         )
-    adapt_rows = len(adapt_split(inputs).rows)
+    adapt_rows = adapt_split(inputs).labelled
     return PlanRecord(
         labels=inputs.labels,
         splits=counts,
