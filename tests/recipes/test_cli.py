@@ -102,6 +102,7 @@ def test_a_second_run_works_on_nothing_and_a_changed_part_reruns_only_what_depen
     assert record(run, "label/teacher/logits")["content_digest"] == labels
 
 
+@pytest.mark.long
 def test_a_new_temperature_schedule_relabels_nothing(finished: Path) -> None:
     changed = finished / "recipe.yaml"
     changed.write_text(changed.read_text() + "losses: [{kind: soft_targets, temperature: 2.5}, {kind: hard_labels}]\n")
