@@ -73,6 +73,7 @@ class AdaptRecord(Record):
     steps: int = 0
     best_step: int = 0
     best_validation_loss: float | None = None
+    best_validation_accuracy: float | None = None
 
 
 class LabelRecord(Record):
@@ -93,6 +94,7 @@ class TrainRecord(Record):
     planned_steps: int
     best_step: int
     best_validation_loss: float
+    best_validation_accuracy: float
     stopped_early: bool
     train_rows: int
     labelled_rows: int

@@ -18,6 +18,7 @@ from potstill.progress import Progress
 from potstill.recipe import OptimiserSettings
 from potstill.signals import IGNORE_INDEX, Batch, Signals
 from potstill.teachers import FrozenTeacher
+from potstill.training import loop
 from potstill.training.engine import Engine, start_engine
 from potstill.training.frozen_layers import FrozenLayers
 from potstill.training.loop import Job, fit
@@ -155,6 +156,17 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_loss(tmp_path
     assert done.stopped_early and done.step == done.best_step + 8
     kept = {path.name for path in (tmp_path / "scratch/checkpoints").iterdir()}
     assert f"step-{done.best_step:08d}" in kept and len(kept) <= 3
+
+
+@pytest.mark.parametrize(("select_by", "best"), [("validation_loss", 8), ("validation_accuracy", 16)])
+def test_the_best_checkpoint_is_the_one_that_select_by_says(
+    select_by: str, best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss and accuracy both rise, as in a model that grows over-confident; of equal accuracies the lower loss wins."""
+    script = iter([(1.0, 0.0), (0.5, 0.6), (0.9, 0.7), (0.8, 0.7), (0.95, 0.7)])
+    monkeypatch.setattr(loop, "validate", lambda *_: loop.Validation(*next(script)))
+    done = fit(job(select_by=select_by, steps=20), tmp_path, Engine(CPU), Progress())
+    assert done.best_step == best
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_and_none_whole_is_an_error(tmp_path: Path) -> None:

@@ -83,6 +83,18 @@ def test_student_and_baseline_start_from_the_same_weights_and_take_the_same_step
     assert student["digest"] != baseline["digest"]
 
 
+def test_the_student_is_chosen_by_validation_loss_and_the_baseline_by_accuracy(finished: Path) -> None:
+    for name, better in (
+        ("student", lambda line: line["validation_loss"]),
+        ("baseline", lambda line: (-line["validation_accuracy"], line["validation_loss"])),
+    ):
+        stage = finished / "run/train" / name
+        lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+        validations = [line for line in lines if line["kind"] == "validation"]
+        assert len(validations) > 1
+        assert record(finished / "run", f"train/{name}")["best_step"] == min(validations, key=better)["step"]
+
+
 def test_a_second_run_works_on_nothing_and_a_changed_part_reruns_only_what_depends_on_it(finished: Path) -> None:
     recipe, run = finished / "recipe.yaml", finished / "run"
     again = potstill("run", recipe, "--out", run)

@@ -115,6 +115,7 @@ def trained(best: float) -> TrainRecord:
         planned_steps=2430,
         best_step=2250,
         best_validation_loss=best,
+        best_validation_accuracy=0.84,
         stopped_early=False,
         train_rows=7766,
         labelled_rows=1000,
@@ -257,7 +258,13 @@ def inputs(*, passed: bool = True, with_baseline: bool = True, hostile: str = HO
             warnings=[f"21 % of the texts are cut off. {hostile}"],
         ),
         "adapt": AdaptRecord(
-            adapted=True, location="model", digest="a" * 64, steps=864, best_step=576, best_validation_loss=0.702
+            adapted=True,
+            location="model",
+            digest="a" * 64,
+            steps=864,
+            best_step=576,
+            best_validation_loss=0.702,
+            best_validation_accuracy=0.84,
         ),
         "label": LabelRecord(rows=8266, content_digest="c" * 64, size_bytes=1_400_000, rows_per_s=88.4),
         "student": trained(0.688),

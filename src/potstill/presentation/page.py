@@ -192,6 +192,7 @@ def _curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
             True,
         ),
         ("Validation loss", both("validation_loss"), False),
+        ("Validation accuracy", both("validation_accuracy"), False),
         ("Temperature", {readable(key.rsplit(".", 1)[0]): points("student", key) for key in temperatures}, False),
         (
             "Weights of the losses (alpha)",

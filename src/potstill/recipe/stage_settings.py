@@ -32,8 +32,10 @@ class OptimiserSettings(Settings):
     """Largest norm of the gradient."""
     evaluate_every: Count | None = None
     """Optimiser steps between evaluations, each with a checkpoint; by default one epoch."""
+    select_by: Literal["validation_loss", "validation_accuracy"] = "validation_loss"
+    """What makes a checkpoint the best; between equal accuracies the lower loss."""
     patience: Count | None = None
-    """Stop after so many evaluations without a lower validation loss; by default never."""
+    """Stop after so many evaluations without a better checkpoint; by default never."""
     keep_checkpoints: Count = 2
     """Newest checkpoints kept beside the best one, until the stage is done."""
     precision: Precision = "auto"
@@ -73,7 +75,8 @@ class TrainSettings(OptimiserSettings):
     alpha: Schedule | None = None
     """Weight of the soft loss, 1 - alpha of the hard one: in place of weights in `losses`."""
     baseline: bool = True
-    """Train the same student on hard labels alone for as many steps: what distilling must beat."""
+    """Train the same student on hard labels alone for as many steps: what distilling must beat. Its checkpoint is
+    the one with the highest validation accuracy, whatever select_by says."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Beside metrics.jsonl, which is always written. Each is an extra of the package."""
 

@@ -83,5 +83,6 @@ def _train(
         steps=done.step,
         best_step=done.best_step,
         best_validation_loss=done.best_validation_loss,
+        best_validation_accuracy=done.best_validation_accuracy,
         files=folder_files(folder / "model", relative_to=folder),
     )

@@ -1,6 +1,7 @@
 """train: the student from stored labels, and the baseline, the same student from hard labels alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 from potstill.data.rows import Row, rows_fingerprint
 from potstill.labels import LabelStore, StoredTeacher
 from potstill.losses import AnyLoss, HardLabels, MixedLoss
-from potstill.recipe import Recipe
+from potstill.recipe import Recipe, TrainSettings
 from potstill.records import AdaptRecord, LabelRecord, TrainRecord
 from potstill.run_dir import RunDir, fingerprint, folder_files
 from potstill.schedules import Constant
@@ -26,7 +27,17 @@ from potstill.training.engine import Engine
 from potstill.training.loop import Job, fit
 from potstill.training.metrics import open_trackers
 
-Member = Literal["student", "baseline"]
+
+@dataclass(frozen=True)
+class Member:
+    """What the trainings of student and baseline differ in."""
+
+    name: Literal["student", "baseline"]
+    rows: Sequence[Row]
+    losses: Sequence[AnyLoss]
+    settings: TrainSettings
+    open_teacher: Callable[[], Teacher]
+    depends: Mapping[str, object] = field(default_factory=dict)
 
 
 def train_student(
@@ -39,40 +50,48 @@ def train_student(
         store.require(label_source(recipe, inputs, adapted))
         return StoredTeacher(store, engine.device)
 
-    rows = inputs.splits["train"].rows
-    depends = {"labels": labels.content_digest}
-    return _train(run, recipe, inputs, adapted, engine, "student", rows, recipe.weighted_losses(), teacher, depends)
+    student = Member(
+        name="student",
+        rows=inputs.splits["train"].rows,
+        losses=recipe.weighted_losses(),
+        settings=recipe.train,
+        open_teacher=teacher,
+        depends={"labels": labels.content_digest},
+    )
+    return _train(run, recipe, inputs, adapted, engine, student)
 
 
 def train_baseline(
     run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine
 ) -> TrainRecord | None:
-    """The same student, first weights and number of steps, on the hard labels of the labelled rows."""
+    """The same student, first weights and number of steps, on the hard labels of the labelled rows.
+
+    On few rows it soon grows over-confident: its validation loss rises while its accuracy does too. Chosen by the
+    loss it would stop there, and distilling would look better than it is.
+    """
     if not recipe.train.baseline:
         return None
     rows = [row for row in inputs.splits["train"].rows if row.label is not None]
     smoothing = next((loss.label_smoothing for loss in recipe.losses if isinstance(loss, HardLabels)), 0.0)
-    losses = (HardLabels(weight=Constant(value=1.0), label_smoothing=smoothing),)
-    return _train(run, recipe, inputs, adapted, engine, "baseline", rows, losses, lambda: no_teacher, {})
+    baseline = Member(
+        name="baseline",
+        rows=rows,
+        losses=(HardLabels(weight=Constant(value=1.0), label_smoothing=smoothing),),
+        settings=recipe.train.model_copy(update={"select_by": "validation_accuracy"}),
+        open_teacher=lambda: no_teacher,
+    )
+    return _train(run, recipe, inputs, adapted, engine, baseline)
 
 
 def _train(
-    run: RunDir,
-    recipe: Recipe,
-    inputs: Inputs,
-    adapted: AdaptRecord,
-    engine: Engine,
-    member: Member,
-    rows: Sequence[Row],
-    losses: Sequence[AnyLoss],
-    open_teacher: Callable[[], Teacher],
-    also: dict[str, str],
+    run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine, member: Member
 ) -> TrainRecord:
-    settings = recipe.train
+    settings, rows = member.settings, member.rows
     steps = total_steps(settings, len(inputs.splits["train"].rows))
-    depends: dict[str, object] = also | {
+    depends = {
+        **member.depends,
         "train": settings.model_dump(mode="json", exclude={"baseline", "trackers", "alpha"}),
-        "losses": [loss.model_dump(mode="json") for loss in losses],
+        "losses": [loss.model_dump(mode="json") for loss in member.losses],
         "student": recipe.student.model_dump(mode="json"),
         "teacher": adapted.digest,
         "classes": inputs.labels,
@@ -86,14 +105,14 @@ def _train(
     def work(folder: Path) -> TrainRecord:
         model = initial_student(recipe, inputs, run, adapted)
         initial = weights_digest(model)
-        trackers = open_trackers(settings.trackers, folder, member) if engine.is_main else []
+        trackers = open_trackers(settings.trackers, folder, member.name) if engine.is_main else []
         job = Job(
-            name=f"train/{member}",
+            name=f"train/{member.name}",
             model=model,
             rows=recipe.task.encode(rows, inputs.tokenizer, inputs.labels),
             validation=recipe.task.encode(inputs.splits["validation"].rows, inputs.tokenizer, inputs.labels),
-            loss=MixedLoss([loss.build() for loss in losses]),
-            teacher=open_teacher(),
+            loss=MixedLoss([loss.build() for loss in member.losses]),
+            teacher=member.open_teacher(),
             total_steps=steps,
             seed=recipe.seed,
             settings=settings,
@@ -112,13 +131,14 @@ def _train(
             planned_steps=job.total_steps,
             best_step=done.best_step,
             best_validation_loss=done.best_validation_loss,
+            best_validation_accuracy=done.best_validation_accuracy,
             stopped_early=done.stopped_early,
             train_rows=len(rows),
             labelled_rows=sum(row.label is not None for row in rows),
             files=folder_files(folder / "model", relative_to=folder),
         )
 
-    return run.once(f"train/{member}", depends, TrainRecord, work)
+    return run.once(f"train/{member.name}", depends, TrainRecord, work)
 
 
 def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:

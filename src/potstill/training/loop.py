@@ -7,7 +7,7 @@ rows, divided once by their number, whether they came in one forward pass or in 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -99,9 +99,9 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
             advance(1, f"loss {line['loss']:.3f}")
             evaluated = done.step % evaluate_every == 0 or done.step == job.total_steps
             if evaluated:
-                loss = validation_loss(job.model, job.validation, settings, engine)
-                done = _judged(done, loss, settings.patience)
-                _log(metrics, job.trackers, {"kind": "validation", "step": done.step, "validation_loss": loss})
+                found = validate(job.model, job.validation, settings, engine)
+                done = _judged(done, found, settings)
+                _log(metrics, job.trackers, {"kind": "validation", "step": done.step, **asdict(found)})
             stop = engine.any(stopping.requested())
             if evaluated or stop:
                 _save(checkpoints, module, optimiser, done, settings, engine, metrics)
@@ -111,21 +111,30 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
     return done
 
 
-def validation_loss(model: nn.Module, rows: BatchSource, settings: OptimiserSettings, engine: Engine) -> float:
-    """Mean cross-entropy with the true labels, in nats: what chooses the checkpoint, not the scheduled loss."""
+@dataclass(frozen=True)
+class Validation:
+    """What chooses the checkpoint, not the scheduled loss: mean cross-entropy in nats, and share of right answers."""
+
+    validation_loss: float
+    validation_accuracy: float
+
+
+def validate(model: nn.Module, rows: BatchSource, settings: OptimiserSettings, engine: Engine) -> Validation:
+    """Compare the model with the true labels."""
     training = model.training
     model.eval()
-    total = torch.zeros(2, dtype=torch.float64, device=engine.device)
+    total = torch.zeros(3, dtype=torch.float64, device=engine.device)
     batches = batches_by_length(rows.lengths, settings.micro_batch_size or settings.batch_size)
     with torch.inference_mode(), engine.autocast(settings.precision):
         for indices in batches[engine.rank :: engine.world_size]:
             batch = rows.collate(indices).to(engine.device)
             logits = model(**batch.inputs).logits.float()
             total[0] += nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
-            total[1] += len(indices)
+            total[1] += (logits.argmax(dim=-1) == batch.labels).sum()
+            total[2] += len(indices)
     model.train(training)
-    engine.sum(total)
-    return float(total[0] / total[1])
+    loss, right, count = engine.sum(total).tolist()
+    return Validation(loss / count, right / count)
 
 
 def _step(
@@ -195,12 +204,25 @@ def _adamw(module: nn.Module, settings: OptimiserSettings) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
-def _judged(done: Progressed, loss: float, patience: int | None) -> Progressed:
+def _judged(done: Progressed, found: Validation, settings: OptimiserSettings) -> Progressed:
     """The progress after an evaluation: a new best, or one more without gain."""
-    if loss < done.best_validation_loss:
-        return replace(done, best_step=done.step, best_validation_loss=loss, evaluations_without_gain=0)
+    loss, accuracy = found.validation_loss, found.validation_accuracy
+    better = loss < done.best_validation_loss
+    if settings.select_by == "validation_accuracy":
+        best = done.best_validation_accuracy
+        # The first evaluation is the best so far even where nothing was right.
+        better = accuracy > best or (accuracy == best and better)
+    if better:
+        return replace(
+            done,
+            best_step=done.step,
+            best_validation_loss=loss,
+            best_validation_accuracy=accuracy,
+            evaluations_without_gain=0,
+        )
     without = done.evaluations_without_gain + 1
-    return replace(done, evaluations_without_gain=without, stopped_early=patience is not None and without >= patience)
+    stopped = settings.patience is not None and without >= settings.patience
+    return replace(done, evaluations_without_gain=without, stopped_early=stopped)
 
 
 def _resume(
