@@ -6,6 +6,7 @@ from pathlib import Path
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import dump_recipe
+from potstill.records import FinishedRun
 from potstill.run_dir import Record, RunDir, open_run, write_json, write_text
 from potstill.stages.adapt import adapt
 from potstill.stages.common import read_inputs
@@ -33,10 +34,8 @@ def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[
     yield "evaluate", (measured := evaluate(run, recipe, inputs, teacher, student, baseline, engine))
     yield "gate", (verdict := gate(run, recipe, measured))
     yield "export", (exported := export(run, recipe, inputs, student, verdict, engine))
-    yield (
-        "report",
-        report(run, recipe, planned, teacher, labels, student, baseline, measured, verdict, exported),
-    )
+    finished = FinishedRun(planned, teacher, labels, student, baseline, measured, verdict, exported)
+    yield "report", report(run, recipe, finished)
 
 
 def run_recipe(recipe: Recipe, base: Path, out: Path, progress: Progress, until: str = "report") -> dict[str, Record]:

@@ -3,6 +3,7 @@
 Names of fields here are read by other programs: add fields, do not rename them.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -224,3 +225,17 @@ class ExportRecord(Record):
 class ReportRecord(Record):
     html: Literal["report.html"] = "report.html"
     model_card: Literal["MODEL_CARD.md"] = "MODEL_CARD.md"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """All that a run found, for who presents it."""
+
+    plan: PlanRecord
+    adapt: AdaptRecord
+    label: LabelRecord
+    student: TrainRecord
+    baseline: TrainRecord | None
+    evaluation: EvaluateRecord
+    gate: GateRecord
+    export: ExportRecord

@@ -18,7 +18,7 @@ from potstill.data.batches import StepIterator, batches_by_length, micro_batches
 from potstill.data.encoded import EncodedRows
 from potstill.data.near_copies import near_copies, normalised, shingles
 from potstill.data.prepare import DataSettings, prepare
-from potstill.data.rows import Columns, Row, check_unique_ids, read_rows, rows_fingerprint, texts_fingerprint
+from potstill.data.rows import Columns, Row, read_rows, rows_fingerprint, texts_fingerprint
 from potstill.data.splits import stable_fraction, stable_order
 from potstill.errors import DataError
 from potstill.tasks import TextClassification
@@ -143,10 +143,11 @@ def test_a_broken_parquet_file_is_a_data_error(tmp_path: Path) -> None:
         read_rows(tmp_path / "rows.parquet", Columns())
 
 
-def test_a_duplicate_id_is_named_with_both_rows() -> None:
-    rows = [Row("a", "1", None), Row("q17", "2", None), Row("b", "3", None), Row("q17", "4", None)]
-    with pytest.raises(DataError, match='Duplicate id "q17": rows 1, 3'):
-        check_unique_ids(rows, "data")
+def test_an_id_of_two_texts_is_named_with_both_lines(tmp_path: Path) -> None:
+    content = b'{"id": "a", "text": "1"}\n{"id": "q17", "text": "2"}\n\n{"id": "q17", "text": "3"}\n'
+    with pytest.raises(DataError, match=r'rows\.jsonl: Duplicate id "q17": line 2, line 4\. Give each row'):
+        read(tmp_path, content)
+    assert len(read(tmp_path, content.replace(b"3", b"2"))) == 3, "the same text again is a duplicate row"
 
 
 def test_fingerprints_depend_on_what_they_are_of() -> None:
@@ -253,7 +254,7 @@ def test_the_same_id_in_two_splits_is_refused(tmp_path: Path) -> None:
         validation=[row("two", id="b")],
         train=[row("three", id="a")],
     )
-    with pytest.raises(DataError, match='Duplicate id "a"'):
+    with pytest.raises(DataError, match=r'Duplicate id "a": in data\.test and data\.train'):
         prepare(FILES, tmp_path)
 
 

@@ -1,6 +1,6 @@
 """From the files of a recipe to clean splits: no duplicates, no test text in training, every loss of rows counted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from potstill.data.near_copies import near_copies, normalised
-from potstill.data.rows import Columns, Row, check_unique_ids, read_rows, rows_fingerprint
+from potstill.data.rows import OWN_ID, Columns, Row, read_rows, rows_fingerprint
 from potstill.data.splits import stable_fraction
 from potstill.errors import DataError
 from potstill.settings import Settings
@@ -76,7 +76,7 @@ def prepare(settings: DataSettings, base: Path) -> dict[str, Split]:
         splits = _without_near_copies(splits, settings.near_copies)
     for name, split in splits.items():
         _check(name, split)
-    check_unique_ids([row for split in splits.values() for row in split.rows], "data")
+    _check_unique_ids(splits)
     return splits
 
 
@@ -154,3 +154,13 @@ def _check(name: str, split: Split) -> None:
         )
     if name == "train" and len(missing) == len(split.rows):
         raise DataError("data.train: no row is labelled. The hard-label loss and the baseline need some labelled rows.")
+
+
+def _check_unique_ids(splits: Mapping[str, Split]) -> None:
+    seen: dict[str, str] = {}
+    for name, split in splits.items():
+        for row in split.rows:
+            if row.id in seen:
+                places = f"data.{seen[row.id]} and data.{name}" if seen[row.id] != name else f"data.{name}, twice"
+                raise DataError(f'Duplicate id "{row.id}": in {places}. {OWN_ID}')
+            seen[row.id] = name

@@ -13,6 +13,8 @@ from potstill.settings import Settings
 MAX_ROW_CHARACTERS = 10_000_000
 """A longer line is taken for a broken file; real documents are far below it."""
 
+OWN_ID = "Give each row an id of its own, or remove the column for ids made from the text."
+
 
 class Columns(Settings):
     """The names of the columns, by the conventions of Hugging Face datasets."""
@@ -45,7 +47,16 @@ def read_rows(path: Path, columns: Columns) -> list[Row]:
         raw = _json_lines(path)
     else:
         raise DataError(f"{path}: unknown format {path.suffix!r}; expected .jsonl or .parquet.")
-    rows = [_row(path, place, record, columns) for place, record in raw]
+    rows: list[Row] = []
+    seen: dict[str, tuple[str, Row]] = {}
+    for place, record in raw:
+        row = _row(path, place, record, columns)
+        # Labels are found by id, so an id of two texts would give one of them the labels of the other. The same
+        # text again is a duplicate, and dropping those is left to who prepares the data.
+        first_place, first = seen.setdefault(row.id, (place, row))
+        if first.text != row.text:
+            raise DataError(f'{path}: Duplicate id "{row.id}": {first_place}, {place}. {OWN_ID}')
+        rows.append(row)
     if not rows:
         raise DataError(f"{path}: 0 rows. Nothing written.")
     return rows
@@ -71,22 +82,6 @@ def _digest(values: Iterable[list[str | None]]) -> str:
 def text_id(text: str) -> str:
     """The id of a row that brings none: the first 16 hexadecimal digits of the sha256 of its text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def check_unique_ids(rows: Sequence[Row], where: str) -> None:
-    """Labels are found by id, so an id that occurs twice would give a row the labels of another.
-
-    Raises:
-        DataError: the id and the numbers of both rows.
-    """
-    seen: dict[str, int] = {}
-    for number, row in enumerate(rows):
-        first = seen.setdefault(row.id, number)
-        if first != number:
-            raise DataError(
-                f'{where}: Duplicate id "{row.id}": rows {first}, {number}. '
-                "Give each row an id of its own, or remove the column for ids made from the text."
-            )
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:

@@ -7,23 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from potstill.presentation import charts
-from potstill.records import (
-    AdaptRecord,
-    ClassRow,
-    Comparison,
-    Estimate,
-    EvaluateRecord,
-    ExportRecord,
-    GateRecord,
-    LabelRecord,
-    PlanRecord,
-    TrainRecord,
-)
+from potstill.records import ClassRow, Comparison, Estimate, EvaluateRecord, FinishedRun, GateRecord
 
 MAX_TEXT = 300
 """Characters of a sample text that the report shows."""
@@ -34,72 +23,46 @@ _METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 
 def render_html(
+    run: FinishedRun,
     *,
     title: str,
     recipe_yaml: str,
-    plan: PlanRecord,
-    adapt: AdaptRecord,
-    label: LabelRecord,
-    student: TrainRecord,
-    baseline: TrainRecord | None,
-    evaluation: EvaluateRecord,
-    gate: GateRecord,
-    export: ExportRecord,
     metrics: Mapping[str, Sequence[Mapping[str, Any]]],
     environment: Mapping[str, str],
 ) -> str:
     """One whole HTML page without scripts. `metrics` holds the parsed lines of each metrics.jsonl."""
-    template = _environment(autoescape=True).get_template("report.html.j2")
-    return template.render(
+    return _render(
+        _environment(autoescape=True).get_template("report.html.j2"),
+        run,
         title=title,
-        verdict=verdict(evaluation, gate),
         recipe_yaml=recipe_yaml,
-        plan=plan,
-        adapt=adapt,
-        label=label,
-        student=student,
-        baseline=baseline,
-        evaluation=evaluation,
-        metric=_METRICS.get(evaluation.primary_metric, evaluation.primary_metric),
-        comparison=comparison_rows(evaluation),
-        gate=gate,
-        export=export,
         environment=environment,
-        classes=by_drop(evaluation.classes),
-        trade_off=Markup(charts.trade_off(evaluation.models, evaluation.floors)),
+        classes=by_drop(run.evaluation.classes),
+        trade_off=Markup(charts.trade_off(run.evaluation.models, run.evaluation.floors)),
         curves=[Markup(svg) for svg in _curves(metrics)],
     )
 
 
-def render_model_card(
-    *,
-    title: str,
-    recipe_yaml: str,
-    plan: PlanRecord,
-    adapt: AdaptRecord,
-    student: TrainRecord,
-    evaluation: EvaluateRecord,
-    gate: GateRecord,
-    export: ExportRecord,
-    environment: Mapping[str, str],
-) -> str:
+def render_model_card(run: FinishedRun, *, title: str, recipe_yaml: str, environment: Mapping[str, str]) -> str:
     """A Hugging Face model card in Markdown. The licence is left out, since nothing here knows it."""
-    template = _environment(autoescape=False).get_template("model_card.md.j2")
-    recipe = YAML(typ="safe", pure=True).load(recipe_yaml)
-    return template.render(
+    return _render(
+        _environment(autoescape=False).get_template("model_card.md.j2"),
+        run,
         title=title,
-        verdict=verdict(evaluation, gate),
-        recipe=recipe,
         recipe_yaml=recipe_yaml,
-        plan=plan,
-        adapt=adapt,
-        student=student,
-        evaluation=evaluation,
-        metric=_METRICS.get(evaluation.primary_metric, evaluation.primary_metric),
-        comparison=comparison_rows(evaluation),
-        gate=gate,
-        export=export,
         environment=environment,
+        recipe=YAML(typ="safe", pure=True).load(recipe_yaml),
+    )
+
+
+def _render(template: Template, run: FinishedRun, **more: Any) -> str:
+    metric = run.evaluation.primary_metric
+    return template.render(
+        **vars(run),
+        verdict=verdict(run.evaluation, run.gate),
+        metric=_METRICS.get(metric, metric),
+        comparison=comparison_rows(run.evaluation),
+        **more,
     )
 
 

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 from potstill.errors import RecipeError
 from potstill.recipe import Recipe
@@ -68,11 +69,13 @@ def _parse(path: Path) -> CommentedMap:
     # The round-trip loader knows line numbers, builds no objects from tags, and refuses duplicate keys.
     yaml = YAML(typ="rt", pure=True)
     try:
-        document = yaml.load(content.decode("utf-8-sig"))
-    except DuplicateKeyError as error:
-        raise RecipeError(f"{path}: {_duplicate(error)}") from None
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise RecipeError(f"{path}: not UTF-8. Save it as UTF-8.") from None
+    try:
+        document = yaml.load(text)
+    except DuplicateKeyError as error:
+        raise RecipeError(f"{path}: {_duplicate(error, text)}") from None
     except Exception as error:  # the constructors of tagged values raise all kinds
         raise RecipeError(f"{path}: {_syntax(error)}") from None
     if not isinstance(document, CommentedMap):
@@ -90,12 +93,32 @@ def _syntax(error: Exception) -> str:
     return f"not YAML: {reason[0]}."
 
 
-def _duplicate(error: DuplicateKeyError) -> str:
-    key = re.search(r'duplicate key "([^"]*)"', str(error.problem))
-    first = error.context_mark.line + 1 if error.context_mark else 0
-    second = error.problem_mark.line + 1 if error.problem_mark else 0
-    name = key.group(1) if key else "a key"
-    return f"line {second}: {name!r} is given twice in the block that starts at line {first}. Keep one of them."
+def _duplicate(error: DuplicateKeyError, text: str) -> str:
+    """Both lines: the error knows the second, the nodes of the block that it happened in know the first."""
+    second = error.problem_mark
+    for block in _mappings(YAML(typ="rt", pure=True).compose(text)):
+        keys = [key for key, _ in block.value]
+        again = next((key for key in keys if second and key.start_mark.index == second.index), None)
+        if again is not None:
+            first = next(key for key in keys if key.value == again.value)
+            lines = f"lines {first.start_mark.line + 1} and {again.start_mark.line + 1}"
+            return f"{lines}: {again.value!r} is given twice. Keep one of them."
+    return _syntax(error)
+
+
+def _mappings(root: Any) -> Iterator[MappingNode]:
+    """Every mapping below a node, once, however many aliases lead to it."""
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, MappingNode):
+            yield node
+            waiting += [value for _, value in node.value]
+        elif isinstance(node, SequenceNode):
+            waiting += node.value
 
 
 def _plain(value: Any, path: Path) -> Any:

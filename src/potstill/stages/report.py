@@ -10,16 +10,7 @@ from typing import Any
 from potstill.presentation.page import render_html, render_model_card
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import dump_recipe
-from potstill.records import (
-    AdaptRecord,
-    EvaluateRecord,
-    ExportRecord,
-    GateRecord,
-    LabelRecord,
-    PlanRecord,
-    ReportRecord,
-    TrainRecord,
-)
+from potstill.records import FinishedRun, ReportRecord
 from potstill.run_dir import RunDir, file_digest, write_text
 from potstill.training.metrics import read_metrics
 
@@ -35,41 +26,24 @@ PACKAGES = (
 )
 
 
-def report(
-    run: RunDir,
-    recipe: Recipe,
-    plan: PlanRecord,
-    adapt: AdaptRecord,
-    label: LabelRecord,
-    student: TrainRecord,
-    baseline: TrainRecord | None,
-    evaluation: EvaluateRecord,
-    gate: GateRecord,
-    export: ExportRecord,
-) -> ReportRecord:
+def report(run: RunDir, recipe: Recipe, finished: FinishedRun) -> ReportRecord:
     """`report.html` and `MODEL_CARD.md`."""
-    records = [plan, adapt, label, student, baseline, evaluation, gate, export]
     depends = {
         "recipe": recipe,
-        "records": [None if record is None else record.fingerprint for record in records],
+        "records": [None if record is None else record.fingerprint for record in vars(finished).values()],
     }
 
     def work(folder: Path) -> ReportRecord:
-        members = ["student"] + (["baseline"] if baseline else [])
+        student = finished.plan.student
         facts: dict[str, Any] = {
-            "title": f"{recipe.teacher.model} to {plan.student.layers} x {plan.student.width}",
+            "title": f"{recipe.teacher.model} to {student.layers} x {student.width}",
             "recipe_yaml": dump_recipe(recipe),
-            "plan": plan,
-            "adapt": adapt,
-            "student": student,
-            "evaluation": evaluation,
-            "gate": gate,
-            "export": export,
             "environment": environment(),
         }
+        members = ["student"] + (["baseline"] if finished.baseline else [])
         metrics = {name: read_metrics(run.path("train", name, "metrics.jsonl")) for name in members}
-        write_text(folder / "report.html", render_html(label=label, baseline=baseline, metrics=metrics, **facts))
-        write_text(folder / "MODEL_CARD.md", render_model_card(**facts))
+        write_text(folder / "report.html", render_html(finished, metrics=metrics, **facts))
+        write_text(folder / "MODEL_CARD.md", render_model_card(finished, **facts))
         return ReportRecord(files={name: file_digest(folder / name) for name in ("report.html", "MODEL_CARD.md")})
 
     return run.once("report", depends, ReportRecord, work)

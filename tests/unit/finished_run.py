@@ -1,0 +1,283 @@
+"""The records of a run that never was, with texts that try to become markup, for the tests of what is shown."""
+
+import math
+from typing import Any
+
+from potstill.records import (
+    AdaptRecord,
+    Agreement,
+    Artefact,
+    Check,
+    ClassRow,
+    Comparison,
+    Disagreement,
+    Estimate,
+    EvaluateRecord,
+    ExportRecord,
+    FinishedRun,
+    Floor,
+    GateRecord,
+    LabelRecord,
+    Measurement,
+    ModelEvaluation,
+    PlanRecord,
+    ShapeRecord,
+    SplitCounts,
+    TrainRecord,
+)
+
+HOSTILE = (
+    "<script>alert(1)</script> {{ 7 * 7 }} {% raw %} \x00\x1b[31m \u202egnp.exe 🦊 | `code` ```\n"
+    "<img src=http://example.invalid/x onerror=alert(1)> $\\frac{1}{2}$ ]]> --> ' \""
+)
+RECIPE = f"""\
+# {HOSTILE.splitlines()[0].replace(chr(0), "").replace(chr(27), "")}
+task:
+  kind: text_classification
+  max_length: 64
+teacher:
+  model: pkg:some_package/model
+losses:
+- kind: soft_targets
+- kind: hard_labels
+"""
+SECTIONS = (
+    "findings",
+    "comparison",
+    "gate",
+    "trade-off",
+    "significance",
+    "classes",
+    "disagreements",
+    "training",
+    "done",
+    "recipe",
+    "environment",
+)
+
+
+def model(accuracy: float, latency: float, parameters: int) -> ModelEvaluation:
+    return ModelEvaluation(
+        accuracy=accuracy,
+        accuracy_interval=Estimate(value=accuracy, low=accuracy - 0.017, high=accuracy + 0.016),
+        macro_f1=accuracy - 0.03,
+        macro_f1_interval=Estimate(value=accuracy - 0.03, low=accuracy - 0.052, high=accuracy - 0.01),
+        cross_entropy=0.71,
+        expected_calibration_error=0.043,
+        latency_p50_ms=latency,
+        latency_p95_ms=2.1 * latency,
+        latency_p99_ms=2.6 * latency,
+        throughput_per_s=1300 / latency,
+        peak_memory_bytes=430_000_000,
+        size_bytes=4 * parameters,
+        num_parameters=parameters,
+        num_parameters_without_embeddings=parameters // 3,
+    )
+
+
+def shape(layers: int, width: int) -> ShapeRecord:
+    return ShapeRecord(
+        family="bert",
+        layers=layers,
+        width=width,
+        heads=width // 32,
+        intermediate=4 * width,
+        vocabulary=30522,
+        classes=45,
+        parameters=22_730_000,
+        embedding_parameters=11_900_000,
+    )
+
+
+def split(rows: int, labelled: int) -> SplitCounts:
+    return SplitCounts(
+        read=rows + 12,
+        rows=rows,
+        labelled=labelled,
+        truncated=rows // 5,
+        blank_dropped=0,
+        duplicates_dropped=10,
+        near_copies_dropped=2,
+        fingerprint="f" * 64,
+    )
+
+
+def trained(best: float) -> TrainRecord:
+    return TrainRecord(
+        digest="d" * 64,
+        initial_digest="e" * 64,
+        steps=2430,
+        planned_steps=2430,
+        best_step=2250,
+        best_validation_loss=best,
+        best_validation_accuracy=0.84,
+        stopped_early=False,
+        train_rows=7766,
+        labelled_rows=1000,
+    )
+
+
+def gate(passed: bool) -> GateRecord:
+    return GateRecord(
+        passed=passed,
+        checks=[
+            Check(name="min_retention", required=">= 0.95", measured=0.974 if passed else 0.931, passed=passed),
+            Check(name="min_speedup", required=">= 5.0", measured=7.14, passed=True),
+            Check(name="min_agreement", required=">= 0.92", measured=0.934 if passed else None, passed=passed),
+        ],
+    )
+
+
+def evaluation(*, with_baseline: bool, hostile: str = HOSTILE) -> EvaluateRecord:
+    models = {"teacher": model(0.834, 10.0, 22_730_000), "student": model(0.812, 1.4, 7_050_000)}
+    comparisons = [comparison("student", "teacher", -2.2, 0.0004)]
+    if with_baseline:
+        models["baseline"] = model(0.741, 1.41, 7_050_000)
+        comparisons.append(comparison("student", "baseline", 7.1, 1e-12))
+    names = [hostile, *(f"licence-{number}" for number in range(44))]
+    return EvaluateRecord(
+        primary_metric="accuracy",
+        test_rows=2000,
+        models=models,
+        retention=Estimate(value=0.974, low=0.958, high=0.989),
+        drop_points=Estimate(value=2.2, low=0.9, high=3.5),
+        speedup=7.14,
+        throughput_ratio=7.0,
+        size_ratio=3.2,
+        gain_over_baseline_points=Estimate(value=7.1, low=5.4, high=8.8) if with_baseline else None,
+        agreement={
+            name: Agreement(
+                all_rows=Estimate(value=0.934, low=0.923, high=0.944),
+                teacher_wrong=0.72,
+                teacher_wrong_rows=332,
+                kl_from_teacher=0.184,
+            )
+            for name in models
+            if name != "teacher"
+        },
+        comparisons=comparisons,
+        floors={
+            "student_labels": Floor(labelled_rows=1000, accuracy=0.655, macro_f1=0.601),
+            "teacher_labels": Floor(labelled_rows=4600, accuracy=0.792, macro_f1=0.764),
+        },
+        classes=[
+            ClassRow(
+                label=name,
+                rows=20 + number,
+                teacher_accuracy=None if number == 3 else 0.9,
+                student_accuracy=None if number == 3 else 0.6 + (number % 13) / 40,
+                baseline_accuracy=0.7 if with_baseline else None,
+            )
+            for number, name in enumerate(names)
+        ],
+        disagreements=[
+            Disagreement(
+                id=f"row-{number} {hostile}",
+                text=(hostile + " word") * (1 + 9 * number),
+                truth="mit",
+                teacher="mit" if number % 2 else "bsd-new",
+                student="gpl-2.0-plus" if number % 2 else "mit",
+                baseline="mit" if with_baseline else None,
+            )
+            for number in range(4)
+        ],
+        measurement=Measurement(threads=1, device="cpu", rows=200, rounds=2, warmup=20, batch_size_throughput=32),
+        findings=[
+            "The student gains 7.1 points (5.4 to 8.8) over the same model trained without the teacher.",
+            f"The class that loses most is {hostile}.",
+        ],
+    )
+
+
+def comparison(of: str, against: str, difference: float, p: float) -> Comparison:
+    return Comparison(
+        of=of,
+        against=against,
+        accuracy_points=Estimate(value=difference, low=difference - 1.3, high=difference + 1.2),
+        only_of_right=61,
+        only_against_right=105,
+        mcnemar_p=p,
+    )
+
+
+def metrics(*, with_baseline: bool) -> dict[str, list[dict[str, Any]]]:
+    def lines(start: float) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for step in range(1, 2431):
+            done = step / 2430
+            loss = start * math.exp(-4 * done) + 0.3 + 0.2 * math.sin(step * 1.7)
+            found.append(
+                {
+                    "kind": "step",
+                    "step": step,
+                    "loss": loss,
+                    "soft_targets": loss / 2,
+                    "hard_labels": loss / 3,
+                    "soft_targets.temperature": 4 - 3 * done,
+                    "soft_targets.weight": 0.7 - 0.2 * done,
+                    "hard_labels.weight": 0.3 + 0.2 * done,
+                    "learning_rate": 1e-3 * min(done * 10, (1 - done) / 0.9),
+                    "gradient_norm": 1.0,
+                }
+            )
+            if step % 250 == 0:
+                loss, accuracy = 0.6 + math.exp(-5 * done), 0.84 - math.exp(-5 * done)
+                found.append(
+                    {"kind": "validation", "step": step, "validation_loss": loss, "validation_accuracy": accuracy}
+                )
+        return found
+
+    return {"student": lines(6.0)} | ({"baseline": lines(3.0)} if with_baseline else {})
+
+
+def inputs(*, passed: bool = True, with_baseline: bool = True, hostile: str = HOSTILE) -> dict[str, Any]:
+    artefact = Artefact(
+        kind="safetensors", folder="export/x", size_bytes=28_200_000, max_logit_difference=0.0, passed=True
+    )
+    run = FinishedRun(
+        plan=PlanRecord(
+            labels=[hostile, "mit", "bsd-new"],
+            splits={
+                "train": split(7766, 1000),
+                "validation": split(500, 500),
+                "test": split(2000, 2000),
+                "adapt": split(4600, 4600),
+            },
+            teacher=shape(6, 384),
+            student=shape(2, 192),
+            steps=2430,
+            adapt_steps=864,
+            label_store_bytes=1_400_000,
+            disk_bytes=400_000_000,
+            disk_free_bytes=20_000_000_000,
+            warnings=[f"21 % of the texts are cut off. {hostile}"],
+        ),
+        adapt=AdaptRecord(
+            adapted=True,
+            location="model",
+            digest="a" * 64,
+            steps=864,
+            best_step=576,
+            best_validation_loss=0.702,
+            best_validation_accuracy=0.84,
+        ),
+        label=LabelRecord(rows=8266, content_digest="c" * 64, size_bytes=1_400_000, rows_per_s=88.4),
+        student=trained(0.688),
+        baseline=trained(0.921) if with_baseline else None,
+        evaluation=evaluation(with_baseline=with_baseline, hostile=hostile),
+        gate=gate(passed),
+        export=ExportRecord(skipped=not passed, artefacts=[artefact] if passed else []),
+    )
+    return {
+        "run": run,
+        "title": f"Which licence? {hostile}",
+        "recipe_yaml": RECIPE,
+        "metrics": metrics(with_baseline=with_baseline),
+        "environment": {"python": "3.11.9", "processor": f"two cores {hostile}"},
+    }
+
+
+def card_inputs(**choices: Any) -> dict[str, Any]:
+    found = inputs(**choices)
+    del found["metrics"]
+    return found
