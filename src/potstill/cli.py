@@ -1,5 +1,6 @@
 """The command line: thin, with heavy imports inside the commands."""
 
+import errno
 import json
 import os
 import sys
@@ -159,17 +160,20 @@ def _run(recipe: Path, out: Path, overrides: list[str], quiet: bool, until: str)
     from potstill.presentation.terminal import plan_lines, result_table
     from potstill.progress import for_console
     from potstill.recipe.yaml_file import load_recipe
+    from potstill.training.engine import is_main_process
 
     loaded = load_recipe(recipe, overrides)
     records: dict[str, Any] = run_recipe(loaded, recipe.parent, out, for_console(quiet=quiet), until)
     if until in ("plan", "adapt", "label", "train"):
-        for line in plan_lines(records["plan"]):
-            typer.echo(line)
+        if is_main_process():
+            for line in plan_lines(records["plan"]):
+                typer.echo(line)
         return
-    result_table(records["evaluate"], records.get("gate"))
-    if "report" in records:
-        typer.echo(f"report: {out / 'report' / records['report'].html}")
     gate = records.get("gate")
+    if is_main_process():
+        result_table(records["evaluate"], gate)
+        if "report" in records:
+            typer.echo(f"report: {out / 'report' / records['report'].html}")
     if gate is not None and not gate.passed:
         raise typer.Exit(GATE_FAILED)
     export = records.get("export")
@@ -196,6 +200,18 @@ def _errors_as_messages() -> Iterator[None]:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if _debug:
+            raise
+        print(f"error: {_of_the_system(error)}", file=sys.stderr)
+        sys.exit(PotstillError.exit_code)
+
+
+def _of_the_system(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"{where}the disk is full. Free some space; the same command goes on from what was saved."
+    return f"{where}{error.strerror or error}. (potstill --debug COMMAND shows where.)"
 
 
 def main() -> None:

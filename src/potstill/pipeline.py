@@ -41,12 +41,14 @@ def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[
 def run_recipe(recipe: Recipe, base: Path, out: Path, progress: Progress, until: str = "report") -> dict[str, Record]:
     """Run the stages up to `until` in the run directory `out`; what is there for the same inputs is kept.
 
-    `base` is the folder that the recipe's paths are relative to.
+    `base` is the folder that the recipe's paths are relative to. Under torchrun every process calls this; they
+    train together, the main one does the rest, and all of them return the same.
     """
     done: dict[str, Record] = {}
-    with open_run(out, progress) as run, start_engine() as engine:
-        write_text(run.path("recipe.yaml"), dump_recipe(recipe))
-        write_json(run.path("environment.json"), {**environment(), "seed": str(recipe.seed)})
+    with start_engine() as engine, open_run(out, progress if engine.is_main else Progress(), engine) as run:
+        if engine.is_main:
+            write_text(run.path("recipe.yaml"), dump_recipe(recipe))
+            write_json(run.path("environment.json"), {**environment(), "seed": str(recipe.seed)})
         for name, record in stages(run, recipe, base, engine):
             done[name] = record
             if name == until:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -41,28 +41,72 @@ class Record(BaseModel):
 R = TypeVar("R", bound=Record)
 
 
-class RunDir:
-    """A run directory that this process alone may write to; made by `open_run`."""
+@runtime_checkable
+class Processes(Protocol):
+    """The processes that work on a run together. They see one file system, and only the main one writes."""
 
-    def __init__(self, root: Path, progress: Progress) -> None:
+    @property
+    def is_main(self) -> bool: ...
+
+    def barrier(self) -> None:
+        """Return when all processes have called it."""
+
+
+class Alone:
+    """A process without others."""
+
+    is_main = True
+
+    def barrier(self) -> None:
+        pass
+
+
+class RunDir:
+    """A run directory that nobody else writes to; made by `open_run`."""
+
+    def __init__(self, root: Path, progress: Progress, processes: Processes | None = None) -> None:
         self.root = root
         self.progress = progress
+        self._processes = processes or Alone()
 
     def path(self, *parts: str) -> Path:
         return self.root.joinpath(*parts)
 
-    def once(self, name: str, inputs: Mapping[str, Any], record: type[R], work: Callable[[Path], R]) -> R:
+    def once(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        record: type[R],
+        work: Callable[[Path], R],
+        *,
+        together: bool = False,
+    ) -> R:
         """The record of stage `name` for these inputs: the stored one where it matches, else that of `work`.
 
         Work that was broken off under the same inputs finds what it left in its folder and goes on from there;
-        what other inputs left is removed first. `work` gets the folder and returns the record to commit.
+        what other inputs left is removed first. `work` gets the folder and returns the record to commit. It is
+        done by the main process while the others wait, or `together` by all of them.
         """
         folder = self.path(name)
         wanted = fingerprint(inputs)
-        stored = read_record(folder / RESULT, record)
-        if stored is not None and stored.fingerprint == wanted and _has_files(folder, stored):
+        if self._processes.is_main and _stored(folder, record, wanted) is None:
+            self._begin(name, folder, wanted, inputs)
+        self._processes.barrier()
+        if stored := _stored(folder, record, wanted):
             self.progress.line(f"{name}: kept")
             return stored
+        made = None
+        if self._processes.is_main:
+            made = self._commit(name, folder, wanted, work)
+        elif together:
+            work(folder)
+        self._processes.barrier()
+        made = made or _stored(folder, record, wanted)
+        assert made is not None, f"{name}: the main process left no record"
+        return made
+
+    def _begin(self, name: str, folder: Path, wanted: str, inputs: Mapping[str, Any]) -> None:
+        """Make the folder ready for work on these inputs."""
         begun = _read_json(folder / INPUTS)
         if begun is None or begun.get("fingerprint") != wanted:
             if begun is not None:
@@ -74,6 +118,9 @@ class RunDir:
         # An old record must not make what the new work leaves half done look complete.
         (folder / RESULT).unlink(missing_ok=True)
         _remove_leftovers(folder)
+
+    def _commit(self, name: str, folder: Path, wanted: str, work: Callable[[Path], R]) -> R:
+        """Do the work and write its record, last."""
         self.progress.line(f"{name}: started")
         started = time.monotonic()
         made = work(folder)
@@ -87,14 +134,19 @@ class RunDir:
 
 
 @contextmanager
-def open_run(root: Path, progress: Progress) -> Iterator[RunDir]:
-    """Make or open a run directory and hold its lock.
+def open_run(root: Path, progress: Progress, processes: Processes | None = None) -> Iterator[RunDir]:
+    """Make or open a run directory; the main process holds its lock.
 
     The lock belongs to the open file, so the system frees it however the process ends.
 
     Raises:
         LockedError: another process holds it; names its pid, host and start.
     """
+    processes = processes or Alone()
+    if not processes.is_main:
+        processes.barrier()
+        yield RunDir(root, progress, processes)
+        return
     root.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -106,7 +158,8 @@ def open_run(root: Path, progress: Progress) -> Iterator[RunDir]:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()} since {now}\n".encode(), 0)
-        yield RunDir(root, progress)
+        processes.barrier()
+        yield RunDir(root, progress, processes)
     finally:
         os.close(descriptor)
 
@@ -213,6 +266,12 @@ def _remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _stored(folder: Path, record: type[R], wanted: str) -> R | None:
+    """The record of a finished stage, if it is of these inputs and its files are there."""
+    found = read_record(folder / RESULT, record)
+    return found if found is not None and found.fingerprint == wanted and _has_files(folder, found) else None
 
 
 def _has_files(folder: Path, record: Record) -> bool:

@@ -30,7 +30,11 @@ def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptR
     if settings is None:
         unchanged = AdaptRecord(adapted=False, location=inputs.teacher_location, digest=inputs.teacher_digest)
         return run.once("adapt", depends, AdaptRecord, lambda folder: unchanged)
-    return run.once("adapt", depends, AdaptRecord, lambda folder: _train(run, folder, recipe, settings, inputs, engine))
+
+    def work(folder: Path) -> AdaptRecord:
+        return _train(run, folder, recipe, settings, inputs, engine)
+
+    return run.once("adapt", depends, AdaptRecord, work, together=True)
 
 
 def no_teacher(batch: Batch) -> Signals:
@@ -75,7 +79,7 @@ def _train(
         frozen.restore()
     else:
         done = fit(job, folder, engine, run.progress)
-    save_model(model, inputs.tokenizer, folder / "model")
+    save_model(model, inputs.tokenizer, folder / "model", engine)
     return AdaptRecord(
         adapted=True,
         location="adapt/model",

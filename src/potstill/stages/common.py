@@ -13,6 +13,7 @@ from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, fingerprint, folder_files
 from potstill.tasks.text_classification import labels_of, tokenizer_fingerprint
+from potstill.training.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,12 @@ def load_teacher(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> PreTraine
     )
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """A folder that `from_pretrained` loads."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, engine: Engine) -> None:
+    """A folder that `from_pretrained` loads, whole when this returns in any process."""
+    if engine.is_main:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    engine.barrier()
 
 
 def model_digest(folder: Path) -> str:

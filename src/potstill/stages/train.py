@@ -123,7 +123,7 @@ def _train(
         finally:
             for tracker in trackers:
                 tracker.close()
-        save_model(model, inputs.tokenizer, folder / "model")
+        save_model(model, inputs.tokenizer, folder / "model", engine)
         return TrainRecord(
             digest=model_digest(folder / "model"),
             initial_digest=initial,
@@ -138,7 +138,7 @@ def _train(
             files=folder_files(folder / "model", relative_to=folder),
         )
 
-    return run.once(f"train/{member.name}", depends, TrainRecord, work)
+    return run.once(f"train/{member.name}", depends, TrainRecord, work, together=True)
 
 
 def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 import torch
@@ -51,6 +52,11 @@ class Engine:
         return nullcontext()
 
 
+def is_main_process() -> bool:
+    """Whether this process is alone, or the one of a torchrun job that writes and speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def start_engine() -> Iterator[Engine]:
     """The engine of this process: one of several where torchrun started it, else alone."""
@@ -63,7 +69,8 @@ def start_engine() -> Iterator[Engine]:
         return
     if cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    # While the main process labels or evaluates, the others wait for it; torchrun ends them if it fails.
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(days=7))
     try:
         yield Engine(device, dist.get_rank(), world_size)
     finally:

@@ -79,27 +79,15 @@ class _TensorBoard:
 class _RunTracker:
     """wandb and trackio, which share one interface."""
 
-    package = ""
-
-    def __init__(self, folder: Path, run: str) -> None:
-        self._module = _require(self.package)
-        self._module.init(project="potstill", name=run, dir=str(folder)) if self.package == "wandb" else (
-            self._module.init(project="potstill", name=run)
-        )
+    def __init__(self, package: str, run: str, **where: str) -> None:
+        self._module = _require(package)
+        self._module.init(project="potstill", name=run, **where)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._module.log(dict(values), step=step)
 
     def close(self) -> None:
         self._module.finish()
-
-
-class _Wandb(_RunTracker):
-    package = "wandb"
-
-
-class _Trackio(_RunTracker):
-    package = "trackio"
 
 
 def _require(package: str) -> Any:
@@ -113,6 +101,6 @@ def _require(package: str) -> Any:
 
 _TRACKERS: dict[str, Callable[[Path, str], Tracker]] = {
     "tensorboard": _TensorBoard,
-    "wandb": _Wandb,
-    "trackio": _Trackio,
+    "wandb": lambda folder, run: _RunTracker("wandb", run, dir=str(folder)),
+    "trackio": lambda folder, run: _RunTracker("trackio", run),
 }
