@@ -200,18 +200,23 @@ def _errors_as_messages() -> Iterator[None]:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except OSError as error:
-        if _debug:
+    except Exception as error:
+        message = _of_the_system(error)
+        if _debug or message is None:
             raise
-        print(f"error: {_of_the_system(error)}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(PotstillError.exit_code)
 
 
-def _of_the_system(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    if error.errno == errno.ENOSPC:
+def _of_the_system(error: Exception) -> str | None:
+    """What a disk or file system that refuses is to the user; None for an error of the program."""
+    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    # safetensors writes from Rust and wraps what the system said.
+    if getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error):
         return f"{where}the disk is full. Free some space; the same command goes on from what was saved."
-    return f"{where}{error.strerror or error}. (potstill --debug COMMAND shows where.)"
+    if isinstance(error, OSError):
+        return f"{where}{error.strerror or error}. (potstill --debug COMMAND shows where.)"
+    return None
 
 
 def main() -> None:

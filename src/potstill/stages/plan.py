@@ -62,7 +62,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
     free = shutil.disk_usage(_existing(folder)).free
     if disk > free:
         raise RecipeError(
-            f"{folder}: the run writes up to {disk / 1e9:.1f} GB and {free / 1e9:.1f} GB are free. "
+            f"{folder}: the run writes up to {disk / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free. "
             "Free some, or give --out on another disk."
         )
     adapt_rows = adapt_split(inputs).labelled
