@@ -121,11 +121,12 @@ class ModelEvaluation(Part):
 
 
 class Comparison(Part):
-    """Two models on the same rows, `of` minus `against` in points, with McNemar's exact test."""
+    """Two models on the same rows, `of` minus `against` in points of 0.01, with McNemar's exact test."""
 
     of: str
     against: str
     accuracy_points: Estimate
+    macro_f1_points: Estimate
     only_of_right: int
     only_against_right: int
     mcnemar_p: float

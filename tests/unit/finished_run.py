@@ -194,6 +194,7 @@ def comparison(of: str, against: str, difference: float, p: float) -> Comparison
         of=of,
         against=against,
         accuracy_points=Estimate(value=difference, low=difference - 1.3, high=difference + 1.2),
+        macro_f1_points=Estimate(value=difference - 1, low=difference - 3.1, high=difference + 1.4),
         only_of_right=61,
         only_against_right=105,
         mcnemar_p=p,

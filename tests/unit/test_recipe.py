@@ -79,6 +79,10 @@ def test_words_that_yaml_1_1_takes_for_booleans_stay_text(load: Any, word: str) 
         ("losses: [{kind: hard_labels}, {kind: hard_labels}]\n", "hard_labels is listed twice"),
         ("train: {alpha: 1.5}\n", r"train\.alpha: expected values from 0"),
         (
+            "train: {alpha: 0.5}\nlosses: [{kind: hard_labels}]\n",
+            r"train\.alpha weighs soft_targets against hard_labels, and",
+        ),
+        (
             "train: {alpha: 0.5}\nlosses: [{kind: soft_targets}, {kind: hard_labels, weight: 1}]\n",
             r"train\.alpha and losses\[1\]\.weight both set the weight of hard_labels\. Drop one",
         ),

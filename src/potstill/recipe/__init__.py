@@ -66,6 +66,16 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _alpha_weighs_soft_against_hard(self) -> "Recipe":
+        kinds = sorted(loss.kind for loss in self.losses)
+        if self.train.alpha is not None and kinds != ["hard_labels", "soft_targets"]:
+            raise ValueError(
+                f"train.alpha weighs soft_targets against hard_labels, and losses lists {', '.join(kinds)}. "
+                "Give each loss its weight instead."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _weights_stay_between_0_and_1(self) -> "Recipe":
         if self.train.alpha is not None and not all(0 <= value <= 1 for value in self.train.alpha.values()):
             raise ValueError("train.alpha: expected values from 0 (hard labels alone) to 1 (teacher alone).")

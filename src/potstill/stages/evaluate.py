@@ -86,8 +86,9 @@ def _evaluate(
     said = {name: values.argmax(axis=1) for name, values in logits.items()}
     right = {name: classes == truth for name, classes in said.items()}
     accuracy = {name: quality.accuracies(values, weights) for name, values in right.items()}
+    macro_f1 = {name: quality.macro_f1s(truth, classes, len(inputs.labels), weights) for name, classes in said.items()}
     models = {
-        name: _model(logits[name], truth, accuracy[name], weights, speed[name], folder, counts[name])
+        name: _model(logits[name], truth, accuracy[name], macro_f1[name], speed[name], folder, counts[name])
         for name, folder in folders.items()
     }
     agreement = {
@@ -97,7 +98,9 @@ def _evaluate(
     }
     pairs = [("student", "teacher"), ("student", "baseline"), ("baseline", "teacher")]
     comparisons = [
-        _comparison(of, against, right, accuracy) for of, against in pairs if of in folders and against in folders
+        _comparison(of, against, right, accuracy, macro_f1)
+        for of, against in pairs
+        if of in folders and against in folders
     ]
     teacher, student = models["teacher"], models["student"]
     gain = next((c.accuracy_points for c in comparisons if (c.of, c.against) == pairs[1]), None)
@@ -173,12 +176,11 @@ def _model(
     logits: Logits,
     truth: npt.NDArray[np.int64],
     accuracy: npt.NDArray[np.float64],
-    weights: npt.NDArray[np.float64],
+    macro_f1: npt.NDArray[np.float64],
     speed: Speed,
     folder: Path,
     parameters: tuple[int, int],
 ) -> ModelEvaluation:
-    macro_f1 = quality.macro_f1s(truth, logits.argmax(axis=1), logits.shape[1], weights)
     return ModelEvaluation(
         accuracy=float(accuracy[0]),
         accuracy_interval=_estimate(accuracy),
@@ -211,12 +213,14 @@ def _comparison(
     against: str,
     right: Mapping[str, npt.NDArray[np.bool_]],
     accuracy: Mapping[str, npt.NDArray[np.float64]],
+    macro_f1: Mapping[str, npt.NDArray[np.float64]],
 ) -> Comparison:
     only_of, only_against, p = quality.mcnemar(right[of], right[against])
     return Comparison(
         of=of,
         against=against,
         accuracy_points=_estimate(100 * (accuracy[of] - accuracy[against])),
+        macro_f1_points=_estimate(100 * (macro_f1[of] - macro_f1[against])),
         only_of_right=only_of,
         only_against_right=only_against,
         mcnemar_p=p,

@@ -39,6 +39,14 @@ def findings(evaluation: EvaluateRecord) -> list[str]:
                 f"Distilling did not measurably pay: the student is {span} from the same student on hard labels "
                 "alone, and the interval holds zero. More unlabelled text or a better teacher may change that."
             )
+    against_baseline = next((c for c in evaluation.comparisons if (c.of, c.against) == ("student", "baseline")), None)
+    if against_baseline is not None and against_baseline.macro_f1_points.high < 0:
+        macro = against_baseline.macro_f1_points
+        found.append(
+            f"On rare classes distilling lost: the student's macro-F1 is {macro.value:+.1f} points (95 % interval "
+            f"{macro.low:+.1f} to {macro.high:+.1f}) from that of hard labels alone, and the teacher's own is "
+            f"{teacher.macro_f1:.3f}. A teacher that knows the rare classes better would pass that on."
+        )
     drop = evaluation.drop_points
     found.append(
         f"The student keeps {evaluation.retention.value:.1%} of the teacher's accuracy "

@@ -1,0 +1,60 @@
+"""What the report says in sentences follows from the figures, the bad news included."""
+
+from typing import Any
+
+import pytest
+
+from potstill.records import Estimate, EvaluateRecord
+from potstill.stages.findings import findings
+from tests.unit.finished_run import comparison, evaluation
+
+
+def measured(**changes: Any) -> EvaluateRecord:
+    return evaluation(with_baseline=True).model_copy(update=changes)
+
+
+def with_accuracy(**accuracies: float) -> EvaluateRecord:
+    found = measured()
+    models = {
+        name: model.model_copy(update={"accuracy": accuracies.get(name, model.accuracy)})
+        for name, model in found.models.items()
+    }
+    return found.model_copy(update={"models": models})
+
+
+def test_a_good_run_says_that_distilling_paid_and_what_is_kept() -> None:
+    said = findings(measured())
+    assert len(said) == 2
+    assert said[0].startswith("Distilling paid: the student is +7.1 points (95 % interval +5.4 to +8.8)")
+    assert "keeps 97.4% of the teacher's accuracy" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(-0.5, 3.0, "Distilling did not measurably pay"), (-4.0, -0.1, "Distilling did not pay")],
+)
+def test_a_gain_that_is_not_sure_or_negative_is_said(low: float, high: float, expected: str) -> None:
+    gain = Estimate(value=(low + high) / 2, low=low, high=high)
+    assert findings(measured(gain_over_baseline_points=gain))[0].startswith(expected)
+
+
+def test_a_teacher_worse_than_the_baseline_comes_first() -> None:
+    assert "following it cannot pay" in findings(with_accuracy(teacher=0.70))[0]
+
+
+def test_a_teacher_or_student_below_its_floor_is_said() -> None:
+    assert any("it is under-trained" in line for line in findings(with_accuracy(teacher=0.78)))
+    assert any("that simpler model serves better" in line for line in findings(with_accuracy(student=0.60)))
+
+
+def test_a_loss_on_rare_classes_is_said_even_where_accuracy_gained() -> None:
+    worse = Estimate(value=-4.5, low=-6.0, high=-3.0)
+    pair = comparison("student", "baseline", 7.1, 0.001).model_copy(update={"macro_f1_points": worse})
+    said = findings(measured(comparisons=[pair]))
+    assert any(
+        line.startswith("On rare classes distilling lost: the student's macro-F1 is -4.5 points") for line in said
+    )
+
+
+def test_without_a_baseline_nothing_is_said_about_it() -> None:
+    assert not any("hard labels alone" in line for line in findings(evaluation(with_baseline=False)))
