@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -201,11 +202,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its place when the block ends well: fsync, rename, fsync."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+def atomic_file(path: Path, *, private: bool = False) -> Iterator[Path]:
+    """A temporary file beside `path`, which takes its place when the block ends well: fsync, rename, fsync.
+
+    A `private` file is for its owner's eyes; any other gets the permissions that new files get here.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666))
     try:
         yield temporary
         sync(temporary)

@@ -70,6 +70,11 @@ def store(pristine: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pristine, tmp_path / "store"))
 
 
+def test_labels_are_for_their_owner_alone(pristine: Path) -> None:
+    shards = list(pristine.glob("*.arrow"))
+    assert shards and all(shard.stat().st_mode & 0o777 == 0o600 for shard in shards)
+
+
 def test_labels_are_found_by_id_whatever_the_order(pristine: Path) -> None:
     labels = LabelStore(pristine)
     order = [25, 0, 7, 7, 13]

@@ -235,6 +235,16 @@ def test_a_failed_rename_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
     assert path.read_text() == "new"
 
 
+def test_a_file_has_usual_permissions_unless_it_is_private(tmp_path: Path) -> None:
+    usual = tmp_path / "usual"
+    usual.touch()
+    for private in (False, True):
+        with atomic_file(tmp_path / str(private), private=private) as temporary:
+            temporary.write_text("x")
+    assert (tmp_path / "False").stat().st_mode == usual.stat().st_mode
+    assert (tmp_path / "True").stat().st_mode & 0o777 == 0o600
+
+
 def test_the_old_file_is_seen_until_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     write_text(path, "old")

@@ -79,7 +79,7 @@ class StoreWriter:
     ) -> ShardEntry:
         checksums = []
         path = self.folder / name
-        with atomic_file(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+        with atomic_file(path, private=True) as temporary, pa.OSFile(str(temporary), "wb") as sink:
             schema = self.encoding.arrow_schema(len(self.source.labels))
             with pa.ipc.new_file(sink, schema) as writer:
                 for batch in plan:
