@@ -16,7 +16,7 @@ from rich.table import Table
 from scipy import stats
 
 from potstill import stopping
-from potstill.cli import _errors_as_messages, _quiet_libraries
+from potstill.cli import errors_as_messages, quiet_libraries
 from potstill.pipeline import run_recipe
 from potstill.progress import for_console
 from potstill.recipe.yaml_file import load_recipe
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress")
     args = parser.parse_args()
     stopping.install()
-    _quiet_libraries()
+    quiet_libraries()
     # A seed that is given twice would narrow the interval.
     seeds: list[int] = list(dict.fromkeys(args.seeds))
     recipe: Path = args.project / args.recipe
@@ -115,5 +115,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with _errors_as_messages():
+    with errors_as_messages():
         main()

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from potstill.cli import _errors_as_messages, _quiet_libraries
+from potstill.cli import errors_as_messages, quiet_libraries
 from potstill.data.batches import StepIterator, batches_by_length
 from potstill.data.encoded import EncodedRows
 from potstill.errors import RecipeError
@@ -192,7 +192,7 @@ def main() -> None:
     args = parser.parse_args()
     if min(args.pairs, args.rounds) < 2:
         parser.error("--pairs and --rounds must be 2 or more")
-    _quiet_libraries()
+    quiet_libraries()
     recipe = load_recipe(args.recipe)
     adapted = read_record(args.run / "adapt" / RESULT, AdaptRecord)
     if adapted is None:
@@ -219,5 +219,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with _errors_as_messages():
+    with errors_as_messages():
         main()

@@ -74,7 +74,7 @@ def check(recipe: RecipePath, set_: Overrides = None) -> None:
     from potstill.stages.common import read_inputs
     from potstill.stages.plan import make_plan
 
-    _quiet_libraries()
+    quiet_libraries()
     loaded = load_recipe(recipe, set_ or [])
     for line in plan_lines(make_plan(loaded, read_inputs(loaded, recipe.parent), Path())):
         typer.echo(line)
@@ -155,7 +155,7 @@ def _run(recipe: Path, out: Path, overrides: list[str], quiet: bool, until: str)
     from potstill import stopping
 
     stopping.install()
-    _quiet_libraries()
+    quiet_libraries()
     from potstill.pipeline import run_recipe
     from potstill.presentation.terminal import plan_lines, result_table
     from potstill.progress import for_console
@@ -181,7 +181,7 @@ def _run(recipe: Path, out: Path, overrides: list[str], quiet: bool, until: str)
         raise typer.Exit(GATE_FAILED)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Less noise from libraries; their bars would break ours."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -192,7 +192,7 @@ def _quiet_libraries() -> None:
 
 
 @contextmanager
-def _errors_as_messages() -> Iterator[None]:
+def errors_as_messages() -> Iterator[None]:
     try:
         yield
     except PotstillError as error:
@@ -221,5 +221,5 @@ def _of_the_system(error: Exception) -> str | None:
 
 def main() -> None:
     """The entry point: a user's mistake is one message, not a traceback."""
-    with _errors_as_messages():
+    with errors_as_messages():
         app()

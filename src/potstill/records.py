@@ -39,6 +39,8 @@ class SplitCounts(Part):
 
 
 class ShapeRecord(Part):
+    """The size of a model."""
+
     family: str
     layers: int
     width: int

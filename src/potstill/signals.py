@@ -4,7 +4,7 @@ The loop knows a teacher as `teacher(batch) -> Signals` and a logit loss as one 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -76,18 +76,3 @@ class LogitLoss(Protocol):
         *,
         progress: float,
     ) -> Float[Tensor, "positions"]: ...
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """The size of a model, in the terms that losses and plans need."""
-
-    family: str
-    layers: int
-    width: int
-    heads: int
-    intermediate: int
-    vocabulary: int
-    classes: int
-    parameters: int
-    embedding_parameters: int = field(default=0)

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -97,7 +96,7 @@ def _shape(recipe: Recipe, config: PretrainedConfig, labels: list[str]) -> Shape
         model = recipe.task.new_model(type(config).from_dict(values))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     embeddings = sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
-    return ShapeRecord(**asdict(model_shape(model.config, parameters, embeddings)))
+    return model_shape(model.config, parameters, embeddings)
 
 
 def _warnings(

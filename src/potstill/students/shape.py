@@ -7,8 +7,8 @@ from pydantic import AfterValidator, Field
 from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
+from potstill.records import ShapeRecord
 from potstill.settings import Settings
-from potstill.signals import ModelShape
 
 # The encoder families whose modules are laid out alike: `encoder.layer[i]`, `embeddings`, `LayerNorm`.
 ENCODER_FAMILIES = frozenset({"bert", "roberta", "xlm-roberta", "camembert"})
@@ -107,8 +107,8 @@ def student_config(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConf
     return type(teacher).from_dict(values)
 
 
-def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters: int) -> ModelShape:
-    return ModelShape(
+def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters: int) -> ShapeRecord:
+    return ShapeRecord(
         family=config.model_type,
         layers=config.num_hidden_layers,
         width=config.hidden_size,
