@@ -38,14 +38,19 @@ def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[
     yield "report", report(run, recipe, finished)
 
 
-def run_recipe(recipe: Recipe, base: Path, out: Path, progress: Progress, until: str = "report") -> dict[str, Record]:
-    """Run the stages up to `until` in the run directory `out`; what is there for the same inputs is kept.
+def run_recipe(
+    recipe: Recipe, base: Path, out: Path, progress: Progress | None = None, until: str = "report"
+) -> dict[str, Record]:
+    """The records of the stages up to `until`, by name; what is in the run directory for the same inputs is kept.
 
     `base` is the folder that the recipe's paths are relative to. Under torchrun every process calls this; they
     train together, the main one does the rest, and all of them return the same.
     """
     done: dict[str, Record] = {}
-    with start_engine() as engine, open_run(out, progress if engine.is_main else Progress(), engine) as run:
+    with (
+        start_engine() as engine,
+        open_run(out, progress if progress and engine.is_main else Progress(), engine) as run,
+    ):
         if engine.is_main:
             write_text(run.path("recipe.yaml"), dump_recipe(recipe))
             write_json(run.path("environment.json"), {**environment(), "seed": str(recipe.seed)})
