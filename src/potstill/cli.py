@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -164,16 +165,16 @@ def _run(recipe: Path, out: Path, overrides: list[str], quiet: bool, until: str)
 
     loaded = load_recipe(recipe, overrides)
     records: dict[str, Any] = run_recipe(loaded, recipe.parent, out, for_console(quiet=quiet), until)
+    if not is_main_process():
+        return
     if until in ("plan", "adapt", "label", "train"):
-        if is_main_process():
-            for line in plan_lines(records["plan"]):
-                typer.echo(line)
+        for line in plan_lines(records["plan"]):
+            typer.echo(line)
         return
     gate = records.get("gate")
-    if is_main_process():
-        result_table(records["evaluate"], gate)
-        if "report" in records:
-            typer.echo(f"report: {out / 'report' / records['report'].html}")
+    result_table(records["evaluate"], gate)
+    if "report" in records:
+        typer.echo(f"report: {out / 'report' / records['report'].html}")
     if gate is not None and not gate.passed:
         raise typer.Exit(GATE_FAILED)
     export = records.get("export")
@@ -212,10 +213,13 @@ def _of_the_system(error: Exception) -> str | None:
     """What a disk or file system that refuses is to the user; None for an error of the program."""
     where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
     # safetensors writes from Rust and wraps what the system said.
-    if getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error):
+    wrapped = re.search(r"\(os error (\d+)\)", str(error))
+    code = error.errno if isinstance(error, OSError) else int(wrapped[1]) if wrapped else None
+    if code == errno.ENOSPC:
         return f"{where}the disk is full. Free some space; the same command goes on from what was saved."
-    if isinstance(error, OSError):
-        return f"{where}{error.strerror or error}. (potstill --debug COMMAND shows where.)"
+    if isinstance(error, OSError) or wrapped:
+        reason = os.strerror(code) if code else str(error)
+        return f"{where}{reason}. (potstill --debug COMMAND shows where.)"
     return None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from potstill.errors import ModelError
 
+_MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -28,6 +29,23 @@ def resolve(location: str) -> str:
         f"{location}: no such folder, and not a hub id (organisation/name). "
         "Give a folder, a hub id, or pkg:package/path for a model inside an installed package."
     )
+
+
+def local_folder(location: str, *, revision: str | None, trust_remote_code: bool) -> Path:
+    """The folder that holds a resolved model. That of a hub id is fetched, without weights that are not safetensors.
+
+    Raises:
+        ModelError: the hub has no such model, or cannot be reached.
+    """
+    if Path(location).is_dir():
+        return Path(location)
+    from huggingface_hub import snapshot_download
+
+    wanted = [*_MODEL_FILES, "*.py"] if trust_remote_code else _MODEL_FILES
+    try:
+        return Path(snapshot_download(location, revision=revision, allow_patterns=wanted))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{location}: cannot be fetched: {str(error).splitlines()[0]}") from error
 
 
 def _inside_package(location: str) -> Path:

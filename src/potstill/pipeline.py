@@ -46,6 +46,8 @@ def run_recipe(
     `base` is the folder that the recipe's paths are relative to. Under torchrun every process calls this; they
     train together, the main one does the rest, and all of them return the same.
     """
+    if until not in STAGES:
+        raise ValueError(f"until: expected one of {', '.join(STAGES)}, got {until!r}")
     done: dict[str, Record] = {}
     with (
         start_engine() as engine,

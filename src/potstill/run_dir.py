@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -90,10 +89,12 @@ class RunDir:
         """
         folder = self.path(name)
         wanted = fingerprint(inputs)
-        if self._processes.is_main and _stored(folder, record, wanted) is None:
+        stored = _stored(folder, record, wanted)
+        if stored is None and self._processes.is_main:
             self._begin(name, folder, wanted, inputs)
+        # All have looked before one of them writes a record, so all take the same turn.
         self._processes.barrier()
-        if stored := _stored(folder, record, wanted):
+        if stored is not None:
             self.progress.line(f"{name}: kept")
             return stored
         made = None
@@ -207,7 +208,7 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[Path]:
 
     A `private` file is for its owner's eyes; any other gets the permissions that new files get here.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = _temporary(path)
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666))
     try:
         yield temporary
@@ -222,7 +223,8 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, which takes its place, whole, when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary = _temporary(path)
+    temporary.mkdir()
     try:
         yield temporary
         for inside in sorted(temporary.rglob("*"), reverse=True):
@@ -253,6 +255,10 @@ def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
         shown = [json.dumps(value, ensure_ascii=False) for value in (old, new)]
         short = all(len(text) <= 40 for text in shown)
         yield f"{where} {shown[0]} -> {shown[1]}" if short else where
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
 def _discard(folder: Path) -> None:

@@ -12,7 +12,7 @@ _arrived: str | None = None
 
 
 def install() -> None:
-    """Make SIGTERM and SIGINT raise `Stopped`, at once or at the next `check()` of a deferring block.
+    """Make SIGTERM and SIGINT raise `Stopped`, at once or when a deferring block stops or ends.
 
     Everything that is written is whole or invisible, so an exception may arrive at any point.
     """
@@ -22,13 +22,18 @@ def install() -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Within the block a signal is only noted: the block asks `requested()` where it can stop well."""
+    """Within the block a signal is only noted: the block asks `requested()` where it can stop well.
+
+    One that came after the last question stops when the block has ended well.
+    """
     global _deferred
     _deferred += 1
     try:
         yield
     finally:
         _deferred -= 1
+    if requested() and not _deferred:
+        raise stop()
 
 
 def requested() -> bool:
@@ -45,6 +50,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
     global _arrived
     again = _arrived is not None
     _arrived = signal.Signals(number).name
-    # A second signal does not wait for the block.
-    if not _deferred or again:
+    if not _deferred:
         raise stop()
+    # Who presses Ctrl-C twice does not want to wait. SIGTERM comes twice from supervisors that signal a whole group.
+    if again and number == signal.SIGINT:
+        raise Stopped("Stopped at once by a second Ctrl-C; the same command goes on from the last checkpoint.")

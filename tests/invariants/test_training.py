@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +189,17 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_none_whole_is_an_error(t
         fit(job(), tmp_path / "lost", Engine(CPU), Progress())
 
 
+def test_a_damaged_best_checkpoint_never_becomes_the_model(tmp_path: Path) -> None:
+    script = iter([(0.5, 0.9), (0.9, 0.7), (0.8, 0.7), (0.95, 0.7), (1.0, 0.7), (1.1, 0.7)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "validate", lambda *_: loop.Validation(*next(script)))
+        with pytest.raises(KeyboardInterrupt):
+            fit(job(teacher=StopsAt(18)), tmp_path, Engine(CPU), Progress())
+        damage(tmp_path / "scratch/checkpoints/step-00000004")
+        with pytest.raises(CheckpointError, match="step-00000004: the best checkpoint is damaged"):
+            fit(job(), tmp_path, Engine(CPU), Progress())
+
+
 def damage(checkpoint: Path) -> None:
     content = bytearray((checkpoint / "model.safetensors").read_bytes())
     content[-5] ^= 16
@@ -202,6 +215,31 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None
     with pytest.raises(TrainingError, match="step 1; the step was not applied"):
         fit(broken, tmp_path, Engine(CPU), Progress())
     assert torch.equal(before, weights(broken.model))
+
+
+def test_a_validation_loss_that_is_not_finite_is_an_error_and_no_checkpoint(tmp_path: Path) -> None:
+    broken = job(learning_rate=1e30, evaluate_every=1)
+    with pytest.raises(TrainingError, match=r"^the validation loss is nan"):
+        fit(broken, tmp_path, Engine(CPU), Progress())
+    assert not (tmp_path / "scratch/checkpoints").exists()
+
+
+def test_trackers_get_what_metrics_jsonl_gets(tmp_path: Path) -> None:
+    class Kept:
+        def __init__(self) -> None:
+            self.lines: list[tuple[int, dict[str, float]]] = []
+
+        def log(self, values: Mapping[str, float], step: int) -> None:
+            self.lines.append((step, dict(values)))
+
+        def close(self) -> None:
+            pass
+
+    kept = Kept()
+    fit(replace(job(), trackers=[kept]), tmp_path, Engine(CPU), Progress())
+    written = read_metrics(tmp_path / "metrics.jsonl")
+    assert len(written) == 21 + 6
+    assert kept.lines == [(line["step"], {key: line[key] for key in line if key != "kind"}) for line in written]
 
 
 def test_kept_activations_give_the_logits_of_the_whole_model() -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,17 @@ from potstill.progress import Progress
 from potstill.run_dir import open_run
 from tests.recipes.test_cli import ENVIRONMENT, potstill, record
 
+TWO = ENVIRONMENT | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+def command(*arguments: object) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "potstill"]
+    return [*launcher, *map(str, arguments)]
+
 
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "potstill", *map(str, arguments)]
-    environment = ENVIRONMENT | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, env=TWO, timeout=300)
 
 
 def losses(stage: Path) -> list[float]:
@@ -39,7 +45,7 @@ def without_dropout(project: Path, teacher_folder: Path) -> Path:
     return project
 
 
-def test_two_processes_make_the_run_of_one_and_resume_it(without_dropout: Path) -> None:
+def test_two_processes_make_the_run_of_one_and_keep_it(without_dropout: Path) -> None:
     recipe = without_dropout / "recipe.yaml"
     one, two = without_dropout / "one", without_dropout / "two"
     potstill("train", recipe, "--out", one)
@@ -54,6 +60,34 @@ def test_two_processes_make_the_run_of_one_and_resume_it(without_dropout: Path) 
     again = torchrun("run", recipe, "--out", two)
     assert again.returncode == 0, again.stderr
     assert "started" not in again.stderr and again.stderr.count("train/student: kept") == 1
+
+
+@pytest.mark.long
+def test_two_stopped_processes_go_on_to_the_run_of_two_that_were_not(without_dropout: Path) -> None:
+    recipe = without_dropout / "recipe.yaml"
+    whole, broken = without_dropout / "whole", without_dropout / "broken"
+    assert torchrun("train", recipe, "--out", whole).returncode == 0
+    process = subprocess.Popen(command("train", recipe, "--out", broken), env=TWO, stderr=subprocess.PIPE, text=True)
+    checkpoints = broken / "train/student/scratch/checkpoints"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.terminate()
+    stopped = process.communicate(timeout=60)[1]
+    assert process.returncode != 0 and "Stopped by SIGTERM" in stopped
+    resumed = torchrun("train", recipe, "--out", broken)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stderr.count("train/student: resumed from step-") == 1
+    for stage in ("adapt", "train/student", "train/baseline"):
+        assert losses(whole / stage) == losses(broken / stage)
+
+
+@pytest.mark.long
+def test_a_failed_gate_is_shown_once_and_fails_the_job(project: Path) -> None:
+    done = torchrun("run", project / "recipe.yaml", "--out", project / "run", "--set", "gate.min_speedup=1000")
+    assert done.returncode != 0
+    assert done.stdout.count("verdict: FAILED") == 1
+    assert (project / "run/report/report.html").exists()
 
 
 def test_when_the_main_process_fails_the_others_end_with_it(project: Path) -> None:

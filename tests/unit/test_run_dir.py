@@ -4,6 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +202,35 @@ def test_a_second_process_is_refused_and_kill_9_frees_the_lock(tmp_path: Path) -
             holder.wait()
     with open_run(tmp_path, Progress()):
         assert f"pid {os.getpid()} " in (tmp_path / "lock").read_text()
+
+
+class Two:
+    """One of two processes, here threads; the other is slow to go on after each barrier."""
+
+    def __init__(self, barrier: threading.Barrier, *, is_main: bool) -> None:
+        self.is_main = is_main
+        self._barrier = barrier
+
+    def barrier(self) -> None:
+        self._barrier.wait(timeout=10)
+        if not self.is_main:
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_two_processes_get_one_record_and_take_the_same_turns(tmp_path: Path, together: bool) -> None:
+    barrier = threading.Barrier(2)
+    works = {True: Work(), False: Work()}
+
+    def process(is_main: bool) -> list[Made]:
+        run = RunDir(tmp_path, Spoken(), Two(barrier, is_main=is_main))
+        work = works[is_main] if is_main or not together else lambda folder: Made(answer=42)
+        return [run.once("stage", inputs, Made, work, together=together) for inputs in (INPUTS, INPUTS, {"other": 1})]
+
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(process, (True, False))
+    assert first == second
+    assert works[True].calls == 2 and works[False].calls == 0
 
 
 def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:

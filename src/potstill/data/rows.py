@@ -13,7 +13,7 @@ from potstill.settings import Settings
 MAX_ROW_CHARACTERS = 10_000_000
 """A longer line is taken for a broken file; real documents are far below it."""
 
-OWN_ID = "Give each row an id of its own, or remove the column for ids made from the text."
+OWN_ID = "Give each row an id of its own; rows without one are named by their text."
 
 
 class Columns(Settings):

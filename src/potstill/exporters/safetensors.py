@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
+from potstill.run_dir import atomic_folder
 from potstill.settings import Settings
 
 
@@ -13,6 +14,6 @@ class Safetensors(Settings):
     kind: Literal["safetensors"] = "safetensors"
 
     def export(self, student: Path, target: Path) -> None:
-        """Copy the student's files to `target`, replacing what a broken attempt left there."""
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(student, target)
+        """Copy the student's files to `target`, replacing what is there."""
+        with atomic_folder(target) as temporary:
+            shutil.copytree(student, temporary, dirs_exist_ok=True)

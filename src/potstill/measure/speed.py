@@ -32,6 +32,7 @@ class SpeedRequest:
     warmup: int
     batch_size: int
     device: str
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,11 @@ def _measure(request: SpeedRequest) -> dict[str, Any]:
 
     torch.set_num_threads(request.threads)
     device = torch.device(request.device)
-    tokenizer = AutoTokenizer.from_pretrained(request.model)
-    model = AutoModelForSequenceClassification.from_pretrained(request.model, dtype=torch.float32, use_safetensors=True)
+    trust = {"trust_remote_code": request.trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(request.model, **trust)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        request.model, dtype=torch.float32, use_safetensors=True, **trust
+    )
     model = model.to(device).eval()
 
     def answer(texts: Sequence[str]) -> None:

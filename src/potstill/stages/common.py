@@ -8,10 +8,10 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from potstill.data.prepare import Split, prepare
 from potstill.errors import ModelError
-from potstill.locations import resolve
+from potstill.locations import local_folder, resolve
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
-from potstill.run_dir import RunDir, fingerprint, folder_files
+from potstill.run_dir import RunDir, atomic_folder, fingerprint, folder_files
 from potstill.tasks.text_classification import labels_of, tokenizer_fingerprint
 from potstill.training.engine import Engine
 
@@ -61,19 +61,25 @@ def read_inputs(recipe: Recipe, base: Path) -> Inputs:
 
 def load_teacher(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
     """The teacher that is distilled: the adapted one of this run, or the recipe's own."""
+    folder, trusted = teacher_folder(recipe, run, adapted)
+    return recipe.task.load_model(str(folder), trust_remote_code=trusted)
+
+
+def teacher_folder(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> tuple[Path, bool]:
+    """Where the teacher that is distilled lies, and whether code that lies there may run."""
     if adapted.adapted:
-        return recipe.task.load_model(str(run.path(adapted.location)))
+        return run.path(adapted.location), False
     teacher = recipe.teacher
-    return recipe.task.load_model(
-        adapted.location, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
-    )
+    trusted = teacher.trust_remote_code
+    return local_folder(adapted.location, revision=teacher.revision, trust_remote_code=trusted), trusted
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, engine: Engine) -> None:
     """A folder that `from_pretrained` loads, whole when this returns in any process."""
     if engine.is_main:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        with atomic_folder(folder) as target:
+            model.save_pretrained(target)
+            tokenizer.save_pretrained(target)
     engine.barrier()
 
 

@@ -31,7 +31,7 @@ from potstill.records import (
     TrainRecord,
 )
 from potstill.run_dir import RunDir
-from potstill.stages.common import Inputs
+from potstill.stages.common import Inputs, teacher_folder
 from potstill.stages.findings import findings
 from potstill.stages.plan import adapt_split
 from potstill.teachers import FrozenTeacher
@@ -51,13 +51,8 @@ def evaluate(
     engine: Engine,
 ) -> EvaluateRecord:
     """Quality with intervals, speed, memory and size of all models, and how they compare."""
-    folders = {
-        "teacher": run.path(adapted.location) if adapted.adapted else Path(adapted.location),
-        "student": run.path("train/student/model"),
-    }
     digests = {"teacher": adapted.digest, "student": student.digest}
     if baseline is not None:
-        folders["baseline"] = run.path("train/baseline/model")
         digests["baseline"] = baseline.digest
     depends = {
         "models": digests,
@@ -66,11 +61,23 @@ def evaluate(
         "max_length": recipe.task.max_length,
         "seed": recipe.seed,
     }
-    return run.once("evaluate", depends, EvaluateRecord, lambda _: _evaluate(run, recipe, inputs, folders, engine))
+
+    def work(folder: Path) -> EvaluateRecord:
+        teacher, trusted = teacher_folder(recipe, run, adapted)
+        folders = {name: run.path("train", name, "model") for name in digests} | {"teacher": teacher}
+        return _evaluate(run, recipe, inputs, folders, engine, trusted={"teacher": trusted})
+
+    return run.once("evaluate", depends, EvaluateRecord, work)
 
 
 def _evaluate(
-    run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, Path], engine: Engine
+    run: RunDir,
+    recipe: Recipe,
+    inputs: Inputs,
+    folders: Mapping[str, Path],
+    engine: Engine,
+    *,
+    trusted: Mapping[str, bool],
 ) -> EvaluateRecord:
     test = inputs.splits["test"].rows
     encoded = recipe.task.encode(test, inputs.tokenizer, inputs.labels)
@@ -78,10 +85,10 @@ def _evaluate(
     logits, counts = {}, {}
     with run.progress.task("evaluate: quality", len(test) * len(folders), "rows") as advance:
         for name, folder in folders.items():
-            model = recipe.task.load_model(str(folder))
+            model = recipe.task.load_model(str(folder), trust_remote_code=trusted.get(name, False))
             counts[name] = _parameters(model)
             logits[name] = _predict(FrozenTeacher(model, engine.device), encoded, recipe.label.batch_size, advance)
-    speed = _speed(run, recipe, inputs, folders, engine)
+    speed = _speed(run, recipe, inputs, folders, engine, trusted)
     weights = quality.bootstrap_weights(len(test), seed=recipe.seed)
     said = {name: values.argmax(axis=1) for name, values in logits.items()}
     right = {name: classes == truth for name, classes in said.items()}
@@ -146,7 +153,12 @@ def _predict(teacher: FrozenTeacher, rows: EncodedRows, batch_size: int, advance
 
 
 def _speed(
-    run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, Path], engine: Engine
+    run: RunDir,
+    recipe: Recipe,
+    inputs: Inputs,
+    folders: Mapping[str, Path],
+    engine: Engine,
+    trusted: Mapping[str, bool],
 ) -> dict[str, Speed]:
     settings = recipe.evaluate
     chosen = stable_order(inputs.splits["test"].rows, lambda row: row.id, salt="latency")
@@ -160,6 +172,7 @@ def _speed(
             warmup=settings.warmup,
             batch_size=settings.batch_size,
             device=engine.device.type,
+            trust_remote_code=trusted.get(name, False),
         )
         for name, folder in folders.items()
     }

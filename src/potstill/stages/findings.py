@@ -16,13 +16,23 @@ def findings(evaluation: EvaluateRecord) -> list[str]:
     floors = evaluation.floors
     if "teacher_labels" in floors and teacher.accuracy < floors["teacher_labels"].accuracy:
         found.append(
-            f"The teacher ({teacher.accuracy:.1%}) is below TF-IDF with logistic regression on its own labelled "
-            f"rows ({floors['teacher_labels'].accuracy:.1%}): it is under-trained."
+            f"The teacher ({teacher.accuracy:.1%}) is below TF-IDF with logistic regression on the "
+            f"{floors['teacher_labels'].labelled_rows:,} rows that it can be adapted on "
+            f"({floors['teacher_labels'].accuracy:.1%}): it is under-trained."
         )
     if "student_labels" in floors and student.accuracy < floors["student_labels"].accuracy:
         found.append(
             f"The student ({student.accuracy:.1%}) is below TF-IDF with logistic regression on the same labelled "
             f"rows ({floors['student_labels'].accuracy:.1%}): that simpler model serves better."
+        )
+    pair = next((c for c in evaluation.comparisons if (c.of, c.against) == ("student", "baseline")), None)
+    if pair is not None and pair.macro_f1_points.high < 0 <= pair.accuracy_points.high:
+        macro = pair.macro_f1_points
+        found.append(
+            "Distilling lost in macro-F1, which counts rare classes as much as others: the student is "
+            f"{macro.value:+.1f} points (95 % interval {macro.low:+.1f} to {macro.high:+.1f}) from the same student on "
+            "hard labels alone. "
+            f"The teacher's own is {teacher.macro_f1:.3f}; one that knows the rare classes better would pass that on."
         )
     gain = evaluation.gain_over_baseline_points
     if gain is not None:
@@ -39,14 +49,6 @@ def findings(evaluation: EvaluateRecord) -> list[str]:
                 f"Distilling did not measurably pay: the student is {span} from the same student on hard labels "
                 "alone, and the interval holds zero. More unlabelled text or a better teacher may change that."
             )
-    against_baseline = next((c for c in evaluation.comparisons if (c.of, c.against) == ("student", "baseline")), None)
-    if against_baseline is not None and against_baseline.macro_f1_points.high < 0:
-        macro = against_baseline.macro_f1_points
-        found.append(
-            f"On rare classes distilling lost: the student's macro-F1 is {macro.value:+.1f} points (95 % interval "
-            f"{macro.low:+.1f} to {macro.high:+.1f}) from that of hard labels alone, and the teacher's own is "
-            f"{teacher.macro_f1:.3f}. A teacher that knows the rare classes better would pass that on."
-        )
     drop = evaluation.drop_points
     found.append(
         f"The student keeps {evaluation.retention.value:.1%} of the teacher's accuracy "

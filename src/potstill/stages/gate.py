@@ -2,12 +2,12 @@
 
 from potstill.recipe import GateSettings, Recipe
 from potstill.records import Check, EvaluateRecord, GateRecord
-from potstill.run_dir import RunDir
+from potstill.run_dir import RunDir, fingerprint
 
 
 def gate(run: RunDir, recipe: Recipe, evaluation: EvaluateRecord) -> GateRecord:
     """The verdict with its reasons."""
-    depends = {"gate": recipe.gate, "evaluation": evaluation.fingerprint}
+    depends = {"gate": recipe.gate, "evaluation": fingerprint(evaluation)}
     return run.once("gate", depends, GateRecord, lambda _: judge(recipe.gate, evaluation))
 
 

@@ -11,7 +11,7 @@ from potstill.presentation.page import render_html, render_model_card
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import dump_recipe
 from potstill.records import FinishedRun, ReportRecord
-from potstill.run_dir import RunDir, file_digest, write_text
+from potstill.run_dir import RunDir, file_digest, fingerprint, write_text
 from potstill.training.metrics import read_metrics
 
 PACKAGES = (
@@ -30,7 +30,7 @@ def report(run: RunDir, recipe: Recipe, finished: FinishedRun) -> ReportRecord:
     """`report.html` and `MODEL_CARD.md`."""
     depends = {
         "recipe": recipe,
-        "records": [None if record is None else record.fingerprint for record in vars(finished).values()],
+        "records": {name: fingerprint(record) for name, record in vars(finished).items()},
     }
 
     def work(folder: Path) -> ReportRecord:

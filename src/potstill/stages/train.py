@@ -1,7 +1,7 @@
 """train: the student from stored labels, and the baseline, the same student from hard labels alone."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -105,7 +105,6 @@ def _train(
     def work(folder: Path) -> TrainRecord:
         model = initial_student(recipe, inputs, run, adapted)
         initial = weights_digest(model)
-        trackers = open_trackers(settings.trackers, folder, member.name) if engine.is_main else []
         job = Job(
             name=f"train/{member.name}",
             model=model,
@@ -116,10 +115,10 @@ def _train(
             total_steps=steps,
             seed=recipe.seed,
             settings=settings,
-            trackers=trackers,
         )
+        trackers = open_trackers(settings.trackers, folder, member.name) if engine.is_main else []
         try:
-            done = fit(job, folder, engine, run.progress)
+            done = fit(replace(job, trackers=trackers), folder, engine, run.progress)
         finally:
             for tracker in trackers:
                 tracker.close()

@@ -110,8 +110,15 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimiser: torch.optim.O
 
 
 def load_weights(folder: Path, step: int, model: nn.Module) -> None:
-    """Only the model's weights, of the checkpoint of a step."""
-    set_model_state_dict(model, {**load_file(folder / _name(step) / "model.safetensors")}, options=_OPTIONS)
+    """Only the model's weights, of the checkpoint of a step.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    checkpoint = folder / _name(step)
+    if not is_whole(checkpoint):
+        raise CheckpointError(f"{checkpoint}: the best checkpoint is damaged. Remove {folder} to train from the start.")
+    set_model_state_dict(model, {**load_file(checkpoint / "model.safetensors")}, options=_OPTIONS)
 
 
 def keep_newest(folder: Path, count: int, best_step: int) -> None:

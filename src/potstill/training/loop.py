@@ -134,6 +134,10 @@ def validate(model: nn.Module, rows: BatchSource, settings: OptimiserSettings, e
             total[2] += len(indices)
     model.train(training)
     loss, right, count = engine.sum(total).tolist()
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the validation loss is {loss}: the weights have grown out of bounds. Lower learning_rate."
+        )
     return Validation(loss / count, right / count)
 
 

@@ -1,0 +1,65 @@
+"""The verdict follows from thresholds and measurements, and is given anew when either changes."""
+
+from pathlib import Path
+
+import pytest
+
+from potstill.progress import Progress
+from potstill.recipe import GateSettings, Recipe
+from potstill.records import EvaluateRecord
+from potstill.run_dir import open_run
+from potstill.stages.gate import gate, judge
+from tests.unit.finished_run import evaluation
+
+RECIPE = {
+    "task": {"kind": "text_classification"},
+    "data": {"train": "train.jsonl", "validation": 0.1, "test": 0.1},
+    "teacher": {"kind": "pretrained", "model": "org/name"},
+}
+
+
+def measured(*, with_baseline: bool = True) -> EvaluateRecord:
+    return evaluation(with_baseline=with_baseline)
+
+
+@pytest.mark.parametrize(
+    ("field", "passes", "fails"),
+    [
+        ("min_retention", 0.974, 0.975),
+        ("max_drop_points", 2.2, 2.1),
+        ("min_speedup", 7.14, 7.2),
+        ("min_agreement", 0.934, 0.94),
+        ("min_gain_over_baseline_points", 7.1, 7.2),
+        ("max_latency_p95_ms", 1000, 0.01),
+        ("max_size_bytes", 10**12, 1),
+        ("max_peak_memory_bytes", 10**12, 1),
+    ],
+)
+def test_each_threshold_holds_up_to_its_bound(field: str, passes: float, fails: float) -> None:
+    for threshold, expected in ((passes, True), (fails, False)):
+        verdict = judge(GateSettings(**{"min_retention": None, field: threshold}), measured())
+        assert verdict.passed is expected
+        (check,) = verdict.checks
+        assert check.name == field.partition("_")[2] and check.passed is expected
+        assert check.required == f"{'>=' if field.startswith('min') else '<='} {threshold:g}"
+        assert check.measured is not None
+
+
+def test_what_was_not_measured_fails_and_what_is_not_set_is_not_checked() -> None:
+    without = measured(with_baseline=False)
+    verdict = judge(GateSettings(min_gain_over_baseline_points=-5.0), without)
+    assert not verdict.passed
+    assert [(check.name, check.passed) for check in verdict.checks] == [
+        ("retention", True),
+        ("gain_over_baseline_points", False),
+    ]
+    nothing = judge(GateSettings(min_retention=None), without)
+    assert nothing.passed and nothing.checks == []
+
+
+def test_a_second_measurement_of_the_same_models_is_judged_anew(tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(RECIPE | {"gate": {"min_retention": None, "min_speedup": 5}})
+    first = measured().model_copy(update={"fingerprint": "the same models and rows"})
+    with open_run(tmp_path, Progress()) as run:
+        assert gate(run, recipe, first).passed
+        assert not gate(run, recipe, first.model_copy(update={"speedup": 4.0})).passed
