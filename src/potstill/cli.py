@@ -71,13 +71,15 @@ def init(
 def check(recipe: RecipePath, set_: Overrides = None) -> None:
     """Validate a recipe and show its plan; writes nothing."""
     from potstill.presentation.terminal import plan_lines
+    from potstill.progress import for_console
     from potstill.recipe.yaml_file import load_recipe
     from potstill.stages.common import read_inputs
     from potstill.stages.plan import make_plan
 
     quiet_libraries()
     loaded = load_recipe(recipe, set_ or [])
-    for line in plan_lines(make_plan(loaded, read_inputs(loaded, recipe.parent), Path())):
+    inputs = read_inputs(loaded, recipe.parent, for_console(quiet=False))
+    for line in plan_lines(make_plan(loaded, inputs, Path())):
         typer.echo(line)
 
 

@@ -24,7 +24,8 @@ STAGES = ("plan", "adapt", "label", "train", "evaluate", "gate", "export", "repo
 
 def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[tuple[str, Record]]:
     """Every stage with its record, in order; each takes only what it reads."""
-    inputs = read_inputs(recipe, base)
+    run.progress.line("reading data")
+    inputs = read_inputs(recipe, base, run.progress)
     yield "plan", (planned := plan(run, recipe, inputs))
     yield "adapt", (teacher := adapt(run, recipe, inputs, engine))
     yield "label", (labels := label(run, recipe, inputs, teacher, engine))

@@ -18,6 +18,10 @@ class Advance(Protocol):
     def __call__(self, amount: int = 1, note: str = "") -> None: ...
 
 
+def unseen(amount: int = 1, note: str = "") -> None:
+    """An `Advance` that nobody watches."""
+
+
 class Progress:
     """Where a run speaks to the person who started it. This base class says nothing (`--quiet`)."""
 
@@ -27,11 +31,7 @@ class Progress:
     @contextmanager
     def task(self, description: str, total: int, unit: str) -> Iterator[Advance]:
         """A piece of work of `total` units; yields what to call as it advances."""
-
-        def advance(amount: int = 1, note: str = "") -> None:
-            pass
-
-        yield advance
+        yield unseen
 
 
 class PlainProgress(Progress):

@@ -11,6 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from potstill.progress import Advance, unseen
+
 _WORD = re.compile(r"\w+")
 _ROUNDING = 1e-9  # 0.56 * 25 is a little more than 14: a share that is just reached counts
 
@@ -28,13 +30,19 @@ def shingles(text: str, size: int) -> set[int]:
     return {int.from_bytes(blake2b(" ".join(words[i : i + size]).encode(), digest_size=8).digest()) for i in runs}
 
 
-def near_copies(texts: Sequence[str], held_out: Sequence[str], *, jaccard: float, shingle_words: int) -> dict[int, int]:
+def near_copies(
+    texts: Sequence[str],
+    held_out: Sequence[str],
+    *,
+    jaccard: float,
+    shingle_words: int,
+    advance: Advance = unseen,
+) -> dict[int, int]:
     """For each text that is a near-copy of a held-out one: its index and that of the held-out text.
 
-    A near-copy shares at least `jaccard` of the union of both texts' shingles.
+    A near-copy shares at least `jaccard` of the union of both texts' shingles. `advance` counts `texts`.
     """
     targets = [shingles(text, shingle_words) for text in held_out]
-    sources = [shingles(text, shingle_words) for text in texts]
     frequency: Counter[int] = Counter()
     for target in targets:
         frequency.update(target)
@@ -49,7 +57,9 @@ def near_copies(texts: Sequence[str], held_out: Sequence[str], *, jaccard: float
             index[shingle].append(number)
 
     found: dict[int, int] = {}
-    for number, source in enumerate(sources):
+    for number, text in enumerate(texts):
+        advance()
+        source = shingles(text, shingle_words)
         candidates = sorted({target for shingle in rarest(source) for target in index.get(shingle, ())})
         for candidate in candidates:
             target = targets[candidate]

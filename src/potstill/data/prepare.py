@@ -1,6 +1,6 @@
 """From the files of a recipe to clean splits: no duplicates, no test text in training, every loss of rows counted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +11,7 @@ from potstill.data.near_copies import near_copies, normalised
 from potstill.data.rows import OWN_ID, Columns, Row, read_rows, rows_fingerprint
 from potstill.data.splits import stable_fraction
 from potstill.errors import DataError
+from potstill.progress import Progress
 from potstill.settings import Settings
 
 Share = Annotated[float, Field(gt=0, lt=0.5)]
@@ -62,7 +63,7 @@ class Split:
         return rows_fingerprint(self.rows)
 
 
-def prepare(settings: DataSettings, base: Path) -> dict[str, Split]:
+def prepare(settings: DataSettings, base: Path, progress: Progress | None = None) -> dict[str, Split]:
     """The splits `train`, `validation`, `test` and, where the recipe has one, `adapt`.
 
     Raises:
@@ -73,7 +74,7 @@ def prepare(settings: DataSettings, base: Path) -> dict[str, Split]:
     if settings.deduplicate:
         splits = _without_duplicates(splits)
     if settings.near_copies:
-        splits = _without_near_copies(splits, settings.near_copies)
+        splits = _without_near_copies(splits, settings.near_copies, progress or Progress())
     for name, split in splits.items():
         _check(name, split)
     _check_unique_ids(splits)
@@ -120,21 +121,23 @@ def _without_duplicates(splits: dict[str, Split]) -> dict[str, Split]:
     return result
 
 
-def _without_near_copies(splits: dict[str, Split], settings: NearCopies) -> dict[str, Split]:
+def _without_near_copies(splits: dict[str, Split], settings: NearCopies, progress: Progress) -> dict[str, Split]:
     held_out = [row.text for name in ("test", "validation") for row in splits[name].rows]
+    taught = [name for name in ("train", "adapt") if name in splits]
     result = dict(splits)
-    for name in ("train", "adapt"):
-        if name in splits:
-            result[name] = without_near_copies_of(held_out, splits[name], settings)
+    with progress.task("near-copies", sum(len(splits[name].rows) for name in taught), "rows") as advance:
+        for name in taught:
+            rows = splits[name].rows
+            copies = near_copies(
+                [row.text for row in rows],
+                held_out,
+                jaccard=settings.jaccard,
+                shingle_words=settings.shingle_words,
+                advance=advance,
+            )
+            kept = [row for number, row in enumerate(rows) if number not in copies]
+            result[name] = replace(splits[name], rows=kept, near_copies_dropped=len(copies))
     return result
-
-
-def without_near_copies_of(held_out: Sequence[str], split: Split, settings: NearCopies) -> Split:
-    """The split without the rows that nearly copy a held-out text."""
-    texts = [row.text for row in split.rows]
-    copies = near_copies(texts, held_out, jaccard=settings.jaccard, shingle_words=settings.shingle_words)
-    rows = [row for number, row in enumerate(split.rows) if number not in copies]
-    return replace(split, rows=rows, near_copies_dropped=len(copies))
 
 
 def _check(name: str, split: Split) -> None:

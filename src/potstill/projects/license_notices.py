@@ -73,8 +73,8 @@ def write(folder: Path, progress: Progress) -> list[str]:
     test, validation = ordered[:TEST_ROWS], ordered[TEST_ROWS : TEST_ROWS + VALIDATION_ROWS]
     held_out = [*test, *validation]
     rest = ordered[len(held_out) :]
-    progress.line("looking for near-copies of the held-out notices")
-    clean, clean_others = _without_near_copies(held_out, rest, others)
+    with progress.task("looking for near-copies", len(rest) + len(others), "notices") as advance:
+        clean, clean_others = _without_near_copies(held_out, rest, others, advance)
     adapt, after = clean[:ADAPT_ROWS], clean[ADAPT_ROWS:]
     labelled, unlabelled = after[:LABELLED_ROWS], after[LABELLED_ROWS:]
     pool = [*unlabelled, *stable_order(clean_others, lambda rule: rule.id, salt=SALT)]
@@ -171,13 +171,14 @@ def select(rules: Sequence[Rule]) -> tuple[list[str], list[Rule], list[Rule]]:
 
 
 def _without_near_copies(
-    held_out: Sequence[Rule], rest: Sequence[Rule], others: Sequence[Rule]
+    held_out: Sequence[Rule], rest: Sequence[Rule], others: Sequence[Rule], advance: Advance
 ) -> tuple[list[Rule], list[Rule]]:
     copies = near_copies(
         [rule.text for rule in (*rest, *others)],
         [rule.text for rule in held_out],
         jaccard=JACCARD,
         shingle_words=SHINGLE_WORDS,
+        advance=advance,
     )
     return (
         [rule for number, rule in enumerate(rest) if number not in copies],

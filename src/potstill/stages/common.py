@@ -9,6 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from potstill.data.prepare import Split, prepare
 from potstill.errors import ModelError
 from potstill.locations import local_folder, resolve
+from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, atomic_folder, fingerprint, folder_files
@@ -32,14 +33,14 @@ class Inputs:
         return self.splits[split].fingerprint
 
 
-def read_inputs(recipe: Recipe, base: Path) -> Inputs:
+def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) -> Inputs:
     """Read data and the teacher's configuration and tokenizer; reads no weights.
 
     Raises:
         DataError: rows that cannot be used.
         ModelError: no such teacher, or one whose classes are not those of the data.
     """
-    splits = prepare(recipe.data, base)
+    splits = prepare(recipe.data, base, progress)
     teacher = recipe.teacher
     location = resolve(_relative_to(base, teacher.model))
     where = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
