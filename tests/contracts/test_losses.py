@@ -1,161 +1,32 @@
 """Contracts that every loss of the union keeps; a loss that is newly listed is tested without a change here."""
 
-import cmath
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
 
-from potstill.losses import AnyLoss, HardLabels, LossSums, MixedLoss, SoftTargets, soft_target_kl
+from potstill.losses import AnyLoss, HardLabels, SoftTargets, soft_target_kl
 from potstill.schedules import Constant, Cosine, Linear
-from potstill.signals import IGNORE_INDEX, Batch, Signals
-
-Floats = npt.NDArray[np.float64]
-UNION = get_args(AnyLoss)[0]
-LOSSES = get_args(UNION) or (UNION,)
-FAST = settings(max_examples=25, deadline=None, derandomize=True)
-
-
-def naive_schedule(schedule: Any, progress: float) -> float:
-    if isinstance(schedule, Constant):
-        return schedule.value
-    share = progress if isinstance(schedule, Linear) else 0.5 - 0.5 * math.cos(math.pi * progress)
-    return schedule.start * (1 - share) + schedule.end * share
-
-
-def naive_log_softmax(logits: Sequence[complex], temperature: float) -> list[complex]:
-    total = sum(cmath.exp(logit / temperature) for logit in logits)
-    return [logit / temperature - cmath.log(total) for logit in logits]
-
-
-def naive_soft(loss: Any, student: Sequence[complex], teacher: Floats, label: int, progress: float) -> complex:
-    temperature = naive_schedule(loss.temperature, progress)
-    log_p = naive_log_softmax(list(teacher), temperature)
-    log_q = naive_log_softmax(student, temperature)
-    divergence = sum(cmath.exp(p) * (p - q) for p, q in zip(log_p, log_q, strict=True))
-    return temperature**2 * divergence
-
-
-def naive_hard(loss: Any, student: Sequence[complex], teacher: Floats, label: int, progress: float) -> complex:
-    if label == IGNORE_INDEX:
-        return 0j
-    log_q = naive_log_softmax(student, 1.0)
-    smoothing = loss.label_smoothing
-    return -(1 - smoothing) * log_q[label] - smoothing * sum(log_q) / len(log_q)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The value at one position, analytic in the student's logits, and settings beside the default to try."""
-
-    value: Callable[[Any, Sequence[complex], Floats, int, float], complex]
-    variants: tuple[Any, ...]
-
-
-REFERENCES = {
-    "soft_targets": Reference(
-        naive_soft,
-        (
-            SoftTargets(weight=Constant(value=1.0), temperature=Constant(value=1.0)),
-            SoftTargets(weight=Cosine(start=0.2, end=0.9), temperature=Cosine(start=1.0, end=3.0)),
-        ),
-    ),
-    "hard_labels": Reference(
-        naive_hard,
-        (
-            HardLabels(weight=Constant(value=1.0), label_smoothing=0.1),
-            HardLabels(weight=Cosine(start=0.9, end=0.1)),
-        ),
-    ),
-}
-
-
-def kind_of(loss: type[Any]) -> str:
-    return str(loss.model_fields["kind"].default)
-
-
-VARIANTS = [
-    pytest.param(variant, id=f"{kind_of(loss)}-{number}")
-    for loss in LOSSES
-    for number, variant in enumerate(
-        (loss(), *(REFERENCES[kind_of(loss)].variants if kind_of(loss) in REFERENCES else ()))
-    )
-]
-
-
-@dataclass(frozen=True)
-class Case:
-    student: Floats
-    teacher: Floats
-    labels: npt.NDArray[np.int64]
-    mask: npt.NDArray[np.bool_]
-    progress: float
-
-
-@st.composite
-def cases(draw: st.DrawFn, *, least: int = 1) -> Case:
-    positions, classes = draw(st.integers(least, 7)), draw(st.integers(2, 5))
-    generator = np.random.default_rng(draw(st.integers(0, 2**20)))
-    scale = draw(st.sampled_from([0.1, 1.0, 3.0]))
-    labels = generator.integers(0, classes, positions)
-    return Case(
-        student=generator.normal(size=(positions, classes)) * scale,
-        teacher=generator.normal(size=(positions, classes)) * scale,
-        labels=np.where(generator.random(positions) < 0.3, IGNORE_INDEX, labels),
-        mask=generator.random(positions) < 0.7,
-        progress=draw(st.sampled_from([0.0, 0.25, 0.5, 1.0])),
-    )
-
-
-def evaluate(
-    losses: Sequence[Any], student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor, progress: float
-) -> tuple[LossSums, Tensor]:
-    student = student.detach().clone().requires_grad_()
-    batch = Batch(ids=("row",) * labels.numel(), inputs={}, labels=labels, mask=mask)
-    driver = MixedLoss([loss.build() for loss in losses])
-    sums = driver(Signals(student), Signals(teacher), batch, progress=progress)
-    (gradient,) = torch.autograd.grad(sums.total, student)
-    return sums, gradient
-
-
-def run(
-    losses: Sequence[Any], case: Case, *, dtype: torch.dtype = torch.float64, mask: Any = None
-) -> tuple[float, Floats]:
-    sums, gradient = evaluate(
-        losses,
-        torch.tensor(case.student, dtype=dtype),
-        torch.tensor(case.teacher, dtype=dtype),
-        torch.tensor(case.labels),
-        torch.tensor(case.mask if mask is None else mask),
-        case.progress,
-    )
-    return sums.total.item(), gradient.double().numpy()
-
-
-def reference(loss: Any, case: Case) -> tuple[float, Floats]:
-    """Value and gradient by loops; the gradient by complex steps, which lose no digits."""
-    naive, weight = REFERENCES[loss.kind].value, naive_schedule(loss.weight, case.progress)
-    total, step = 0.0, 1e-30
-    gradient = np.zeros_like(case.student)
-    for row, counts in enumerate(case.mask):
-        if not counts:
-            continue
-        given_row = (case.teacher[row], int(case.labels[row]), case.progress)
-        plain = [complex(logit) for logit in case.student[row]]
-        total += weight * naive(loss, plain, *given_row).real
-        for column in range(len(plain)):
-            stepped = [logit + (1j * step if column == i else 0) for i, logit in enumerate(plain)]
-            gradient[row, column] = weight * naive(loss, stepped, *given_row).imag / step
-    return total, gradient
+from potstill.signals import IGNORE_INDEX
+from tests.contracts.reference import (
+    FAST,
+    LOSSES,
+    REFERENCES,
+    VARIANTS,
+    Case,
+    Floats,
+    cases,
+    evaluate,
+    kind_of,
+    naive_schedule,
+    reference,
+    run,
+)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=kind_of)

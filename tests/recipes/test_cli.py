@@ -35,6 +35,14 @@ def same_weights(left: Path, right: Path) -> bool:
     return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
 
 
+def wait_for_checkpoint(process: subprocess.Popen[str], stage: Path) -> None:
+    """Return when a stage has its first checkpoint, or the process has ended before it was seen."""
+    deadline = time.monotonic() + 120
+    while not list((stage / "scratch/checkpoints").glob("step-*")) and process.poll() is None:
+        assert time.monotonic() < deadline, f"{stage}: no checkpoint after two minutes"
+        time.sleep(0.002)  # polling: a process can only be seen from outside by what it leaves on disk
+
+
 @pytest.fixture
 def finished(project: Path) -> Path:
     potstill("run", project / "recipe.yaml", "--out", project / "run")
@@ -129,12 +137,9 @@ def test_a_stopped_run_resumes_to_bitwise_the_same_labels_losses_and_weights(pro
     command = [sys.executable, "-m", "potstill", "train", str(project / "recipe.yaml"), "--out", str(broken)]
     codes = []
     # Each attempt is stopped a little after it got further than the one before.
-    for metrics in ("adapt", "train/student", "train/baseline"):
+    for stage in ("adapt", "train/student", "train/baseline"):
         process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 120
-        checkpoints = broken / metrics / "scratch/checkpoints"
-        while process.poll() is None and not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
-            time.sleep(0.002)
+        wait_for_checkpoint(process, broken / stage)
         process.send_signal(stop)
         process.communicate(timeout=60)
         codes.append(process.returncode)

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 
 from potstill.progress import Progress
 from potstill.run_dir import open_run
-from tests.recipes.test_cli import ENVIRONMENT, potstill, record
+from tests.recipes.test_cli import ENVIRONMENT, potstill, record, wait_for_checkpoint
 
 TWO = ENVIRONMENT | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
@@ -68,10 +67,7 @@ def test_two_stopped_processes_go_on_to_the_run_of_two_that_were_not(without_dro
     whole, broken = without_dropout / "whole", without_dropout / "broken"
     assert torchrun("train", recipe, "--out", whole).returncode == 0
     process = subprocess.Popen(command("train", recipe, "--out", broken), env=TWO, stderr=subprocess.PIPE, text=True)
-    checkpoints = broken / "train/student/scratch/checkpoints"
-    deadline = time.monotonic() + 120
-    while process.poll() is None and not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_for_checkpoint(process, broken / "train/student")
     process.terminate()
     stopped = process.communicate(timeout=60)[1]
     assert process.returncode != 0 and "Stopped by SIGTERM" in stopped

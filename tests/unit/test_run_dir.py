@@ -205,7 +205,10 @@ def test_a_second_process_is_refused_and_kill_9_frees_the_lock(tmp_path: Path) -
 
 
 class Two:
-    """One of two processes, here threads; the other is slow to go on after each barrier."""
+    """One of two processes, here threads; the other is slow to go on after each barrier.
+
+    It has then missed whatever the main one does at once, which a right `once` does not mind.
+    """
 
     def __init__(self, barrier: threading.Barrier, *, is_main: bool) -> None:
         self.is_main = is_main

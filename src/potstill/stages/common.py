@@ -62,17 +62,27 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
 
 def load_teacher(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
     """The teacher that is distilled: the adapted one of this run, or the recipe's own."""
-    folder, trusted = teacher_folder(recipe, run, adapted)
-    return recipe.task.load_model(str(folder), trust_remote_code=trusted)
+    return teacher_folder(recipe, run, adapted).load(recipe)
 
 
-def teacher_folder(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> tuple[Path, bool]:
-    """Where the teacher that is distilled lies, and whether code that lies there may run."""
+@dataclass(frozen=True)
+class ModelFolder:
+    """A saved model, and whether code that lies beside its weights may run."""
+
+    path: Path
+    trust_remote_code: bool = False
+
+    def load(self, recipe: Recipe) -> PreTrainedModel:
+        return recipe.task.load_model(str(self.path), trust_remote_code=self.trust_remote_code)
+
+
+def teacher_folder(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> ModelFolder:
+    """Where the teacher that is distilled lies; one of the hub is fetched as the recipe says."""
     if adapted.adapted:
-        return run.path(adapted.location), False
+        return ModelFolder(run.path(adapted.location))
     teacher = recipe.teacher
     trusted = teacher.trust_remote_code
-    return local_folder(adapted.location, revision=teacher.revision, trust_remote_code=trusted), trusted
+    return ModelFolder(local_folder(adapted.location, revision=teacher.revision, trust_remote_code=trusted), trusted)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, engine: Engine) -> None:

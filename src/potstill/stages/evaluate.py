@@ -31,7 +31,7 @@ from potstill.records import (
     TrainRecord,
 )
 from potstill.run_dir import RunDir
-from potstill.stages.common import Inputs, teacher_folder
+from potstill.stages.common import Inputs, ModelFolder, teacher_folder
 from potstill.stages.findings import findings
 from potstill.stages.plan import adapt_split
 from potstill.teachers import FrozenTeacher
@@ -63,21 +63,14 @@ def evaluate(
     }
 
     def work(folder: Path) -> EvaluateRecord:
-        teacher, trusted = teacher_folder(recipe, run, adapted)
-        folders = {name: run.path("train", name, "model") for name in digests} | {"teacher": teacher}
-        return _evaluate(run, recipe, inputs, folders, engine, trusted={"teacher": trusted})
+        folders = {name: ModelFolder(run.path("train", name, "model")) for name in digests}
+        return _evaluate(run, recipe, inputs, folders | {"teacher": teacher_folder(recipe, run, adapted)}, engine)
 
     return run.once("evaluate", depends, EvaluateRecord, work)
 
 
 def _evaluate(
-    run: RunDir,
-    recipe: Recipe,
-    inputs: Inputs,
-    folders: Mapping[str, Path],
-    engine: Engine,
-    *,
-    trusted: Mapping[str, bool],
+    run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
 ) -> EvaluateRecord:
     test = inputs.splits["test"].rows
     encoded = recipe.task.encode(test, inputs.tokenizer, inputs.labels)
@@ -85,17 +78,17 @@ def _evaluate(
     logits, counts = {}, {}
     with run.progress.task("evaluate: quality", len(test) * len(folders), "rows") as advance:
         for name, folder in folders.items():
-            model = recipe.task.load_model(str(folder), trust_remote_code=trusted.get(name, False))
+            model = folder.load(recipe)
             counts[name] = _parameters(model)
             logits[name] = _predict(FrozenTeacher(model, engine.device), encoded, recipe.label.batch_size, advance)
-    speed = _speed(run, recipe, inputs, folders, engine, trusted)
+    speed = _speed(run, recipe, inputs, folders, engine)
     weights = quality.bootstrap_weights(len(test), seed=recipe.seed)
     said = {name: values.argmax(axis=1) for name, values in logits.items()}
     right = {name: classes == truth for name, classes in said.items()}
     accuracy = {name: quality.accuracies(values, weights) for name, values in right.items()}
     macro_f1 = {name: quality.macro_f1s(truth, classes, len(inputs.labels), weights) for name, classes in said.items()}
     models = {
-        name: _model(logits[name], truth, accuracy[name], macro_f1[name], speed[name], folder, counts[name])
+        name: _model(logits[name], truth, accuracy[name], macro_f1[name], speed[name], folder.path, counts[name])
         for name, folder in folders.items()
     }
     agreement = {
@@ -153,26 +146,21 @@ def _predict(teacher: FrozenTeacher, rows: EncodedRows, batch_size: int, advance
 
 
 def _speed(
-    run: RunDir,
-    recipe: Recipe,
-    inputs: Inputs,
-    folders: Mapping[str, Path],
-    engine: Engine,
-    trusted: Mapping[str, bool],
+    run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
 ) -> dict[str, Speed]:
     settings = recipe.evaluate
     chosen = stable_order(inputs.splits["test"].rows, lambda row: row.id, salt="latency")
     texts = tuple(row.text for row in chosen[: settings.latency_rows])
     requests = {
         name: SpeedRequest(
-            model=str(folder),
+            model=str(folder.path),
             texts=texts,
             max_length=recipe.task.max_length,
             threads=settings.threads,
             warmup=settings.warmup,
             batch_size=settings.batch_size,
             device=engine.device.type,
-            trust_remote_code=trusted.get(name, False),
+            trust_remote_code=folder.trust_remote_code,
         )
         for name, folder in folders.items()
     }
