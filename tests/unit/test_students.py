@@ -155,6 +155,8 @@ def test_dropout_is_the_teachers_or_that_of_the_recipe() -> None:
         ({"layers": "1/8"}, r"student\.layers: 1/8 of the teacher's 4 is 0\.5"),
         ({"width": 13}, r"student\.width 13 does not divide into 2 heads"),
         ({"heads": 5}, r"student\.width 12 does not divide into 5 heads"),
+        ({"heads": 3}, r"makes heads of 4, the teacher's have 6, .* or student\.heads to 2\.$"),
+        ({"width": 4}, r"makes heads of 4, the teacher's have 6, .* or student\.width to a multiple of 6\.$"),
     ],
 )
 def test_an_impossible_shape_is_refused_with_the_numbers(change: dict[str, Any], message: str) -> None:

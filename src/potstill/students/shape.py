@@ -84,10 +84,12 @@ def student_config(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConf
             f"or the width to a multiple of {head_size}, the teacher's size of a head."
         )
     if isinstance(student.init, Copy) and width // heads != head_size:
+        fits = width % head_size == 0
+        remedy = f"student.heads to {width // head_size}" if fits else f"student.width to a multiple of {head_size}"
         raise ModelError(
             f"student.heads {heads} at width {width} makes heads of {width // heads}, the teacher's have "
             f"{head_size}, and copied weights would be cut across heads. Set student.init: {{kind: random}}, "
-            f"or student.heads to {width // head_size}."
+            f"or {remedy}."
         )
     if student.intermediate is None:
         intermediate = round(teacher.intermediate_size * width / teacher.hidden_size)
