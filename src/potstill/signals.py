@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from potstill.targets import Head, Target
+
 IGNORE_INDEX = -100
 """The label of a position without a hard label (the convention of torch and transformers)."""
 
@@ -27,6 +29,11 @@ class Signals:
     """What a model said about a batch; a signal that nobody asked for is None."""
 
     logits: Float[Tensor, "*batch classes"] | None = None
+    hidden: Float[Tensor, "*batch width"] | None = None
+    """Last hidden states, after the final norm: what the head makes logits of."""
+    head: Head | None = None
+    target: Target | None = None
+    """A teacher's distributions at the unmasked positions alone, in their order."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from potstill.divergences import ForwardKL, GeneralisedJSD, ReverseKL, SkewKL, TotalVariation
 from potstill.losses import AnyLoss, HardLabels, LossSums, MixedLoss, SoftTargets
 from potstill.schedules import Constant, Cosine, Linear
 from potstill.signals import IGNORE_INDEX, Batch, Signals
@@ -40,8 +41,40 @@ def naive_soft(loss: Any, student: Sequence[complex], teacher: Floats, label: in
     temperature = naive_schedule(loss.temperature, progress)
     log_p = naive_log_softmax(list(teacher), temperature)
     log_q = naive_log_softmax(student, temperature)
-    divergence = sum(cmath.exp(p) * (p - q) for p, q in zip(log_p, log_q, strict=True))
-    return temperature**2 * divergence
+    return naive_scale(loss.divergence, temperature) * naive_divergence(loss.divergence, log_p, log_q)
+
+
+def naive_scale(divergence: Any, temperature: float) -> float:
+    return 1.0 if divergence.kind == "total_variation" else temperature**2
+
+
+def naive_divergence(divergence: Any, log_p: Sequence[complex], log_q: Sequence[complex]) -> complex:
+    """By its definition, from the probabilities."""
+    pairs = [(cmath.exp(p), cmath.exp(q)) for p, q in zip(log_p, log_q, strict=True)]
+
+    def kl(first: Sequence[complex], second: Sequence[complex]) -> complex:
+        return sum((a * (cmath.log(a) - cmath.log(b)) for a, b in zip(first, second, strict=True)), 0j)
+
+    p, q = [each for each, _ in pairs], [each for _, each in pairs]
+    match divergence.kind:
+        case "forward_kl":
+            return kl(p, q)
+        case "reverse_kl":
+            return kl(q, p)
+        case "generalised_jsd" if divergence.beta in (0, 1):
+            return kl(q, p) if divergence.beta else kl(p, q)
+        case "generalised_jsd":
+            beta = divergence.beta
+            m = [beta * a + (1 - beta) * b for a, b in pairs]
+            return (beta * kl(p, m) + (1 - beta) * kl(q, m)) / (beta * (1 - beta))
+        case "skew_kl":
+            first, second = (q, p) if divergence.reverse else (p, q)
+            m = [divergence.skew * a + (1 - divergence.skew) * b for a, b in zip(first, second, strict=True)]
+            return kl(first, m)
+        case "total_variation":
+            # Analytic on either side of the kink, as a complex step needs it.
+            return sum(((a - b) if (a - b).real >= 0 else (b - a) for a, b in pairs), 0j) / 2
+    raise AssertionError(f"no reference for {divergence.kind}")
 
 
 def naive_hard(loss: Any, student: Sequence[complex], teacher: Floats, label: int, progress: float) -> complex:
@@ -50,6 +83,20 @@ def naive_hard(loss: Any, student: Sequence[complex], teacher: Floats, label: in
     log_q = naive_log_softmax(student, 1.0)
     smoothing = loss.label_smoothing
     return -(1 - smoothing) * log_q[label] - smoothing * sum(log_q) / len(log_q)
+
+
+DIVERGENCES = (
+    ForwardKL(),
+    ReverseKL(),
+    GeneralisedJSD(),
+    GeneralisedJSD(beta=0.0),
+    GeneralisedJSD(beta=0.1),
+    GeneralisedJSD(beta=1.0),
+    SkewKL(),
+    SkewKL(skew=0.0),
+    SkewKL(skew=0.3, reverse=True),
+    TotalVariation(),
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +113,7 @@ REFERENCES = {
         (
             SoftTargets(weight=Constant(value=1.0), temperature=Constant(value=1.0)),
             SoftTargets(weight=Cosine(start=0.2, end=0.9), temperature=Cosine(start=1.0, end=3.0)),
+            *(SoftTargets(weight=Constant(value=0.6), divergence=divergence) for divergence in DIVERGENCES),
         ),
     ),
     "hard_labels": Reference(

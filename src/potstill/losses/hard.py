@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from potstill.divergences import at_least_float32
+from potstill.losses.terms import HardTerm
 from potstill.schedules import Linear, Schedule
 from potstill.settings import Settings
 from potstill.signals import IGNORE_INDEX, Signal
@@ -58,3 +59,6 @@ class HardLabelsLoss:
             ignore_index=IGNORE_INDEX,
             label_smoothing=self._smoothing,
         )
+
+    def term_at(self, progress: float) -> HardTerm:
+        return HardTerm(self.name, self._weight.at(progress), self._smoothing)

@@ -1,4 +1,8 @@
-"""The driver that evaluates all logit losses of a recipe together, and their weighted sum."""
+"""The driver that evaluates all logit losses of a recipe together, and their weighted sum.
+
+Where the student gives logits, each loss is differentiated by autograd. Where it gives hidden states and its head,
+the logits of a language model never exist as a whole, and the chunked core computes values and gradients.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from potstill.losses.chunked import chunked_loss
+from potstill.losses.kernels import Kernels
 from potstill.losses.reduction import blank_masked, masked_sum
+from potstill.losses.terms import TermLoss
 from potstill.signals import IGNORE_INDEX, Batch, LogitLoss, Signals
 
 
@@ -26,14 +33,21 @@ class MixedLoss:
     `alpha * soft + (1 - alpha) * hard`, where hard is 0 for an unlabelled row, however rows fall into batches.
     """
 
-    def __init__(self, losses: Sequence[LogitLoss]) -> None:
+    def __init__(self, losses: Sequence[LogitLoss], *, compiled: bool = False) -> None:
         self.losses = tuple(losses)
+        self._kernels = Kernels(compiled=compiled)
 
     def __call__(self, student: Signals, teacher: Signals, batch: Batch, *, progress: float) -> LossSums:
-        assert student.logits is not None
-        classes = student.logits.shape[-1]
+        if student.logits is not None:
+            return self._from_logits(student.logits, teacher, batch, progress)
+        return self._from_hidden(student, teacher, batch, progress)
+
+    def _from_logits(
+        self, logits: Float[Tensor, "*batch classes"], teacher: Signals, batch: Batch, progress: float
+    ) -> LossSums:
+        classes = logits.shape[-1]
         mask = batch.mask.reshape(-1)
-        student_logits = blank_masked(student.logits.reshape(-1, classes), mask)
+        student_logits = blank_masked(logits.reshape(-1, classes), mask)
         teacher_logits = None
         if teacher.logits is not None:
             teacher_logits = blank_masked(teacher.logits.reshape(-1, classes), mask)
@@ -46,3 +60,17 @@ class MixedLoss:
             total = total + loss.weight_at(progress) * part
             parts[loss.name] = part.detach()
         return LossSums(total, parts)
+
+    def _from_hidden(self, student: Signals, teacher: Signals, batch: Batch, progress: float) -> LossSums:
+        assert student.hidden is not None and student.head is not None
+        mask = batch.mask.reshape(-1)
+        # Only the positions that count go on: a prompt costs neither head nor loss.
+        hidden = student.hidden.reshape(-1, student.hidden.shape[-1])[mask]
+        terms = []
+        for loss in self.losses:
+            if not isinstance(loss, TermLoss):
+                raise ValueError(f"{loss.name} needs whole logits, which a language model does not give")
+            terms.append(loss.term_at(progress))
+        labels = batch.labels.reshape(-1)[mask]
+        found = chunked_loss(hidden, student.head, labels, teacher.target, terms, kernels=self._kernels)
+        return LossSums(found.total, dict(zip((term.name for term in terms), found.parts.unbind(), strict=True)))

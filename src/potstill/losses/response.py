@@ -3,12 +3,21 @@
 from collections.abc import Mapping
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import field_validator
 from torch import Tensor
 
-from potstill.divergences import kl_divergence
+from potstill.divergences import (
+    AnyDivergence,
+    ForwardKL,
+    NamedDivergence,
+    at_least_float32,
+    kl_divergence,
+    temperature_scale,
+)
 from potstill.losses.reduction import blank_masked, masked_mean
+from potstill.losses.terms import SoftTerm
 from potstill.schedules import Linear, Schedule
 from potstill.settings import Settings
 from potstill.signals import Signal
@@ -30,28 +39,24 @@ def soft_target_kl(
     """
     if mask is not None:
         student_logits, teacher_logits = blank_masked(student_logits, mask), blank_masked(teacher_logits, mask)
-    return masked_mean(_scaled_kl(student_logits, teacher_logits, temperature), mask)
-
-
-def _scaled_kl(
-    student_logits: Float[Tensor, "*batch classes"],
-    teacher_logits: Float[Tensor, "*batch classes"],
-    temperature: float,
-) -> Float[Tensor, "*batch"]:
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     # T^2 keeps soft and hard gradients on one scale when T changes.
-    return kl_divergence(teacher_logits, student_logits, temperature=temperature) * temperature**2
+    return masked_mean(kl_divergence(teacher_logits, student_logits, temperature=temperature) * temperature**2, mask)
 
 
 class SoftTargets(Settings):
-    """`weight * T^2 * KL(teacher || student)` at temperature T, on every row (Hinton 2015, arXiv:1503.02531)."""
+    """`weight * T^2 * divergence(teacher, student)`, both at temperature T (Hinton 2015, arXiv:1503.02531).
+
+    The divergence is KL(teacher || student) unless said otherwise; total variation goes without T^2.
+    """
 
     kind: Literal["soft_targets"] = "soft_targets"
     weight: Schedule = Linear(start=0.7, end=0.5)
     temperature: Schedule = Linear(start=4.0, end=1.0)
     """Softening starts strong, so that the order of the wrong classes is learnt, and ends at the distribution
     that will be served."""
+    divergence: NamedDivergence = ForwardKL()
 
     @field_validator("temperature")
     @classmethod
@@ -75,6 +80,7 @@ class SoftTargetsLoss:
     def __init__(self, settings: SoftTargets) -> None:
         self._weight = settings.weight
         self._temperature = settings.temperature
+        self._divergence: AnyDivergence = settings.divergence
 
     def weight_at(self, progress: float) -> float:
         return self._weight.at(progress)
@@ -91,4 +97,11 @@ class SoftTargetsLoss:
         progress: float,
     ) -> Float[Tensor, "positions"]:
         assert teacher_logits is not None, "the loop gives every loss the signals that it reads"
-        return _scaled_kl(student_logits, teacher_logits, self._temperature.at(progress))
+        temperature = self._temperature.at(progress)
+        log_p = torch.log_softmax(at_least_float32(teacher_logits) / temperature, dim=-1)
+        log_q = torch.log_softmax(at_least_float32(student_logits) / temperature, dim=-1)
+        value: Tensor = self._divergence.value(log_p, log_q) * temperature_scale(self._divergence, temperature)
+        return value
+
+    def term_at(self, progress: float) -> SoftTerm:
+        return SoftTerm(self.name, self._divergence, self._weight.at(progress), self._temperature.at(progress))

@@ -1,0 +1,172 @@
+"""The mixed loss of a language model without its logits: through head and loss in chunks of positions.
+
+A chunk's logits are made, turned into the gradient in place, multiplied into the gradients of hidden states and head,
+and forgotten. So memory grows with a chunk and not with positions times vocabulary, and nothing is computed twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from potstill.divergences import ForwardKL, at_least_float32
+from potstill.losses.kernels import Kernels, settings_of
+from potstill.losses.named_tokens import NamedTokens
+from potstill.losses.terms import SoftTerm, Term
+from potstill.targets import FullTarget, Head, SampledTargets, SparseTarget, Target
+
+CHUNK_BYTES = 32 * 2**20
+"""Logits of a chunk. Smaller chunks read and write the head's gradient more often, larger ones leave the cache."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`sum of weight_i * term_i` over positions, with the terms' own sums in the order given."""
+
+    total: Float[Tensor, ""]
+    parts: Float[Tensor, "terms"]
+
+
+def chunked_loss(
+    hidden: Float[Tensor, "positions width"],
+    head: Head,
+    labels: Int[Tensor, "positions"],
+    target: Target | None,
+    terms: Sequence[Term],
+    *,
+    kernels: Kernels,
+    chunk_rows: int | None = None,
+) -> Loss:
+    """The summed loss over all positions given, with its gradients by `hidden`, the head's weight and its bias.
+
+    Only positions that count are given: a masked one costs nothing if it is not there. `labels` is IGNORE_INDEX
+    where there is no hard label. Under autocast the matrix products run in its type; sums are float32 at least.
+
+    Raises:
+        ValueError: a soft term that the target cannot serve, or another number of positions in it.
+    """
+    _check(labels, target, terms)
+    rows = chunk_rows or max(16, CHUNK_BYTES // (4 * head.weight.shape[0]))
+    work = _Work(head, labels, target, tuple(terms), kernels, rows)
+    total, parts = _ChunkedLoss.apply(hidden, head.weight, head.bias, work)  # type: ignore[no-untyped-call]
+    return Loss(total, parts)
+
+
+def _check(labels: Tensor, target: Target | None, terms: Sequence[Term]) -> None:
+    soft = [term for term in terms if isinstance(term, SoftTerm)]
+    if soft and target is None:
+        raise ValueError(f"{soft[0].name}: no teacher was given")
+    if target is not None and len(target) != len(labels):
+        raise ValueError(f"the teacher speaks of {len(target)} positions, the student of {len(labels)}")
+    for term in soft:
+        if not term.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {term.temperature}")
+        linear = isinstance(term.divergence, ForwardKL) and term.temperature == 1
+        if isinstance(target, SampledTargets) and not linear:
+            raise ValueError(f"{term.name}: a sampled teacher serves forward_kl at temperature 1 alone")
+
+
+@dataclass(frozen=True)
+class _Work:
+    head: Head
+    labels: Tensor
+    target: Target | None
+    terms: tuple[Term, ...]
+    kernels: Kernels
+    rows: int
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Gradients are computed in the forward pass, where a chunk's logits exist; backward only scales them."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work) -> tuple[Tensor, Tensor]:
+        kind = hidden.device.type
+        # Products in the type that autocast would use; this function runs with autocast off, to choose by itself.
+        product = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        with torch.autocast(kind, enabled=False):
+            gradients, parts = _run(hidden, weight, bias, work, product, ctx.needs_input_grad)
+        weights = torch.tensor([term.weight for term in work.terms], dtype=parts.dtype, device=parts.device)
+        ctx.gradients = gradients
+        ctx.mark_non_differentiable(parts)
+        return (weights * parts).sum(), parts
+
+    @staticmethod
+    def backward(ctx: Any, by_total: Tensor, by_parts: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the chunked loss can be differentiated once; its gradients were given away")
+        gradients, ctx.gradients = ctx.gradients, None
+        return (*(None if each is None else each.mul_(by_total.to(each.dtype)) for each in gradients), None)
+
+
+def _run(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    work: _Work,
+    product: torch.dtype,
+    wanted: Sequence[bool],
+) -> tuple[list[Tensor | None], Tensor]:
+    sums_type = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    by_hidden = torch.zeros_like(hidden) if wanted[0] else None
+    by_weight = torch.zeros_like(weight, dtype=sums_type) if wanted[1] else None
+    by_bias = torch.zeros_like(bias, dtype=sums_type) if bias is not None and wanted[2] else None
+    parts = torch.zeros(len(work.terms), dtype=sums_type, device=hidden.device)
+    narrow = weight.to(product)
+    for start in range(0, len(hidden), work.rows):
+        rows = slice(start, min(start + work.rows, len(hidden)))
+        states = hidden[rows].to(product)
+        logits = at_least_float32(torch.nn.functional.linear(states, narrow))
+        if bias is not None:
+            logits += bias
+        slope = _activate(logits, work.head)
+        parts += _terms(logits, rows, work)
+        if slope is not None:
+            logits *= slope
+        if by_bias is not None:
+            by_bias += logits.sum(dim=0)
+        gradient = logits.to(product)
+        if by_hidden is not None:
+            by_hidden[rows] = (gradient @ narrow).to(by_hidden.dtype)
+        if by_weight is not None:
+            _add_product(by_weight, gradient, states)
+    given = None if by_weight is None else by_weight.to(weight.dtype)
+    return [by_hidden, given, None if by_bias is None or bias is None else by_bias.to(bias.dtype)], parts
+
+
+def _activate(logits: Tensor, head: Head) -> Tensor | None:
+    """Scale and soft cap, in place; what the gradient by the logits is multiplied with to be that by the product."""
+    if head.scale != 1.0:
+        logits *= head.scale
+    if head.soft_cap is None:
+        return None if head.scale == 1.0 else logits.new_tensor(head.scale)
+    logits.div_(head.soft_cap).tanh_()
+    slope = logits.square().neg_().add_(1).mul_(head.scale)
+    logits.mul_(head.soft_cap)
+    return slope
+
+
+def _add_product(total: Tensor, gradient: Tensor, states: Tensor) -> None:
+    if total.dtype == gradient.dtype:
+        total.addmm_(gradient.T, states)
+    else:
+        total += gradient.T @ states
+
+
+def _terms(logits: Tensor, rows: slice, work: _Work) -> Tensor:
+    """The sums of the terms over a chunk; `logits` become the gradient of their weighted sum."""
+    target, terms, labels = work.target, work.terms, work.labels[rows]
+    soft = [term for term in terms if isinstance(term, SoftTerm)]
+    if soft and isinstance(target, FullTarget):
+        teachers = [target.logits_at(rows, term.temperature, work.kernels.log_sum_exp) for term in soft]
+        sums: Tensor = work.kernels.full(terms, logits, teachers, labels, settings_of(terms, logits))
+        return sums
+    named = NamedTokens(logits, labels, terms, work.kernels)
+    if soft and isinstance(target, SparseTarget):
+        return named.with_buckets([target.buckets_at(rows, term.temperature) for term in soft])
+    if soft and isinstance(target, SampledTargets):
+        return named.with_samples(target.ids[rows], target.weights[rows], target.entropy[rows])
+    return named.with_labels_alone()

@@ -1,0 +1,194 @@
+"""What a teacher says about the next token, in the forms in which it is known, for one chunk of positions at a time.
+
+A `FullTarget` gives a number for every token of the vocabulary, a `SparseTarget` for k tokens and the rest together,
+`SampledTargets` an unbiased sample. Positions are those that count, in the order of the batch. No method holds more
+of the vocabulary than the positions that it was asked for.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from potstill.divergences import at_least_float32
+
+LEAST_LOG_MASS = -80.0
+"""Log of a mass that counts as none: it keeps differences of logarithms finite."""
+
+RowLogSumExp = Callable[[Float[Tensor, "positions vocabulary"], float], Float[Tensor, "positions"]]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The map from last hidden states to logits: `cap(scale * (h W^T + b))` with `cap(z) = c tanh(z / c)`."""
+
+    weight: Float[Tensor, "vocabulary width"]
+    bias: Float[Tensor, "vocabulary"] | None = None
+    scale: float = 1.0
+    soft_cap: float | None = None
+
+    def logits(self, hidden: Float[Tensor, "positions width"]) -> Float[Tensor, "positions vocabulary"]:
+        """The logits, in the arithmetic of the hidden states, then in float32 at least."""
+        bias = None if self.bias is None else self.bias.to(hidden.dtype)
+        return self.activate(at_least_float32(torch.nn.functional.linear(hidden, self.weight.to(hidden.dtype), bias)))
+
+    def activate(self, product: Float[Tensor, "positions vocabulary"]) -> Float[Tensor, "positions vocabulary"]:
+        """Scale and soft cap, on the matrix product."""
+        scaled = product if self.scale == 1.0 else product * self.scale
+        return scaled if self.soft_cap is None else torch.tanh(scaled / self.soft_cap) * self.soft_cap
+
+
+@runtime_checkable
+class FullTarget(Protocol):
+    """A distribution over the whole vocabulary."""
+
+    def __len__(self) -> int: ...
+
+    def logits_at(
+        self, rows: slice, temperature: float, log_sum_exp: RowLogSumExp
+    ) -> Float[Tensor, "positions vocabulary"]:
+        """Logits x of which softmax(x / temperature) is the distribution softened by `temperature`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """The log-probabilities of k tokens, and that of all others together, at one temperature."""
+
+    ids: Int[Tensor, "positions k"]
+    log_head: Float[Tensor, "positions k"]
+    log_tail: Float[Tensor, "positions"]
+
+
+@runtime_checkable
+class SparseTarget(Protocol):
+    """A distribution of which k tokens are known, and the mass of the rest."""
+
+    def __len__(self) -> int: ...
+
+    def buckets_at(self, rows: slice, temperature: float) -> Buckets: ...
+
+
+@dataclass(frozen=True)
+class SampledTargets:
+    """k tokens for each position with weights that sum to one, so that E[sum(w * f(id))] = sum(p * f) for each f.
+
+    For temperature 1 and the forward KL alone: any other divergence is not linear in p. `entropy` is that of p.
+    """
+
+    ids: Int[Tensor, "positions k"]
+    weights: Float[Tensor, "positions k"]
+    entropy: Float[Tensor, "positions"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+Target = FullTarget | SparseTarget | SampledTargets
+
+
+@dataclass(frozen=True)
+class LogitTargets:
+    """All logits, of a model that is asked while the student trains."""
+
+    logits: Float[Tensor, "positions vocabulary"]
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def logits_at(
+        self, rows: slice, temperature: float, log_sum_exp: RowLogSumExp
+    ) -> Float[Tensor, "positions vocabulary"]:
+        return at_least_float32(self.logits[rows])
+
+
+@dataclass(frozen=True)
+class Mass:
+    """The exact head: k tokens with their logits, and the log of the others' mass at each temperature of a grid."""
+
+    ids: Int[Tensor, "positions k"]
+    head_logits: Float[Tensor, "positions k"]
+    """Up to a constant for each position."""
+    log_tails: Float[Tensor, "positions temperatures"]
+    temperatures: tuple[float, ...]
+
+    def at(self, rows: slice, temperature: float) -> Buckets:
+        """The buckets at a temperature of the grid, or between two of it.
+
+        Raises:
+            ValueError: the temperature is outside of the grid.
+        """
+        log_tail = between(self.temperatures, self.log_tails[rows], temperature).clamp(min=LEAST_LOG_MASS)
+        # The head has what the tail leaves, so that all sums to one.
+        left = torch.log1p(-log_tail.exp()).clamp(min=LEAST_LOG_MASS)
+        shares = torch.log_softmax(self.head_logits[rows] / temperature, dim=-1)
+        return Buckets(self.ids[rows], left[:, None] + shares, log_tail)
+
+
+def between(
+    grid: Sequence[float], values: Float[Tensor, "positions temperatures"], temperature: float
+) -> Float[Tensor, "positions"]:
+    """The value at a temperature of the ascending grid, or linear in log T between its two neighbours."""
+    for number, known in enumerate(grid):
+        if math.isclose(temperature, known, rel_tol=1e-6):
+            return values[:, number]
+        if number and grid[number - 1] < temperature < known:
+            low, high = grid[number - 1], known
+            share = math.log(temperature / low) / math.log(high / low)
+            return values[:, number - 1] * (1 - share) + values[:, number] * share
+    raise ValueError(f"temperature {temperature:g} is outside of the stored grid {', '.join(f'{t:g}' for t in grid)}")
+
+
+@dataclass(frozen=True)
+class TopKTargets:
+    """The k likeliest tokens and the mass of the others, as one bucket."""
+
+    mass: Mass
+
+    def __len__(self) -> int:
+        return len(self.mass.ids)
+
+    def buckets_at(self, rows: slice, temperature: float) -> Buckets:
+        return self.mass.at(rows, temperature)
+
+
+@dataclass(frozen=True)
+class HiddenTargets:
+    """The teacher's last hidden states, or r components of them, and the head that makes logits of them.
+
+    With `mass`, which is exact, where the states were rounded or cut to some components: they then give the shape of
+    the tail alone. Integer states are codes; their scale is in the head's weight.
+    """
+
+    hidden: Float[Tensor, "positions width"] | Int[Tensor, "positions width"]
+    head: Head
+    mass: Mass | None = None
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def logits_at(
+        self, rows: slice, temperature: float, log_sum_exp: RowLogSumExp
+    ) -> Float[Tensor, "positions vocabulary"]:
+        hidden = self.hidden[rows]
+        logits = self.head.logits(hidden if hidden.is_floating_point() else hidden.to(self.head.weight.dtype))
+        if self.mass is None:
+            return logits
+        return with_exact_head(logits, self.mass.at(rows, temperature), temperature, log_sum_exp)
+
+
+def with_exact_head(
+    body: Float[Tensor, "positions vocabulary"], exact: Buckets, temperature: float, log_sum_exp: RowLogSumExp
+) -> Float[Tensor, "positions vocabulary"]:
+    """The logits `body`, changed in place so that softmax(body / T) has the exact head and the exact mass of the tail.
+
+    The tail keeps its shape: of two of its tokens, the odds do not change.
+    """
+    body.scatter_(1, exact.ids, -math.inf)
+    tail = log_sum_exp(body, temperature)
+    head = (exact.log_head + (tail - exact.log_tail)[:, None]) * temperature
+    return body.scatter_(1, exact.ids, head.to(body.dtype))
