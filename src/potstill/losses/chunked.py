@@ -116,10 +116,13 @@ def _run(
     by_bias = torch.zeros_like(bias, dtype=sums_type) if bias is not None and wanted[2] else None
     parts = torch.zeros(len(work.terms), dtype=sums_type, device=hidden.device)
     narrow = weight.to(product)
+    # One buffer for all chunks: a new one each time would be held beside the old one.
+    products = torch.empty(min(work.rows, len(hidden)), len(weight), dtype=product, device=hidden.device)
     for start in range(0, len(hidden), work.rows):
         rows = slice(start, min(start + work.rows, len(hidden)))
         states = hidden[rows].to(product)
-        logits = at_least_float32(torch.nn.functional.linear(states, narrow))
+        made = torch.mm(states, narrow.T, out=products[: len(states)])
+        logits = at_least_float32(made)
         if bias is not None:
             logits += bias
         slope = _activate(logits, work.head)

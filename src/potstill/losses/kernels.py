@@ -39,17 +39,29 @@ def full(
     for number, term in enumerate(terms):
         weight, temperature = settings[number, 0], settings[number, 1]
         if isinstance(term, SoftTerm):
-            log_q = torch.log_softmax(student / temperature, dim=-1)
-            log_p = torch.log_softmax(remaining.pop(0) / temperature, dim=-1)
+            log_q = softened(student, temperature)
+            log_p = softened(remaining.pop(0), temperature)
             scale = temperature_scale(term.divergence, temperature)
             sums.append((term.divergence.value(log_p, log_q) * scale).sum())
             gradient = gradient + term.divergence.gradient(log_p, log_q) * (weight * scale / temperature)
         else:
-            value, by_logits = hard_labels(torch.log_softmax(student, dim=-1), labels, term.label_smoothing)
+            value, by_logits = hard_labels(softened(student, temperature), labels, term.label_smoothing)
             sums.append(value.sum())
             gradient = gradient + by_logits * weight
     student.copy_(gradient)
     return torch.stack(sums)
+
+
+def softened(
+    logits: Float[Tensor, "positions vocabulary"], temperature: Float[Tensor, ""]
+) -> Float[Tensor, "positions vocabulary"]:
+    """log_softmax(logits / T)."""
+    if not torch.compiler.is_compiling():
+        return torch.log_softmax(logits / temperature, dim=-1)
+    # Written out, so that the compiler keeps no copy of the shifted logits.
+    rate = 1 / temperature
+    most = logits.amax(dim=-1, keepdim=True)
+    return (logits - most) * rate - torch.exp((logits - most) * rate).sum(dim=-1, keepdim=True).log()
 
 
 def hard_labels(

@@ -1,0 +1,324 @@
+"""Time and memory of a distillation loss through head and softmax, against plain autograd and other packages.
+
+    pip install -e '.[bench]' && python benchmarks/kd_loss.py
+
+Each contender does the same work in float32: logits of student and teacher from their last hidden states, forward KL
+at temperature 1, and the gradients by the student's hidden states and head. Those that read a stored teacher have no
+teacher head to multiply with. Contenders are alternated in one process, and times are ratios to plain autograd in
+the same round; the median is shown. Memory is the peak above the inputs in a process of its own (Linux).
+The floor is the matrix products of the dense contenders alone, in chunks of the rows that the chunked loss takes.
+"""
+
+import argparse
+import ctypes
+import gc
+import importlib.util
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from potstill.divergences import ForwardKL, kl_divergence
+from potstill.losses.chunked import CHUNK_BYTES, chunked_loss
+from potstill.losses.kernels import Kernels
+from potstill.losses.terms import HardTerm, SoftTerm, Term
+from potstill.targets import Head, HiddenTargets, Mass, Target, TopKTargets
+
+HEAD, RANK = 32, 96
+KL = SoftTerm("soft_targets", ForwardKL(), 1.0, 1.0)
+HARD = HardTerm("hard_labels", 0.5)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Hidden states and heads of student and teacher, as after a forward pass."""
+
+    hidden: Tensor
+    weight: Tensor
+    teacher_hidden: Tensor
+    teacher_weight: Tensor
+    labels: Tensor
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        return [self.hidden, self.weight]
+
+
+Contender = Callable[[Problem], Callable[[], object]]
+
+
+def problem(vocabulary: int, positions: int, student: int, teacher: int) -> Problem:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return Problem(
+        normal(positions, student).requires_grad_(),
+        (normal(vocabulary, student) / student**0.5).requires_grad_(),
+        normal(positions, teacher),
+        normal(vocabulary, teacher) * (2 / teacher**0.5),
+        torch.randint(0, vocabulary, (positions,), generator=generator),
+    )
+
+
+def plain(given: Problem) -> Callable[[], object]:
+    def step() -> object:
+        with torch.no_grad():
+            teacher = given.teacher_hidden @ given.teacher_weight.T
+        value = kl_divergence(teacher, given.hidden @ given.weight.T, temperature=1.0).sum()
+        return torch.autograd.grad(value, given.leaves)
+
+    return step
+
+
+def floor(given: Problem) -> Callable[[], object]:
+    vocabulary = len(given.weight)
+    rows = CHUNK_BYTES // (4 * vocabulary)
+
+    @torch.no_grad()
+    def step() -> object:
+        by_weight, by_hidden = torch.zeros_like(given.weight), torch.zeros_like(given.hidden)
+        for start in range(0, len(given.hidden), rows):
+            chunk = slice(start, start + rows)
+            logits = given.hidden[chunk] @ given.weight.T
+            _ = given.teacher_hidden[chunk] @ given.teacher_weight.T
+            by_hidden[chunk] = logits @ given.weight
+            by_weight.addmm_(logits.T, given.hidden[chunk])
+        return by_hidden, by_weight
+
+    return step
+
+
+def chunked(teacher: Callable[[Problem], Target | None], *terms: Term, compiled: bool, share: float = 1.0) -> Contender:
+    def contender(given: Problem) -> Callable[[], object]:
+        kernels = Kernels(compiled=compiled)
+        target = teacher(given)
+        kept = torch.arange(len(given.labels)) < round(share * len(given.labels))
+
+        def step() -> object:
+            with torch.no_grad():
+                said = target if target is not None else HiddenTargets(given.teacher_hidden[kept], dense_head(given))
+            hidden = given.hidden if share == 1 else given.hidden[kept]
+            labels = given.labels[kept]
+            total = chunked_loss(hidden, Head(given.weight), labels, said, terms, kernels=kernels).total
+            return torch.autograd.grad(total, given.leaves)
+
+        return step
+
+    return contender
+
+
+def dense_head(given: Problem) -> Head:
+    return Head(given.teacher_weight)
+
+
+def online(given: Problem) -> Target | None:
+    return None
+
+
+def mass(given: Problem) -> Mass:
+    generator = torch.Generator().manual_seed(1)
+    positions, vocabulary = len(given.labels), len(given.weight)
+    # Distinct tokens all over the vocabulary.
+    first = torch.randint(0, vocabulary, (positions, 1), generator=generator)
+    ids = (first + torch.arange(HEAD) * (vocabulary // HEAD)) % vocabulary
+    logits = torch.randn(positions, HEAD, generator=generator)
+    return Mass(ids, logits, torch.full((positions, 1), -2.0), (1.0,))
+
+
+def top_k(given: Problem) -> Target:
+    return TopKTargets(mass(given))
+
+
+def low_rank(given: Problem) -> Target:
+    generator = torch.Generator().manual_seed(2)
+    codes = torch.randint(-127, 128, (len(given.labels), RANK), generator=generator, dtype=torch.int8)
+    factor = torch.randn(len(given.weight), RANK, generator=generator) / (127 * RANK**0.5)
+    return HiddenTargets(codes, Head(factor, torch.zeros(len(given.weight))), mass(given))
+
+
+def trl_gkd(given: Problem) -> Callable[[], object]:
+    from trl.experimental.gkd import GKDTrainer
+
+    def step() -> object:
+        with torch.no_grad():
+            teacher = given.teacher_hidden @ given.teacher_weight.T
+        student = given.hidden @ given.weight.T
+        labels = given.labels[None]
+        value = GKDTrainer.generalized_jsd_loss(student[None], teacher[None], labels, beta=0)
+        return torch.autograd.grad(value, given.leaves)
+
+    return step
+
+
+def trl_chunked(given: Problem) -> Callable[[], object]:
+    from trl.trainer.distillation_trainer import _chunked_divergence_loss
+
+    def step() -> object:
+        value, *_ = _chunked_divergence_loss(
+            given.hidden[None],
+            given.teacher_hidden[None],
+            given.weight,
+            given.teacher_weight,
+            torch.ones_like(given.labels)[None],
+            beta=0.0,
+        )
+        return torch.autograd.grad(value, given.leaves)
+
+    return step
+
+
+def torchtune(given: Problem) -> Callable[[], object]:
+    # From its file, which needs torch alone: the package as a whole cannot be imported beside a recent torch.
+    package = importlib.util.find_spec("torchtune")
+    assert package is not None and package.submodule_search_locations
+    source = Path(package.submodule_search_locations[0]) / "modules/loss/kd_losses.py"
+    spec = importlib.util.spec_from_file_location("torchtune_kd_losses", source)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    loss = module.ForwardKLWithChunkedOutputLoss()
+
+    def step() -> object:
+        pieces = loss.num_output_chunks
+        with torch.no_grad():
+            teacher = [each[None] @ given.teacher_weight.T for each in given.teacher_hidden.chunk(pieces)]
+        student = [each[None] @ given.weight.T for each in given.hidden.chunk(pieces)]
+        return torch.autograd.grad(loss(student, teacher, given.labels[None]), given.leaves)
+
+    return step
+
+
+def liger(*, compiled: bool) -> Contender:
+    def contender(given: Problem) -> Callable[[], object]:
+        from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+        loss = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0, compiled=compiled)
+
+        def step() -> object:
+            value = loss(given.hidden, given.weight, given.teacher_hidden, given.teacher_weight, given.labels)
+            return torch.autograd.grad(value, given.leaves)
+
+        return step
+
+    return contender
+
+
+CONTENDERS: dict[str, Contender] = {
+    "plain autograd": plain,
+    "floor: matrix products": floor,
+    "potstill, teacher online": chunked(online, KL, compiled=False),
+    "potstill, teacher online, compiled": chunked(online, KL, compiled=True),
+    "the same + hard labels": chunked(online, KL, HARD, compiled=True),
+    "the same, half of it masked": chunked(online, KL, compiled=True, share=0.5),
+    "potstill, top_k": chunked(top_k, KL, compiled=False),
+    "potstill, top_k, compiled": chunked(top_k, KL, compiled=True),
+    "potstill, low_rank, compiled": chunked(low_rank, KL, compiled=True),
+    "TRL GKD": trl_gkd,
+    "TRL chunked": trl_chunked,
+    "torchtune chunked": torchtune,
+    "Liger chunked": liger(compiled=False),
+    "Liger chunked, compiled": liger(compiled=True),
+}
+PACKAGES = {"TRL": "trl", "torchtune": "torchtune", "Liger": "liger_kernel"}
+
+
+def present(name: str) -> bool:
+    package = PACKAGES.get(name.split()[0])
+    return package is None or importlib.util.find_spec(package) is not None
+
+
+def peak_above_inputs(step: Callable[[], object]) -> int:
+    """Peak resident bytes of one step above those before it."""
+    step()  # compiles, and fills what is kept between steps
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = _status("VmRSS")
+    step()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def memory_of(name: str, sizes: list[int]) -> int:
+    arguments = [sys.executable, __file__, "--memory-of", name, "--sizes", *map(str, sizes)]
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+def times(names: list[str], given: Problem, rounds: int) -> dict[str, list[float]]:
+    steps = {name: CONTENDERS[name](given) for name in names}
+    for step in steps.values():
+        step()
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        for name in names if turn % 2 else reversed(names):
+            start = time.perf_counter()
+            steps[name]()
+            taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def table(sizes: list[int], names: list[str], rounds: int) -> Table:
+    vocabulary, positions, student, teacher = sizes
+    peaks = {name: memory_of(name, sizes) for name in names}
+    taken = times(names, problem(*sizes), rounds)
+    shown = Table(title=f"V = {vocabulary:,}, N = {positions:,}, hidden {student} / {teacher}, {rounds} rounds")
+    for column in ("", "s", "time / plain", "range", "time / floor", "peak MiB", "peak / plain"):
+        shown.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    for name in names:
+        ratios = [a / b for a, b in zip(taken[name], taken["plain autograd"], strict=True)]
+        floors = [a / b for a, b in zip(taken[name], taken["floor: matrix products"], strict=True)]
+        shown.add_row(
+            name,
+            f"{statistics.median(taken[name]):.2f}",
+            f"{statistics.median(ratios):.2f}",
+            f"{min(ratios):.2f} to {max(ratios):.2f}",
+            f"{statistics.median(floors):.2f}",
+            f"{peaks[name] / 2**20:,.0f}",
+            f"{peaks[name] / peaks['plain autograd']:.2f}",
+        )
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocabularies", type=int, nargs="+", default=[32_000, 129_280])
+    parser.add_argument("--positions", type=int, default=2048)
+    parser.add_argument("--widths", type=int, nargs=2, default=[576, 1024], help="hidden size of student and teacher")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", help="a regular expression; plain autograd and the floor always run")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser.add_argument("--sizes", type=int, nargs=4, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory_of:
+        print(peak_above_inputs(CONTENDERS[args.memory_of](problem(*args.sizes))))
+        return
+    wanted = re.compile(args.only or "")
+    names = [name for number, name in enumerate(CONTENDERS) if number < 2 or (present(name) and wanted.search(name))]
+    console = Console()
+    console.width = max(console.width, 120)
+    for vocabulary in args.vocabularies:
+        console.print(table([vocabulary, args.positions, *args.widths], names, args.rounds))
+    for package in PACKAGES.values():
+        if importlib.util.find_spec(package) is None:
+            console.print(f"{package} is not installed: pip install -e '.[bench]'")
+
+
+if __name__ == "__main__":
+    main()
