@@ -39,17 +39,9 @@ def read_rows(path: Path, columns: Columns) -> list[Row]:
     Raises:
         DataError: the file, or the first bad row in it, by line or row number.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file. data takes paths relative to the recipe.")
-    if path.suffix == ".parquet":
-        raw = _parquet(path)
-    elif path.suffix in {".jsonl", ".json", ".ndjson"}:
-        raw = _json_lines(path)
-    else:
-        raise DataError(f"{path}: unknown format {path.suffix!r}; expected .jsonl or .parquet.")
     rows: list[Row] = []
     seen: dict[str, tuple[str, Row]] = {}
-    for place, record in raw:
+    for place, record in read_records(path):
         row = _row(path, place, record, columns)
         # Labels are found by id, so an id of two texts would give one of them the labels of the other. The same
         # text again is a duplicate, and dropping those is left to who prepares the data.
@@ -60,6 +52,21 @@ def read_rows(path: Path, columns: Columns) -> list[Row]:
     if not rows:
         raise DataError(f"{path}: 0 rows. Nothing written.")
     return rows
+
+
+def read_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """What stands in a `.jsonl` or `.parquet` file, each with its place: `line 3` or `row 2`.
+
+    Raises:
+        DataError: a file that is missing, of another format or damaged.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. data takes paths relative to the recipe.")
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    if path.suffix in {".jsonl", ".json", ".ndjson"}:
+        return _json_lines(path)
+    raise DataError(f"{path}: unknown format {path.suffix!r}; expected .jsonl or .parquet.")
 
 
 def rows_fingerprint(rows: Sequence[Row]) -> str:
@@ -130,21 +137,26 @@ def _row(path: Path, place: str, record: Any, columns: Columns) -> Row:
             f'{path}: {place} has no "{columns.text}"; found {sorted(map(str, record))[:12]}. '
             "Set data.columns.text to the column that holds the text."
         )
-    text = _string(path, place, columns.text, record[columns.text])
+    text = string_in(path, place, columns.text, record[columns.text])
     label = record.get(columns.label)
     if label is not None:
         if isinstance(label, bool | float | list | dict):
             kind = type(label).__name__
             raise DataError(f'{path}: {place} "{columns.label}": expected a class name, found {kind}.')
-        label = _string(path, place, columns.label, str(label))
+        label = string_in(path, place, columns.label, str(label))
         if not label:
             raise DataError(f'{path}: {place} "{columns.label}": empty; use null for a row without a label.')
     identity = record.get(columns.id)
-    row_id = text_id(text) if identity is None else _string(path, place, columns.id, str(identity))
+    row_id = text_id(text) if identity is None else string_in(path, place, columns.id, str(identity))
     return Row(row_id, text, label)
 
 
-def _string(path: Path, place: str, column: str, value: Any) -> str:
+def string_in(path: Path, place: str, column: str, value: Any) -> str:
+    """`value`, which stands in `column` of that place, as text that can be written again.
+
+    Raises:
+        DataError: anything else than a string of valid Unicode.
+    """
     if not isinstance(value, str):
         kind = type(value).__name__
         raise DataError(f'{path}: {place} "{column}": expected text, found {kind}.')

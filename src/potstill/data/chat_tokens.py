@@ -1,0 +1,198 @@
+"""Examples as token ids, with the exact mask of the tokens that a model must learn to produce.
+
+An example is put together from what a model is shown and what it must then say, so its mask is known from the start;
+nothing is derived from token ids afterwards.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int32
+from transformers import PreTrainedTokenizerBase
+
+from potstill.data.chat_template import Chat, SpecialTokens, Turn, ids_after, token_ids
+from potstill.data.dialogues import Completion, Conversation, Example, PlainText
+from potstill.data.rows import OWN_ID
+from potstill.errors import DataError, ModelError
+
+FIRST_DROPPED = 5
+"""How many dropped examples are named."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tokenised:
+    """Token ids; `trained` is true where a token is to be learnt, which the first never is: nothing predicts it."""
+
+    id: str
+    ids: Int32[np.ndarray, "tokens"]
+    trained: Bool[np.ndarray, "tokens"]
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """What became of the examples on their way into `max_length` tokens."""
+
+    examples: int
+    tokens: int
+    trained_tokens: int
+    responses_cut: int
+    """Responses cut on the right; the last token of such an example is no end of turn."""
+    turns_dropped: int
+    """Responses left out, whole, behind those that fit."""
+    examples_dropped: int
+    """Examples whose prompt leaves no room for a single token of the response."""
+    first_dropped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ChatTokens:
+    """Makes token ids of examples, by the rules and the chat template of one tokenizer.
+
+    Strings of special tokens in the data stay text.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    train_on: Literal["all_turns", "last_turn"] = "all_turns"
+    """Which responses of a conversation are learnt."""
+
+    def __post_init__(self) -> None:
+        assert self.max_length >= 2, "a token to learn needs one before it"
+
+    def tokenise(self, examples: Sequence[Example]) -> tuple[list[Tokenised], TokenCounts]:
+        """Answered examples as tokens, and the counts of what did not fit.
+
+        A conversation becomes several, named `id#turn`, where the template does not show earlier turns as they were
+        said (many drop their reasoning): each then has the prompt that inference would show. A long text becomes
+        `id#window`, each reaching one token into the one before it, so that every token is learnt once.
+
+        Raises:
+            DataError: a row that the chat template refuses or rewrites, or an id that occurs twice.
+            ModelError: a tokenizer without a chat template or an end token, where rows need it.
+        """
+        kept: list[Tokenised] = []
+        dropped: list[str] = []
+        responses_cut = turns_dropped = 0
+        for example in examples:
+            assert example.answered, f"{example.id}: there is no response to learn"
+            for name, turns in self._parts(example):
+                fitting, cut = _fitting(turns, self.max_length)
+                if not fitting:
+                    dropped.append(name)
+                    continue
+                responses_cut += cut
+                turns_dropped += len(turns) - len(fitting)
+                kept.append(_joined(name, fitting))
+        name, times = Counter(tokenised.id for tokenised in kept).most_common(1)[0] if kept else ("", 0)
+        if times > 1:
+            raise DataError(f'Duplicate id "{name}": {times} times, after long rows were cut. {OWN_ID}')
+        return kept, TokenCounts(
+            examples=len(kept),
+            tokens=sum(len(tokenised.ids) for tokenised in kept),
+            trained_tokens=sum(int(tokenised.trained.sum()) for tokenised in kept),
+            responses_cut=responses_cut,
+            turns_dropped=turns_dropped,
+            examples_dropped=len(dropped),
+            first_dropped=tuple(dropped[:FIRST_DROPPED]),
+        )
+
+    def prompt_ids(self, example: Conversation | Completion) -> Int32[np.ndarray, "tokens"]:
+        """What a model is shown before it writes the last response, whether the example has one or not.
+
+        Raises:
+            DataError: a row that the chat template refuses or rewrites.
+            ModelError: a tokenizer without a chat template, where the row needs it.
+        """
+        if isinstance(example, Completion):
+            shown = self._text_ids(example.prompt, start=True)
+        else:
+            shown = Chat(example, self.tokenizer, self._special_tokens).prompt_ids()
+        return np.array(shown, dtype=np.int32)
+
+    def _parts(self, example: Example) -> list[tuple[str, list[Turn]]]:
+        if isinstance(example, Completion):
+            parts = [[self._completion(example)]]
+        elif isinstance(example, PlainText):
+            parts = [[turn] for turn in self._windows(example)]
+        else:
+            chat = Chat(example, self.tokenizer, self._special_tokens)
+            parts = chat.examples(last_only=self.train_on == "last_turn")
+        if len(parts) == 1:
+            return [(example.id, parts[0])]
+        return [(f"{example.id}#{number}", part) for number, part in enumerate(parts)]
+
+    def _completion(self, example: Completion) -> Turn:
+        assert example.completion is not None
+        shown = self._text_ids(example.prompt, start=True)
+        said = ids_after(shown, self._text_ids(example.prompt + example.completion, start=True))
+        return Turn(shown, [*(said or self._text_ids(example.completion)), self._end])
+
+    def _windows(self, example: PlainText) -> list[Turn]:
+        ids = [*self._text_ids(example.text, start=True), self._end]
+        learnt = self.max_length - 1
+        return [Turn(ids[i : i + 1], ids[i + 1 : i + 1 + learnt]) for i in range(0, max(1, len(ids) - 1), learnt)]
+
+    def _text_ids(self, text: str, *, start: bool = False) -> list[int]:
+        return (self._start if start else []) + token_ids(self.tokenizer, text, split_special_tokens=True)
+
+    @cached_property
+    def _special_tokens(self) -> SpecialTokens:
+        return SpecialTokens.of(self.tokenizer)
+
+    @cached_property
+    def _start(self) -> list[int]:
+        """What the tokenizer itself puts before a text: a beginning-of-sequence token, or nothing."""
+        bare, full = (self.tokenizer("a", add_special_tokens=special).input_ids for special in (False, True))
+        place = next(place for place in range(len(full)) if full[place : place + len(bare)] == bare)
+        return list(full[:place])
+
+    @property
+    def _end(self) -> int:
+        end = self.tokenizer.eos_token_id
+        if end is None:
+            raise ModelError(
+                "the tokenizer has no end-of-sequence token, so a student could not learn to stop. "
+                "Set eos_token in its tokenizer_config.json."
+            )
+        return int(end)
+
+
+def marked_text(tokenised: Tokenised, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]]:
+    """The example as text, in pieces of which every token is learnt (true) or none is."""
+    ends = [*(np.flatnonzero(np.diff(tokenised.trained)) + 1).tolist(), len(tokenised.ids)]
+    pieces: list[tuple[str, bool]] = []
+    before = ""
+    for end in ends:
+        # Decoded from the start each time: many tokenizers write the first word of a text in another way.
+        text = tokenizer.decode(tokenised.ids[:end].tolist(), clean_up_tokenization_spaces=False)
+        pieces.append((text[len(before) :], bool(tokenised.trained[end - 1])))
+        before = text
+    return pieces
+
+
+def _fitting(turns: list[Turn], room: int) -> tuple[list[Turn], bool]:
+    """The leading turns that fit into `room` tokens, and whether the first had to be cut for it."""
+    fitting: list[Turn] = []
+    left = room
+    for turn in turns:
+        left -= len(turn.shown) + len(turn.response)
+        if left < 0 or not turn.response:
+            break
+        fitting.append(turn)
+    if fitting:
+        return fitting, False
+    first = turns[0]
+    response = first.response[: max(0, room - len(first.shown))]
+    return ([Turn(first.shown, response)] if response else []), True
+
+
+def _joined(name: str, turns: list[Turn]) -> Tokenised:
+    parts = [(part, learnt) for turn in turns for part, learnt in ((turn.shown, False), (turn.response, True))]
+    ids = np.array([token for part, _ in parts for token in part], dtype=np.int32)
+    trained = np.repeat([learnt for _, learnt in parts], [len(part) for part, _ in parts])
+    trained[0] = False
+    return Tokenised(name, ids, trained)
