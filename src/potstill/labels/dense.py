@@ -1,6 +1,8 @@
 """The dense encoding: all logits of each row. Right for classification, and valid for every temperature."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -60,3 +62,25 @@ class Dense(Settings):
             row = int(np.nonzero(~np.isfinite(values))[0][0])
             raise LabelStoreError(f"Stored logits non-finite: id {batch.column('id')[row].as_py()}.")
         return values
+
+
+@dataclass(frozen=True)
+class DenseLayout:
+    """How dense labels lie in record batches."""
+
+    encoding: Dense
+    classes: int
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.encoding.arrow_schema(self.classes)
+
+    def records(self, ids: Sequence[str], answer: Float[Tensor, "rows classes"]) -> pa.RecordBatch:
+        return self.encoding.encode(ids, answer)
+
+    def rows(self, batch: pa.RecordBatch) -> list[npt.NDArray[np.floating]]:
+        return list(self.encoding.decode(batch))
+
+    def digests(self, batch: pa.RecordBatch) -> Iterator[bytes]:
+        for row in self.rows(batch):
+            yield hashlib.blake2b(row.tobytes(), digest_size=16).digest()

@@ -3,6 +3,7 @@
 manifest.json          written last: its existence means that the store is complete
 manifest.json.sha256   the manifest's own digest
 shard-00000.arrow      rows of label, in record batches fixed by the plan
+codec.safetensors      what an encoding stores once for all rows, where it does
 """
 
 import hashlib
@@ -16,12 +17,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from potstill.errors import LabelStoreError
-from potstill.labels.dense import Dense
+from potstill.labels.dense import Dense, DenseLayout
+from potstill.labels.encodings import AnyEncoding, load_codec
+from potstill.labels.error import LabelError
+from potstill.labels.layout import Layout
+from potstill.labels.positions import Codec, Columns, PositionLayout
 from potstill.run_dir import file_digest
 
 MANIFEST = "manifest.json"
+CODEC = "codec.safetensors"
 FORMAT = 1
 
 
@@ -52,14 +60,31 @@ class ShardEntry(BaseModel):
     batch_checksums: tuple[str, ...]
 
 
+class PositionLabels(BaseModel):
+    """What the labels of a language model have beside their rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    vocabulary: int
+    temperatures: tuple[float, ...]
+    """The grid at which the mass of the tail is known."""
+    codec_sha256: str | None
+    """Of codec.safetensors, where there is one."""
+    positions: int
+    errors: tuple[LabelError, ...]
+    """Measured on positions that nothing was fitted on."""
+
+
 class Manifest(BaseModel):
     """All about a store, in one file beside its shards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int
-    encoding: Dense
+    encoding: AnyEncoding
     source: LabelSource
+    positions: PositionLabels | None = None
+    """None for labels of whole rows."""
     rows: int
     content_digest: str
     """Over the rows sorted by id: equal for equal labels, however they were made and laid out."""
@@ -84,8 +109,10 @@ class LabelStore:
         """
         self.folder = folder
         self.manifest = read_manifest(folder)
+        self.codec = read_codec(folder, self.manifest)
+        self._layout = layout_of(self.manifest, self.codec)
         self._tables = [self._open(shard) for shard in self.manifest.shards]
-        self._decoded: dict[tuple[int, int], npt.NDArray[np.floating]] = {}
+        self._decoded: dict[tuple[int, int], Sequence[Any]] = {}
         self._places: dict[str, _Place] = {}
         for shard, reader in enumerate(self._tables):
             for batch in range(reader.num_record_batches):
@@ -122,24 +149,34 @@ class LabelStore:
                 )
 
     def logits(self, ids: Sequence[str]) -> npt.NDArray[np.floating]:
-        """The logits of these rows, found by id.
+        """The logits of these rows, found by id, from a store of dense labels.
 
         Raises:
             LabelStoreError: an id that the store has not, or a record batch that was damaged.
         """
-        rows = []
-        for identity in ids:
-            place = self._places.get(identity)
-            if place is None:
-                raise LabelStoreError(f"{self.folder}: no label for id {identity!r} ({len(self)} rows stored).")
-            rows.append(self._values(place.shard, place.batch)[place.row])
-        return np.stack(rows)
+        return np.stack([self._row(identity) for identity in ids])
 
-    def _values(self, shard: int, batch: int) -> npt.NDArray[np.floating]:
-        key = (shard, batch)
+    def positions(self, ids: Sequence[str]) -> tuple[Columns, list[int]]:
+        """The columns of these rows, one row after the other, and each row's number of positions.
+
+        Raises:
+            LabelStoreError: an id that the store has not, or a record batch that was damaged.
+        """
+        assert self.codec is not None
+        rows: list[Columns] = [self._row(identity) for identity in ids]
+        names = list(self.codec.columns)
+        return {name: np.concatenate([row[name] for row in rows]) for name in names}, [
+            len(row[names[0]]) for row in rows
+        ]
+
+    def _row(self, identity: str) -> Any:
+        place = self._places.get(identity)
+        if place is None:
+            raise LabelStoreError(f"{self.folder}: no label for id {identity!r} ({len(self)} rows stored).")
+        key = (place.shard, place.batch)
         if key not in self._decoded:
-            self._decoded[key] = self.manifest.encoding.decode(self._batch(shard, batch))
-        return self._decoded[key]
+            self._decoded[key] = self._layout.rows(self._batch(*key))
+        return self._decoded[key][place.row]
 
     def _open(self, shard: ShardEntry) -> pa.ipc.RecordBatchFileReader:
         path = self.folder / shard.file
@@ -149,7 +186,7 @@ class LabelStore:
             raise LabelStoreError(damaged(path, str(error).splitlines()[0])) from None
         if reader.num_record_batches != len(shard.batch_rows):
             raise LabelStoreError(damaged(path, f"{reader.num_record_batches} record batches"))
-        if not reader.schema.equals(self.manifest.encoding.arrow_schema(len(self.manifest.source.labels))):
+        if not reader.schema.equals(self._layout.schema):
             raise LabelStoreError(damaged(path, "unexpected columns"))
         return reader
 
@@ -166,6 +203,35 @@ class LabelStore:
         if found != entry.batch_checksums[batch]:
             raise LabelStoreError(damaged(path, f"record batch {batch} does not match its checksum"))
         return records
+
+
+def layout_of(manifest: Manifest, codec: Codec | None) -> Layout:
+    if isinstance(manifest.encoding, Dense):
+        return DenseLayout(manifest.encoding, len(manifest.source.labels))
+    assert codec is not None
+    return PositionLayout(codec.columns)
+
+
+def read_codec(folder: Path, manifest: Manifest) -> Codec | None:
+    """The codec of a store of a language model's labels.
+
+    Raises:
+        LabelStoreError: what the encoding stores once is missing or damaged.
+    """
+    known = manifest.positions
+    if isinstance(manifest.encoding, Dense) or known is None:
+        return None
+    tensors: dict[str, Tensor] = {}
+    if known.codec_sha256 is not None:
+        path = folder / CODEC
+        found = file_digest(path) if path.is_file() else "missing"
+        if found != known.codec_sha256:
+            raise LabelStoreError(
+                f"{path}: damaged ({found[:12]}, expected {known.codec_sha256[:12]}). No label can be read without "
+                f"it: remove {folder} and run potstill label again."
+            )
+        tensors = load_file(path)
+    return load_codec(manifest.encoding, tensors, vocabulary=known.vocabulary, temperatures=known.temperatures)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -203,15 +269,13 @@ def batch_checksum(batch: pa.RecordBatch) -> str:
     return hashlib.blake2b(memoryview(batch.serialize()), digest_size=16).hexdigest()
 
 
-def content_digest(readers: Sequence[Any], encoding: Dense) -> str:
+def content_digest(readers: Sequence[Any], layout: Layout) -> str:
     """Digest over all rows sorted by id: it does not depend on the order of work."""
     rows: list[tuple[str, bytes]] = []
     for reader in readers:
         for batch in range(reader.num_record_batches):
             records = reader.get_batch(batch)
-            values = encoding.decode(records)
-            for identity, value in zip(records.column("id").to_pylist(), values, strict=True):
-                rows.append((identity, hashlib.blake2b(value.tobytes(), digest_size=16).digest()))
+            rows.extend(zip(records.column("id").to_pylist(), layout.digests(records), strict=True))
     digest = hashlib.sha256()
     for identity, value_digest in sorted(rows):
         digest.update(json.dumps(identity).encode() + value_digest)

@@ -6,20 +6,28 @@ uninterrupted run: the batch that a row is computed in can change its last bits.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from jaxtyping import Float
+import pyarrow.compute
 from pydantic import ValidationError
-from torch import Tensor
+from safetensors.torch import save_file
 
 from potstill.errors import LabelStoreError
-from potstill.labels.dense import Dense
+from potstill.labels.dense import Dense, DenseLayout
+from potstill.labels.encodings import PositionEncoding
+from potstill.labels.error import LabelError
+from potstill.labels.layout import Layout
+from potstill.labels.positions import Codec, PositionLayout
 from potstill.labels.store import (
+    CODEC,
     FORMAT,
     MANIFEST,
     LabelSource,
     Manifest,
+    PositionLabels,
     ShardEntry,
     batch_checksum,
     content_digest,
@@ -28,16 +36,33 @@ from potstill.labels.store import (
 )
 from potstill.run_dir import RESULT, atomic_file, file_digest, write_text
 
-Ask = Callable[[Sequence[int]], Float[Tensor, "rows classes"]]
+Ask = Callable[[Sequence[int]], Any]
+"""From indices of rows to what the layout makes records of."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An encoding that was fitted to a language model, with the error that it was found to have."""
+
+    encoding: PositionEncoding
+    codec: Codec
+    vocabulary: int
+    temperatures: tuple[float, ...]
+    errors: tuple[LabelError, ...]
 
 
 class StoreWriter:
     """Writes the shards that are missing, then the manifest."""
 
-    def __init__(self, folder: Path, encoding: Dense, source: LabelSource) -> None:
+    def __init__(self, folder: Path, encoding: Dense | Fitted, source: LabelSource) -> None:
         self.folder = folder
-        self.encoding = encoding
         self.source = source
+        self._encoding = encoding
+        self._layout: Layout = (
+            DenseLayout(encoding, len(source.labels))
+            if isinstance(encoding, Dense)
+            else PositionLayout(encoding.codec.columns)
+        )
 
     def write(
         self,
@@ -49,7 +74,8 @@ class StoreWriter:
     ) -> Manifest:
         """Ask the teacher for every batch of rows that no whole shard holds yet, and complete the store.
 
-        `batches` are indices into `ids`; `ask` returns their logits; `advance` hears of rows done.
+        `batches` are indices into `ids`; `ask` returns their answer: logits for dense labels, and for positions the
+        number of them in each row with their columns. `advance` hears of rows done.
 
         Raises:
             LabelStoreError: a duplicate id or a non-finite logit; what was written before stays.
@@ -79,14 +105,16 @@ class StoreWriter:
     ) -> ShardEntry:
         checksums = []
         path = self.folder / name
-        with atomic_file(path, private=True) as temporary, pa.OSFile(str(temporary), "wb") as sink:
-            schema = self.encoding.arrow_schema(len(self.source.labels))
-            with pa.ipc.new_file(sink, schema) as writer:
-                for batch in plan:
-                    records = self.encoding.encode([ids[row] for row in batch], ask(batch))
-                    writer.write_batch(records)
-                    checksums.append(batch_checksum(records))
-                    advance(len(batch))
+        with (
+            atomic_file(path, private=True) as temporary,
+            pa.OSFile(str(temporary), "wb") as sink,
+            pa.ipc.new_file(sink, self._layout.schema) as writer,
+        ):
+            for batch in plan:
+                records = self._layout.records([ids[row] for row in batch], ask(batch))
+                writer.write_batch(records)
+                checksums.append(batch_checksum(records))
+                advance(len(batch))
         rows = [len(batch) for batch in plan]
         entry = ShardEntry(
             file=name,
@@ -113,12 +141,14 @@ class StoreWriter:
 
     def _complete(self, entries: list[ShardEntry]) -> Manifest:
         readers = [pa.ipc.open_file(pa.memory_map(str(self.folder / entry.file))) for entry in entries]
+        encoding = self._encoding
         manifest = Manifest(
             format=FORMAT,
-            encoding=self.encoding,
+            encoding=encoding if isinstance(encoding, Dense) else encoding.encoding,
             source=self.source,
+            positions=None if isinstance(encoding, Dense) else self._positions(encoding, readers),
             rows=sum(entry.rows for entry in entries),
-            content_digest=content_digest(readers, self.encoding),
+            content_digest=content_digest(readers, self._layout),
             shards=tuple(entries),
         )
         path = self.folder / MANIFEST
@@ -126,6 +156,26 @@ class StoreWriter:
         write_text(path, manifest.model_dump_json(indent=1) + "\n")
         write_text(path.with_suffix(".json.sha256"), file_digest(path) + "\n")
         return manifest
+
+    def _positions(self, fitted: Fitted, readers: Sequence[pa.ipc.RecordBatchFileReader]) -> PositionLabels:
+        """What a store of positions has beside its rows; writes the part that is stored once."""
+        digest = None
+        if fitted.codec.tensors:
+            with atomic_file(self.folder / CODEC, private=True) as temporary:
+                save_file({name: tensor.contiguous() for name, tensor in fitted.codec.tensors.items()}, temporary)
+            digest = file_digest(self.folder / CODEC)
+        counts = [
+            pa.compute.sum(reader.get_batch(batch).column("positions")).as_py()
+            for reader in readers
+            for batch in range(reader.num_record_batches)
+        ]
+        return PositionLabels(
+            vocabulary=fitted.vocabulary,
+            temperatures=fitted.temperatures,
+            codec_sha256=digest,
+            positions=sum(counts),
+            errors=fitted.errors,
+        )
 
 
 def repair(folder: Path) -> list[str]:
@@ -152,8 +202,17 @@ def describe(folder: Path) -> Iterator[tuple[str, str]]:
     size = sum((folder / shard.file).stat().st_size for shard in manifest.shards if (folder / shard.file).exists())
     yield "rows", f"{manifest.rows:,}"
     yield "encoding", json.dumps(manifest.encoding.model_dump())
-    yield "classes", str(len(manifest.source.labels))
-    yield "temperatures", "every temperature (all logits are stored)"
+    known = manifest.positions
+    if known is None:
+        yield "classes", str(len(manifest.source.labels))
+        yield "temperatures", "every temperature (all logits are stored)"
+    else:
+        yield "vocabulary", f"{known.vocabulary:,}"
+        yield "positions", f"{known.positions:,}"
+        yield "temperatures", ", ".join(f"{temperature:g}" for temperature in known.temperatures)
+        for error in known.errors:
+            kl = "" if error.kl is None else f"KL(p || stored) {error.kl:.4f}, "
+            yield f"error at T={error.temperature:g}", f"{kl}distance {error.distance:.4f}"
     yield "shards", str(len(manifest.shards))
     yield "size_bytes", f"{size:,}"
     yield "content_digest", manifest.content_digest

@@ -126,7 +126,7 @@ def _run(
         if bias is not None:
             logits += bias
         slope = _activate(logits, work.head)
-        parts += _terms(logits, rows, work)
+        parts += logit_terms(logits, work.labels[rows], work.target, rows, work.terms, kernels=work.kernels)
         if slope is not None:
             logits *= slope
         if by_bias is not None:
@@ -159,15 +159,22 @@ def _add_product(total: Tensor, gradient: Tensor, states: Tensor) -> None:
         total += gradient.T @ states
 
 
-def _terms(logits: Tensor, rows: slice, work: _Work) -> Tensor:
-    """The sums of the terms over a chunk; `logits` become the gradient of their weighted sum."""
-    target, terms, labels = work.target, work.terms, work.labels[rows]
+def logit_terms(
+    logits: Float[Tensor, "positions vocabulary"],
+    labels: Int[Tensor, "positions"],
+    target: Target | None,
+    rows: slice,
+    terms: tuple[Term, ...],
+    *,
+    kernels: Kernels,
+) -> Float[Tensor, "terms"]:
+    """The sums of the terms over the positions `rows` of the target; `logits` become the gradient of their mix."""
     soft = [term for term in terms if isinstance(term, SoftTerm)]
     if soft and isinstance(target, FullTarget):
-        teachers = [target.logits_at(rows, term.temperature, work.kernels.log_sum_exp) for term in soft]
-        sums: Tensor = work.kernels.full(terms, logits, teachers, labels, settings_of(terms, logits))
+        teachers = [target.logits_at(rows, term.temperature, kernels.log_sum_exp) for term in soft]
+        sums: Tensor = kernels.full(terms, logits, teachers, labels, settings_of(terms, logits))
         return sums
-    named = NamedTokens(logits, labels, terms, work.kernels)
+    named = NamedTokens(logits, labels, terms, kernels)
     if soft and isinstance(target, SparseTarget):
         return named.with_buckets([target.buckets_at(rows, term.temperature) for term in soft])
     if soft and isinstance(target, SampledTargets):

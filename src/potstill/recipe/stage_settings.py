@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from potstill.labels import AnyEncoding, Dense
+from potstill.labels import Dense
 from potstill.schedules import Schedule
 from potstill.settings import Settings
 
@@ -57,7 +57,7 @@ class AdaptSettings(OptimiserSettings):
 class LabelSettings(Settings):
     """One pass of the frozen teacher over all rows that the student is trained on."""
 
-    encoding: AnyEncoding = Dense()
+    encoding: Dense = Dense()
     batch_size: Count = 64
     batches_per_shard: Count = 16
     """A killed labelling job loses at most one shard."""

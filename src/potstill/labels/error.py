@@ -1,0 +1,80 @@
+"""How far stored labels are from the teacher, measured on positions that no fit has seen."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from potstill.labels.positions import Codec, Columns
+from potstill.targets import Buckets, FullTarget, Head, SampledTargets, SparseTarget, Target
+
+CHUNK = 64
+"""Positions whose logits are held at a time."""
+
+
+class LabelError(BaseModel):
+    """The error of stored labels at one temperature, as means over positions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    temperature: float
+    kl: float | None
+    """KL(p || stored) in nats: how far from the teacher a student would be that had learnt the labels perfectly.
+    A bucket is spread evenly over its tokens. None for samples, which are no distribution."""
+    distance: float
+    """The Euclidean length of p - stored."""
+    captured_mass: float
+    """Probability of the tokens that are stored one by one."""
+
+
+def measure_error(
+    codec: Codec, hidden: Float[Tensor, "positions width"], head: Head, temperatures: Sequence[float]
+) -> tuple[LabelError, ...]:
+    """The error of `codec` at each temperature that it serves, on these positions."""
+    sums = {temperature: torch.zeros(3, dtype=torch.float64) for temperature in temperatures}
+    sampled = False
+    for start in range(0, len(hidden), CHUNK):
+        states = hidden[start : start + CHUNK]
+        logits = head.logits(states)
+        target = codec.target(as_tensors(codec.encode(states, logits.clone())))
+        sampled = isinstance(target, SampledTargets)
+        for temperature in temperatures:
+            log_p = torch.log_softmax(logits / temperature, dim=1)
+            log_stored, ids = stored_distribution(target, temperature, logits.shape[1])
+            difference = log_p.exp() - log_stored.exp()
+            kl = (log_p.exp() * (log_p - log_stored)).sum() if not sampled else torch.tensor(math.nan)
+            captured = log_p.exp().gather(1, ids).sum()
+            sums[temperature] += torch.stack([kl, difference.norm(dim=1).sum(), captured]).double().cpu()
+    found = {temperature: (total / len(hidden)).tolist() for temperature, total in sums.items()}
+    return tuple(
+        LabelError(temperature=temperature, kl=None if sampled else kl, distance=distance, captured_mass=captured)
+        for temperature, (kl, distance, captured) in found.items()
+    )
+
+
+def as_tensors(columns: Columns) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(values) for name, values in columns.items()}
+
+
+def stored_distribution(target: Target, temperature: float, vocabulary: int) -> tuple[Tensor, Tensor]:
+    """Log-probabilities over the vocabulary as they are stored, and the tokens that are stored one by one."""
+    rows = slice(None)
+    if isinstance(target, SampledTargets):
+        whole = torch.full((len(target), vocabulary), -math.inf)
+        return whole.scatter(1, target.ids, target.weights.log()), target.ids
+    if isinstance(target, SparseTarget):
+        return _spread(target.buckets_at(rows, temperature), vocabulary)
+    assert isinstance(target, FullTarget)
+    logits = target.logits_at(rows, temperature, lambda body, t: torch.logsumexp(body / t, dim=1))
+    mass = getattr(target, "mass", None)
+    ids = mass.ids if mass is not None else torch.arange(vocabulary).expand(len(target), -1)
+    return torch.log_softmax(logits / temperature, dim=1), ids
+
+
+def _spread(buckets: Buckets, vocabulary: int) -> tuple[Tensor, Tensor]:
+    others = max(1, vocabulary - buckets.ids.shape[1])
+    even = (buckets.log_tail - math.log(others))[:, None].expand(-1, vocabulary)
+    return even.scatter(1, buckets.ids, buckets.log_head), buckets.ids

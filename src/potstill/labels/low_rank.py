@@ -1,0 +1,108 @@
+"""The low-rank encoding: the likeliest tokens exactly, and the shape of the tail from a few numbers.
+
+Logits are W h + b, so they have the rank of the hidden state; most of what softmax makes of them has far less. The
+hidden states of a sample are decomposed by PCA in the metric of the logits, and a position is stored as its first
+components, 8 bits each. The body gives the odds within the tail; head and mass of the tail are exact.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from potstill.errors import LabelStoreError
+from potstill.labels.exact_head import ExactHead
+from potstill.labels.hidden import channel_scale, rounded
+from potstill.labels.positions import Column, Columns
+from potstill.settings import Settings
+from potstill.targets import Head, HiddenTargets, Target
+
+
+class LowRank(Settings):
+    """The likeliest tokens exactly, the mass of the tail at each temperature, and its shape from `rank` numbers."""
+
+    kind: Literal["low_rank"] = "low_rank"
+    head: int = Field(default=32, ge=1)
+    """Tokens whose probability is exact."""
+    rank: int = Field(default=64, ge=1)
+    """Components of the hidden state, a byte each."""
+
+    def fit(
+        self, hidden: Float[Tensor, "positions width"], head: Head, temperatures: tuple[float, ...]
+    ) -> "LowRankCodec":
+        """The codec for a teacher, from the hidden states of a sample: about 3,000 positions are enough.
+
+        Raises:
+            LabelStoreError: a soft-capped head, whose logits are not linear in the hidden state.
+        """
+        if head.soft_cap is not None:
+            raise LabelStoreError(
+                "low_rank needs logits that are linear in the hidden state, and this teacher caps them. Use hidden."
+            )
+        tensors = components(hidden.float(), head, min(self.rank, hidden.shape[1]))
+        return self.load(tensors, len(head.weight), temperatures)
+
+    def load(self, tensors: Mapping[str, Tensor], vocabulary: int, temperatures: tuple[float, ...]) -> "LowRankCodec":
+        return LowRankCodec(ExactHead(min(self.head, vocabulary), vocabulary, temperatures), dict(tensors))
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankCodec:
+    head: ExactHead
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        return {"codes": Column(np.int8, self.tensors["factor"].shape[1])} | dict(self.head.columns)
+
+    def encode(
+        self, hidden: Float[Tensor, "positions width"], logits: Float[Tensor, "positions vocabulary"]
+    ) -> Columns:
+        project, mean = (self._on(hidden.device, name) for name in ("project", "mean"))
+        codes = rounded((hidden.float() - mean) @ project, torch.ones(project.shape[1]))
+        return {"codes": codes} | self.head.encode(logits)
+
+    def target(self, columns: Mapping[str, Tensor]) -> Target:
+        device = columns["codes"].device
+        head = Head(self._on(device, "factor"), self._on(device, "offset"))
+        return HiddenTargets(columns["codes"], head, self.head.mass(columns))
+
+    @functools.cache  # noqa: B019 - a codec lives as long as its store
+    def _on(self, device: torch.device, name: str) -> Tensor:
+        return self.tensors[name].to(device)
+
+
+def components(hidden: Float[Tensor, "positions width"], head: Head, rank: int) -> dict[str, Tensor]:
+    """PCA of hidden states by the squared error that it leaves in the logits, up to a constant for each position.
+
+    With M = (W - mean)^T (W - mean), the error of a state by d costs d^T M d; M = L L^T whitens it, and PCA of
+    L^T h is the best approximation of that rank in this metric (Eckart and Young 1936).
+    """
+    weight = head.weight.detach().double() * head.scale
+    centred = weight - weight.mean(dim=0)
+    metric = centred.T @ centred
+    # A little of the identity, for heads of which some direction never shows.
+    metric += torch.eye(len(metric), dtype=metric.dtype, device=metric.device) * (metric.trace() / len(metric) * 1e-9)
+    lower = torch.linalg.cholesky(metric)
+    mean = hidden.double().mean(dim=0)
+    whitened = (hidden.double() - mean) @ lower
+    _, vectors = torch.linalg.eigh(whitened.T @ whitened)
+    basis = vectors[:, -rank:].flip(1)
+    project = lower @ basis
+    scale = channel_scale(((hidden.double() - mean) @ project).float()).to(hidden.device).double()
+    back = torch.linalg.solve_triangular(lower.T, basis, upper=True)
+    offset = weight @ mean
+    if head.bias is not None:
+        offset = offset + head.bias.detach().double() * head.scale
+    return {
+        "project": (project / scale).float().cpu(),
+        "mean": mean.float().cpu(),
+        "factor": (weight @ (back * scale)).float().cpu(),
+        "offset": offset.float().cpu(),
+    }

@@ -1,0 +1,48 @@
+"""The top-k encoding: the likeliest tokens and one bucket for the rest. Right near temperature 1."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from potstill.labels.exact_head import ExactHead
+from potstill.labels.positions import Column, Columns
+from potstill.settings import Settings
+from potstill.targets import Head, Target, TopKTargets
+
+
+class TopK(Settings):
+    """k tokens with their logits, and the mass of the others at each temperature."""
+
+    kind: Literal["top_k"] = "top_k"
+    k: int = Field(default=32, ge=1)
+
+    def fit(self, hidden: Float[Tensor, "positions width"], head: Head, temperatures: tuple[float, ...]) -> "TopKCodec":
+        return self.load({}, len(head.weight), temperatures)
+
+    def load(self, tensors: Mapping[str, Tensor], vocabulary: int, temperatures: tuple[float, ...]) -> "TopKCodec":
+        return TopKCodec(ExactHead(min(self.k, vocabulary), vocabulary, temperatures))
+
+
+@dataclass(frozen=True)
+class TopKCodec:
+    head: ExactHead
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        return self.head.columns
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {}
+
+    def encode(
+        self, hidden: Float[Tensor, "positions width"], logits: Float[Tensor, "positions vocabulary"]
+    ) -> Columns:
+        return self.head.encode(logits)
+
+    def target(self, columns: Mapping[str, Tensor]) -> Target:
+        return TopKTargets(self.head.mass(columns))
