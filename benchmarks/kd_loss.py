@@ -133,7 +133,7 @@ def mass(given: Problem) -> Mass:
     first = torch.randint(0, vocabulary, (positions, 1), generator=generator)
     ids = (first + torch.arange(HEAD) * (vocabulary // HEAD)) % vocabulary
     logits = torch.randn(positions, HEAD, generator=generator)
-    return Mass(ids, logits, torch.full((positions, 1), -2.0), (1.0,))
+    return Mass(ids, logits, torch.full((positions, 1), -2.0), (1.0,), vocabulary)
 
 
 def top_k(given: Problem) -> Target:

@@ -35,13 +35,13 @@ from potstill.records import AdaptRecord
 from potstill.run_dir import RESULT, RunDir, read_record
 from potstill.schedules import Constant
 from potstill.signals import Teacher
-from potstill.stages.adapt import no_teacher
-from potstill.stages.common import Inputs, load_teacher, read_inputs
+from potstill.stages.common import Inputs, load_teacher, read_inputs, true_labels
 from potstill.stages.label import STORE, label_source
 from potstill.stages.train import initial_student
+from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine, start_engine
-from potstill.training.loop import Job, ModelWithLoss, _adamw, _step
+from potstill.training.loop import Job, ModelWithLoss, _adamw, _step, no_teacher
 
 STEP_TARGET = 1.05
 RATE_TARGET = 0.9
@@ -98,13 +98,15 @@ def _stepper(
         model=initial_student(recipe, bench.inputs, bench.run, bench.adapted),
         rows=bench.rows,
         validation=bench.rows,
+        ask=ask_for_logits,
         loss=MixedLoss([loss.build() for loss in losses]),
         teacher=teacher,
+        criterion=true_labels(),
         total_steps=total_steps,
         seed=recipe.seed,
         settings=recipe.train,
     )
-    module = engine.wrap(ModelWithLoss(job.model, job.loss))
+    module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss))
     optimiser = _adamw(module, job.settings)
     return lambda rows, step: _step(job, module, optimiser, rows, step, engine)
 
@@ -122,7 +124,7 @@ def _rounds(bench: Bench, rows: EncodedRows) -> Iterator[tuple[float, float]]:
     """Endless rounds: seconds of the bare passes, and of writing and bare passes together."""
     settings, engine = bench.recipe.label, bench.engine
     model = load_teacher(bench.recipe, bench.run, bench.adapted)
-    teacher = FrozenTeacher(model, engine.device)
+    teacher = FrozenTeacher(model, engine.device, ask_for_logits)
     source = label_source(bench.recipe, bench.inputs, bench.adapted)
     plan = batches_by_length(rows.lengths, settings.batch_size)
     ready = [rows.collate(batch).to(engine.device) for batch in plan]

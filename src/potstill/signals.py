@@ -3,14 +3,14 @@
 The loop knows a teacher as `teacher(batch) -> Signals` and a logit loss as one value for each position.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from potstill.targets import Head, Target
 
@@ -51,6 +51,10 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         move = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
         return Batch(self.ids, move, self.labels.to(device), self.mask.to(device))
+
+
+Ask = Callable[[nn.Module, Batch], Signals]
+"""How a task asks a model about a batch: for logits, or for hidden states and the head."""
 
 
 @runtime_checkable

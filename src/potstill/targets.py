@@ -6,7 +6,7 @@ of the vocabulary than the positions that it was asked for.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -35,6 +35,11 @@ class Head:
         """The logits, in the arithmetic of the hidden states, then in float32 at least."""
         bias = None if self.bias is None else self.bias.to(hidden.dtype)
         return self.activate(at_least_float32(torch.nn.functional.linear(hidden, self.weight.to(hidden.dtype), bias)))
+
+    def likeliest(self, hidden: Float[Tensor, "positions width"], *, rows: int = 64) -> Int[Tensor, "positions"]:
+        """The token with the largest logit at each position; the logits of `rows` positions are held at a time."""
+        chunks = [self.logits(hidden[start : start + rows]).argmax(dim=1) for start in range(0, len(hidden), rows)]
+        return torch.cat(chunks) if chunks else torch.zeros(0, dtype=torch.long, device=hidden.device)
 
     def activate(self, product: Float[Tensor, "positions vocabulary"]) -> Float[Tensor, "positions vocabulary"]:
         """Scale and soft cap, on the matrix product."""
@@ -116,31 +121,47 @@ class Mass:
     log_tails: Float[Tensor, "positions temperatures"]
     temperatures: tuple[float, ...]
 
+    vocabulary: int
+
     def at(self, rows: slice, temperature: float) -> Buckets:
         """The buckets at a temperature of the grid, or between two of it.
 
         Raises:
             ValueError: the temperature is outside of the grid.
         """
-        log_tail = between(self.temperatures, self.log_tails[rows], temperature).clamp(min=LEAST_LOG_MASS)
+        log_tail = self._log_tail(rows, temperature).clamp(min=LEAST_LOG_MASS)
         # The head has what the tail leaves, so that all sums to one.
         left = torch.log1p(-log_tail.exp()).clamp(min=LEAST_LOG_MASS)
         shares = torch.log_softmax(self.head_logits[rows] / temperature, dim=-1)
         return Buckets(self.ids[rows], left[:, None] + shares, log_tail)
 
+    def _log_tail(self, rows: slice, temperature: float) -> Float[Tensor, "positions"]:
+        for number, known in enumerate(self.temperatures):
+            if math.isclose(temperature, known, rel_tol=1e-6):
+                return self.log_tails[rows, number]
+        if not self.temperatures[0] < temperature < self.temperatures[-1]:
+            grid = ", ".join(f"{known:g}" for known in self.temperatures)
+            raise ValueError(f"temperature {temperature:g} is outside of the stored grid {grid}")
+        # The log of the sum of exp(x / T) over the tail is a smooth function of 1 / T, unlike the mass itself. It is
+        # known at the grid, and at 1 / T = 0, where it is the log of the number of tokens. So a polynomial in 1 / T
+        # is read between the four nearest of these.
+        rate = 1 / temperature
+        nodes = sorted([*(1 / known for known in self.temperatures), 0.0], key=lambda node: abs(node - rate))[:4]
+        head = self.head_logits[rows]
+        tail = torch.zeros_like(self.log_tails[rows, 0])
+        for node in nodes:
+            weight = math.prod((rate - other) / (node - other) for other in nodes if other != node)
+            tail = tail + weight * self._log_sum_of_tail(rows, node)
+        return torch.nn.functional.logsigmoid(tail - torch.logsumexp(head * rate, dim=-1))
 
-def between(
-    grid: Sequence[float], values: Float[Tensor, "positions temperatures"], temperature: float
-) -> Float[Tensor, "positions"]:
-    """The value at a temperature of the ascending grid, or linear in log T between its two neighbours."""
-    for number, known in enumerate(grid):
-        if math.isclose(temperature, known, rel_tol=1e-6):
-            return values[:, number]
-        if number and grid[number - 1] < temperature < known:
-            low, high = grid[number - 1], known
-            share = math.log(temperature / low) / math.log(high / low)
-            return values[:, number - 1] * (1 - share) + values[:, number] * share
-    raise ValueError(f"temperature {temperature:g} is outside of the stored grid {', '.join(f'{t:g}' for t in grid)}")
+    def _log_sum_of_tail(self, rows: slice, rate: float) -> Float[Tensor, "positions"]:
+        """The log of the sum of exp(x * rate) over the tail, at a rate where it is known."""
+        tails = self.log_tails[rows]
+        if rate == 0:
+            return torch.full_like(tails[:, 0], math.log(max(1, self.vocabulary - self.ids.shape[1])))
+        log_tail = tails[:, [1 / known for known in self.temperatures].index(rate)].clamp(min=LEAST_LOG_MASS)
+        odds = log_tail - torch.log1p(-log_tail.exp()).clamp(min=LEAST_LOG_MASS)
+        return odds + torch.logsumexp(self.head_logits[rows] * rate, dim=-1)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def exact_mass(logits: Tensor, k: int, temperatures: Sequence[float] = GRID) -> 
     tails = [
         torch.softmax(logits / temperature, dim=1).scatter(1, ids, 0.0).sum(dim=1).log() for temperature in temperatures
     ]
-    return Mass(ids, logits.gather(1, ids) - 5.0, torch.stack(tails, dim=1), tuple(temperatures))
+    return Mass(ids, logits.gather(1, ids) - 5.0, torch.stack(tails, dim=1), tuple(temperatures), logits.shape[1])
 
 
 def run(problem: Setting, target: Target | None, terms: Sequence[Term], **how: Any) -> tuple[Loss, list[Tensor]]:
@@ -284,15 +284,15 @@ def _fixed() -> Setting:
     return Setting(hidden, weight, None, 1.0, None, teacher, torch.tensor([0, 1]), 0)
 
 
-def test_a_tail_between_two_temperatures_of_the_grid_lies_between_them() -> None:
-    problem = _fixed()
-    fine = exact_mass(problem.teacher, 3, (1.0, 1.4, 2.0))
-    coarse = exact_mass(problem.teacher, 3, (1.0, 2.0))
-    exact, read = fine.at(slice(None), 1.4), coarse.at(slice(None), 1.4)
-    torch.testing.assert_close(read.log_tail, exact.log_tail, rtol=0, atol=0.1)
-    for buckets in (exact, read):
-        total = buckets.log_head.exp().sum(dim=1) + buckets.log_tail.exp()
-        torch.testing.assert_close(total, torch.ones(2, dtype=torch.float64))
+@pytest.mark.parametrize("temperature", [1.05, 1.4, 1.9, 2.5, 3.7])
+@FEW
+@given(problem=problems(), k=st.sampled_from([1, 3, 8]))
+def test_a_tail_is_known_between_the_temperatures_of_the_grid(temperature: float, problem: Setting, k: int) -> None:
+    coarse = exact_mass(problem.teacher, k, (1.0, 1.5, 2.0, 3.0, 4.0)).at(slice(None), temperature)
+    exact = exact_mass(problem.teacher, k, (temperature,)).at(slice(None), temperature)
+    torch.testing.assert_close(coarse.log_tail, exact.log_tail, rtol=0, atol=0.01)
+    total = coarse.log_head.exp().sum(dim=1) + coarse.log_tail.exp()
+    torch.testing.assert_close(total, torch.ones_like(total))
 
 
 def test_the_gradients_can_be_taken_once() -> None:

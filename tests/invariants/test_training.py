@@ -19,6 +19,8 @@ from potstill.losses import HardLabels, MixedLoss, SoftTargets
 from potstill.progress import Progress
 from potstill.recipe import OptimiserSettings
 from potstill.signals import IGNORE_INDEX, Batch, Signals
+from potstill.stages.common import true_labels
+from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import FrozenTeacher
 from potstill.training import loop
 from potstill.training.engine import Engine, start_engine
@@ -62,8 +64,10 @@ def job(*, dropout: float = 0.1, steps: int = 21, teacher: object = None, **sett
         model=tiny(0, dropout=dropout),
         rows=encoded(37, 1, unlabelled_from=20),
         validation=encoded(16, 2),
+        ask=ask_for_logits,
         loss=MixedLoss([SoftTargets().build(), HardLabels().build()]),
-        teacher=teacher or FrozenTeacher(tiny(9), CPU),
+        teacher=teacher or FrozenTeacher(tiny(9), CPU, ask_for_logits),
+        criterion=true_labels(),
         total_steps=steps,
         seed=3,
         settings=OptimiserSettings(
@@ -85,7 +89,7 @@ class StopsAt:
 
     def __init__(self, calls: int) -> None:
         self.left = calls
-        self.teacher = FrozenTeacher(tiny(9), CPU)
+        self.teacher = FrozenTeacher(tiny(9), CPU, ask_for_logits)
 
     def __call__(self, batch: Batch) -> Signals:
         if self.left == 0:
@@ -121,7 +125,7 @@ def test_one_batch_of_8_equals_8_batches_of_1(tmp_path: Path) -> None:
 
 def test_stored_labels_train_as_the_online_teacher_does(tmp_path: Path) -> None:
     rows = encoded(37, 1, unlabelled_from=20)
-    teacher = FrozenTeacher(tiny(9), CPU)
+    teacher = FrozenTeacher(tiny(9), CPU, ask_for_logits)
     source = LabelSource(
         teacher="t", tokenizer="k", data="d", labels=tuple("abcde"), max_length=12, precision="float32"
     )

@@ -57,6 +57,7 @@ class ExactHead:
             columns["head_logits"].float(),
             columns["log_tails"].float(),
             self.temperatures,
+            self.vocabulary,
         )
 
 

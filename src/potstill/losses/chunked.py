@@ -50,7 +50,7 @@ def chunked_loss(
     """
     _check(labels, target, terms)
     rows = chunk_rows or max(16, CHUNK_BYTES // (4 * head.weight.shape[0]))
-    work = _Work(head, labels, target, tuple(terms), kernels, rows)
+    work = _Work(head, labels, target, tuple(terms), kernels, rows, torch.is_grad_enabled())
     total, parts = _ChunkedLoss.apply(hidden, head.weight, head.bias, work)  # type: ignore[no-untyped-call]
     return Loss(total, parts)
 
@@ -77,6 +77,7 @@ class _Work:
     terms: tuple[Term, ...]
     kernels: Kernels
     rows: int
+    differentiated: bool
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -87,8 +88,9 @@ class _ChunkedLoss(torch.autograd.Function):
         kind = hidden.device.type
         # Products in the type that autocast would use; this function runs with autocast off, to choose by itself.
         product = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        wanted = [work.differentiated and needed for needed in ctx.needs_input_grad]
         with torch.autocast(kind, enabled=False):
-            gradients, parts = _run(hidden, weight, bias, work, product, ctx.needs_input_grad)
+            gradients, parts = _run(hidden, weight, bias, work, product, wanted)
         weights = torch.tensor([term.weight for term in work.terms], dtype=parts.dtype, device=parts.device)
         ctx.gradients = gradients
         ctx.mark_non_differentiable(parts)

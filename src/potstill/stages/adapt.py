@@ -3,17 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-from potstill.losses import HardLabels, MixedLoss
 from potstill.recipe import AdaptSettings, Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, folder_files
-from potstill.schedules import Constant
-from potstill.signals import Batch, Signals
-from potstill.stages.common import Inputs, model_digest, save_model
+from potstill.stages.common import Inputs, model_digest, save_model, true_labels
 from potstill.stages.plan import adapt_split, total_steps
+from potstill.tasks.text_classification import ask_for_logits
 from potstill.training.engine import Engine
 from potstill.training.frozen_layers import FrozenLayers
-from potstill.training.loop import Job, fit
+from potstill.training.loop import Job, fit, no_teacher
 
 
 def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptRecord:
@@ -37,11 +35,6 @@ def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptR
     return run.once("adapt", depends, AdaptRecord, work, together=True)
 
 
-def no_teacher(batch: Batch) -> Signals:
-    """The teacher of a training on hard labels alone."""
-    return Signals()
-
-
 def _train(
     run: RunDir, folder: Path, recipe: Recipe, settings: AdaptSettings, inputs: Inputs, engine: Engine
 ) -> AdaptRecord:
@@ -63,8 +56,10 @@ def _train(
         model=model,
         rows=rows,
         validation=validation,
-        loss=MixedLoss([HardLabels(weight=Constant(value=1.0)).build()]),
+        ask=ask_for_logits,
+        loss=true_labels(),
         teacher=no_teacher,
+        criterion=true_labels(),
         total_steps=total_steps(settings, len(labelled)),
         seed=recipe.seed,
         settings=settings,

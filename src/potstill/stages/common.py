@@ -9,10 +9,12 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from potstill.data.prepare import Split, prepare
 from potstill.errors import ModelError
 from potstill.locations import local_folder, resolve
+from potstill.losses import HardLabels, MixedLoss
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, atomic_folder, fingerprint, folder_files
+from potstill.schedules import Constant
 from potstill.tasks.text_classification import labels_of, tokenizer_fingerprint
 from potstill.training.engine import Engine
 
@@ -92,6 +94,11 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
             model.save_pretrained(target)
             tokenizer.save_pretrained(target)
     engine.barrier()
+
+
+def true_labels() -> MixedLoss:
+    """Cross-entropy with the true labels alone."""
+    return MixedLoss([HardLabels(weight=Constant(value=1.0)).build()])
 
 
 def model_digest(folder: Path) -> str:

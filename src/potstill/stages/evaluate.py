@@ -34,6 +34,7 @@ from potstill.run_dir import RunDir
 from potstill.stages.common import Inputs, ModelFolder, teacher_folder
 from potstill.stages.findings import findings
 from potstill.stages.plan import adapt_split
+from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
@@ -80,7 +81,9 @@ def _evaluate(
         for name, folder in folders.items():
             model = folder.load(recipe)
             counts[name] = _parameters(model)
-            logits[name] = _predict(FrozenTeacher(model, engine.device), encoded, recipe.label.batch_size, advance)
+            logits[name] = _predict(
+                FrozenTeacher(model, engine.device, ask_for_logits), encoded, recipe.label.batch_size, advance
+            )
     speed = _speed(run, recipe, inputs, folders, engine)
     weights = quality.bootstrap_weights(len(test), seed=recipe.seed)
     said = {name: values.argmax(axis=1) for name, values in logits.items()}

@@ -11,6 +11,7 @@ from potstill.recipe import Recipe
 from potstill.records import Artefact, ExportRecord, GateRecord, TrainRecord
 from potstill.run_dir import RunDir, folder_files
 from potstill.stages.common import Inputs
+from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
@@ -51,7 +52,7 @@ def _export(
     batch = rows.collate(range(len(rows.ids)))
     answers = []
     for path in (source, target):
-        logits = FrozenTeacher(recipe.task.load_model(str(path)), engine.device)(batch).logits
+        logits = FrozenTeacher(recipe.task.load_model(str(path)), engine.device, ask_for_logits)(batch).logits
         assert isinstance(logits, torch.Tensor)
         answers.append(logits.float().cpu().numpy())
     difference = float(np.abs(answers[0] - answers[1]).max())

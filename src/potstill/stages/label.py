@@ -13,6 +13,7 @@ from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest
 from potstill.stages.common import Inputs, load_teacher
+from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
@@ -54,7 +55,7 @@ def _write(
 ) -> LabelRecord:
     settings = recipe.label
     rows = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
-    teacher = FrozenTeacher(load_teacher(recipe, run, adapted), engine.device)
+    teacher = FrozenTeacher(load_teacher(recipe, run, adapted), engine.device, ask_for_logits)
     asked = 0
 
     def ask(batch: Sequence[int]) -> Tensor:

@@ -17,14 +17,13 @@ from potstill.records import AdaptRecord, LabelRecord, TrainRecord
 from potstill.run_dir import RunDir, fingerprint, folder_files
 from potstill.schedules import Constant
 from potstill.signals import Teacher
-from potstill.stages.adapt import no_teacher
-from potstill.stages.common import Inputs, load_teacher, model_digest, save_model
+from potstill.stages.common import Inputs, load_teacher, model_digest, save_model, true_labels
 from potstill.stages.label import STORE, label_source
 from potstill.stages.plan import total_steps
 from potstill.students import Copy, copy_from_teacher, student_config
-from potstill.tasks.text_classification import label_maps
+from potstill.tasks.text_classification import ask_for_logits, label_maps
 from potstill.training.engine import Engine
-from potstill.training.loop import Job, fit
+from potstill.training.loop import Job, fit, no_teacher
 from potstill.training.metrics import open_trackers
 
 
@@ -110,8 +109,10 @@ def _train(
             model=model,
             rows=recipe.task.encode(rows, inputs.tokenizer, inputs.labels),
             validation=recipe.task.encode(inputs.splits["validation"].rows, inputs.tokenizer, inputs.labels),
+            ask=ask_for_logits,
             loss=MixedLoss([loss.build() for loss in member.losses]),
             teacher=member.open_teacher(),
+            criterion=true_labels(),
             total_steps=steps,
             seed=recipe.seed,
             settings=settings,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -19,9 +20,10 @@ from transformers import (
 
 from potstill.data.encoded import EncodedRows
 from potstill.data.rows import Row
-from potstill.errors import DataError, ModelError
+from potstill.errors import DataError
 from potstill.settings import Settings
-from potstill.signals import IGNORE_INDEX
+from potstill.signals import IGNORE_INDEX, Batch, Signals
+from potstill.tasks.loading import explained
 
 ENCODE_CHUNK = 1024
 
@@ -58,17 +60,17 @@ class TextClassification(Settings):
         return sorted(taught)
 
     def load_config(self, location: str, **where: Any) -> PretrainedConfig:
-        with _explained(location):
+        with explained(location):
             return AutoConfig.from_pretrained(location, **where)
 
     def load_tokenizer(self, location: str, **where: Any) -> PreTrainedTokenizerBase:
-        with _explained(location):
+        with explained(location):
             return AutoTokenizer.from_pretrained(location, **where)
 
     def load_model(self, location: str, labels: Sequence[str] | None = None, **where: Any) -> PreTrainedModel:
         """The model in float32, with a new head for `labels` where they are given. Never reads pickle files."""
         head = {} if labels is None else label_maps(labels) | {"ignore_mismatched_sizes": True}
-        with _explained(location):
+        with explained(location):
             return AutoModelForSequenceClassification.from_pretrained(
                 location, dtype=torch.float32, use_safetensors=True, **head, **where
             )
@@ -99,6 +101,11 @@ class TextClassification(Settings):
         )
 
 
+def ask_for_logits(model: nn.Module, batch: Batch) -> Signals:
+    """The logits of the rows."""
+    return Signals(logits=model(**batch.inputs).logits)
+
+
 def label_maps(labels: Sequence[str]) -> dict[str, Any]:
     """The label names as a model configuration carries them."""
     return {
@@ -120,18 +127,3 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     if content[1]:
         content[1] |= {"padding": None, "truncation": None}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-class _explained:
-    """Turns what transformers raises for a missing or unreadable model into a ModelError."""
-
-    def __init__(self, location: str) -> None:
-        self._location = location
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError | ValueError | ImportError):
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"{self._location}: cannot be loaded: {reason}") from error

@@ -23,7 +23,7 @@ from potstill.progress import Progress
 from potstill.recipe import OptimiserSettings
 from potstill.run_dir import SCRATCH
 from potstill.schedules import learning_rate_factor
-from potstill.signals import Batch, Signals, Teacher
+from potstill.signals import Ask, Batch, Signals, Teacher
 from potstill.training.checkpoints import (
     Progressed,
     keep_newest,
@@ -37,6 +37,11 @@ from potstill.training.engine import Engine
 from potstill.training.metrics import MetricsFile, Tracker
 
 
+def no_teacher(batch: Batch) -> Signals:
+    """The teacher of a training on hard labels alone."""
+    return Signals()
+
+
 @dataclass(frozen=True)
 class Job:
     """What is trained on what; adapt, train and baseline differ only here."""
@@ -45,25 +50,30 @@ class Job:
     model: nn.Module
     rows: BatchSource
     validation: BatchSource
+    ask: Ask
     loss: MixedLoss
     teacher: Teacher
+    criterion: MixedLoss
+    """What is compared between checkpoints: its settings must not change over training."""
     total_steps: int
     seed: int
     settings: OptimiserSettings
+    validation_teacher: Teacher = no_teacher
+    """Speaks of the validation rows, for a criterion that needs it."""
     trackers: Sequence[Tracker] = ()
 
 
 class ModelWithLoss(nn.Module):
     """Model and loss in one forward, so that engines which shard or reduce see all of it."""
 
-    def __init__(self, model: nn.Module, loss: MixedLoss) -> None:
+    def __init__(self, model: nn.Module, ask: Ask, loss: MixedLoss) -> None:
         super().__init__()
         self.model = model
+        self.ask = ask
         self.loss = loss
 
     def forward(self, batch: Batch, teacher: Signals, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        student = Signals(logits=self.model(**batch.inputs).logits)
-        sums: LossSums = self.loss(student, teacher, batch, progress=progress)
+        sums: LossSums = self.loss(self.ask(self.model, batch), teacher, batch, progress=progress)
         return sums.total, sums.parts
 
 
@@ -79,7 +89,7 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
     settings, checkpoints = job.settings, folder / SCRATCH / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(job.seed + engine.rank)
-    module = engine.wrap(ModelWithLoss(job.model, job.loss))
+    module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss))
     optimiser = _adamw(module, settings)
     steps = StepIterator(job.rows.lengths, settings.batch_size, job.seed)
     evaluate_every = settings.evaluate_every or steps.steps_per_epoch
@@ -99,7 +109,7 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
             advance(1, f"loss {line['loss']:.3f}")
             evaluated = done.step % evaluate_every == 0 or done.step == job.total_steps
             if evaluated:
-                found = validate(job.model, job.validation, settings, engine)
+                found = validate(job, engine)
                 done = _judged(done, found, settings)
                 _log(metrics, job.trackers, {"kind": "validation", "step": done.step, **asdict(found)})
             stop = engine.any(stopping.requested())
@@ -113,14 +123,15 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
 
 @dataclass(frozen=True)
 class Validation:
-    """What chooses the checkpoint, not the scheduled loss: mean cross-entropy in nats, and share of right answers."""
+    """What chooses the checkpoint, not the scheduled loss: the mean criterion in nats, and share of right answers."""
 
     validation_loss: float
     validation_accuracy: float
 
 
-def validate(model: nn.Module, rows: BatchSource, settings: OptimiserSettings, engine: Engine) -> Validation:
-    """Compare the model with the true labels."""
+def validate(job: Job, engine: Engine) -> Validation:
+    """Compare the model with the criterion, and its likeliest answers with the true labels."""
+    model, rows, settings = job.model, job.validation, job.settings
     training = model.training
     model.eval()
     total = torch.zeros(3, dtype=torch.float64, device=engine.device)
@@ -128,10 +139,10 @@ def validate(model: nn.Module, rows: BatchSource, settings: OptimiserSettings, e
     with torch.inference_mode(), engine.autocast(settings.precision):
         for indices in batches[engine.rank :: engine.world_size]:
             batch = rows.collate(indices).to(engine.device)
-            logits = model(**batch.inputs).logits.float()
-            total[0] += nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
-            total[1] += (logits.argmax(dim=-1) == batch.labels).sum()
-            total[2] += len(indices)
+            said = job.ask(model, batch)
+            total[0] += job.criterion(said, job.validation_teacher(batch), batch, progress=1.0).total
+            total[1] += _right_answers(said, batch)
+            total[2] += batch.mask.sum()
     model.train(training)
     loss, right, count = engine.sum(total).tolist()
     if not math.isfinite(loss):
@@ -139,6 +150,15 @@ def validate(model: nn.Module, rows: BatchSource, settings: OptimiserSettings, e
             f"the validation loss is {loss}: the weights have grown out of bounds. Lower learning_rate."
         )
     return Validation(loss / count, right / count)
+
+
+def _right_answers(said: Signals, batch: Batch) -> Tensor:
+    """How many unmasked positions have the true label as the likeliest answer."""
+    labels = batch.labels[batch.mask]
+    if said.logits is not None:
+        return (said.logits[batch.mask].argmax(dim=-1) == labels).sum()
+    assert said.hidden is not None and said.head is not None
+    return (said.head.likeliest(said.hidden[batch.mask]) == labels).sum()
 
 
 def _step(
