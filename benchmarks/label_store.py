@@ -22,8 +22,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from potstill.data.chat_tokens import ChatTokens
-from potstill.data.dialogues import DialogueColumns, read_dialogues
+from potstill.data.dialogues import read_dialogues
 from potstill.data.packing import pack
+from potstill.data.rows import Columns
 from potstill.divergences import ForwardKL
 from potstill.labels.error import as_tensors, measure_error
 from potstill.labels.hidden import Hidden
@@ -53,7 +54,7 @@ def states(folder: str, data: Path, layers: Sequence[int], positions: int) -> St
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokens = ChatTokens(tokenizer, max_length=512)
-    examples, _ = tokens.tokenise(read_dialogues(data, DialogueColumns()))
+    examples, _ = tokens.tokenise(read_dialogues(data, Columns()))
     rows = pack(examples, max_length=512, pad_id=tokenizer.pad_token_id or 0)
     teacher: list[Tensor] = []
     students: list[list[Tensor]] = [[] for _ in layers]
@@ -176,7 +177,7 @@ def main() -> None:
         kls = [f"{errors[t].kl:.4f}" if t in errors and errors[t].kl is not None else "-" for t in grid]
         speed = [f"{rate:,.0f}" for rate in rates(codec, known, test)]
         name = " ".join(f"{value}" for key, value in encoding.model_dump().items() if key != "seed")
-        table.add_row(name, f"{bytes_per_position(codec)}", *shown, *kls, *speed)
+        table.add_row(name, f"{bytes_per_position(codec.columns)}", *shown, *kls, *speed)
     for name, size, published in (
         ("top-50 renormalised", "121 (DistillKit)", TopKRenormalised(50)),
         ("random sampling, n=50", "about 40", RandomSampling(50)),

@@ -33,8 +33,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from potstill.data.batches import StepIterator
 from potstill.data.chat_tokens import ChatTokens
-from potstill.data.dialogues import DialogueColumns, read_dialogues
+from potstill.data.dialogues import read_dialogues
 from potstill.data.packing import PackedRows, pack
+from potstill.data.rows import Columns
 from potstill.labels import Fitted, LabelSource, LabelStore, PositionEncoding, StoredTeacher, StoreWriter
 from potstill.labels.low_rank import LowRank
 from potstill.labels.top_k import TopK
@@ -71,7 +72,7 @@ class Setup:
     def tokens(self) -> PackedRows:
         """Rows near the full length, one example each, so that padding is nobody's advantage."""
         tokenizer = AutoTokenizer.from_pretrained(self.model)
-        examples, _ = ChatTokens(tokenizer, self.length).tokenise(read_dialogues(self.data, DialogueColumns()))
+        examples, _ = ChatTokens(tokenizer, self.length).tokenise(read_dialogues(self.data, Columns()))
         longest = sorted(examples, key=lambda example: (-len(example.ids), example.id))[: self.rows]
         return pack(longest, max_length=self.length, pad_id=tokenizer.pad_token_id or 0, packing=False)
 

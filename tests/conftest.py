@@ -1,4 +1,4 @@
-"""A tiny random encoder with a real word-piece tokenizer, and a small task that it can learn."""
+"""A tiny random encoder and a tiny random chat model, each with a small task that it can learn."""
 
 import json
 import os
@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -84,6 +91,93 @@ label: {{batch_size: 8, batches_per_shard: 2}}
 student: {{kind: shrunk, layers: 2, width: 1/2}}
 train: {{epochs: 4, batch_size: 16, micro_batch_size: 4, learning_rate: 5e-3, evaluate_every: 7}}
 evaluate: {{latency_rows: 8, rounds: 1, warmup: 1, batch_size: 4}}
+gate: {{min_retention: 0.01}}
+""")
+    return tmp_path
+
+
+CHATML = """\
+{% for m in messages %}{{ '<|im_start|>' + m.role + ' ' + m.content + '<|im_end|> ' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|im_start|>assistant ' }}{% endif %}"""
+COLOURS = ["red", "green", "blue", "white"]
+THINGS = ["ball", "car", "hat", "door", "cup"]
+
+
+@pytest.fixture(scope="session")
+def chat_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 4 layers with a tokenizer of whole words and a chat template."""
+    folder = tmp_path_factory.mktemp("chat_teacher")
+    words = ["<unk>", "<pad>", "<|im_start|>", "<|im_end|>", "user", "assistant", "the", "is", "what", "colour", "?"]
+    words += [*COLOURS, *THINGS, *FILLERS]
+    core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.add_special_tokens([AddedToken(token, special=True) for token in words[:4]])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", pad_token="<pad>", eos_token="<|im_end|>", chat_template=CHATML
+    )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(11)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        eos_token_id=3,
+        pad_token_id=1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def write_dialogues(path: Path, count: int, *, seed: int) -> None:
+    """Answers tell the colour that each thing has once and for all."""
+    draw = random.Random(seed)
+    colours = {thing: COLOURS[number % len(COLOURS)] for number, thing in enumerate(THINGS)}
+    lines = []
+    for number in range(count):
+        messages = []
+        for _ in range(draw.randint(1, 2)):
+            thing, filler = draw.choice(THINGS), " ".join(draw.choice(FILLERS) for _ in range(2))
+            messages += [
+                {"role": "user", "content": f"{filler} what colour is the {thing} ?"},
+                {"role": "assistant", "content": f"{colours[thing]} is the colour"},
+            ]
+        lines.append(json.dumps({"id": f"{path.stem}-{number}", "messages": messages}))
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def chat_project(tmp_path: Path, chat_teacher_folder: Path) -> Path:
+    return make_chat_project(tmp_path, chat_teacher_folder)
+
+
+def make_chat_project(tmp_path: Path, chat_teacher_folder: Path) -> Path:
+    """A folder with a recipe for a chat model and dialogues; everything in it runs in seconds."""
+    (tmp_path / "data").mkdir()
+    for name, count, seed in (("adapt", 150, 1), ("train", 60, 2), ("validation", 15, 3), ("test", 30, 4)):
+        write_dialogues(tmp_path / f"data/{name}.jsonl", count, seed=seed)
+    (tmp_path / "recipe.yaml").write_text(f"""\
+task: {{kind: causal_lm, max_length: 64}}
+data:
+  train: data/train.jsonl
+  validation: data/validation.jsonl
+  test: data/test.jsonl
+  adapt: data/adapt.jsonl
+  near_copies: null
+teacher: {{kind: pretrained, model: "{chat_teacher_folder}"}}
+adapt: {{epochs: 25, batch_size: 4, learning_rate: 1e-2}}
+label:
+  encoding: {{kind: low_rank, head: 8, rank: 16}}
+  temperatures: [1, 2]
+  batch_size: 8
+  batches_per_shard: 2
+student: {{kind: shrunk, layers: 2, width: 32}}
+train: {{epochs: 8, batch_size: 4, micro_batch_size: 2, learning_rate: 1e-2, evaluate_every: 10}}
+evaluate: {{latency_rows: 3, rounds: 1, warmup: 1, new_tokens: 4, generations: 2, generation_tokens: 6}}
 gate: {{min_retention: 0.01}}
 """)
     return tmp_path

@@ -74,12 +74,14 @@ def check(recipe: RecipePath, set_: Overrides = None) -> None:
     from potstill.progress import for_console
     from potstill.recipe.yaml_file import load_recipe
     from potstill.stages.common import read_inputs
-    from potstill.stages.plan import make_plan
+    from potstill.stages.plan import example_lines, make_plan
 
     quiet_libraries()
     loaded = load_recipe(recipe, set_ or [])
     inputs = read_inputs(loaded, recipe.parent, for_console(quiet=False))
     for line in plan_lines(make_plan(loaded, inputs, Path())):
+        typer.echo(line)
+    for line in example_lines(loaded, inputs):
         typer.echo(line)
 
 
@@ -189,6 +191,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from potstill.exporters import AnyExporter
-from potstill.labels import AnyEncoding
+from potstill.labels import AskedEncoding
 from potstill.losses import AnyLoss
 from potstill.schedules import Schedule
 from potstill.students import AnyStudent
@@ -18,7 +18,7 @@ COMPONENTS: dict[str, Any] = {
     "students": AnyStudent,
     "losses": AnyLoss,
     "schedules": Schedule,
-    "encodings": AnyEncoding,
+    "encodings": AskedEncoding,
     "exporters": AnyExporter,
 }
 

@@ -1,4 +1,4 @@
-"""Where a model lies: a folder, a model that an installed package carries, or a hub id."""
+"""Where a model lies: a folder, a GGUF file, a model that an installed package carries, or a hub id."""
 
 import importlib.util
 import re
@@ -7,27 +7,28 @@ from pathlib import Path
 from potstill.errors import ModelError
 
 _MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+GGUF = ".gguf"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def resolve(location: str) -> str:
-    """The folder of `location`, or the hub id unchanged.
+    """The folder or GGUF file of `location`, or the hub id unchanged.
 
     `pkg:package/path` names a path inside an installed package, which is found without importing it.
 
     Raises:
-        ModelError: the package is not installed, or there is no such folder in it or on disk.
+        ModelError: the package is not installed, or there is no such folder or file in it or on disk.
     """
     if location.startswith("pkg:"):
         return str(_inside_package(location))
     folder = Path(location).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or (folder.suffix == GGUF and folder.is_file()):
         return str(folder)
     if _HUB_ID.fullmatch(location) and not location.startswith("."):
         return location
     raise ModelError(
         f"{location}: no such folder, and not a hub id (organisation/name). "
-        "Give a folder, a hub id, or pkg:package/path for a model inside an installed package."
+        "Give a folder, a .gguf file, a hub id, or pkg:package/path for a model inside an installed package."
     )
 
 
@@ -56,6 +57,7 @@ def _inside_package(location: str) -> Path:
         raise ModelError(f"{location}: the package {package!r} is not installed. Run: pip install {name}")
     root = Path(spec.submodule_search_locations[0]).resolve()
     folder = (root / inside).resolve()
-    if not folder.is_relative_to(root) or not folder.is_dir():
-        raise ModelError(f"{location}: the package has no folder {inside!r}.")
+    there = folder.is_dir() or (folder.suffix == GGUF and folder.is_file())
+    if not folder.is_relative_to(root) or not there:
+        raise ModelError(f"{location}: the package has no folder or .gguf file {inside!r}.")
     return folder

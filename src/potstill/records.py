@@ -6,7 +6,7 @@ Names of fields here are read by other programs: add fields, do not rename them.
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from potstill.run_dir import Record
 
@@ -25,6 +25,17 @@ class Estimate(Part):
     high: float
 
 
+class TokensRecord(Part):
+    """What became of a split of a language model's rows on their way into tokens."""
+
+    examples: int
+    tokens: int
+    trained_tokens: int
+    responses_cut: int
+    turns_dropped: int
+    examples_dropped: int
+
+
 class SplitCounts(Part):
     """How many rows of a split were read, used, and left out for which reason."""
 
@@ -36,6 +47,7 @@ class SplitCounts(Part):
     duplicates_dropped: int
     near_copies_dropped: int
     fingerprint: str
+    tokens: TokensRecord | None = None
 
 
 class ShapeRecord(Part):
@@ -71,6 +83,8 @@ class AdaptRecord(Record):
     """The teacher as it will be distilled: a folder in the run, or where the recipe said if it was not adapted."""
 
     adapted: bool
+    converted: bool = False
+    """Not adapted, but written into the run as a folder of ordinary weights, from one quantised file."""
     location: str
     digest: str
     steps: int = 0
@@ -86,6 +100,11 @@ class LabelRecord(Record):
     content_digest: str
     size_bytes: int
     rows_per_s: float
+    positions: int | None = None
+    """Of a language model: the tokens that have a label."""
+    bytes_per_position: int | None = None
+    errors: tuple[dict[str, float | None], ...] = ()
+    """How far the stored labels are from the teacher at each temperature, on positions of no fit."""
 
 
 class TrainRecord(Record):
@@ -108,8 +127,9 @@ class ModelEvaluation(Part):
 
     accuracy: float
     accuracy_interval: Estimate
-    macro_f1: float
-    macro_f1_interval: Estimate
+    macro_f1: float | None
+    macro_f1_interval: Estimate | None
+    """None for language models, whose accuracy is that of the next token."""
     cross_entropy: float
     expected_calibration_error: float
     latency_p50_ms: float
@@ -120,18 +140,41 @@ class ModelEvaluation(Part):
     size_bytes: int
     num_parameters: int
     num_parameters_without_embeddings: int
+    perplexity: float | None = None
+    """This and all that follows is of language models: exp of the cross-entropy."""
+    kl_mean: float | None = None
+    """KL from the teacher at temperature 1 in nats, and its quantiles over the tokens."""
+    kl_median: float | None = None
+    kl_p99: float | None = None
+    top1_agreement: float | None = None
+    """Share of tokens at which the likeliest is the teacher's."""
+    rms_probability_difference: float | None = None
+    """Root mean square of the difference in probability of the teacher's likeliest token."""
+    time_to_first_token_ms: float | None = None
+    time_per_token_ms: float | None = None
+    tokens_per_s: float | None = None
+
+
+class Generation(Part):
+    """What the models write after the same prompt, greedily."""
+
+    id: str
+    prompt: str
+    truth: str
+    said: dict[str, str]
 
 
 class Comparison(Part):
-    """Two models on the same rows, `of` minus `against` in points of 0.01, with McNemar's exact test."""
+    """Two models on the same rows, `of` minus `against` in points of 0.01, with McNemar's exact test for rows that
+    are independent; the tokens of a response are not."""
 
     of: str
     against: str
     accuracy_points: Estimate
-    macro_f1_points: Estimate
+    macro_f1_points: Estimate | None
     only_of_right: int
     only_against_right: int
-    mcnemar_p: float
+    mcnemar_p: float | None
 
 
 class Agreement(Part):
@@ -198,6 +241,10 @@ class EvaluateRecord(Record):
     disagreements: list[Disagreement]
     measurement: Measurement
     findings: list[str]
+    test_tokens: int | None = None
+    initial_kl_mean: float | None = None
+    """KL from the teacher to the student before its training."""
+    generations: list[Generation] = Field(default_factory=list)
 
 
 class Check(Part):

@@ -72,9 +72,11 @@ def test_columns_have_the_layout_that_was_announced(encoding: Any) -> None:
     codec = fitted(encoding)
     columns = codec.encode(states(5), head().logits(states(5)))
     assert list(columns) == list(codec.columns)
+    # The plan knows the size before anything is fitted.
+    assert encoding.columns(VOCABULARY, WIDTH, GRID) == codec.columns
     for name, column in codec.columns.items():
         assert columns[name].dtype == column.dtype and columns[name].shape == (5, column.width)
-    assert sum(column.nbytes for column in columns.values()) == 5 * bytes_per_position(codec)
+    assert sum(column.nbytes for column in columns.values()) == 5 * bytes_per_position(codec.columns)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=kind)

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from potstill.data.dialogues import (
     Completion,
     Conversation,
-    DialogueColumns,
     Example,
     Message,
     PlainText,
     read_dialogues,
 )
+from potstill.data.rows import Columns
 from potstill.errors import DataError
 
 USER = {"role": "user", "content": "Hi"}
@@ -28,7 +28,7 @@ ANSWER = {"role": "assistant", "content": "Hello"}
 def read(folder: Path, *records: Any, **columns: str) -> list[Example]:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return read_dialogues(path, DialogueColumns(**columns))
+    return read_dialogues(path, Columns(**columns))
 
 
 def test_each_kind_of_row_becomes_its_example(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_each_kind_of_row_becomes_its_example(tmp_path: Path) -> None:
         "2 + 3 =",
         "All of it.",
     ]
-    assert [example.answered for example in examples] == [False, True, False, True]
+    assert [example.labelled for example in examples] == [False, True, False, True]
 
 
 def test_columns_can_have_other_names(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_parquet_gives_the_same_examples_as_json_lines(tmp_path: Path) -> None:
     columns = ["id", "messages", "prompt", "completion", "text"]
     table = pa.Table.from_pylist([{column: record.get(column) for column in columns} for record in records])
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
-    from_parquet = read_dialogues(tmp_path / "rows.parquet", DialogueColumns())
+    from_parquet = read_dialogues(tmp_path / "rows.parquet", Columns())
     assert from_parquet == read(tmp_path, *records)
     assert len(from_parquet) == 3
 
@@ -162,7 +162,7 @@ def test_a_file_without_rows_or_of_another_format_is_refused(tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"rows\.jsonl: 0 rows"):
         read(tmp_path)
     with pytest.raises(DataError, match=r"none\.jsonl: no such file"):
-        read_dialogues(tmp_path / "none.jsonl", DialogueColumns())
+        read_dialogues(tmp_path / "none.jsonl", Columns())
 
 
 json_values = st.recursive(

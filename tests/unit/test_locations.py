@@ -21,8 +21,8 @@ def test_a_folder_a_package_path_and_a_hub_id(tmp_path: Path) -> None:
     [
         ("./no/such/folder", "no such folder, and not a hub id"),
         ("pkg:no_such_package/model", "'no_such_package' is not installed. Run: pip install no-such-package"),
-        ("pkg:potstill/no-such-folder", "the package has no folder 'no-such-folder'"),
-        ("pkg:potstill/../..", "the package has no folder"),
+        ("pkg:potstill/no-such-folder", "has no folder or .gguf file 'no-such-folder'"),
+        ("pkg:potstill/../..", "the package has no folder or .gguf file"),
     ],
 )
 def test_what_is_nowhere_is_said_with_the_remedy(location: str, message: str) -> None:

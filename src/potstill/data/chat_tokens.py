@@ -78,7 +78,7 @@ class ChatTokens:
         dropped: list[str] = []
         responses_cut = turns_dropped = 0
         for example in examples:
-            assert example.answered, f"{example.id}: there is no response to learn"
+            assert example.labelled, f"{example.id}: there is no response to learn"
             for name, turns in self._parts(example):
                 fitting, cut = _fitting(turns, self.max_length)
                 if not fitting:

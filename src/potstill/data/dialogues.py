@@ -6,25 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from potstill.data.rows import OWN_ID, read_records, string_in, text_id
+from potstill.data.rows import OWN_ID, Columns, read_records, string_in, text_id
 from potstill.errors import DataError
-from potstill.settings import Settings
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = get_args(Role)
-
-
-class DialogueColumns(Settings):
-    """The names of the columns, by the conventions of Hugging Face datasets."""
-
-    id: str = "id"
-    """Rows without this column are named by a hash of their content."""
-    messages: str = "messages"
-    """A list of turns, each with `role`, `content` and, for an assistant, perhaps `reasoning_content`."""
-    prompt: str = "prompt"
-    completion: str = "completion"
-    """May be missing or null: the teacher writes it."""
-    text: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +34,12 @@ class Conversation:
         return "\n\n".join(parts)
 
     @property
-    def answered(self) -> bool:
+    def labelled(self) -> bool:
         return self.messages[-1].role == "assistant"
+
+    @property
+    def content(self) -> list[Any]:
+        return [self.id, [[message.role, message.content, message.reasoning] for message in self.messages]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +55,12 @@ class Completion:
         return self.prompt + (self.completion or "")
 
     @property
-    def answered(self) -> bool:
+    def labelled(self) -> bool:
         return self.completion is not None
+
+    @property
+    def content(self) -> list[Any]:
+        return [self.id, self.prompt, self.completion]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +71,18 @@ class PlainText:
     text: str
 
     @property
-    def answered(self) -> bool:
+    def labelled(self) -> bool:
         return True
+
+    @property
+    def content(self) -> list[Any]:
+        return [self.id, self.text]
 
 
 Example: TypeAlias = Conversation | Completion | PlainText
 
 
-def read_dialogues(path: Path, columns: DialogueColumns) -> list[Example]:
+def read_dialogues(path: Path, columns: Columns) -> list[Example]:
     """All examples of a `.jsonl` or `.parquet` file, in its order. Blank lines count as nothing.
 
     Raises:
@@ -110,7 +108,7 @@ class _Reader:
 
     path: Path
     place: str
-    columns: DialogueColumns
+    columns: Columns
 
     def example(self, record: Any) -> Example:
         names = self.columns

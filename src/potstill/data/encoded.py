@@ -22,6 +22,19 @@ class BatchSource(Protocol):
     def collate(self, indices: Sequence[int]) -> Batch: ...
 
 
+@runtime_checkable
+class Encoded(BatchSource, Protocol):
+    """Rows of a task as it encodes them."""
+
+    @property
+    def ids(self) -> tuple[str, ...]: ...
+
+    @property
+    def truncated(self) -> int:
+        """Rows of which something was cut or left out."""
+        ...
+
+
 @dataclass(frozen=True)
 class EncodedRows:
     """Token ids of single-label rows. `labels` holds IGNORE_INDEX where a row is unlabelled."""

@@ -7,13 +7,13 @@ that. It does so only without an attention mask and without a cache, so a model 
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from potstill.data.chat_tokens import Tokenised
+from potstill.data.chat_tokens import TokenCounts, Tokenised
 from potstill.signals import IGNORE_INDEX, Batch
 
 
@@ -25,6 +25,22 @@ class PackedRows:
     rows: tuple[tuple[int, ...], ...]
     """The numbers of the examples in each row."""
     pad_id: int
+    counts: TokenCounts | None = None
+    """What became of the rows on their way into tokens."""
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(example.id for example in self.examples)
+
+    @property
+    def truncated(self) -> int:
+        """Rows of which something was cut or left out."""
+        counts = self.counts
+        return 0 if counts is None else counts.responses_cut + counts.turns_dropped + counts.examples_dropped
+
+    def unpacked(self) -> "PackedRows":
+        """The same examples, one in each row."""
+        return replace(self, rows=tuple((number,) for number in range(len(self.examples))))
 
     @cached_property
     def lengths(self) -> Sequence[int]:

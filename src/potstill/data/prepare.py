@@ -1,14 +1,14 @@
 """From the files of a recipe to clean splits: no duplicates, no test text in training, every loss of rows counted."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from potstill.data.near_copies import near_copies, normalised
-from potstill.data.rows import OWN_ID, Columns, Row, read_rows, rows_fingerprint
+from potstill.data.rows import OWN_ID, Columns, DataRow, rows_fingerprint
 from potstill.data.splits import stable_fraction
 from potstill.errors import DataError
 from potstill.progress import Progress
@@ -48,7 +48,8 @@ class DataSettings(Settings):
 class Split:
     """The usable rows of one split, and what became of the others."""
 
-    rows: list[Row]
+    rows: Sequence[Any]
+    """Rows of the task, each a `DataRow`."""
     read: int
     blank_dropped: int = 0
     duplicates_dropped: int = 0
@@ -56,20 +57,24 @@ class Split:
 
     @property
     def labelled(self) -> int:
-        return sum(row.label is not None for row in self.rows)
+        return sum(row.labelled for row in self.rows)
 
     @property
     def fingerprint(self) -> str:
         return rows_fingerprint(self.rows)
 
 
-def prepare(settings: DataSettings, base: Path, progress: Progress | None = None) -> dict[str, Split]:
+Read = Callable[[Path, Columns], Sequence[DataRow]]
+"""How a task reads the rows of a file."""
+
+
+def prepare(settings: DataSettings, base: Path, read: Read, progress: Progress | None = None) -> dict[str, Split]:
     """The splits `train`, `validation`, `test` and, where the recipe has one, `adapt`.
 
     Raises:
         DataError: a file or row that cannot be used, a held-out row without label, or a split left empty.
     """
-    splits = {name: Split(rows, len(rows)) for name, rows in _read(settings, base).items()}
+    splits = {name: Split(rows, len(rows)) for name, rows in _read(settings, base, read).items()}
     splits = {name: _without_blank(split) for name, split in splits.items()}
     if settings.deduplicate:
         splits = _without_duplicates(splits)
@@ -81,21 +86,21 @@ def prepare(settings: DataSettings, base: Path, progress: Progress | None = None
     return splits
 
 
-def _read(settings: DataSettings, base: Path) -> dict[str, list[Row]]:
-    train = read_rows(base / settings.train, settings.columns)
-    splits = {}
+def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, list[DataRow]]:
+    train = list(read(base / settings.train, settings.columns))
+    splits: dict[str, list[DataRow]] = {}
     for name in ("test", "validation"):
         source = getattr(settings, name)
         if isinstance(source, str):
-            splits[name] = read_rows(base / source, settings.columns)
+            splits[name] = list(read(base / source, settings.columns))
         else:
             # By text, so that copies fall on the same side; by name, so that the two shares are independent.
             chosen = [stable_fraction(normalised(row.text), salt=name) < source for row in train]
-            splits[name] = [row for row, taken in zip(train, chosen, strict=True) if taken and row.label]
-            train = [row for row, taken in zip(train, chosen, strict=True) if not taken or not row.label]
+            splits[name] = [row for row, taken in zip(train, chosen, strict=True) if taken and row.labelled]
+            train = [row for row, taken in zip(train, chosen, strict=True) if not taken or not row.labelled]
     splits["train"] = train
     if settings.adapt:
-        splits["adapt"] = read_rows(base / settings.adapt, settings.columns)
+        splits["adapt"] = list(read(base / settings.adapt, settings.columns))
     return splits
 
 
@@ -109,8 +114,8 @@ def _without_duplicates(splits: dict[str, Split]) -> dict[str, Split]:
     seen: set[str] = set()
     result = {}
     for name, split in splits.items():
-        first: dict[str, Row] = {}
-        for row in sorted(split.rows, key=lambda row: row.label is None):
+        first: dict[str, DataRow] = {}
+        for row in sorted(split.rows, key=lambda row: not row.labelled):
             key = normalised(row.text) or row.text
             if key not in seen:
                 first.setdefault(key, row)
@@ -149,7 +154,7 @@ def _check(name: str, split: Split) -> None:
         }
         why = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none was labelled"
         raise DataError(f"data.{name}: 0 usable rows ({split.read} read: {why}). Nothing written.")
-    missing = [row.id for row in split.rows if row.label is None]
+    missing = [row.id for row in split.rows if not row.labelled]
     if missing and name != "train":
         raise DataError(
             f'data.{name}: {len(missing)} of {len(split.rows)} rows have no label, first "{missing[0]}". '

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from potstill.errors import DataError
 from potstill.settings import Settings
@@ -20,10 +20,39 @@ class Columns(Settings):
     """The names of the columns, by the conventions of Hugging Face datasets."""
 
     id: str = "id"
-    """Rows without this column are named by a hash of their text."""
+    """Rows without this column are named by a hash of their content."""
     text: str = "text"
     label: str = "label"
     """May be missing or null: such a row is unlabelled."""
+    messages: str = "messages"
+    """For language models: a list of turns, each with `role`, `content` and, for an assistant, perhaps
+    `reasoning_content`."""
+    prompt: str = "prompt"
+    completion: str = "completion"
+    """May be missing or null: the teacher writes it."""
+
+
+@runtime_checkable
+class DataRow(Protocol):
+    """What the preparation of data knows of a row, whatever the task makes of it."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def text(self) -> str:
+        """What a person would read: by it duplicates and near-copies are found."""
+        ...
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it says what is right: a class, or a response."""
+        ...
+
+    @property
+    def content(self) -> list[Any]:
+        """All that it says, as JSON has it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +60,14 @@ class Row:
     id: str
     text: str
     label: str | None
+
+    @property
+    def labelled(self) -> bool:
+        return self.label is not None
+
+    @property
+    def content(self) -> list[Any]:
+        return [self.id, self.text, self.label]
 
 
 def read_rows(path: Path, columns: Columns) -> list[Row]:
@@ -69,17 +106,17 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     raise DataError(f"{path}: unknown format {path.suffix!r}; expected .jsonl or .parquet.")
 
 
-def rows_fingerprint(rows: Sequence[Row]) -> str:
-    """sha256 over ids, texts and labels in order: the same rows in another file have the same fingerprint."""
-    return _digest([row.id, row.text, row.label] for row in rows)
+def rows_fingerprint(rows: Sequence[DataRow]) -> str:
+    """sha256 over all content in order: the same rows in another file have the same fingerprint."""
+    return _digest(row.content for row in rows)
 
 
-def texts_fingerprint(rows: Sequence[Row]) -> str:
-    """sha256 over ids and texts alone: what a teacher's answers depend on."""
+def texts_fingerprint(rows: Sequence[DataRow]) -> str:
+    """sha256 over ids and texts alone: what a classifier's answers depend on."""
     return _digest([row.id, row.text] for row in rows)
 
 
-def _digest(values: Iterable[list[str | None]]) -> str:
+def _digest(values: Iterable[list[Any]]) -> str:
     digest = hashlib.sha256()
     for value in values:
         digest.update(json.dumps(value).encode())

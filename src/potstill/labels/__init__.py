@@ -1,18 +1,26 @@
 """Soft labels: a store of the teacher's answers that verifies itself, and how they are encoded."""
 
 from potstill.labels.dense import Dense
-from potstill.labels.encodings import AnyEncoding, PositionEncoding
+from potstill.labels.encodings import AnyEncoding, AskedEncoding, Auto, PositionEncoding
+from potstill.labels.low_rank import LowRank
+from potstill.labels.positions import bytes_per_position
 from potstill.labels.reader import StoredTeacher
+from potstill.labels.sampled import Sampled
 from potstill.labels.store import LabelSource, LabelStore
 from potstill.labels.writer import Fitted, StoreWriter
 
 __all__ = [
     "AnyEncoding",
+    "AskedEncoding",
+    "Auto",
     "Dense",
     "Fitted",
     "LabelSource",
     "LabelStore",
+    "LowRank",
     "PositionEncoding",
+    "Sampled",
     "StoreWriter",
     "StoredTeacher",
+    "bytes_per_position",
 ]

@@ -1,7 +1,7 @@
 """All encodings, and the part of each that is stored once for all rows."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -9,14 +9,41 @@ from torch import Tensor
 from potstill.labels.dense import Dense
 from potstill.labels.hidden import Hidden
 from potstill.labels.low_rank import LowRank
-from potstill.labels.positions import Codec
+from potstill.labels.positions import Codec, Column
 from potstill.labels.sampled import Sampled
 from potstill.labels.top_k import TopK
+from potstill.settings import Settings
 
 PositionEncoding = LowRank | Hidden | TopK | Sampled
 """Encodings of language models, which label every trained position of a row."""
 
 AnyEncoding = Annotated[Dense | LowRank | Hidden | TopK | Sampled, Field(discriminator="kind")]
+"""What a store can hold."""
+
+
+class Auto(Settings):
+    """The smallest encoding whose measured error is within `label.max_kl`, for language models."""
+
+    kind: Literal["auto"] = "auto"
+
+    def columns(self, vocabulary: int, width: int, temperatures: tuple[float, ...]) -> Mapping[str, Column]:
+        """Of the largest that can be chosen."""
+        return CANDIDATES[-1].columns(vocabulary, width, temperatures)
+
+
+AskedEncoding = Annotated[Dense | LowRank | Hidden | TopK | Sampled | Auto, Field(discriminator="kind")]
+"""What a recipe can ask for."""
+
+CANDIDATES: tuple[PositionEncoding, ...] = (
+    TopK(k=16),
+    TopK(k=32),
+    LowRank(head=16, rank=32),
+    LowRank(),
+    LowRank(rank=128),
+    LowRank(rank=256),
+    Hidden(),
+)
+"""What `auto` chooses from, and what is proposed where another encoding loses too much."""
 
 
 def load_codec(

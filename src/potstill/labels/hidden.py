@@ -26,6 +26,10 @@ class Hidden(Settings):
     head: int = Field(default=16, ge=1)
     """Tokens whose probability is exact."""
 
+    def columns(self, vocabulary: int, width: int, temperatures: tuple[float, ...]) -> Mapping[str, Column]:
+        exact = ExactHead(min(self.head, vocabulary), vocabulary, temperatures).columns
+        return {"codes": Column(np.int8, width)} | dict(exact)
+
     def fit(
         self, hidden: Float[Tensor, "positions width"], head: Head, temperatures: tuple[float, ...]
     ) -> "HiddenCodec":

@@ -33,6 +33,10 @@ class LowRank(Settings):
     rank: int = Field(default=64, ge=1)
     """Components of the hidden state, a byte each."""
 
+    def columns(self, vocabulary: int, width: int, temperatures: tuple[float, ...]) -> Mapping[str, Column]:
+        exact = ExactHead(min(self.head, vocabulary), vocabulary, temperatures).columns
+        return {"codes": Column(np.int8, min(self.rank, width))} | dict(exact)
+
     def fit(
         self, hidden: Float[Tensor, "positions width"], head: Head, temperatures: tuple[float, ...]
     ) -> "LowRankCodec":

@@ -77,8 +77,8 @@ class PositionLayout:
             yield digest.digest()
 
 
-def bytes_per_position(codec: Codec) -> int:
-    return sum(np.dtype(column.dtype).itemsize * column.width for column in codec.columns.values())
+def bytes_per_position(columns: Mapping[str, Column]) -> int:
+    return sum(np.dtype(column.dtype).itemsize * column.width for column in columns.values())
 
 
 def arrow_schema(columns: Mapping[str, Column]) -> pa.Schema:

@@ -22,6 +22,9 @@ class Sampled(Settings):
     k: int = Field(default=16, ge=1)
     seed: int = Field(default=0, ge=0)
 
+    def columns(self, vocabulary: int, width: int, temperatures: tuple[float, ...]) -> Mapping[str, Column]:
+        return SampledCodec(min(self.k, vocabulary), vocabulary, self.seed).columns
+
     def fit(
         self, hidden: Float[Tensor, "positions width"], head: Head, temperatures: tuple[float, ...]
     ) -> "SampledCodec":

@@ -20,6 +20,9 @@ class TopK(Settings):
     kind: Literal["top_k"] = "top_k"
     k: int = Field(default=32, ge=1)
 
+    def columns(self, vocabulary: int, width: int, temperatures: tuple[float, ...]) -> Mapping[str, Column]:
+        return ExactHead(min(self.k, vocabulary), vocabulary, temperatures).columns
+
     def fit(self, hidden: Float[Tensor, "positions width"], head: Head, temperatures: tuple[float, ...]) -> "TopKCodec":
         return self.load({}, len(head.weight), temperatures)
 

@@ -79,6 +79,11 @@ def expected_calibration_error(logits: Logits, truth: Classes, bins: int = 15) -
     probabilities = np.exp(log_softmax(logits))
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == truth
+    return calibration_gap(confidence, correct, bins)
+
+
+def calibration_gap(confidence: Float[np.ndarray, "rows"], correct: Bool[np.ndarray, "rows"], bins: int = 15) -> float:
+    """The same from the probability of each answer, and whether it was right."""
     # Right-closed bins, so that a confidence of exactly 1 falls into the last.
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gap = 0.0

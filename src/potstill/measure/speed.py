@@ -1,4 +1,4 @@
-"""Latency, throughput and memory of a saved classifier, measured in a process of its own.
+"""Latency, throughput and memory of a saved model, measured in a process of its own.
 
 Every model is measured by the same code in a fresh process with the same threads and rows, so that neither
 what the caller loaded before nor its threads count. Rounds alternate between the models, so that a machine
@@ -12,9 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from potstill.errors import ModelError
 
@@ -42,11 +42,22 @@ class Speed:
     latency_p99_ms: float
     throughput_per_s: float
     peak_memory_bytes: int
+    first_p50_ms: float | None = None
+    """Of a language model: up to the first token, with the prompt read. Its latency is that of each further token."""
 
 
-def measure_speed(
-    requests: Mapping[str, SpeedRequest], *, rounds: int, advance: Callable[[int], None]
-) -> dict[str, Speed]:
+@runtime_checkable
+class Request(Protocol):
+    """What a fresh process measures; the module of its class is what runs there."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def threads(self) -> int: ...
+
+
+def measure_speed(requests: Mapping[str, Request], *, rounds: int, advance: Callable[[int], None]) -> dict[str, Speed]:
     """The speed of each model over `rounds` alternated rounds, each in a fresh process.
 
     Latencies are pooled over rounds, throughput is the median and memory the maximum over them.
@@ -62,7 +73,7 @@ def measure_speed(
     return {name: _pooled(results) for name, results in found.items()}
 
 
-def _in_fresh_process(request: SpeedRequest) -> dict[str, Any]:
+def _in_fresh_process(request: Request) -> dict[str, Any]:
     threads = str(request.threads)
     environment = os.environ | {
         "OMP_NUM_THREADS": threads,
@@ -72,8 +83,8 @@ def _in_fresh_process(request: SpeedRequest) -> dict[str, Any]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "potstill.measure.speed"],
-        input=json.dumps(asdict(request)),
+        [sys.executable, "-m", type(request).__module__],
+        input=json.dumps(vars(request)),
         capture_output=True,
         text=True,
         env=environment,
@@ -88,7 +99,9 @@ def _in_fresh_process(request: SpeedRequest) -> dict[str, Any]:
 
 def _pooled(results: Sequence[dict[str, Any]]) -> Speed:
     latencies = sorted(latency for result in results for latency in result["latencies_ms"])
+    first = sorted(each for result in results for each in result.get("first_ms", ()))
     return Speed(
+        first_p50_ms=percentile(first, 0.50) if first else None,
         latency_p50_ms=percentile(latencies, 0.50),
         latency_p95_ms=percentile(latencies, 0.95),
         latency_p99_ms=percentile(latencies, 0.99),
@@ -136,7 +149,7 @@ def _measure(request: SpeedRequest) -> dict[str, Any]:
         latencies = [1000 * seconds([text]) for text in texts]
         answer(batches[0])
         per_batch = [(len(batch), seconds(batch)) for batch in batches]
-    peak = _peak_memory_bytes()
+    peak = peak_memory_bytes()
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
     return {
@@ -146,7 +159,7 @@ def _measure(request: SpeedRequest) -> dict[str, Any]:
     }
 
 
-def _peak_memory_bytes() -> int:
+def peak_memory_bytes() -> int:
     """Peak resident memory of this process, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():

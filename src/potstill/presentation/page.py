@@ -19,7 +19,7 @@ MAX_TEXT = 300
 
 # Marks that turn the direction of what follows, so that a page shows something else than it says.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+_METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "token_accuracy": "accuracy at the next token"}
 
 
 def render_html(
@@ -70,7 +70,7 @@ def verdict(evaluation: EvaluateRecord, gate: GateRecord) -> str:
     """One sentence: whether the student passed, and the figures that say so."""
     metric = _METRICS.get(evaluation.primary_metric, evaluation.primary_metric)
     teacher, student = evaluation.models["teacher"], evaluation.models["student"]
-    scores = [getattr(model, evaluation.primary_metric, None) for model in (student, teacher)]
+    scores = [getattr(model, evaluation.primary_metric.removeprefix("token_"), None) for model in (student, teacher)]
     figures = ""
     if all(isinstance(score, float) for score in scores):
         figures = f" ({percent(scores[0])} against {percent(scores[1])})"
@@ -102,21 +102,38 @@ def comparison_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
         for name, found in evaluation.agreement.items()
     }
     each = models.values()
+    of = " of a token" if evaluation.test_tokens is not None else ""
     return [
         row("Accuracy (95 % interval)", [f"{percent(m.accuracy)} ({span(m.accuracy_interval)})" for m in each]),
-        row("Macro-F1 (95 % interval)", [f"{percent(m.macro_f1)} ({span(m.macro_f1_interval)})" for m in each]),
+        *_quality_rows(evaluation),
         row("Agreement with the teacher", [agreement.get(name, "–") for name in models]),
-        row("Latency p50, ms", [f"{m.latency_p50_ms:,.2f}" for m in each]),
-        row("Latency p95, ms", [f"{m.latency_p95_ms:,.2f}" for m in each]),
-        row("Latency p99, ms", [f"{m.latency_p99_ms:,.2f}" for m in each]),
+        row(f"Latency p50{of}, ms", [f"{m.latency_p50_ms:,.2f}" for m in each]),
+        row(f"Latency p95{of}, ms", [f"{m.latency_p95_ms:,.2f}" for m in each]),
+        row(f"Latency p99{of}, ms", [f"{m.latency_p99_ms:,.2f}" for m in each]),
         row("Speed-up at p50", [times(teacher.latency_p50_ms / m.latency_p50_ms) for m in each]),
-        row("Throughput, rows/s", [f"{m.throughput_per_s:,.0f}" for m in each]),
+        row(f"Throughput, {'tokens' if of else 'rows'}/s", [f"{m.throughput_per_s:,.0f}" for m in each]),
         row("Peak memory", [size(m.peak_memory_bytes) for m in each]),
         row("Size on disk", [size(m.size_bytes) for m in each]),
         row("Parameters", [f"{m.num_parameters:,}" for m in each]),
         row("… without embeddings", [f"{m.num_parameters_without_embeddings:,}" for m in each]),
         row("Calibration error (ECE)", [f"{m.expected_calibration_error:.3f}" for m in each]),
         row("Cross-entropy, nats", [f"{m.cross_entropy:.3f}" for m in each]),
+    ]
+
+
+def _quality_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
+    """The rows that only classifiers have, or only language models."""
+    each = list(evaluation.models.values())
+    if evaluation.test_tokens is None:
+        intervals = [(m.macro_f1, m.macro_f1_interval) for m in each]
+        return [("Macro-F1 (95 % interval)", [f"{percent(f1)} ({span(i)})" if i else "–" for f1, i in intervals])]
+    return [
+        ("Perplexity of the true responses", [number(m.perplexity) for m in each]),
+        ("KL from the teacher: mean, nats", [number(m.kl_mean) for m in each]),
+        ("… median", [number(m.kl_median) for m in each]),
+        ("… 99 % of tokens below", [number(m.kl_p99) for m in each]),
+        ("RMS difference of the top probability", [percent(m.rms_probability_difference) for m in each]),
+        ("Time to the first token, ms", [number(m.time_to_first_token_ms) for m in each]),
     ]
 
 
@@ -185,7 +202,9 @@ def span(estimate: Estimate) -> str:
     return f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}"
 
 
-def points_span(estimate: Estimate) -> str:
+def points_span(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "–"
     return f"{points(estimate.value)} ({points(estimate.low)} to {points(estimate.high)})"
 
 
@@ -208,6 +227,8 @@ def number(value: float | None) -> str:
 
 
 def p_value(comparison: Comparison) -> str:
+    if comparison.mcnemar_p is None:
+        return "–"
     return "p < 0.001" if comparison.mcnemar_p < 0.001 else f"p = {comparison.mcnemar_p:.3f}"
 
 

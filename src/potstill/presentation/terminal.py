@@ -21,7 +21,10 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
             f"{name:12} {split.rows:7,} rows, {split.labelled:,} labelled, {split.truncated:,} cut"
             + (f"; dropped {losses}" if losses else "")
         )
-    yield f"{'classes':12} {len(plan.labels):7,}"
+        if split.tokens is not None:
+            yield f"{'':12} {split.tokens.tokens:7,} tokens, {split.tokens.trained_tokens:,} of them in responses"
+    if plan.labels:
+        yield f"{'classes':12} {len(plan.labels):7,}"
     yield f"{'teacher':12} {_shape(plan.teacher)}; adapted in {plan.adapt_steps:,} steps"
     yield f"{'student':12} {_shape(plan.student)}; trained in {plan.steps:,} steps"
     yield f"{'disk':12} up to {plan.disk_bytes / 1e6:,.0f} MB, of which labels {plan.label_store_bytes / 1e6:,.1f} MB"
@@ -42,14 +45,16 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
         "accuracy": [
             f"{m.accuracy:.1%} ({m.accuracy_interval.low:.1%} to {m.accuracy_interval.high:.1%})" for m in models
         ],
-        "macro-F1": [f"{m.macro_f1:.3f}" for m in models],
+        **_quality_rows(evaluation),
         "retention": [f"{m.accuracy / max(teacher.accuracy, 1e-12):.1%}" for m in models],
         "agreement": [
             f"{evaluation.agreement[n].all_rows.value:.1%}" if n in evaluation.agreement else "" for n in names
         ],
         "latency p50 / p95, ms": [f"{m.latency_p50_ms:.1f} / {m.latency_p95_ms:.1f}" for m in models],
         "speed-up": [f"{teacher.latency_p50_ms / m.latency_p50_ms:.1f}x" for m in models],
-        "throughput, rows/s": [f"{m.throughput_per_s:,.0f}" for m in models],
+        f"throughput, {'tokens' if evaluation.test_tokens is not None else 'rows'}/s": [
+            f"{m.throughput_per_s:,.0f}" for m in models
+        ],
         "size, MB": [f"{m.size_bytes / 1e6:,.1f}" for m in models],
         "peak memory, MB": [f"{m.peak_memory_bytes / 1e6:,.0f}" for m in models],
         "parameters, M": [f"{m.num_parameters / 1e6:.1f}" for m in models],
@@ -74,3 +79,19 @@ def _shape(shape: ShapeRecord) -> str:
     body = shape.parameters - shape.embedding_parameters
     size = f"{shape.parameters / 1e6:.1f} M parameters ({body / 1e6:.1f} M without embeddings)"
     return f"{shape.layers} x {shape.width}, {size}"
+
+
+def _quality_rows(evaluation: EvaluateRecord) -> dict[str, list[str]]:
+    """The rows that only classifiers have, or only language models."""
+    models = list(evaluation.models.values())
+    if evaluation.test_tokens is None:
+        return {"macro-F1": ["" if m.macro_f1 is None else f"{m.macro_f1:.3f}" for m in models]}
+
+    def shown(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:,.{digits}f}"
+
+    return {
+        "perplexity": [shown(m.perplexity, 1) for m in models],
+        "KL from the teacher, nats": [shown(m.kl_mean, 3) for m in models],
+        "time to first token, ms": [shown(m.time_to_first_token_ms, 1) for m in models],
+    }

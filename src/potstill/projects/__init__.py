@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.progress import Progress
-from potstill.projects import license_notices
+from potstill.projects import license_notices, support_chat
 
 __all__ = ["PROJECTS", "Project"]
 
@@ -26,6 +26,11 @@ PROJECTS: dict[str, Project] = {
             name="license-notices",
             summary="Which of 45 licences a notice grants: 11,475 real notices, and more without a label.",
             write=license_notices.write,
+        ),
+        Project(
+            name="support-chat",
+            summary="A chat model of 135 M parameters teaches one of a third of its layers; real dialogues.",
+            write=support_chat.write,
         ),
     )
 }

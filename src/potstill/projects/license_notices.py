@@ -6,13 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from potstill.data.near_copies import near_copies, normalised
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
+from potstill.projects.recipe_files import write_recipes
 from potstill.run_dir import write_text
 
 MIN_WORDS = 5
@@ -85,10 +85,7 @@ def write(folder: Path, progress: Progress) -> list[str]:
     write_text(data / "train.jsonl", _lines(labelled) + _lines(pool, labelled=False))
     write_text(data / "validation.jsonl", _lines(validation))
     write_text(data / "test.jsonl", _lines(test))
-    # Last, so that a folder with a recipe has its data.
-    for name, source in _RECIPES.items():
-        text = resources.files("potstill.projects").joinpath(source).read_text(encoding="utf-8")
-        write_text(folder / name, text)
+    write_recipes(folder, _RECIPES)
     return [
         f"{rules.read:,} rules read from licensedcode-data (CC-BY-4.0), {len(rules.usable):,} usable",
         f"dropped: {rules.not_notices:,} deprecated or neither notice nor licence text, "

@@ -18,8 +18,10 @@ from potstill.data.near_copies import near_copies, normalised
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
+from potstill.projects.recipe_files import write_recipes
 from potstill.run_dir import write_text
 
+RECIPES = {"recipe.yaml": "support_chat.yaml"}
 TOPICS = ("tech_support", "computers", "coding", "science", "money")
 """The topics that answer questions of fact. Left out are those in which the machine speaks of itself (ai, botprofile,
 emotion, food, psychology, greetings, conversations), jokes and opinions (humor, gossip, politics, literature, movies,
@@ -107,7 +109,7 @@ class Dialogue:
 
 
 def write(folder: Path, progress: Progress) -> list[str]:
-    """Write `data/{train,train-full,validation,test}.jsonl` and `DATA.md` into `folder`; return what was done.
+    """Write recipes, `data/{train,train-full,validation,test}.jsonl` and `DATA.md` into `folder`; return what was done.
 
     Raises:
         DataError: a package with the conversations is not installed, or holds others than expected.
@@ -139,6 +141,7 @@ def write(folder: Path, progress: Progress) -> list[str]:
     for name, dialogues in splits.items():
         write_text(data / f"{name}.jsonl", _lines(dialogues))
     write_text(folder / "DATA.md", DATA_CARD.format(help=len(answers), chats=len(chats)))
+    write_recipes(folder, RECIPES)
     near = sum(map(len, rest)) - len(taught_help) - len(taught_chats)
     return [
         f"{asked:,} conversations on {len(TOPICS)} topics read from chatterbot-corpus (BSD), "

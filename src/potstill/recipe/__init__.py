@@ -1,9 +1,12 @@
 """The whole recipe: it only composes the components' own settings."""
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from potstill.data.prepare import DataSettings
 from potstill.exporters import AnyExporter, Safetensors
+from potstill.labels import AskedEncoding, Auto, Dense, LowRank, Sampled
 from potstill.losses import AnyLoss, HardLabels, SoftTargets
 from potstill.recipe.stage_settings import (
     AdaptSettings,
@@ -16,7 +19,7 @@ from potstill.recipe.stage_settings import (
 from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
 from potstill.students import AnyStudent, Shrunk
-from potstill.tasks import AnyTask
+from potstill.tasks import AnyTask, CausalLM
 from potstill.teachers import AnyTeacher
 
 __all__ = [
@@ -47,6 +50,61 @@ class Recipe(Settings):
     export: tuple[AnyExporter, ...] = (Safetensors(),)
     seed: int = Field(default=0, ge=0)
     """Decides initial weights, order of rows and dropout."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _language_models_match_the_distribution(cls, values: Any) -> Any:
+        """Unless the recipe says otherwise: softening loses more than it teaches where the tail is nearly all."""
+        task = values.get("task") if isinstance(values, dict) else None
+        if isinstance(task, dict) and task.get("kind") == "causal_lm" and "losses" not in values:
+            train = values.get("train")
+            mixed = isinstance(train, dict) and train.get("alpha") is not None
+            soft: dict[str, Any] = {"kind": "soft_targets", "temperature": 1.0} | ({} if mixed else {"weight": 1.0})
+            return values | {"losses": [soft, {"kind": "hard_labels"}] if mixed else [soft]}
+        return values
+
+    @model_validator(mode="after")
+    def _the_encoding_fits_the_task(self) -> "Recipe":
+        dense = isinstance(self.encoding, Dense)
+        if dense == isinstance(self.task, CausalLM):
+            wanted = "auto, low_rank, hidden, top_k or sampled" if dense else "dense"
+            raise ValueError(f"label.encoding: {self.encoding.kind} does not fit {self.task.kind}; use {wanted}.")
+        return self
+
+    @model_validator(mode="after")
+    def _the_grid_covers_the_losses(self) -> "Recipe":
+        if isinstance(self.encoding, Dense):
+            return self
+        low, high = self.temperatures_used
+        grid = self.label.temperatures
+        if list(grid) != sorted(set(grid)):
+            raise ValueError("label.temperatures: expected ascending values, each once.")
+        if not (grid[0] <= low and high <= grid[-1]):
+            raise ValueError(
+                f"losses: soft_targets uses temperatures from {low:g} to {high:g}, and label.temperatures reaches from "
+                f"{grid[0]:g} to {grid[-1]:g}. Widen the grid, or change the schedule."
+            )
+        if isinstance(self.encoding, Auto) and self.label.max_kl is None:
+            raise ValueError("label.encoding: auto chooses by label.max_kl, which is null. Set it.")
+        if isinstance(self.encoding, Sampled) and (low, high) != (1, 1):
+            raise ValueError("label.encoding: sampled serves temperature 1 alone, and the losses use another.")
+        return self
+
+    @property
+    def encoding(self) -> AskedEncoding:
+        """How soft labels are stored."""
+        if self.label.encoding is not None:
+            return self.label.encoding
+        return LowRank() if isinstance(self.task, CausalLM) else Dense()
+
+    @property
+    def temperatures_used(self) -> tuple[float, float]:
+        """The lowest and the highest temperature of the soft losses, and 1, at which checkpoints are compared."""
+        used = [1.0]
+        for loss in self.losses:
+            if isinstance(loss, SoftTargets):
+                used.extend(loss.temperature.values())
+        return min(used), max(used)
 
     @model_validator(mode="after")
     def _one_loss_of_a_kind(self) -> "Recipe":

@@ -3,12 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+from potstill.data.encoded import EncodedRows
+from potstill.errors import RecipeError
+from potstill.locations import GGUF
 from potstill.recipe import AdaptSettings, Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, folder_files
 from potstill.stages.common import Inputs, model_digest, save_model, true_labels
 from potstill.stages.plan import adapt_split, total_steps
-from potstill.tasks.text_classification import ask_for_logits
 from potstill.training.engine import Engine
 from potstill.training.frozen_layers import FrozenLayers
 from potstill.training.loop import Job, fit, no_teacher
@@ -21,18 +23,31 @@ def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptR
         "teacher": inputs.teacher_digest,
         "labels": inputs.labels,
         "data": {"adapt": adapt_split(inputs).fingerprint, "validation": inputs.fingerprint_of("validation")},
-        "max_length": recipe.task.max_length,
+        "task": recipe.task,
         "seed": recipe.seed,
     }
     settings = recipe.adapt
     if settings is None:
-        unchanged = AdaptRecord(adapted=False, location=inputs.teacher_location, digest=inputs.teacher_digest)
-        return run.once("adapt", depends, AdaptRecord, lambda folder: unchanged)
+        return run.once("adapt", depends, AdaptRecord, lambda folder: _unchanged(folder, recipe, inputs, engine))
 
     def work(folder: Path) -> AdaptRecord:
         return _train(run, folder, recipe, settings, inputs, engine)
 
     return run.once("adapt", depends, AdaptRecord, work, together=True)
+
+
+def _unchanged(folder: Path, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptRecord:
+    """The teacher where it lies; one in a quantised file as a folder of weights, which every stage can read fast."""
+    if not inputs.teacher_location.endswith(GGUF):
+        return AdaptRecord(adapted=False, location=inputs.teacher_location, digest=inputs.teacher_digest)
+    save_model(recipe.task.load_model(inputs.teacher_location), inputs.tokenizer, folder / "model", engine)
+    return AdaptRecord(
+        adapted=False,
+        converted=True,
+        location="adapt/model",
+        digest=model_digest(folder / "model"),
+        files=folder_files(folder / "model", relative_to=folder),
+    )
 
 
 def _train(
@@ -48,7 +63,7 @@ def _train(
         revision=teacher.revision,
         trust_remote_code=teacher.trust_remote_code,
     )
-    labelled = [row for row in adapt_split(inputs).rows if row.label is not None]
+    labelled = [row for row in adapt_split(inputs).rows if row.labelled]
     rows = task.encode(labelled, inputs.tokenizer, inputs.labels)
     validation = task.encode(inputs.splits["validation"].rows, inputs.tokenizer, inputs.labels)
     job = Job(
@@ -56,15 +71,17 @@ def _train(
         model=model,
         rows=rows,
         validation=validation,
-        ask=ask_for_logits,
+        ask=task.ask,
         loss=true_labels(),
         teacher=no_teacher,
         criterion=true_labels(),
-        total_steps=total_steps(settings, len(labelled)),
+        total_steps=total_steps(settings, len(rows.lengths)),
         seed=recipe.seed,
         settings=settings,
     )
     if settings.frozen_layers:
+        if not (isinstance(rows, EncodedRows) and isinstance(validation, EncodedRows)):
+            raise RecipeError(f"adapt.frozen_layers: not for {task.kind} yet. Set it to 0.")
         frozen = FrozenLayers(model, settings.frozen_layers)
         total = len(rows.ids) + len(validation.ids)
         with run.progress.task("adapt: frozen layers", total, "rows") as advance:

@@ -3,19 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data.prepare import Split, prepare
-from potstill.errors import ModelError
 from potstill.locations import local_folder, resolve
 from potstill.losses import HardLabels, MixedLoss
+from potstill.measure import quality
+from potstill.measure.speed import Speed
 from potstill.progress import Progress
 from potstill.recipe import Recipe
-from potstill.records import AdaptRecord
-from potstill.run_dir import RunDir, atomic_folder, fingerprint, folder_files
+from potstill.records import AdaptRecord, Estimate
+from potstill.run_dir import RunDir, atomic_folder, file_digest, fingerprint, folder_files
 from potstill.schedules import Constant
-from potstill.tasks.text_classification import labels_of, tokenizer_fingerprint
+from potstill.tasks.loading import tokenizer_fingerprint
 from potstill.training.engine import Engine
 
 
@@ -42,7 +46,7 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
         DataError: rows that cannot be used.
         ModelError: no such teacher, or one whose classes are not those of the data.
     """
-    splits = prepare(recipe.data, base, progress)
+    splits = prepare(recipe.data, base, recipe.task.read, progress)
     teacher = recipe.teacher
     location = resolve(_relative_to(base, teacher.model))
     where = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
@@ -50,7 +54,7 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
     tokenizer = recipe.task.load_tokenizer(location, **where)
     labels = recipe.task.label_names({name: split.rows for name, split in splits.items()})
     if recipe.adapt is None:
-        labels = _teacher_labels(config, labels)
+        labels = recipe.task.teacher_labels(config, labels)
     return Inputs(
         splits=splits,
         labels=labels,
@@ -80,7 +84,7 @@ class ModelFolder:
 
 def teacher_folder(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> ModelFolder:
     """Where the teacher that is distilled lies; one of the hub is fetched as the recipe says."""
-    if adapted.adapted:
+    if adapted.adapted or adapted.converted:
         return ModelFolder(run.path(adapted.location))
     teacher = recipe.teacher
     trusted = teacher.trust_remote_code
@@ -101,33 +105,44 @@ def true_labels() -> MixedLoss:
     return MixedLoss([HardLabels(weight=Constant(value=1.0)).build()])
 
 
+def parameters(recipe: Recipe, model: PreTrainedModel) -> tuple[int, int]:
+    """All parameters of a model, and those that are no embeddings."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return total, total - recipe.task.embedding_parameters(model)
+
+
+def speed_values(speed: Speed) -> dict[str, Any]:
+    """A measured speed in the names of a `ModelEvaluation`."""
+    return {
+        "latency_p50_ms": speed.latency_p50_ms,
+        "latency_p95_ms": speed.latency_p95_ms,
+        "latency_p99_ms": speed.latency_p99_ms,
+        "throughput_per_s": speed.throughput_per_s,
+        "peak_memory_bytes": speed.peak_memory_bytes,
+    }
+
+
+def estimate(values: npt.NDArray[np.float64]) -> Estimate:
+    """The value on the sample, the first of `values`, with the 95 % interval over the resamples."""
+    value, low, high = quality.interval(values)
+    return Estimate(value=value, low=low, high=high)
+
+
 def model_digest(folder: Path) -> str:
     """Digest of all files of a saved model: weights, configuration and tokenizer."""
     return fingerprint(folder_files(folder, relative_to=folder))
 
 
 def _relative_to(base: Path, model: str) -> str:
-    """A folder beside the recipe goes before a hub id of the same name."""
+    """A folder or file beside the recipe goes before a hub id of the same name."""
     beside = base / model
-    return str(beside) if not model.startswith("pkg:") and beside.is_dir() else model
+    return str(beside) if not model.startswith("pkg:") and beside.exists() else model
 
 
 def _teacher_digest(location: str, config: PretrainedConfig) -> str:
-    folder = Path(location)
-    if folder.is_dir():
-        return model_digest(folder)
+    path = Path(location)
+    if path.is_dir():
+        return model_digest(path)
+    if path.is_file():
+        return file_digest(path)
     return fingerprint({"hub": location, "commit": getattr(config, "_commit_hash", None)})
-
-
-def _teacher_labels(config: PretrainedConfig, labels: list[str]) -> list[str]:
-    """The classes in the teacher's order, which is that of its logits."""
-    own = labels_of(config)
-    if sorted(own) != sorted(labels):
-        missing = sorted(set(labels) - set(own))[:3]
-        extra = sorted(set(own) - set(labels))[:3]
-        raise ModelError(
-            f"teacher.model: its head has {len(own)} classes, the data {len(labels)} "
-            f"(only in the data: {missing}, only in the head: {extra}). "
-            "Add an adapt section to give it a head for these classes, or rename the labels."
-        )
-    return own

@@ -1,12 +1,10 @@
 """evaluate: teacher, student and baseline on the same held-out rows and the same machine."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedModel
 
 from potstill.data.batches import batches_by_length
 from potstill.data.encoded import EncodedRows
@@ -23,7 +21,6 @@ from potstill.records import (
     ClassRow,
     Comparison,
     Disagreement,
-    Estimate,
     EvaluateRecord,
     Floor,
     Measurement,
@@ -31,10 +28,12 @@ from potstill.records import (
     TrainRecord,
 )
 from potstill.run_dir import RunDir
-from potstill.stages.common import Inputs, ModelFolder, teacher_folder
+from potstill.stages.common import Inputs, ModelFolder, estimate, parameters, speed_values, teacher_folder
+from potstill.stages.evaluate_language import evaluate_language
 from potstill.stages.findings import findings
 from potstill.stages.plan import adapt_split
-from potstill.tasks.text_classification import ask_for_logits
+from potstill.stages.train import initial_student
+from potstill.tasks import CausalLM
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
@@ -59,13 +58,17 @@ def evaluate(
         "models": digests,
         "evaluate": recipe.evaluate,
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
-        "max_length": recipe.task.max_length,
+        "task": recipe.task,
         "seed": recipe.seed,
     }
 
     def work(folder: Path) -> EvaluateRecord:
         folders = {name: ModelFolder(run.path("train", name, "model")) for name in digests}
-        return _evaluate(run, recipe, inputs, folders | {"teacher": teacher_folder(recipe, run, adapted)}, engine)
+        folders["teacher"] = teacher_folder(recipe, run, adapted)
+        if isinstance(recipe.task, CausalLM):
+            untrained = initial_student(recipe, inputs, run, adapted)
+            return evaluate_language(run, recipe, inputs, folders, untrained, engine)
+        return _evaluate(run, recipe, inputs, folders, engine)
 
     return run.once("evaluate", depends, EvaluateRecord, work)
 
@@ -75,14 +78,15 @@ def _evaluate(
 ) -> EvaluateRecord:
     test = inputs.splits["test"].rows
     encoded = recipe.task.encode(test, inputs.tokenizer, inputs.labels)
+    assert isinstance(encoded, EncodedRows)
     truth = encoded.labels
     logits, counts = {}, {}
     with run.progress.task("evaluate: quality", len(test) * len(folders), "rows") as advance:
         for name, folder in folders.items():
             model = folder.load(recipe)
-            counts[name] = _parameters(model)
+            counts[name] = parameters(recipe, model)
             logits[name] = _predict(
-                FrozenTeacher(model, engine.device, ask_for_logits), encoded, recipe.label.batch_size, advance
+                FrozenTeacher(model, engine.device, recipe.task.ask), encoded, recipe.label.batch_size, advance
             )
     speed = _speed(run, recipe, inputs, folders, engine)
     weights = quality.bootstrap_weights(len(test), seed=recipe.seed)
@@ -111,8 +115,8 @@ def _evaluate(
         primary_metric=recipe.task.primary_metric,
         test_rows=len(test),
         models=models,
-        retention=_estimate(accuracy["student"] / np.maximum(accuracy["teacher"], 1e-12)),
-        drop_points=_estimate(100 * (accuracy["teacher"] - accuracy["student"])),
+        retention=estimate(accuracy["student"] / np.maximum(accuracy["teacher"], 1e-12)),
+        drop_points=estimate(100 * (accuracy["teacher"] - accuracy["student"])),
         speedup=teacher.latency_p50_ms / student.latency_p50_ms,
         throughput_ratio=student.throughput_per_s / teacher.throughput_per_s,
         size_ratio=teacher.size_bytes / student.size_bytes,
@@ -171,11 +175,6 @@ def _speed(
         return measure_speed(requests, rounds=settings.rounds, advance=advance)
 
 
-def _parameters(model: PreTrainedModel) -> tuple[int, int]:
-    total = sum(parameter.numel() for parameter in model.parameters())
-    return total, total - sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
-
-
 def _model(
     logits: Logits,
     truth: npt.NDArray[np.int64],
@@ -187,15 +186,15 @@ def _model(
 ) -> ModelEvaluation:
     return ModelEvaluation(
         accuracy=float(accuracy[0]),
-        accuracy_interval=_estimate(accuracy),
+        accuracy_interval=estimate(accuracy),
         macro_f1=float(macro_f1[0]),
-        macro_f1_interval=_estimate(macro_f1),
+        macro_f1_interval=estimate(macro_f1),
         cross_entropy=quality.cross_entropy(logits, truth),
         expected_calibration_error=quality.expected_calibration_error(logits, truth),
         size_bytes=folder_bytes(folder),
         num_parameters=parameters[0],
         num_parameters_without_embeddings=parameters[1],
-        **asdict(speed),
+        **speed_values(speed),
     )
 
 
@@ -205,7 +204,7 @@ def _agreement(
     same = teacher.argmax(axis=1) == model.argmax(axis=1)
     wrong = ~teacher_right
     return Agreement(
-        all_rows=_estimate(quality.accuracies(same, weights)),
+        all_rows=estimate(quality.accuracies(same, weights)),
         teacher_wrong=float(same[wrong].mean()) if wrong.any() else None,
         teacher_wrong_rows=int(wrong.sum()),
         kl_from_teacher=quality.kl(teacher, model),
@@ -223,17 +222,12 @@ def _comparison(
     return Comparison(
         of=of,
         against=against,
-        accuracy_points=_estimate(100 * (accuracy[of] - accuracy[against])),
-        macro_f1_points=_estimate(100 * (macro_f1[of] - macro_f1[against])),
+        accuracy_points=estimate(100 * (accuracy[of] - accuracy[against])),
+        macro_f1_points=estimate(100 * (macro_f1[of] - macro_f1[against])),
         only_of_right=only_of,
         only_against_right=only_against,
         mcnemar_p=p,
     )
-
-
-def _estimate(values: npt.NDArray[np.float64]) -> Estimate:
-    value, low, high = quality.interval(values)
-    return Estimate(value=value, low=low, high=high)
 
 
 def _floors(run: RunDir, recipe: Recipe, inputs: Inputs, truth: npt.NDArray[np.int64]) -> dict[str, Floor]:
@@ -276,7 +270,7 @@ def _classes(
 def _disagreements(
     recipe: Recipe,
     inputs: Inputs,
-    test: list[Row],
+    test: Sequence[Row],
     truth: npt.NDArray[np.int64],
     said: Mapping[str, npt.NDArray[np.int64]],
 ) -> list[Disagreement]:

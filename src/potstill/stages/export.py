@@ -3,15 +3,16 @@
 from pathlib import Path
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from potstill.exporters import AnyExporter
 from potstill.measure.speed import folder_bytes
 from potstill.recipe import Recipe
 from potstill.records import Artefact, ExportRecord, GateRecord, TrainRecord
 from potstill.run_dir import RunDir, folder_files
+from potstill.signals import Signals
 from potstill.stages.common import Inputs
-from potstill.tasks.text_classification import ask_for_logits
+from potstill.targets import HiddenTargets
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
@@ -49,12 +50,11 @@ def _export(
     target = folder / exporter.kind
     exporter.export(source, target)
     rows = recipe.task.encode(inputs.splits["test"].rows[:COMPARED_ROWS], inputs.tokenizer, inputs.labels)
-    batch = rows.collate(range(len(rows.ids)))
+    batch = rows.collate(range(min(COMPARED_ROWS, len(rows.lengths))))
     answers = []
     for path in (source, target):
-        logits = FrozenTeacher(recipe.task.load_model(str(path)), engine.device, ask_for_logits)(batch).logits
-        assert isinstance(logits, torch.Tensor)
-        answers.append(logits.float().cpu().numpy())
+        said = FrozenTeacher(recipe.task.load_model(str(path)), engine.device, recipe.task.ask)(batch)
+        answers.append(_logits(said).float().cpu().numpy())
     difference = float(np.abs(answers[0] - answers[1]).max())
     return Artefact(
         kind=exporter.kind,
@@ -63,3 +63,11 @@ def _export(
         max_logit_difference=difference,
         passed=difference == 0.0,
     )
+
+
+def _logits(said: Signals) -> Tensor:
+    """The logits of the rows, or of a language model's first trained tokens."""
+    if said.logits is not None:
+        return said.logits
+    assert isinstance(said.target, HiddenTargets)
+    return said.target.head.logits(said.target.hidden[:COMPARED_ROWS])

@@ -26,13 +26,14 @@ def findings(evaluation: EvaluateRecord) -> list[str]:
             f"rows ({floors['student_labels'].accuracy:.1%}): that simpler model serves better."
         )
     pair = next((c for c in evaluation.comparisons if (c.of, c.against) == ("student", "baseline")), None)
-    if pair is not None and pair.macro_f1_points.high < 0 <= pair.accuracy_points.high:
-        macro = pair.macro_f1_points
+    macro = pair.macro_f1_points if pair is not None else None
+    if pair is not None and macro is not None and macro.high < 0 <= pair.accuracy_points.high:
         found.append(
             "Distilling lost in macro-F1, which counts rare classes as much as others: the student is "
             f"{macro.value:+.1f} points (95 % interval {macro.low:+.1f} to {macro.high:+.1f}) from the same student on "
             "hard labels alone. "
-            f"The teacher's own is {teacher.macro_f1:.3f}; one that knows the rare classes better would pass that on."
+            f"The teacher's own is {teacher.macro_f1 or 0.0:.3f}; one that knows the rare classes better would pass "
+            "that on."
         )
     gain = evaluation.gain_over_baseline_points
     if gain is not None:
@@ -49,10 +50,38 @@ def findings(evaluation: EvaluateRecord) -> list[str]:
                 f"Distilling did not measurably pay: the student is {span} from the same student on hard labels "
                 "alone, and the interval holds zero. More unlabelled text or a better teacher may change that."
             )
+    found.extend(_of_tokens(evaluation))
     drop = evaluation.drop_points
     found.append(
-        f"The student keeps {evaluation.retention.value:.1%} of the teacher's accuracy "
+        f"The student keeps {evaluation.retention.value:.1%} of the teacher's accuracy{_of_what(evaluation)} "
         f"(drop {drop.value:.1f} points, 95 % interval {drop.low:.1f} to {drop.high:.1f}) "
         f"and answers {evaluation.speedup:.1f} times as fast."
     )
+    return found
+
+
+def _of_what(evaluation: EvaluateRecord) -> str:
+    return " at the next token" if evaluation.test_tokens is not None else ""
+
+
+def _of_tokens(evaluation: EvaluateRecord) -> list[str]:
+    """What is said of language models alone."""
+    student, baseline = evaluation.models["student"], evaluation.models.get("baseline")
+    if student.kl_mean is None or student.perplexity is None:
+        return []
+    found = []
+    start = evaluation.initial_kl_mean
+    if start is not None:
+        found.append(
+            f"KL from the teacher fell from {start:.2f} to {student.kl_mean:.2f} nats a token "
+            f"({student.kl_mean / start:.0%} of what it was before training)."
+        )
+    if baseline is not None and baseline.kl_mean is not None and baseline.perplexity is not None:
+        nearer = "nearer to the teacher than" if student.kl_mean < baseline.kl_mean else "no nearer to the teacher than"
+        found.append(
+            f"The student is {nearer} the same student on hard labels alone: KL {student.kl_mean:.2f} against "
+            f"{baseline.kl_mean:.2f}, perplexity on the true responses {student.perplexity:.1f} against "
+            f"{baseline.perplexity:.1f}. Where the teacher did not learn these responses, its student need not "
+            "predict them better."
+        )
     return found

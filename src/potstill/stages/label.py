@@ -8,12 +8,13 @@ from torch import Tensor
 
 from potstill.data.batches import batches_by_length
 from potstill.data.rows import texts_fingerprint
-from potstill.labels import LabelSource, StoreWriter
+from potstill.labels import Dense, LabelSource, StoreWriter
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
-from potstill.run_dir import RunDir, file_digest
+from potstill.run_dir import RunDir, file_digest, fingerprint
 from potstill.stages.common import Inputs, load_teacher
-from potstill.tasks.text_classification import ask_for_logits
+from potstill.stages.label_language import write_positions
+from potstill.stages.plan import LABELLED
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
@@ -21,15 +22,20 @@ STORE = "label/teacher/logits"
 
 
 def label(run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine) -> LabelRecord:
-    """The soft labels of every training row, labelled or not; valid for every temperature."""
+    """The soft labels of every training row, labelled or not; a language model's of the validation rows too."""
     source = label_source(recipe, inputs, adapted)
-    # Dense labels serve every temperature, so the grid decides nothing yet.
-    depends = {"label": recipe.label.model_dump(mode="json", exclude={"temperatures"}), "source": source}
+    settings = recipe.label.model_dump(mode="json")
+    write = write_positions
+    if isinstance(recipe.encoding, Dense):
+        # All logits serve every temperature, and nothing is fitted or lost.
+        settings = {key: settings[key] for key in ("batch_size", "batches_per_shard", "precision")}
+        write = _write
+    depends = {"label": settings, "encoding": recipe.encoding, "source": source}
     return run.once(
         STORE,
         depends,
         LabelRecord,
-        lambda folder: _write(run, folder, recipe, inputs, adapted, source, engine),
+        lambda folder: write(run, folder, recipe, inputs, adapted, source, engine),
     )
 
 
@@ -37,11 +43,18 @@ def label_source(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord) -> LabelS
     return LabelSource(
         teacher=adapted.digest,
         tokenizer=inputs.tokenizer_digest,
-        data=texts_fingerprint(inputs.splits["train"].rows),
+        data=_answered(recipe, inputs),
         labels=tuple(inputs.labels),
         max_length=recipe.task.max_length,
         precision=recipe.label.precision,
     )
+
+
+def _answered(recipe: Recipe, inputs: Inputs) -> str:
+    """Fingerprint of all that the teacher's answers depend on in the data."""
+    if isinstance(recipe.encoding, Dense):
+        return texts_fingerprint(inputs.splits["train"].rows)
+    return fingerprint({"task": recipe.task, "rows": [inputs.fingerprint_of(name) for name in LABELLED]})
 
 
 def _write(
@@ -53,9 +66,10 @@ def _write(
     source: LabelSource,
     engine: Engine,
 ) -> LabelRecord:
-    settings = recipe.label
+    settings, encoding = recipe.label, recipe.encoding
+    assert isinstance(encoding, Dense)
     rows = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
-    teacher = FrozenTeacher(load_teacher(recipe, run, adapted), engine.device, ask_for_logits)
+    teacher = FrozenTeacher(load_teacher(recipe, run, adapted), engine.device, recipe.task.ask)
     asked = 0
 
     def ask(batch: Sequence[int]) -> Tensor:
@@ -68,7 +82,7 @@ def _write(
 
     started = time.monotonic()
     with run.progress.task("label", len(rows.ids), "rows") as advance:
-        manifest = StoreWriter(folder, settings.encoding, source).write(
+        manifest = StoreWriter(folder, encoding, source).write(
             rows.ids,
             batches_by_length(rows.lengths, settings.batch_size),
             settings.batches_per_shard,

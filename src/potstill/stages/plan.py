@@ -2,20 +2,26 @@
 
 import math
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from transformers import PretrainedConfig
 
+from potstill.data.chat_tokens import marked_text
+from potstill.data.encoded import Encoded
+from potstill.data.packing import PackedRows
 from potstill.data.prepare import Split
 from potstill.errors import RecipeError
+from potstill.labels import Dense, bytes_per_position
 from potstill.recipe import OptimiserSettings, Recipe
-from potstill.records import PlanRecord, ShapeRecord, SplitCounts
+from potstill.records import PlanRecord, ShapeRecord, SplitCounts, TokensRecord
 from potstill.run_dir import RunDir
 from potstill.stages.common import Inputs
 from potstill.students import model_shape, student_config
-from potstill.tasks.text_classification import label_maps
 
+LABELLED = ("train", "validation")
+"""The splits that a language model's teacher labels: checkpoints are compared by the KL to it."""
 BYTES_PER_TRAINED_PARAMETER = 12
 """On disk in a checkpoint: weight and both moments of AdamW in float32."""
 
@@ -37,23 +43,13 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         ModelError: a student that cannot be built from this teacher.
         RecipeError: the disk is too small for what will be written.
     """
-    classes = len(inputs.labels)
     teacher = _shape(recipe, inputs.teacher_config, inputs.labels)
     student = _shape(recipe, student_config(inputs.teacher_config, recipe.student), inputs.labels)
-    counts = {}
-    for name, split in inputs.splits.items():
-        truncated = recipe.task.encode(split.rows, inputs.tokenizer, inputs.labels).truncated
-        counts[name] = SplitCounts(
-            read=split.read,
-            rows=len(split.rows),
-            labelled=split.labelled,
-            truncated=truncated,
-            blank_dropped=split.blank_dropped,
-            duplicates_dropped=split.duplicates_dropped,
-            near_copies_dropped=split.near_copies_dropped,
-            fingerprint=split.fingerprint,
-        )
-    store_bytes = counts["train"].rows * recipe.label.encoding.bytes_per_row(classes)
+    encoded = {
+        name: recipe.task.encode(split.rows, inputs.tokenizer, inputs.labels) for name, split in inputs.splits.items()
+    }
+    counts = {name: _counts(split, encoded[name]) for name, split in inputs.splits.items()}
+    store_bytes = _store_bytes(recipe, inputs, counts)
     checkpoints = recipe.train.keep_checkpoints + 2
     disk = store_bytes + BYTES_PER_TRAINED_PARAMETER * (
         checkpoints * student.parameters + (checkpoints * teacher.parameters if recipe.adapt else 0)
@@ -64,14 +60,13 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
             f"{folder}: the run writes up to {disk / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free. "
             "Free some, or give --out on another disk."
         )
-    adapt_rows = adapt_split(inputs).labelled
     return PlanRecord(
         labels=inputs.labels,
         splits=counts,
         teacher=teacher,
         student=student,
-        steps=total_steps(recipe.train, counts["train"].rows),
-        adapt_steps=total_steps(recipe.adapt, adapt_rows) if recipe.adapt else 0,
+        steps=total_steps(recipe.train, len(encoded["train"].lengths)),
+        adapt_steps=total_steps(recipe.adapt, _adapt_rows(recipe, inputs)) if recipe.adapt else 0,
         label_store_bytes=store_bytes,
         disk_bytes=disk,
         disk_free_bytes=free,
@@ -79,8 +74,18 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
     )
 
 
+def example_lines(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
+    """For language models: the first row as it is learnt, every token to be learnt between the marks [[ and ]]."""
+    encoded = recipe.task.encode(inputs.splits["train"].rows[:1], inputs.tokenizer, inputs.labels)
+    if isinstance(encoded, PackedRows):
+        example = encoded.examples[0]
+        yield f"\nThe first example, {example.id}; what is learnt stands between [[ and ]]:"
+        pieces = marked_text(example, inputs.tokenizer)
+        yield "".join(f"[[{text}]]" if learnt else text for text, learnt in pieces)
+
+
 def total_steps(settings: OptimiserSettings, rows: int) -> int:
-    """Optimiser steps of a training, at least one."""
+    """Optimiser steps of a training on so many rows of batches, at least one."""
     return max(1, math.floor(settings.epochs * math.ceil(rows / settings.batch_size)))
 
 
@@ -90,25 +95,26 @@ def adapt_split(inputs: Inputs) -> Split:
 
 
 def _shape(recipe: Recipe, config: PretrainedConfig, labels: list[str]) -> ShapeRecord:
-    values = config.to_dict() | label_maps(labels)
+    values = config.to_dict() | recipe.task.config_values(labels)
     # On the meta device a model has shapes and no weights.
     with torch.device("meta"):
         model = recipe.task.new_model(type(config).from_dict(values))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    embeddings = sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
-    return model_shape(model.config, parameters, embeddings)
+    return model_shape(model.config, parameters, recipe.task.embedding_parameters(model), len(labels))
 
 
 def _warnings(
     recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: ShapeRecord, counts: dict[str, SplitCounts]
 ) -> list[str]:
     found = []
-    taught = {row.label for row in inputs.splits["train"].rows if row.label}
+    taught = {row.label for row in inputs.splits["train"].rows if inputs.labels and row.label}
     if unseen := sorted(set(inputs.labels) - taught):
         found.append(
             f"{len(unseen)} of {len(inputs.labels)} classes have no labelled row in train, "
             f"so the student learns them from the teacher alone: {', '.join(unseen[:5])}"
         )
+    if recipe.label.max_kl is None and not isinstance(recipe.encoding, Dense):
+        found.append("label.max_kl is null: the error of the stored labels is measured and not judged.")
     if student.layers * 4 < teacher.layers or student.width * 3 < teacher.width:
         found.append(
             f"the student ({student.layers} x {student.width}) is under a quarter of the teacher's depth or a "
@@ -117,13 +123,52 @@ def _warnings(
     for name, count in counts.items():
         if count.truncated > 0.25 * count.rows:
             share = count.truncated / count.rows
-            found.append(f"{name}: {share:.0%} of the texts are cut at {recipe.task.max_length} tokens.")
+            found.append(f"{name}: {share:.0%} of the rows are cut at {recipe.task.max_length} tokens.")
     if recipe.adapt and "adapt" not in inputs.splits:
         found.append(
             "the teacher is adapted on the student's own labelled rows: its soft labels there are "
             "over-confident. Give data.adapt other rows."
         )
     return found
+
+
+def _counts(split: Split, encoded: Encoded) -> SplitCounts:
+    counts = encoded.counts if isinstance(encoded, PackedRows) else None
+    return SplitCounts(
+        read=split.read,
+        rows=len(split.rows),
+        labelled=split.labelled,
+        truncated=encoded.truncated,
+        blank_dropped=split.blank_dropped,
+        duplicates_dropped=split.duplicates_dropped,
+        near_copies_dropped=split.near_copies_dropped,
+        fingerprint=split.fingerprint,
+        tokens=None
+        if counts is None
+        else TokensRecord(
+            examples=counts.examples,
+            tokens=counts.tokens,
+            trained_tokens=counts.trained_tokens,
+            responses_cut=counts.responses_cut,
+            turns_dropped=counts.turns_dropped,
+            examples_dropped=counts.examples_dropped,
+        ),
+    )
+
+
+def _store_bytes(recipe: Recipe, inputs: Inputs, counts: Mapping[str, SplitCounts]) -> int:
+    encoding = recipe.encoding
+    if isinstance(encoding, Dense):
+        return counts["train"].rows * encoding.bytes_per_row(len(inputs.labels))
+    config = inputs.teacher_config
+    columns = encoding.columns(config.vocab_size, config.hidden_size, recipe.label.temperatures)
+    positions = sum(split.trained_tokens for name in LABELLED if (split := counts[name].tokens))
+    return positions * bytes_per_position(columns)
+
+
+def _adapt_rows(recipe: Recipe, inputs: Inputs) -> int:
+    rows = [row for row in adapt_split(inputs).rows if row.labelled]
+    return len(recipe.task.encode(rows, inputs.tokenizer, inputs.labels).lengths)
 
 
 def _existing(folder: Path) -> Path:

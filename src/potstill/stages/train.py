@@ -3,15 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from potstill.data.rows import Row, rows_fingerprint
+from potstill.data.rows import rows_fingerprint
 from potstill.labels import LabelStore, StoredTeacher
-from potstill.losses import AnyLoss, HardLabels, MixedLoss
+from potstill.losses import AnyLoss, HardLabels, MixedLoss, SoftTargets
 from potstill.recipe import Recipe, TrainSettings
 from potstill.records import AdaptRecord, LabelRecord, TrainRecord
 from potstill.run_dir import RunDir, fingerprint, folder_files
@@ -21,7 +21,7 @@ from potstill.stages.common import Inputs, load_teacher, model_digest, save_mode
 from potstill.stages.label import STORE, label_source
 from potstill.stages.plan import total_steps
 from potstill.students import Copy, copy_from_teacher, student_config
-from potstill.tasks.text_classification import ask_for_logits, label_maps
+from potstill.tasks import CausalLM
 from potstill.training.engine import Engine
 from potstill.training.loop import Job, fit, no_teacher
 from potstill.training.metrics import open_trackers
@@ -32,10 +32,14 @@ class Member:
     """What the trainings of student and baseline differ in."""
 
     name: Literal["student", "baseline"]
-    rows: Sequence[Row]
+    rows: Sequence[Any]
     losses: Sequence[AnyLoss]
     settings: TrainSettings
     open_teacher: Callable[[], Teacher]
+    criterion: MixedLoss
+    """What its checkpoints are compared by."""
+    judged_by_teacher: bool = False
+    """Whether the teacher speaks of the validation rows too, and the criterion hears it."""
     depends: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -49,12 +53,15 @@ def train_student(
         store.require(label_source(recipe, inputs, adapted))
         return StoredTeacher(store, engine.device)
 
+    language = isinstance(recipe.task, CausalLM)
     student = Member(
         name="student",
         rows=inputs.splits["train"].rows,
         losses=recipe.weighted_losses(),
         settings=recipe.train,
         open_teacher=teacher,
+        criterion=_to_the_teacher() if language else true_labels(),
+        judged_by_teacher=language,
         depends={"labels": labels.content_digest},
     )
     return _train(run, recipe, inputs, adapted, engine, student)
@@ -70,7 +77,7 @@ def train_baseline(
     """
     if not recipe.train.baseline:
         return None
-    rows = [row for row in inputs.splits["train"].rows if row.label is not None]
+    rows = [row for row in inputs.splits["train"].rows if row.labelled]
     smoothing = next((loss.label_smoothing for loss in recipe.losses if isinstance(loss, HardLabels)), 0.0)
     baseline = Member(
         name="baseline",
@@ -78,6 +85,7 @@ def train_baseline(
         losses=(HardLabels(weight=Constant(value=1.0), label_smoothing=smoothing),),
         settings=recipe.train.model_copy(update={"select_by": "validation_accuracy"}),
         open_teacher=lambda: no_teacher,
+        criterion=true_labels(),
     )
     return _train(run, recipe, inputs, adapted, engine, baseline)
 
@@ -86,7 +94,8 @@ def _train(
     run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine, member: Member
 ) -> TrainRecord:
     settings, rows = member.settings, member.rows
-    steps = total_steps(settings, len(inputs.splits["train"].rows))
+    encoded = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
+    steps = total_steps(settings, len(encoded.lengths))
     depends = {
         **member.depends,
         "train": settings.model_dump(mode="json", exclude={"baseline", "trackers", "alpha"}),
@@ -97,22 +106,24 @@ def _train(
         "data": {"train": rows_fingerprint(rows), "validation": inputs.fingerprint_of("validation")},
         # The baseline's number of steps follows from the student's rows.
         "steps": steps,
-        "max_length": recipe.task.max_length,
+        "task": recipe.task,
         "seed": recipe.seed,
     }
 
     def work(folder: Path) -> TrainRecord:
         model = initial_student(recipe, inputs, run, adapted)
         initial = weights_digest(model)
+        teacher = member.open_teacher()
         job = Job(
             name=f"train/{member.name}",
             model=model,
             rows=recipe.task.encode(rows, inputs.tokenizer, inputs.labels),
             validation=recipe.task.encode(inputs.splits["validation"].rows, inputs.tokenizer, inputs.labels),
-            ask=ask_for_logits,
-            loss=MixedLoss([loss.build() for loss in member.losses]),
-            teacher=member.open_teacher(),
-            criterion=true_labels(),
+            ask=recipe.task.ask,
+            loss=MixedLoss([loss.build() for loss in member.losses], compiled=settings.compiled),
+            teacher=teacher,
+            criterion=member.criterion,
+            validation_teacher=teacher if member.judged_by_teacher else no_teacher,
             total_steps=steps,
             seed=recipe.seed,
             settings=settings,
@@ -134,17 +145,22 @@ def _train(
             best_validation_accuracy=done.best_validation_accuracy,
             stopped_early=done.stopped_early,
             train_rows=len(rows),
-            labelled_rows=sum(row.label is not None for row in rows),
+            labelled_rows=sum(row.labelled for row in rows),
             files=folder_files(folder / "model", relative_to=folder),
         )
 
     return run.once(f"train/{member.name}", depends, TrainRecord, work, together=True)
 
 
+def _to_the_teacher() -> MixedLoss:
+    """KL from the teacher at temperature 1: what a language model's student is compared by."""
+    return MixedLoss([SoftTargets(weight=Constant(value=1.0), temperature=Constant(value=1.0)).build()])
+
+
 def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
     """The student before training: a function of recipe, teacher and seed."""
     config = student_config(inputs.teacher_config, recipe.student)
-    config = type(config).from_dict(config.to_dict() | label_maps(inputs.labels))
+    config = type(config).from_dict(config.to_dict() | recipe.task.config_values(inputs.labels))
     torch.manual_seed(recipe.seed)
     student = recipe.task.new_model(config)
     init = recipe.student.init

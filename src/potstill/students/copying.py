@@ -8,6 +8,8 @@ is its exact copy.
 """
 
 import math
+import re
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -15,36 +17,24 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
-from potstill.students.shape import Copy
+from potstill.students.shape import ENCODER_FAMILIES, Copy, layer_map
 
 
 def copy_from_teacher(student: PreTrainedModel, teacher: PreTrainedModel, settings: Copy) -> None:
-    """Fill the student's parameters in place from the teacher's, of the same encoder family.
+    """Fill the student's parameters in place from the teacher's, of the same family.
 
     Raises:
         ModelError: a parameter of the student that the teacher has not.
     """
     weights = teacher.state_dict()
     chosen = layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers, settings.layers)
-    embeddings = _find(weights, "word_embeddings.weight")
-    basis = _basis(embeddings, student.config.hidden_size, settings.width)
-    cut = _Cut(student.config, teacher.config, basis)
+    cut = _cut(student.config, teacher.config, weights, settings)
     with torch.no_grad():
         for name, parameter in student.named_parameters():
             source = _teacher_name(name, chosen)
             if source not in weights:
                 raise ModelError(f"student parameter {name}: the teacher has no {source}; use init: random.")
             parameter.copy_(cut(name, weights[source].float()))
-
-
-def layer_map(student_layers: int, teacher_layers: int, pattern: str) -> list[int]:
-    """The teacher's layer for each layer of the student."""
-    if pattern == "last":
-        return list(range(teacher_layers - student_layers, teacher_layers))
-    if pattern == "first" or student_layers == 1:
-        return list(range(student_layers))
-    step = (teacher_layers - 1) / (student_layers - 1)
-    return [round(layer * step) for layer in range(student_layers)]
 
 
 def principal_directions(embeddings: Float[Tensor, "vocabulary width"], size: int) -> Float[Tensor, "width {size}"]:
@@ -56,6 +46,16 @@ def principal_directions(embeddings: Float[Tensor, "vocabulary width"], size: in
     signs = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True)).sign()
     signed: Tensor = directions * signs
     return signed.float()
+
+
+def _cut(
+    student: PretrainedConfig, teacher: PretrainedConfig, weights: dict[str, Tensor], settings: Copy
+) -> Callable[[str, Tensor], Tensor]:
+    """What makes a teacher tensor of a name the student's: decoders keep every tensor as it is."""
+    if teacher.model_type not in ENCODER_FAMILIES:
+        return lambda name, tensor: tensor
+    embeddings = _find(weights, "word_embeddings.weight")
+    return _Cut(student, teacher, _basis(embeddings, student.hidden_size, settings.width))
 
 
 class _Cut:
@@ -110,11 +110,8 @@ def _basis(embeddings: Float[Tensor, "vocabulary width"], size: int, how: str) -
 
 
 def _teacher_name(name: str, chosen: list[int]) -> str:
-    before, found, after = name.partition("encoder.layer.")
-    if not found:
-        return name
-    layer, _, rest = after.partition(".")
-    return f"{before}encoder.layer.{chosen[int(layer)]}.{rest}"
+    # `encoder.layer.3.` of encoders, `model.layers.3.` of decoders.
+    return re.sub(r"\b(layers?)\.(\d+)\.", lambda found: f"{found[1]}.{chosen[int(found[2])]}.", name, count=1)
 
 
 def _find(weights: dict[str, Tensor], ending: str) -> Tensor:

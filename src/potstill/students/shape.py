@@ -12,6 +12,8 @@ from potstill.settings import Settings
 
 # The encoder families whose modules are laid out alike: `encoder.layer[i]`, `embeddings`, `LayerNorm`.
 ENCODER_FAMILIES = frozenset({"bert", "roberta", "xlm-roberta", "camembert"})
+# Decoders that keep their layers in `model.layers[i]`, of which some can be left out.
+DECODER_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
 def _share(text: str) -> str:
@@ -71,8 +73,10 @@ def student_config(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConf
     Raises:
         ModelError: a family that cannot be shrunk, or sizes that make no legal model.
     """
+    if teacher.model_type in DECODER_FAMILIES:
+        return _shallower(teacher, student)
     if teacher.model_type not in ENCODER_FAMILIES:
-        known = ", ".join(sorted(ENCODER_FAMILIES))
+        known = ", ".join(sorted(ENCODER_FAMILIES | DECODER_FAMILIES))
         raise ModelError(f"teacher.model: family {teacher.model_type!r} cannot be shrunk yet; known: {known}.")
     layers = _size(student.layers, teacher.num_hidden_layers, "student.layers")
     width = _size(student.width, teacher.hidden_size, "student.width")
@@ -95,7 +99,7 @@ def student_config(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConf
         intermediate = round(teacher.intermediate_size * width / teacher.hidden_size)
     else:
         intermediate = _size(student.intermediate, teacher.intermediate_size, "student.intermediate")
-    values: dict[str, Any] = teacher.to_dict()
+    values = _own_values(teacher)
     values |= {
         "num_hidden_layers": layers,
         "hidden_size": width,
@@ -104,12 +108,45 @@ def student_config(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConf
     }
     if student.dropout is not None:
         values |= {"hidden_dropout_prob": student.dropout, "attention_probs_dropout_prob": student.dropout}
-    for field in ("_name_or_path", "architectures", "dtype", "torch_dtype"):
-        values.pop(field, None)
     return type(teacher).from_dict(values)
 
 
-def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters: int) -> ShapeRecord:
+def layer_map(student_layers: int, teacher_layers: int, pattern: str) -> list[int]:
+    """The teacher's layer for each layer of the student."""
+    if pattern == "last":
+        return list(range(teacher_layers - student_layers, teacher_layers))
+    if pattern == "first" or student_layers == 1:
+        return list(range(student_layers))
+    step = (teacher_layers - 1) / (student_layers - 1)
+    return [round(layer * step) for layer in range(student_layers)]
+
+
+def _shallower(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
+    """A decoder with fewer layers of the teacher's width."""
+    layers = _size(student.layers, teacher.num_hidden_layers, "student.layers")
+    width = _size(student.width, teacher.hidden_size, "student.width")
+    narrowed = width != teacher.hidden_size or student.heads is not None or student.intermediate is not None
+    if narrowed or student.dropout is not None:
+        raise ModelError(
+            f"student: a decoder ({teacher.model_type}) can only be made shallower yet. Set student.width to "
+            f"{teacher.hidden_size}, the teacher's, and leave out heads, intermediate and dropout."
+        )
+    values = _own_values(teacher) | {"num_hidden_layers": layers}
+    if isinstance(kinds := values.get("layer_types"), list):
+        pattern = student.init.layers if isinstance(student.init, Copy) else "spread"
+        values["layer_types"] = [kinds[layer] for layer in layer_map(layers, len(kinds), pattern)]
+    return type(teacher).from_dict(values)
+
+
+def _own_values(teacher: PretrainedConfig) -> dict[str, Any]:
+    """The teacher's configuration without what names its files."""
+    values: dict[str, Any] = teacher.to_dict()
+    for field in ("_name_or_path", "architectures", "dtype", "torch_dtype"):
+        values.pop(field, None)
+    return values
+
+
+def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters: int, classes: int) -> ShapeRecord:
     return ShapeRecord(
         family=config.model_type,
         layers=config.num_hidden_layers,
@@ -117,7 +154,7 @@ def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters:
         heads=config.num_attention_heads,
         intermediate=config.intermediate_size,
         vocabulary=config.vocab_size,
-        classes=config.num_labels,
+        classes=classes,
         parameters=parameters,
         embedding_parameters=embedding_parameters,
     )

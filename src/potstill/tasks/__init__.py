@@ -1,8 +1,12 @@
 """Tasks: what a row means, how it is encoded, which model reads it and how its answer is judged."""
 
+from typing import Annotated
+
+from pydantic import Field
+
+from potstill.tasks.causal_lm import CausalLM
 from potstill.tasks.text_classification import TextClassification
 
-# One member so far; a union with `kind` as its discriminator when there are two.
-AnyTask = TextClassification
+AnyTask = Annotated[TextClassification | CausalLM, Field(discriminator="kind")]
 
-__all__ = ["AnyTask", "TextClassification"]
+__all__ = ["AnyTask", "CausalLM", "TextClassification"]

@@ -1,5 +1,8 @@
 """The next token: chat and code models, which are read by their last hidden states and never by whole logits."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -8,12 +11,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from potstill.data.chat_tokens import ChatTokens, TokenCounts
-from potstill.data.dialogues import Example
+from potstill.data.chat_tokens import ChatTokens
+from potstill.data.dialogues import Example, read_dialogues
 from potstill.data.packing import PackedRows, pack
-from potstill.errors import ModelError
+from potstill.data.rows import Columns
+from potstill.errors import DataError, ModelError
 from potstill.settings import Settings
-from potstill.signals import Batch, Signals
+from potstill.signals import Ask, Batch, Signals
 from potstill.targets import Head
 from potstill.tasks.loading import explained
 
@@ -33,34 +37,109 @@ class CausalLM(Settings):
     packing: bool = True
     """Put examples that fit together into one row, where they do not see each other: less padding is computed."""
 
+    @property
+    def primary_metric(self) -> str:
+        return "token_accuracy"
+
+    @property
+    def ask(self) -> Ask:
+        return ask_for_hidden_states
+
+    def read(self, path: Path, columns: Columns) -> list[Example]:
+        return read_dialogues(path, columns)
+
+    def label_names(self, splits: Mapping[str, Sequence[Example]]) -> list[str]:
+        """None: what can be said is the vocabulary, which the tokenizer's fingerprint pins.
+
+        Raises:
+            DataError: a row without a response.
+        """
+        for name, rows in splits.items():
+            if missing := [row.id for row in rows if not row.labelled]:
+                raise DataError(
+                    f'data.{name}: {len(missing)} of {len(rows)} rows have no response, first "{missing[0]}". '
+                    "Give each a completion, or a last turn of the assistant."
+                )
+        return []
+
+    def teacher_labels(self, config: PretrainedConfig, labels: list[str]) -> list[str]:
+        return labels
+
+    def config_values(self, labels: Sequence[str]) -> dict[str, Any]:
+        return {}
+
+    def embedding_parameters(self, model: PreTrainedModel) -> int:
+        """Those of the input and, where it is another matrix, of the output."""
+        matrices = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+        return sum({id(matrix): matrix.numel() for matrix in matrices}.values())
+
     def load_config(self, location: str, **where: Any) -> PretrainedConfig:
+        folder, file = _file(location)
         with explained(location):
-            return AutoConfig.from_pretrained(location, **where)
+            config = AutoConfig.from_pretrained(folder, **file, **where)
+        return _as_weights(config)
 
     def load_tokenizer(self, location: str, **where: Any) -> Tokenizer:
+        folder, file = _file(location)
         with explained(location):
-            return AutoTokenizer.from_pretrained(location, **where)
+            return AutoTokenizer.from_pretrained(folder, **file, **where)
 
-    def load_model(self, location: str, **where: Any) -> PreTrainedModel:
-        """The model in float32. Never reads pickle files."""
+    def load_model(self, location: str, labels: Sequence[str] | None = None, **where: Any) -> PreTrainedModel:
+        """The model in float32. Never reads pickle files.
+
+        Raises:
+            ModelError: it cannot be loaded, or makes its logits in a way that is not known here.
+        """
+        folder, file = _file(location)
+        weights = {} if file else {"use_safetensors": True}
         with explained(location):
-            return AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, use_safetensors=True, **where)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **weights, **file, **where)
+        if file:
+            # Read from a quantised file, the weights are ordinary ones from here on.
+            plain = AutoModelForCausalLM.from_config(_as_weights(model.config), dtype=torch.float32)
+            plain.load_state_dict(model.state_dict())
+            plain.generation_config = model.generation_config
+            model = plain
+        require_known_head(model, location)
+        return model
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """A model with random weights, drawn from torch's global generator."""
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
-    def encode(self, examples: list[Example], tokenizer: Tokenizer) -> tuple[PackedRows, TokenCounts]:
-        """Answered examples as packed rows, and what did not fit.
+    def encode(self, rows: Sequence[Example], tokenizer: Tokenizer, labels: Sequence[str] = ()) -> PackedRows:
+        """Answered examples as packed rows, with the counts of what did not fit.
 
         Raises:
             DataError: a row that the chat template refuses, or no row of which a token is left to learn.
             ModelError: a tokenizer without a chat template or an end token, where rows need it.
         """
         tokens = ChatTokens(tokenizer, self.max_length, self.train_on)
-        tokenised, counts = tokens.tokenise(examples)
+        tokenised, counts = tokens.tokenise(rows)
+        if not tokenised:
+            raise DataError(
+                f"data: no row has a token to learn within {self.max_length} tokens "
+                f'({counts.examples_dropped} too long, first "{next(iter(counts.first_dropped), "")}"). '
+                "Raise task.max_length."
+            )
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        return pack(tokenised, max_length=self.max_length, pad_id=pad or 0, packing=self.packing), counts
+        packed = pack(tokenised, max_length=self.max_length, pad_id=pad or 0, packing=self.packing)
+        return replace(packed, counts=counts)
+
+
+def _file(location: str) -> tuple[str, dict[str, str]]:
+    """The folder of a model, and the GGUF file in it where the location is one."""
+    path = Path(location)
+    if path.suffix != ".gguf":
+        return location, {}
+    return str(path.parent), {"gguf_file": path.name}
+
+
+def _as_weights(config: PretrainedConfig) -> PretrainedConfig:
+    """The configuration without a word of how a file had the weights quantised."""
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return config
 
 
 def ask_for_hidden_states(model: nn.Module, batch: Batch) -> Signals:

@@ -1,4 +1,10 @@
-"""What every task needs to load a model: one clear error for one that is missing or unreadable."""
+"""What every task needs to load a model: one clear error for a bad one, and a fingerprint of its tokenizer."""
+
+import hashlib
+import json
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from potstill.errors import ModelError
 
@@ -16,3 +22,15 @@ class explained:
         if isinstance(error, OSError | ValueError | ImportError):
             reason = str(error).strip().splitlines()[0]
             raise ModelError(f"{self._location}: cannot be loaded: {reason}") from error
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 over what decides the token ids of a text or a chat: vocabulary, rules, special tokens, template."""
+    rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else ""
+    content: list[Any] = [sorted(tokenizer.get_vocab().items()), json.loads(rules) if rules else None]
+    # Padding and truncation are set call by call and change no id.
+    if content[1]:
+        content[1] |= {"padding": None, "truncation": None}
+    if tokenizer.chat_template:
+        content.append(tokenizer.chat_template)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,8 +1,7 @@
 """One class for each text."""
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,10 +18,10 @@ from transformers import (
 )
 
 from potstill.data.encoded import EncodedRows
-from potstill.data.rows import Row
-from potstill.errors import DataError
+from potstill.data.rows import Columns, Row, read_rows
+from potstill.errors import DataError, ModelError
 from potstill.settings import Settings
-from potstill.signals import IGNORE_INDEX, Batch, Signals
+from potstill.signals import IGNORE_INDEX, Ask, Batch, Signals
 from potstill.tasks.loading import explained
 
 ENCODE_CHUNK = 1024
@@ -39,7 +38,14 @@ class TextClassification(Settings):
     def primary_metric(self) -> str:
         return "accuracy"
 
-    def label_names(self, splits: dict[str, list[Row]]) -> list[str]:
+    @property
+    def ask(self) -> Ask:
+        return ask_for_logits
+
+    def read(self, path: Path, columns: Columns) -> list[Row]:
+        return read_rows(path, columns)
+
+    def label_names(self, splits: Mapping[str, Sequence[Row]]) -> list[str]:
         """The classes, sorted, from the rows that teach; the held-out rows must add none.
 
         Raises:
@@ -58,6 +64,30 @@ class TextClassification(Settings):
                     "Add rows of it to train or adapt, or remove it here."
                 )
         return sorted(taught)
+
+    def teacher_labels(self, config: PretrainedConfig, labels: list[str]) -> list[str]:
+        """The classes in the order of the logits of a teacher that brings its own head.
+
+        Raises:
+            ModelError: its classes are not those of the data.
+        """
+        own = labels_of(config)
+        if sorted(own) != sorted(labels):
+            missing = sorted(set(labels) - set(own))[:3]
+            extra = sorted(set(own) - set(labels))[:3]
+            raise ModelError(
+                f"teacher.model: its head has {len(own)} classes, the data {len(labels)} "
+                f"(only in the data: {missing}, only in the head: {extra}). "
+                "Add an adapt section to give it a head for these classes, or rename the labels."
+            )
+        return own
+
+    def config_values(self, labels: Sequence[str]) -> dict[str, Any]:
+        """What a model's configuration says of the classes."""
+        return label_maps(labels)
+
+    def embedding_parameters(self, model: PreTrainedModel) -> int:
+        return sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
 
     def load_config(self, location: str, **where: Any) -> PretrainedConfig:
         with explained(location):
@@ -117,13 +147,3 @@ def label_maps(labels: Sequence[str]) -> dict[str, Any]:
 
 def labels_of(config: PretrainedConfig) -> list[str]:
     return [config.id2label[number] for number in range(config.num_labels)]
-
-
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 over what decides the token ids of a text: vocabulary, rules and special tokens."""
-    rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else ""
-    content: list[Any] = [sorted(tokenizer.get_vocab().items()), json.loads(rules) if rules else None]
-    # Padding and truncation are set call by call and change no id.
-    if content[1]:
-        content[1] |= {"padding": None, "truncation": None}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,261 @@
+"""evaluate, for language models: tokens of held-out responses, what the models write, and how fast."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedModel
+
+from potstill.data.chat_tokens import ChatTokens
+from potstill.data.dialogues import Completion, Conversation, Example, PlainText
+from potstill.data.packing import PackedRows
+from potstill.data.splits import stable_order
+from potstill.measure import quality
+from potstill.measure.generation import GenerationRequest, greedy
+from potstill.measure.language import TokenMeasures, joined, measure_tokens
+from potstill.measure.speed import Speed, folder_bytes, measure_speed
+from potstill.recipe import Recipe
+from potstill.records import (
+    Agreement,
+    Comparison,
+    EvaluateRecord,
+    Generation,
+    Measurement,
+    ModelEvaluation,
+)
+from potstill.run_dir import RunDir
+from potstill.stages.common import Inputs, ModelFolder, estimate, parameters, speed_values
+from potstill.stages.findings import findings
+from potstill.targets import HiddenTargets
+from potstill.tasks import CausalLM
+from potstill.teachers import FrozenTeacher
+from potstill.training.engine import Engine
+
+Weights = npt.NDArray[np.float64]
+PAIRS = (("student", "teacher"), ("student", "baseline"), ("baseline", "teacher"))
+SHOWN_CHARACTERS = 600
+UNTRAINED = "untrained"
+
+
+def evaluate_language(
+    run: RunDir,
+    recipe: Recipe,
+    inputs: Inputs,
+    folders: Mapping[str, ModelFolder],
+    untrained: PreTrainedModel,
+    engine: Engine,
+) -> EvaluateRecord:
+    """Perplexity, distance from the teacher, responses side by side, and speed of all models.
+
+    `untrained` is the student as training found it, of which only the distance from the teacher is measured.
+    """
+    test = inputs.splits["test"].rows
+    rows = recipe.task.encode(test, inputs.tokenizer, inputs.labels)
+    assert isinstance(rows, PackedRows)
+    models = {name: folder.load(recipe).to(engine.device).eval() for name, folder in folders.items()}
+    counts = {name: parameters(recipe, model) for name, model in models.items()}
+    tokens, example_of = _tokens(run, recipe, rows, models | {UNTRAINED: untrained}, engine)
+    initial = tokens.pop(UNTRAINED)
+    generations = _generations(run, recipe, inputs, test, models)
+    models.clear()
+    speed = _speed(run, recipe, inputs, folders, engine)
+    # Whole examples are drawn, since the tokens of one are not independent.
+    weights = quality.bootstrap_weights(len(rows.examples), seed=recipe.seed)[:, example_of]
+    accuracy = {name: quality.accuracies(each.right, weights) for name, each in tokens.items()}
+    found = {
+        name: _model(tokens[name], accuracy[name], speed[name], folder, counts[name], teacher=name == "teacher")
+        for name, folder in folders.items()
+    }
+    comparisons = [_comparison(of, against, tokens, accuracy) for of, against in PAIRS if {of, against} <= set(folders)]
+    teacher, student = found["teacher"], found["student"]
+    gain = next((each.accuracy_points for each in comparisons if (each.of, each.against) == PAIRS[1]), None)
+    record = EvaluateRecord(
+        primary_metric=recipe.task.primary_metric,
+        test_rows=len(test),
+        test_tokens=len(example_of),
+        models=found,
+        retention=estimate(accuracy["student"] / np.maximum(accuracy["teacher"], 1e-12)),
+        drop_points=estimate(100 * (accuracy["teacher"] - accuracy["student"])),
+        speedup=teacher.latency_p50_ms / student.latency_p50_ms,
+        throughput_ratio=student.throughput_per_s / teacher.throughput_per_s,
+        size_ratio=teacher.size_bytes / student.size_bytes,
+        gain_over_baseline_points=gain,
+        agreement={name: _agreement(tokens, name, weights) for name in folders if name != "teacher"},
+        comparisons=comparisons,
+        floors={},
+        classes=[],
+        disagreements=[],
+        generations=generations,
+        initial_kl_mean=float(initial.kl.mean()),
+        measurement=Measurement(
+            threads=recipe.evaluate.threads,
+            device=engine.device.type,
+            rows=min(len(test), recipe.evaluate.latency_rows),
+            rounds=recipe.evaluate.rounds,
+            warmup=recipe.evaluate.warmup,
+            batch_size_throughput=1,
+        ),
+        findings=[],
+    )
+    return record.model_copy(update={"findings": findings(record)})
+
+
+def _tokens(
+    run: RunDir, recipe: Recipe, rows: PackedRows, models: Mapping[str, PreTrainedModel], engine: Engine
+) -> tuple[dict[str, TokenMeasures], npt.NDArray[np.int64]]:
+    """The measures of each model at every trained token, and the number of the example that it belongs to."""
+    asked = {name: FrozenTeacher(model, engine.device, recipe.task.ask) for name, model in models.items()}
+    parts: dict[str, list[TokenMeasures]] = {name: [] for name in models}
+    number = {name: place for place, name in enumerate(rows.ids)}
+    example_of: list[int] = []
+    with run.progress.task("evaluate: tokens", len(rows.rows), "rows") as advance:
+        for index in range(len(rows.rows)):
+            batch = rows.collate([index])
+            labels = batch.labels[batch.mask].to(engine.device)
+            said = {name: teacher(batch).target for name, teacher in asked.items()}
+            reference = said["teacher"]
+            assert isinstance(reference, HiddenTargets)
+            for name, target in said.items():
+                assert isinstance(target, HiddenTargets)
+                parts[name].append(measure_tokens(target.hidden, target.head, reference.hidden, reference.head, labels))
+            for identity in batch.ids:
+                example_of.extend([number[identity]] * rows.trained_positions[identity])
+            advance(1)
+    return {name: joined(each) for name, each in parts.items()}, np.array(example_of)
+
+
+def _model(
+    tokens: TokenMeasures,
+    accuracy: npt.NDArray[np.float64],
+    speed: Speed,
+    folder: ModelFolder,
+    counts: tuple[int, int],
+    *,
+    teacher: bool,
+) -> ModelEvaluation:
+    loss = float(tokens.loss.mean())
+    median, high = np.quantile(tokens.kl, [0.5, 0.99])
+    from_teacher = {
+        "kl_mean": float(tokens.kl.mean()),
+        "kl_median": float(median),
+        "kl_p99": float(high),
+        "top1_agreement": float(tokens.agrees.mean()),
+        "rms_probability_difference": float(np.sqrt((tokens.probability_difference**2).mean())),
+    }
+    return ModelEvaluation(
+        accuracy=float(accuracy[0]),
+        accuracy_interval=estimate(accuracy),
+        macro_f1=None,
+        macro_f1_interval=None,
+        cross_entropy=loss,
+        expected_calibration_error=quality.calibration_gap(tokens.confidence, tokens.right),
+        size_bytes=folder_bytes(folder.path),
+        num_parameters=counts[0],
+        num_parameters_without_embeddings=counts[1],
+        perplexity=float(np.exp(loss)),
+        time_to_first_token_ms=speed.first_p50_ms,
+        time_per_token_ms=speed.latency_p50_ms,
+        tokens_per_s=speed.throughput_per_s,
+        **({} if teacher else from_teacher),
+        **speed_values(speed),
+    )
+
+
+def _agreement(tokens: Mapping[str, TokenMeasures], name: str, weights: Weights) -> Agreement:
+    wrong = ~tokens["teacher"].right
+    same = tokens[name].agrees
+    return Agreement(
+        all_rows=estimate(quality.accuracies(same, weights)),
+        teacher_wrong=float(same[wrong].mean()) if wrong.any() else None,
+        teacher_wrong_rows=int(wrong.sum()),
+        kl_from_teacher=float(tokens[name].kl.mean()),
+    )
+
+
+def _comparison(
+    of: str, against: str, tokens: Mapping[str, TokenMeasures], accuracy: Mapping[str, npt.NDArray[np.float64]]
+) -> Comparison:
+    first, second = tokens[of].right, tokens[against].right
+    return Comparison(
+        of=of,
+        against=against,
+        accuracy_points=estimate(100 * (accuracy[of] - accuracy[against])),
+        macro_f1_points=None,
+        only_of_right=int((first & ~second).sum()),
+        only_against_right=int((second & ~first).sum()),
+        mcnemar_p=None,
+    )
+
+
+def _chosen(recipe: Recipe, inputs: Inputs, count: int, salt: str) -> list[tuple[Example, tuple[int, ...]]]:
+    """Test rows that have a prompt, by stable hash, with its token ids."""
+    task = recipe.task
+    assert isinstance(task, CausalLM)
+    tokens = ChatTokens(inputs.tokenizer, task.max_length, task.train_on)
+    prompted = [row for row in inputs.splits["test"].rows if not isinstance(row, PlainText)]
+    chosen: list[tuple[Example, tuple[int, ...]]] = []
+    for row in stable_order(prompted, lambda row: row.id, salt=salt):
+        if len(chosen) == count:
+            break
+        ids = tuple(int(token) for token in tokens.prompt_ids(row))
+        if 0 < len(ids) < task.max_length:
+            chosen.append((row, ids))
+    return chosen
+
+
+def _generations(
+    run: RunDir, recipe: Recipe, inputs: Inputs, test: Sequence[Example], models: Mapping[str, PreTrainedModel]
+) -> list[Generation]:
+    """What each model writes after the same prompts."""
+    settings, tokenizer = recipe.evaluate, inputs.tokenizer
+    chosen = _chosen(recipe, inputs, settings.generations, "generations")
+    found = []
+    with run.progress.task("evaluate: responses", len(chosen) * len(models), "responses") as advance:
+        for row, prompt in chosen:
+            said = {}
+            for name, model in models.items():
+                ids, _ = greedy(model, prompt, settings.generation_tokens, stop=_stops(model, tokenizer.eos_token_id))
+                said[name] = tokenizer.decode(ids, skip_special_tokens=True)
+                advance(1)
+            asked, truth = _asked(row)
+            found.append(Generation(id=row.id, prompt=asked, truth=truth, said=said))
+    return found
+
+
+def _stops(model: PreTrainedModel, end: int | None) -> set[int]:
+    """The tokens that end a response, by the model's generation settings and the tokenizer."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    listed = ends if isinstance(ends, list) else [ends]
+    return {token for token in (*listed, end) if token is not None}
+
+
+def _asked(row: Example) -> tuple[str, str]:
+    """The end of what was asked, and the true response."""
+    if isinstance(row, Conversation):
+        *before, last = row.messages
+        return before[-1].content[-SHOWN_CHARACTERS:], last.content[:SHOWN_CHARACTERS]
+    assert isinstance(row, Completion)
+    return row.prompt[-SHOWN_CHARACTERS:], (row.completion or "")[:SHOWN_CHARACTERS]
+
+
+def _speed(
+    run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
+) -> dict[str, Speed]:
+    settings = recipe.evaluate
+    chosen = _chosen(recipe, inputs, settings.latency_rows, "latency")
+    # Plain texts have no prompt, and speed does not depend on which tokens it has.
+    prompts = tuple(ids for _, ids in chosen) or (tuple(range(1, 17)),)
+    requests = {
+        name: GenerationRequest(
+            model=str(folder.path),
+            prompts=prompts,
+            new_tokens=max(2, settings.new_tokens),
+            threads=settings.threads,
+            warmup=settings.warmup,
+            device=engine.device.type,
+            trust_remote_code=folder.trust_remote_code,
+        )
+        for name, folder in folders.items()
+    }
+    with run.progress.task("evaluate: speed", settings.rounds * len(folders), "processes") as advance:
+        return measure_speed(requests, rounds=settings.rounds, advance=advance)

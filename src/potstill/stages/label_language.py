@@ -1,0 +1,252 @@
+"""label, for language models: an encoding is fitted and measured, then the teacher speaks at each trained token."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from potstill.data.batches import batches_by_length
+from potstill.data.packing import PackedRows
+from potstill.data.splits import stable_order
+from potstill.errors import LabelStoreError
+from potstill.labels import (
+    AnyEncoding,
+    Auto,
+    Dense,
+    Fitted,
+    LabelSource,
+    PositionEncoding,
+    StoreWriter,
+    bytes_per_position,
+)
+from potstill.labels.encodings import CANDIDATES, load_codec
+from potstill.labels.error import LabelError, measure_error
+from potstill.labels.positions import Columns
+from potstill.labels.store import CODEC
+from potstill.recipe import Recipe
+from potstill.records import AdaptRecord, LabelRecord
+from potstill.run_dir import RunDir, atomic_file, file_digest, write_text
+from potstill.stages.common import Inputs, load_teacher
+from potstill.stages.plan import LABELLED
+from potstill.targets import Head, HiddenTargets
+from potstill.tasks.causal_lm import head_of
+from potstill.teachers import FrozenTeacher
+from potstill.training.engine import Engine
+
+FITTED = "fitted.json"
+ENCODED_POSITIONS = 64
+"""Positions whose logits are held at a time."""
+
+
+class _FittedFile(BaseModel):
+    """What was found before the first label, so that a resumed job does not find it again, a little differently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoding: AnyEncoding
+    errors: tuple[LabelError, ...]
+    codec_sha256: str | None
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Hidden states that an encoding is fitted on, and others on which it is measured."""
+
+    fit: Tensor
+    measure: Tensor
+    head: Head
+    temperatures: tuple[float, ...]
+
+    def fitted(self, encoding: PositionEncoding) -> Fitted:
+        codec = encoding.fit(self.fit, self.head, self.temperatures)
+        served = (1.0,) if encoding.kind == "sampled" else self.temperatures
+        errors = measure_error(codec, self.measure, self.head, served)
+        return Fitted(encoding, codec, len(self.head.weight), self.temperatures, errors)
+
+
+def write_positions(
+    run: RunDir,
+    folder: Path,
+    recipe: Recipe,
+    inputs: Inputs,
+    adapted: AdaptRecord,
+    source: LabelSource,
+    engine: Engine,
+) -> LabelRecord:
+    """The store of all trained positions of the training and the validation rows.
+
+    Raises:
+        LabelStoreError: the encoding loses more than the recipe accepts; names one that would do.
+    """
+    settings = recipe.label
+    examples = [row for name in LABELLED for row in inputs.splits[name].rows]
+    rows = recipe.task.encode(examples, inputs.tokenizer, inputs.labels)
+    assert isinstance(rows, PackedRows)
+    rows = rows.unpacked()
+    model = load_teacher(recipe, run, adapted)
+    teacher = FrozenTeacher(model, engine.device, recipe.task.ask)
+    head = head_of(model)
+
+    def hidden_of(indices: Sequence[int]) -> Tensor:
+        with engine.autocast(settings.precision):
+            said = teacher(rows.collate(indices)).target
+        assert isinstance(said, HiddenTargets)
+        return said.hidden.float()
+
+    started = time.monotonic()
+    with torch.inference_mode():
+        fitted = _fit_or_load(run, folder, recipe, rows, head, hidden_of)
+        plan = batches_by_length(rows.lengths, settings.batch_size)
+        counts = rows.trained_positions
+
+        def ask(indices: Sequence[int]) -> tuple[list[int], Columns]:
+            return [counts[rows.ids[index]] for index in indices], encoded(fitted, hidden_of(indices), head)
+
+        with run.progress.task("label", len(rows.ids), "rows") as advance:
+            writer = StoreWriter(folder, fitted, source)
+            manifest = writer.write(rows.ids, plan, settings.batches_per_shard, ask, advance)
+    seconds = time.monotonic() - started
+    names = ["manifest.json", "manifest.json.sha256", *(shard.file for shard in manifest.shards)]
+    names += [CODEC] if (folder / CODEC).exists() else []
+    assert manifest.positions is not None
+    return LabelRecord(
+        rows=manifest.rows,
+        content_digest=manifest.content_digest,
+        size_bytes=sum((folder / name).stat().st_size for name in names),
+        rows_per_s=round(manifest.rows / seconds, 1) if seconds else 0.0,
+        positions=manifest.positions.positions,
+        bytes_per_position=bytes_per_position(fitted.codec.columns),
+        errors=tuple(error.model_dump() for error in fitted.errors),
+        files={name: file_digest(folder / name) for name in names},
+    )
+
+
+def encoded(fitted: Fitted, hidden: Tensor, head: Head) -> Columns:
+    """The columns of these positions, of which a few have their logits at a time."""
+    pieces = [fitted.codec.encode(piece, head.logits(piece)) for piece in torch.split(hidden, ENCODED_POSITIONS)]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in fitted.codec.columns}
+
+
+def _fit_or_load(
+    run: RunDir,
+    folder: Path,
+    recipe: Recipe,
+    rows: PackedRows,
+    head: Head,
+    hidden_of: Callable[[Sequence[int]], Tensor],
+) -> Fitted:
+    known = _read_fitted(folder, recipe, len(head.weight))
+    if known is not None:
+        return known
+    run.progress.line("label: fitting the encoding")
+    sample = _sample(recipe, rows, head, hidden_of)
+    fitted = _chosen(recipe, sample)
+    digest = None
+    if fitted.codec.tensors:
+        with atomic_file(folder / CODEC, private=True) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in fitted.codec.tensors.items()}, temporary)
+        digest = file_digest(folder / CODEC)
+    write_text(
+        folder / FITTED,
+        _FittedFile(encoding=fitted.encoding, errors=fitted.errors, codec_sha256=digest).model_dump_json(),
+    )
+    return fitted
+
+
+def _chosen(recipe: Recipe, sample: _Sample) -> Fitted:
+    """The recipe's encoding, or the smallest that is within the bound.
+
+    Raises:
+        LabelStoreError: it is over the bound, or nothing is within it.
+    """
+    encoding = recipe.encoding
+    assert not isinstance(encoding, Dense)
+    if not isinstance(encoding, Auto):
+        fitted = sample.fitted(encoding)
+        if over := over_the_bound(recipe, fitted):
+            raise LabelStoreError(_refusal(recipe, sample, fitted, over))
+        return fitted
+    tried = _candidates(sample)
+    within = [each for each in tried if over_the_bound(recipe, each) is None]
+    if not within:
+        nearest = tried[-1]
+        over = over_the_bound(recipe, nearest)
+        assert over is not None
+        raise LabelStoreError(_refusal(recipe, sample, nearest, over))
+    return within[0]
+
+
+def _candidates(sample: _Sample) -> list[Fitted]:
+    """Every encoding that can be proposed, the smallest first."""
+    return sorted(map(sample.fitted, CANDIDATES), key=lambda each: bytes_per_position(each.codec.columns))
+
+
+def _read_fitted(folder: Path, recipe: Recipe, vocabulary: int) -> Fitted | None:
+    grid = recipe.label.temperatures
+    if not (folder / FITTED).exists():
+        return None
+    known = _FittedFile.model_validate_json((folder / FITTED).read_bytes())
+    encoding = known.encoding
+    assert not isinstance(encoding, Dense)
+    tensors: dict[str, Tensor] = {}
+    if known.codec_sha256 is not None:
+        if not (folder / CODEC).exists() or file_digest(folder / CODEC) != known.codec_sha256:
+            return None
+        tensors = load_file(folder / CODEC)
+    codec = load_codec(encoding, tensors, vocabulary=vocabulary, temperatures=grid)
+    return Fitted(encoding, codec, vocabulary, grid, known.errors)
+
+
+def _sample(recipe: Recipe, rows: PackedRows, head: Head, hidden_of: Callable[[Sequence[int]], Tensor]) -> _Sample:
+    """States at positions of rows that a stable hash chose: three quarters to fit, one to measure."""
+    counts = rows.trained_positions
+    order = stable_order(range(len(rows.ids)), lambda index: rows.ids[index], salt="fit")
+    wanted = min(recipe.label.fit_positions * 4 // 3, sum(counts.values()))
+    chosen, found = [], 0
+    for index in order:
+        if found >= wanted:
+            break
+        chosen.append(index)
+        found += counts[rows.ids[index]]
+    size = recipe.label.batch_size
+    states = torch.cat([hidden_of(chosen[start : start + size]) for start in range(0, len(chosen), size)])
+    # Rows are whole on one side, but for the one in which the cut falls.
+    cut = max(1, len(states) * 3 // 4)
+    return _Sample(states[:cut], states[cut:], head, recipe.label.temperatures)
+
+
+def over_the_bound(recipe: Recipe, fitted: Fitted) -> LabelError | None:
+    """The worst error at a temperature that the losses use, where it is more than the recipe accepts."""
+    low, high = recipe.temperatures_used
+    bound = recipe.label.max_kl
+    judged = [each for each in fitted.errors if low <= each.temperature <= high and each.kl is not None]
+    if bound is None or not judged:
+        return None
+    worst = max(judged, key=lambda each: each.kl or 0.0)
+    return worst if (worst.kl or 0.0) > bound else None
+
+
+def _refusal(recipe: Recipe, sample: _Sample, fitted: Fitted, over: LabelError) -> str:
+    said = (
+        f"label.encoding: {_shown(fitted)} is {over.kl:.3f} nats from the teacher at temperature "
+        f"{over.temperature:g}, where the stored tokens have {over.captured_mass:.0%} of the mass; label.max_kl is "
+        f"{recipe.label.max_kl:g}."
+    )
+    for candidate in _candidates(sample):
+        if over_the_bound(recipe, candidate) is None:
+            error = next(each for each in candidate.errors if each.temperature == over.temperature)
+            return f"{said} {_shown(candidate)} would do, with {error.kl:.3f}. Or raise label.max_kl."
+    return f"{said} No encoding that was tried is nearer; raise label.max_kl, or use a lower temperature."
+
+
+def _shown(fitted: Fitted) -> str:
+    values: dict[str, Any] = fitted.encoding.model_dump()
+    inside = ", ".join(f"{key}: {value}" for key, value in values.items())
+    return f"{{{inside}}} ({bytes_per_position(fitted.codec.columns)} bytes a position)"

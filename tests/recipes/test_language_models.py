@@ -1,0 +1,140 @@
+"""Whole runs of a chat model through the command line, on a tiny teacher."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+
+
+def potstill(*arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "potstill", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    if check is not None:
+        assert done.returncode == check, done.stderr
+    return done
+
+
+def record(run: Path, stage: str) -> dict:
+    return json.loads((run / stage / "result.json").read_text())
+
+
+def stages_that_worked(stderr: str) -> set[str]:
+    return {line.removesuffix(": started") for line in stderr.splitlines() if line.endswith(": started")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, chat_teacher_folder: Path) -> Path:
+    from tests.conftest import make_chat_project
+
+    project = make_chat_project(tmp_path_factory.mktemp("chat"), chat_teacher_folder)
+    potstill("run", project / "recipe.yaml", "--out", project / "run")
+    return project
+
+
+def test_a_run_leaves_the_promised_figures(finished: Path) -> None:
+    evaluation = record(finished / "run", "evaluate")
+    for model in ("teacher", "student", "baseline"):
+        figures = evaluation["models"][model]
+        names = ["accuracy", "perplexity", "time_to_first_token_ms", "time_per_token_ms", "tokens_per_s"]
+        names += ["peak_memory_bytes", "size_bytes", "num_parameters"]
+        if model != "teacher":
+            names += ["kl_mean", "kl_p99", "top1_agreement", "rms_probability_difference"]
+        assert all(figures[name] > 0 for name in names), (model, figures)
+    # The task is easy: a teacher that did not learn it, or a mask that is off by one, would be far from it.
+    assert evaluation["models"]["teacher"]["accuracy"] > 0.9
+    assert evaluation["models"]["student"]["kl_mean"] < 0.5 * evaluation["initial_kl_mean"]
+    assert evaluation["test_tokens"] > evaluation["test_rows"] == 30
+    assert record(finished / "run", "gate")["passed"] is True
+    artefact = record(finished / "run", "export")["artefacts"][0]
+    assert artefact["passed"] and artefact["max_logit_difference"] == 0
+
+
+def test_labels_are_of_every_trained_token_of_training_and_validation(finished: Path) -> None:
+    labels, splits = record(finished / "run", "label/teacher/logits"), record(finished / "run", "plan")["splits"]
+    expected = sum(splits[name]["tokens"]["trained_tokens"] for name in ("train", "validation"))
+    assert labels["positions"] == expected
+    assert {error["temperature"] for error in labels["errors"]} == {1.0, 2.0}
+    assert all(0 <= error["kl"] < 0.25 for error in labels["errors"])
+
+
+def test_the_report_shows_what_the_models_write(finished: Path) -> None:
+    page = (finished / "run/report/report.html").read_text()
+    samples = record(finished / "run", "evaluate")["generations"]
+    assert len(samples) == 2 and set(samples[0]["said"]) == {"teacher", "student", "baseline"}
+    assert samples[0]["prompt"] in page and "What the models write" in page and "<script" not in page
+    assert "nats a token" in page
+    card = (finished / "run/report/MODEL_CARD.md").read_text()
+    assert "pipeline_tag: text-generation" in card and "AutoModelForCausalLM" in card
+
+
+def test_a_student_that_transformers_loads_writes_what_it_learnt(finished: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = finished / "run/export/safetensors"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    asked = [{"role": "user", "content": "w1 w2 what colour is the hat ?"}]
+    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    said = model.generate(**prompt, max_new_tokens=8, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    words = tokenizer.decode(said).split()
+    assert words == ["blue", "is", "the", "colour", "<|im_end|>"]
+
+
+def test_a_second_run_works_on_nothing_and_a_gate_is_only_judged_again(finished: Path) -> None:
+    recipe, run = finished / "recipe.yaml", finished / "run"
+    assert stages_that_worked(potstill("run", recipe, "--out", run).stderr) == set()
+    judged = potstill("gate", recipe, "--out", run, "--set", "gate.min_speedup=0.1")
+    assert stages_that_worked(judged.stderr) == {"plan", "gate"} or stages_that_worked(judged.stderr) == {"gate"}
+
+
+def test_inspect_shows_the_error_of_a_store(finished: Path) -> None:
+    shown = potstill("labels", "inspect", finished / "run/label/teacher/logits").stdout
+    assert "low_rank" in shown and "error at T=1" in shown and "KL(p || stored)" in shown
+    potstill("labels", "verify", finished / "run/label/teacher/logits")
+
+
+def test_an_encoding_that_loses_too_much_is_refused_with_one_that_would_do(chat_project: Path) -> None:
+    refused = potstill(
+        "label",
+        chat_project / "recipe.yaml",
+        "--out",
+        chat_project / "run",
+        "--set",
+        "label.encoding={kind: top_k, k: 1}",
+        "--set",
+        "label.max_kl=0.02",
+        check=1,
+    )
+    assert "top_k, k: 1" in refused.stderr and "label.max_kl is 0.02" in refused.stderr
+    assert "would do" in refused.stderr
+    assert not (chat_project / "run/label/teacher/logits/manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("label.encoding={kind: dense}", "label.encoding: dense does not fit causal_lm"),
+        ("label.temperatures=[2, 4]", "losses: soft_targets uses temperatures from 1 to 1"),
+        ("label.temperatures=[2, 1]", "expected ascending values"),
+        ("student.width=16", "a decoder (llama) can only be made shallower yet"),
+        ("task.max_length=8", "no row has a token to learn within 8 tokens"),
+        (
+            "losses=[{kind: soft_targets, temperature: {kind: linear, start: 4, end: 1}}]",
+            "uses temperatures from 1 to 4, and label.temperatures reaches from 1 to 2",
+        ),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused_before_any_work(chat_project: Path, change: str, message: str) -> None:
+    refused = potstill("check", chat_project / "recipe.yaml", "--set", change, check=1)
+    assert message in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_row_without_a_response_is_named(chat_project: Path) -> None:
+    with (chat_project / "data/train.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "open", "messages": [{"role": "user", "content": "the hat"}]}) + "\n")
+    refused = potstill("check", chat_project / "recipe.yaml", check=1)
+    assert 'data.train: 1 of 61 rows have no response, first "open"' in refused.stderr
