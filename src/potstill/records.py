@@ -93,6 +93,19 @@ class AdaptRecord(Record):
     best_validation_accuracy: float | None = None
 
 
+class LabelFidelity(Part):
+    """How far stored labels are from the teacher at one temperature, as means over positions."""
+
+    temperature: float
+    kl: float | None
+    """KL(p || stored) in nats: how far from the teacher a student would be that had learnt the labels perfectly.
+    A bucket is spread evenly over its tokens. None for samples, which are no distribution."""
+    distance: float
+    """The Euclidean length of p - stored."""
+    captured_mass: float
+    """Probability of the tokens that are stored one by one."""
+
+
 class LabelRecord(Record):
     """The label store: its content digest is the same however often labelling was broken off."""
 
@@ -103,7 +116,7 @@ class LabelRecord(Record):
     positions: int | None = None
     """Of a language model: the tokens that have a label."""
     bytes_per_position: int | None = None
-    errors: tuple[dict[str, float | None], ...] = ()
+    errors: tuple[LabelFidelity, ...] = ()
     """How far the stored labels are from the teacher at each temperature, on positions of no fit."""
 
 

@@ -5,34 +5,19 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from potstill.labels.positions import Codec, Columns
+from potstill.records import LabelFidelity
 from potstill.targets import Buckets, FullTarget, Head, SampledTargets, SparseTarget, Target
 
 CHUNK = 64
 """Positions whose logits are held at a time."""
 
 
-class LabelError(BaseModel):
-    """The error of stored labels at one temperature, as means over positions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    temperature: float
-    kl: float | None
-    """KL(p || stored) in nats: how far from the teacher a student would be that had learnt the labels perfectly.
-    A bucket is spread evenly over its tokens. None for samples, which are no distribution."""
-    distance: float
-    """The Euclidean length of p - stored."""
-    captured_mass: float
-    """Probability of the tokens that are stored one by one."""
-
-
 def measure_error(
     codec: Codec, hidden: Float[Tensor, "positions width"], head: Head, temperatures: Sequence[float]
-) -> tuple[LabelError, ...]:
+) -> tuple[LabelFidelity, ...]:
     """The error of `codec` at each temperature that it serves, on these positions."""
     sums = {temperature: torch.zeros(3, dtype=torch.float64) for temperature in temperatures}
     sampled = False
@@ -50,7 +35,7 @@ def measure_error(
             sums[temperature] += torch.stack([kl, difference.norm(dim=1).sum(), captured]).double().cpu()
     found = {temperature: (total / len(hidden)).tolist() for temperature, total in sums.items()}
     return tuple(
-        LabelError(temperature=temperature, kl=None if sampled else kl, distance=distance, captured_mass=captured)
+        LabelFidelity(temperature=temperature, kl=None if sampled else kl, distance=distance, captured_mass=captured)
         for temperature, (kl, distance, captured) in found.items()
     )
 

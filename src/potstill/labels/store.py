@@ -23,9 +23,9 @@ from torch import Tensor
 from potstill.errors import LabelStoreError
 from potstill.labels.dense import Dense, DenseLayout
 from potstill.labels.encodings import AnyEncoding, load_codec
-from potstill.labels.error import LabelError
 from potstill.labels.layout import Layout
 from potstill.labels.positions import Codec, Columns, PositionLayout
+from potstill.records import LabelFidelity
 from potstill.run_dir import file_digest
 
 MANIFEST = "manifest.json"
@@ -71,7 +71,7 @@ class PositionLabels(BaseModel):
     codec_sha256: str | None
     """Of codec.safetensors, where there is one."""
     positions: int
-    errors: tuple[LabelError, ...]
+    errors: tuple[LabelFidelity, ...]
     """Measured on positions that nothing was fitted on."""
 
 

@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from potstill.errors import LabelStoreError
 from potstill.labels.dense import Dense, DenseLayout
 from potstill.labels.encodings import PositionEncoding
-from potstill.labels.error import LabelError
 from potstill.labels.layout import Layout
 from potstill.labels.positions import Codec, PositionLayout
 from potstill.labels.store import (
@@ -34,6 +33,7 @@ from potstill.labels.store import (
     damaged_shards,
     read_manifest,
 )
+from potstill.records import LabelFidelity
 from potstill.run_dir import RESULT, atomic_file, file_digest, write_text
 
 Ask = Callable[[Sequence[int]], Any]
@@ -48,7 +48,7 @@ class Fitted:
     codec: Codec
     vocabulary: int
     temperatures: tuple[float, ...]
-    errors: tuple[LabelError, ...]
+    errors: tuple[LabelFidelity, ...]
 
 
 class StoreWriter:

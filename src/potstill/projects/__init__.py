@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.progress import Progress
-from potstill.projects import license_notices, support_chat
+from potstill.projects import license_notices, python_code, support_chat
 
 __all__ = ["PROJECTS", "Project"]
 
@@ -31,6 +31,11 @@ PROJECTS: dict[str, Project] = {
             name="support-chat",
             summary="A chat model of 135 M parameters teaches one of a third of its layers; real dialogues.",
             write=support_chat.write,
+        ),
+        Project(
+            name="python-code",
+            summary="The same teacher and student for code: functions of the standard library from their docstrings.",
+            write=python_code.write,
         ),
     )
 }

@@ -16,7 +16,10 @@ from potstill.data.near_copies import near_copies, normalised
 from potstill.data.splits import stable_fraction, stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
+from potstill.projects.recipe_files import write_recipes
 from potstill.run_dir import write_text
+
+RECIPES = {"recipe.yaml": "python_code.yaml"}
 
 MIN_LINES = 2
 MAX_LINES = 40
@@ -110,6 +113,7 @@ def write(folder: Path, progress: Progress, *, modules: Collection[str] | None =
         write_text(data / f"{name}.jsonl", _lines(rows))
     version = platform.python_version()
     write_text(folder / "DATA.md", DATA_CARD.format(version=version))
+    write_recipes(folder, RECIPES)
     return [
         f"{functions.read:,} functions read from {len(paths):,} files of Python {version} (PSF-2.0), "
         f"{len(functions.usable):,} usable",

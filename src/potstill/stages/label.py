@@ -8,12 +8,12 @@ from torch import Tensor
 
 from potstill.data.batches import batches_by_length
 from potstill.data.rows import texts_fingerprint
-from potstill.labels import Dense, LabelSource, StoreWriter
+from potstill.labels import Auto, Dense, LabelSource, StoreWriter
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest, fingerprint
 from potstill.stages.common import Inputs, load_teacher
-from potstill.stages.label_language import write_positions
+from potstill.stages.label_language import require_within_bound, write_positions
 from potstill.stages.plan import LABELLED
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
@@ -24,19 +24,26 @@ STORE = "label/teacher/logits"
 def label(run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine) -> LabelRecord:
     """The soft labels of every training row, labelled or not; a language model's of the validation rows too."""
     source = label_source(recipe, inputs, adapted)
-    settings = recipe.label.model_dump(mode="json")
-    write = write_positions
-    if isinstance(recipe.encoding, Dense):
-        # All logits serve every temperature, and nothing is fitted or lost.
-        settings = {key: settings[key] for key in ("batch_size", "batches_per_shard", "precision")}
-        write = _write
-    depends = {"label": settings, "encoding": recipe.encoding, "source": source}
-    return run.once(
+    dense = isinstance(recipe.encoding, Dense)
+    # All logits serve every temperature, and nothing is fitted or lost.
+    read = {"batch_size", "batches_per_shard", "precision"} | (set() if dense else {"temperatures", "fit_positions"})
+    if isinstance(recipe.encoding, Auto):
+        read.add("max_kl")
+    depends = {
+        "label": recipe.label.model_dump(mode="json", include=read),
+        "encoding": recipe.encoding,
+        "source": source,
+    }
+    write = _write if dense else write_positions
+    record = run.once(
         STORE,
         depends,
         LabelRecord,
         lambda folder: write(run, folder, recipe, inputs, adapted, source, engine),
     )
+    # Again, for the bound or the losses can have changed since the labels were made.
+    require_within_bound(recipe, record.errors)
+    return record
 
 
 def label_source(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord) -> LabelSource:

@@ -27,11 +27,11 @@ from potstill.labels import (
     bytes_per_position,
 )
 from potstill.labels.encodings import CANDIDATES, load_codec
-from potstill.labels.error import LabelError, measure_error
+from potstill.labels.error import measure_error
 from potstill.labels.positions import Columns
 from potstill.labels.store import CODEC
 from potstill.recipe import Recipe
-from potstill.records import AdaptRecord, LabelRecord
+from potstill.records import AdaptRecord, LabelFidelity, LabelRecord
 from potstill.run_dir import RunDir, atomic_file, file_digest, write_text
 from potstill.stages.common import Inputs, load_teacher
 from potstill.stages.plan import LABELLED
@@ -51,7 +51,7 @@ class _FittedFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     encoding: AnyEncoding
-    errors: tuple[LabelError, ...]
+    errors: tuple[LabelFidelity, ...]
     codec_sha256: str | None
 
 
@@ -123,7 +123,7 @@ def write_positions(
         rows_per_s=round(manifest.rows / seconds, 1) if seconds else 0.0,
         positions=manifest.positions.positions,
         bytes_per_position=bytes_per_position(fitted.codec.columns),
-        errors=tuple(error.model_dump() for error in fitted.errors),
+        errors=fitted.errors,
         files={name: file_digest(folder / name) for name in names},
     )
 
@@ -170,14 +170,14 @@ def _chosen(recipe: Recipe, sample: _Sample) -> Fitted:
     assert not isinstance(encoding, Dense)
     if not isinstance(encoding, Auto):
         fitted = sample.fitted(encoding)
-        if over := over_the_bound(recipe, fitted):
+        if over := over_the_bound(recipe, fitted.errors):
             raise LabelStoreError(_refusal(recipe, sample, fitted, over))
         return fitted
     tried = _candidates(sample)
-    within = [each for each in tried if over_the_bound(recipe, each) is None]
+    within = [each for each in tried if over_the_bound(recipe, each.errors) is None]
     if not within:
         nearest = tried[-1]
-        over = over_the_bound(recipe, nearest)
+        over = over_the_bound(recipe, nearest.errors)
         assert over is not None
         raise LabelStoreError(_refusal(recipe, sample, nearest, over))
     return within[0]
@@ -222,25 +222,40 @@ def _sample(recipe: Recipe, rows: PackedRows, head: Head, hidden_of: Callable[[S
     return _Sample(states[:cut], states[cut:], head, recipe.label.temperatures)
 
 
-def over_the_bound(recipe: Recipe, fitted: Fitted) -> LabelError | None:
+def require_within_bound(recipe: Recipe, errors: Sequence[LabelFidelity]) -> None:
+    """Compare the measured error of stored labels with what the recipe accepts.
+
+    Raises:
+        LabelStoreError: it is more at a temperature that the losses use.
+    """
+    over = over_the_bound(recipe, errors)
+    if over is not None:
+        raise LabelStoreError(
+            f"label: the stored labels are {over.kl:.3f} nats from the teacher at temperature {over.temperature:g}, "
+            f"which the losses use; label.max_kl is {recipe.label.max_kl:g}. Raise it, choose a larger "
+            "label.encoding, or another temperature."
+        )
+
+
+def over_the_bound(recipe: Recipe, errors: Sequence[LabelFidelity]) -> LabelFidelity | None:
     """The worst error at a temperature that the losses use, where it is more than the recipe accepts."""
     low, high = recipe.temperatures_used
     bound = recipe.label.max_kl
-    judged = [each for each in fitted.errors if low <= each.temperature <= high and each.kl is not None]
+    judged = [each for each in errors if low <= each.temperature <= high and each.kl is not None]
     if bound is None or not judged:
         return None
     worst = max(judged, key=lambda each: each.kl or 0.0)
     return worst if (worst.kl or 0.0) > bound else None
 
 
-def _refusal(recipe: Recipe, sample: _Sample, fitted: Fitted, over: LabelError) -> str:
+def _refusal(recipe: Recipe, sample: _Sample, fitted: Fitted, over: LabelFidelity) -> str:
     said = (
         f"label.encoding: {_shown(fitted)} is {over.kl:.3f} nats from the teacher at temperature "
         f"{over.temperature:g}, where the stored tokens have {over.captured_mass:.0%} of the mass; label.max_kl is "
         f"{recipe.label.max_kl:g}."
     )
     for candidate in _candidates(sample):
-        if over_the_bound(recipe, candidate) is None:
+        if over_the_bound(recipe, candidate.errors) is None:
             error = next(each for each in candidate.errors if each.temperature == over.temperature)
             return f"{said} {_shown(candidate)} would do, with {error.kl:.3f}. Or raise label.max_kl."
     return f"{said} No encoding that was tried is nearer; raise label.max_kl, or use a lower temperature."
