@@ -177,7 +177,7 @@ label:
   batches_per_shard: 2
 student: {{kind: shrunk, layers: 2, width: 32}}
 train: {{epochs: 8, batch_size: 4, micro_batch_size: 2, learning_rate: 1e-2, evaluate_every: 10}}
-evaluate: {{latency_rows: 3, rounds: 1, warmup: 1, new_tokens: 4, generations: 2, generation_tokens: 6}}
+evaluate: {{prompts: 3, rounds: 1, warmup: 1, new_tokens: 4, generations: 2, generation_tokens: 6}}
 gate: {{min_retention: 0.01}}
 """)
     return tmp_path

@@ -255,6 +255,10 @@ class EvaluateRecord(Record):
     measurement: Measurement
     findings: list[str]
     test_tokens: int | None = None
+    kl_gain_over_baseline: Estimate | None = None
+    """KL from the teacher in nats a token, the baseline's minus the student's."""
+    loss_gain_over_baseline: Estimate | None = None
+    """Cross-entropy of the true responses in nats a token, the baseline's minus the student's."""
     initial_kl_mean: float | None = None
     """KL from the teacher to the student before its training."""
     generations: list[Generation] = Field(default_factory=list)

@@ -211,5 +211,7 @@ def with_exact_head(
     """
     body.scatter_(1, exact.ids, -math.inf)
     tail = log_sum_exp(body, temperature)
-    head = (exact.log_head + (tail - exact.log_tail)[:, None]) * temperature
+    # Without a tail, where the head is the whole vocabulary, there is nothing that the head must fit to.
+    level = (tail - exact.log_tail).where(tail > -math.inf, 0.0)
+    head = (exact.log_head + level[:, None]) * temperature
     return body.scatter_(1, exact.ids, head.to(body.dtype))

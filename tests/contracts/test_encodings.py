@@ -20,8 +20,9 @@ from potstill.labels.hidden import Hidden
 from potstill.labels.low_rank import LowRank
 from potstill.labels.positions import Codec, bytes_per_position, id_bits, pack_ids, packed_width, unpack_ids
 from potstill.labels.sampled import Sampled, threshold_sample
+from potstill.labels.store import damaged_codec, read_manifest
 from potstill.labels.top_k import TopK
-from potstill.labels.writer import describe
+from potstill.labels.writer import describe, repair
 from potstill.losses.chunked import logit_terms
 from potstill.losses.kernels import Kernels
 from potstill.losses.terms import SoftTerm
@@ -102,6 +103,14 @@ def test_head_and_tail_mass_are_those_of_the_teacher(encoding: Any, temperature:
     torch.testing.assert_close(stored.gather(1, top), exact.gather(1, top), rtol=6e-3, atol=1e-5)
     tail, exact_tail = (each.scatter(1, top, 0.0).sum(dim=1) for each in (stored, exact))
     torch.testing.assert_close(tail, exact_tail, rtol=6e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoding", [TopK(k=64), Hidden(head=64), LowRank(head=64, rank=4)], ids=kind)
+def test_a_head_as_large_as_the_vocabulary_is_exact(encoding: Any) -> None:
+    small = Head(head().weight[:20])
+    codec = encoding.fit(states(100), small, GRID)
+    for error in measure_error(codec, states(30, seed=3), small, GRID):
+        assert error.kl is not None and abs(error.kl) < 1e-4 and error.captured_mass == pytest.approx(1)
 
 
 def test_more_rank_is_nearer_and_full_rank_as_near_as_8_bits_are() -> None:
@@ -286,9 +295,14 @@ def test_a_damaged_codec_is_refused(tmp_path: Path, encoding: Any) -> None:
     path.write_bytes(content)
     with pytest.raises(LabelStoreError, match=r"codec\.safetensors: damaged"):
         LabelStore(tmp_path / "store")
+    assert damaged_codec(tmp_path / "store", read_manifest(tmp_path / "store"))
     path.unlink()
     with pytest.raises(LabelStoreError, match=r"codec\.safetensors: damaged \(missing"):
         LabelStore(tmp_path / "store")
+    removed = repair(tmp_path / "store")
+    assert "codec.safetensors" in removed and not list((tmp_path / "store").glob("*.arrow"))
+    write(tmp_path / "store", encoding)
+    assert len(LabelStore(tmp_path / "store")) == len(IDS)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=kind)

@@ -1,36 +1,18 @@
 """Whole runs of a chat model through the command line, on a tiny teacher."""
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
-ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
-
-
-def potstill(*arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "potstill", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
-    if check is not None:
-        assert done.returncode == check, done.stderr
-    return done
-
-
-def record(run: Path, stage: str) -> dict:
-    return json.loads((run / stage / "result.json").read_text())
-
-
-def stages_that_worked(stderr: str) -> set[str]:
-    return {line.removesuffix(": started") for line in stderr.splitlines() if line.endswith(": started")}
+from tests.conftest import COLOURS, make_chat_project
+from tests.recipes.test_cli import potstill, record, stages_that_worked
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, chat_teacher_folder: Path) -> Path:
-    from tests.conftest import make_chat_project
-
     project = make_chat_project(tmp_path_factory.mktemp("chat"), chat_teacher_folder)
     potstill("run", project / "recipe.yaml", "--out", project / "run")
     return project
@@ -49,6 +31,10 @@ def test_a_run_leaves_the_promised_figures(finished: Path) -> None:
     assert evaluation["models"]["teacher"]["accuracy"] > 0.9
     assert evaluation["models"]["student"]["kl_mean"] < 0.5 * evaluation["initial_kl_mean"]
     assert evaluation["test_tokens"] > evaluation["test_rows"] == 30
+    gain = evaluation["kl_gain_over_baseline"]
+    assert gain["low"] <= gain["value"] <= gain["high"]
+    kl = {name: evaluation["models"][name]["kl_mean"] for name in ("baseline", "student")}
+    assert gain["value"] == pytest.approx(kl["baseline"] - kl["student"], rel=1e-6, abs=1e-9)
     assert record(finished / "run", "gate")["passed"] is True
     artefact = record(finished / "run", "export")["artefacts"][0]
     assert artefact["passed"] and artefact["max_logit_difference"] == 0
@@ -81,14 +67,16 @@ def test_a_student_that_transformers_loads_writes_what_it_learnt(finished: Path)
     prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     said = model.generate(**prompt, max_new_tokens=8, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     words = tokenizer.decode(said).split()
-    assert words == ["blue", "is", "the", "colour", "<|im_end|>"]
+    assert words[0] in COLOURS and words[1:] == ["is", "the", "colour", "<|im_end|>"]
 
 
 def test_a_second_run_works_on_nothing_and_a_gate_is_only_judged_again(finished: Path) -> None:
     recipe, run = finished / "recipe.yaml", finished / "run"
     assert stages_that_worked(potstill("run", recipe, "--out", run).stderr) == set()
-    judged = potstill("gate", recipe, "--out", run, "--set", "gate.min_speedup=0.1")
-    assert stages_that_worked(judged.stderr) == {"plan", "gate"} or stages_that_worked(judged.stderr) == {"gate"}
+    judged = potstill("gate", recipe, "--out", run, "--set", "gate.max_kl_from_teacher=1e-6", check=3)
+    assert stages_that_worked(judged.stderr) == {"gate"}
+    (check,) = (each for each in record(run, "gate")["checks"] if each["name"] == "kl_from_teacher")
+    assert not check["passed"] and check["measured"] > 1e-6
 
 
 def test_inspect_shows_the_error_of_a_store(finished: Path) -> None:
@@ -114,6 +102,21 @@ def test_an_encoding_that_loses_too_much_is_refused_with_one_that_would_do(chat_
     assert not (chat_project / "run/label/teacher/logits/manifest.json").exists()
 
 
+def test_auto_takes_the_smallest_encoding_within_the_bound(finished: Path, tmp_path: Path) -> None:
+    changes = ["--set", "label.encoding={kind: auto}", "--set", "label.max_kl=0.001", "--set", "adapt=null"]
+    potstill("label", finished / "recipe.yaml", "--out", tmp_path / "run", *changes)
+    manifest = json.loads((tmp_path / "run/label/teacher/logits/manifest.json").read_text())
+    assert manifest["encoding"]["kind"] in {"top_k", "low_rank", "hidden"}
+    assert all(error["kl"] <= 0.001 for error in manifest["positions"]["errors"] if error["temperature"] == 1)
+
+
+def test_a_bound_that_was_tightened_is_judged_again(finished: Path) -> None:
+    refused = potstill(
+        "label", finished / "recipe.yaml", "--out", finished / "run", "--set", "label.max_kl=1e-9", check=1
+    )
+    assert "the stored labels are" in refused.stderr and stages_that_worked(refused.stderr) <= {"plan"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -131,6 +134,16 @@ def test_an_encoding_that_loses_too_much_is_refused_with_one_that_would_do(chat_
 def test_a_recipe_that_cannot_work_is_refused_before_any_work(chat_project: Path, change: str, message: str) -> None:
     refused = potstill("check", chat_project / "recipe.yaml", "--set", change, check=1)
     assert message in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_token_beyond_the_embeddings_is_named(chat_project: Path, chat_teacher_folder: Path) -> None:
+    folder = chat_project / "teacher"
+    shutil.copytree(chat_teacher_folder, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["extra"])
+    tokenizer.save_pretrained(folder)
+    refused = potstill("check", chat_project / "recipe.yaml", "--set", f"teacher.model={folder}", check=1)
+    assert "token 'extra' has the id 80, and the model has 80 tokens" in refused.stderr
 
 
 def test_a_row_without_a_response_is_named(chat_project: Path) -> None:

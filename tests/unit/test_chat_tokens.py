@@ -284,19 +284,19 @@ def test_a_conversation_keeps_the_leading_turns_that_fit(tokenizers: dict[str, A
     (whole,), counts = counted(tokenizer, CONTENTS["plain"], 10_000)
     (first, end_of_first), (second, end) = spans(whole)
     trained = int(whole.trained.sum())
-    assert counts == TokenCounts(1, end, trained, 0, 0, 0, ())
+    assert counts == TokenCounts(1, end, trained, 0, 0, 0, 0, ())
     assert counted(tokenizer, CONTENTS["plain"], end)[1] == counts
 
     for room in (end - 1, second + 1, second, end_of_first):
         (kept,), counts = counted(tokenizer, CONTENTS["plain"], room)
         assert kept.ids.tolist() == whole.ids[:end_of_first].tolist()
-        assert counts == TokenCounts(1, end_of_first, end_of_first - first, 0, 1, 0, ())
+        assert counts == TokenCounts(1, end_of_first, end_of_first - first, 1, 0, 1, 0, ())
     for room in (end_of_first - 1, first + 1):
         (kept,), counts = counted(tokenizer, CONTENTS["plain"], room)
         assert kept.ids.tolist() == whole.ids[:room].tolist() and spans(kept) == [(first, room)]
         assert tokenizer.convert_tokens_to_ids("<|im_end|>") not in kept.ids[first:]
-        assert counts == TokenCounts(1, room, room - first, 1, 1, 0, ())
-    assert counted(tokenizer, CONTENTS["plain"], first) == ([], TokenCounts(0, 0, 0, 0, 0, 1, ("c",)))
+        assert counts == TokenCounts(1, room, room - first, 1, 1, 1, 0, ())
+    assert counted(tokenizer, CONTENTS["plain"], first) == ([], TokenCounts(0, 0, 0, 1, 0, 0, 1, ("c",)))
 
 
 def test_turns_of_their_own_are_cut_and_dropped_each_for_itself(tokenizers: dict[str, Any]) -> None:

@@ -39,6 +39,8 @@ class TokenCounts:
     examples: int
     tokens: int
     trained_tokens: int
+    rows_cut: int
+    """Rows of which something was cut or left out."""
     responses_cut: int
     """Responses cut on the right; the last token of such an example is no end of turn."""
     turns_dropped: int
@@ -76,8 +78,9 @@ class ChatTokens:
         """
         kept: list[Tokenised] = []
         dropped: list[str] = []
-        responses_cut = turns_dropped = 0
+        rows_cut = responses_cut = turns_dropped = 0
         for example in examples:
+            before = (len(dropped), responses_cut, turns_dropped)
             assert example.labelled, f"{example.id}: there is no response to learn"
             for name, turns in self._parts(example):
                 fitting, cut = _fitting(turns, self.max_length)
@@ -87,6 +90,7 @@ class ChatTokens:
                 responses_cut += cut
                 turns_dropped += len(turns) - len(fitting)
                 kept.append(_joined(name, fitting))
+            rows_cut += before != (len(dropped), responses_cut, turns_dropped)
         name, times = Counter(tokenised.id for tokenised in kept).most_common(1)[0] if kept else ("", 0)
         if times > 1:
             raise DataError(f'Duplicate id "{name}": {times} times, after long rows were cut. {OWN_ID}')
@@ -94,6 +98,7 @@ class ChatTokens:
             examples=len(kept),
             tokens=sum(len(tokenised.ids) for tokenised in kept),
             trained_tokens=sum(int(tokenised.trained.sum()) for tokenised in kept),
+            rows_cut=rows_cut,
             responses_cut=responses_cut,
             turns_dropped=turns_dropped,
             examples_dropped=len(dropped),

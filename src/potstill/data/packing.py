@@ -35,8 +35,7 @@ class PackedRows:
     @property
     def truncated(self) -> int:
         """Rows of which something was cut or left out."""
-        counts = self.counts
-        return 0 if counts is None else counts.responses_cut + counts.turns_dropped + counts.examples_dropped
+        return 0 if self.counts is None else self.counts.rows_cut
 
     def unpacked(self) -> "PackedRows":
         """The same examples, one in each row."""

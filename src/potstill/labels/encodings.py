@@ -9,7 +9,7 @@ from torch import Tensor
 from potstill.labels.dense import Dense
 from potstill.labels.hidden import Hidden
 from potstill.labels.low_rank import LowRank
-from potstill.labels.positions import Codec, Column
+from potstill.labels.positions import Codec, Column, bytes_per_position
 from potstill.labels.sampled import Sampled
 from potstill.labels.top_k import TopK
 from potstill.settings import Settings
@@ -28,7 +28,8 @@ class Auto(Settings):
 
     def columns(self, vocabulary: int, width: int, temperatures: tuple[float, ...]) -> Mapping[str, Column]:
         """Of the largest that can be chosen."""
-        return CANDIDATES[-1].columns(vocabulary, width, temperatures)
+        columns = [each.columns(vocabulary, width, temperatures) for each in CANDIDATES]
+        return max(columns, key=bytes_per_position)
 
 
 AskedEncoding = Annotated[Dense | LowRank | Hidden | TopK | Sampled | Auto, Field(discriminator="kind")]

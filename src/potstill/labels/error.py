@@ -24,13 +24,13 @@ def measure_error(
     for start in range(0, len(hidden), CHUNK):
         states = hidden[start : start + CHUNK]
         logits = head.logits(states)
-        target = codec.target(as_tensors(codec.encode(states, logits.clone())))
+        target = codec.target(as_tensors(codec.encode(states, logits.clone()), states.device))
         sampled = isinstance(target, SampledTargets)
         for temperature in temperatures:
             log_p = torch.log_softmax(logits / temperature, dim=1)
             log_stored, ids = stored_distribution(target, temperature, logits.shape[1])
             difference = log_p.exp() - log_stored.exp()
-            kl = (log_p.exp() * (log_p - log_stored)).sum() if not sampled else torch.tensor(math.nan)
+            kl = (log_p.exp() * (log_p - log_stored)).sum() if not sampled else log_p.new_tensor(math.nan)
             captured = log_p.exp().gather(1, ids).sum()
             sums[temperature] += torch.stack([kl, difference.norm(dim=1).sum(), captured]).double().cpu()
     found = {temperature: (total / len(hidden)).tolist() for temperature, total in sums.items()}
@@ -40,22 +40,23 @@ def measure_error(
     )
 
 
-def as_tensors(columns: Columns) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(values) for name, values in columns.items()}
+def as_tensors(columns: Columns, device: torch.device | None = None) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(values).to(device) for name, values in columns.items()}
 
 
 def stored_distribution(target: Target, temperature: float, vocabulary: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities over the vocabulary as they are stored, and the tokens that are stored one by one."""
     rows = slice(None)
     if isinstance(target, SampledTargets):
-        whole = torch.full((len(target), vocabulary), -math.inf)
+        whole = target.weights.new_full((len(target), vocabulary), -math.inf)
         return whole.scatter(1, target.ids, target.weights.log()), target.ids
     if isinstance(target, SparseTarget):
         return _spread(target.buckets_at(rows, temperature), vocabulary)
     assert isinstance(target, FullTarget)
     logits = target.logits_at(rows, temperature, lambda body, t: torch.logsumexp(body / t, dim=1))
     mass = getattr(target, "mass", None)
-    ids = mass.ids if mass is not None else torch.arange(vocabulary).expand(len(target), -1)
+    everything = torch.arange(vocabulary, device=logits.device).expand(len(target), -1)
+    ids = everything if mass is None else mass.ids
     return torch.log_softmax(logits / temperature, dim=1), ids
 
 

@@ -1,8 +1,7 @@
 """The hidden encoding: last hidden states in 8 bits beside an exact head. Right at every temperature of the grid."""
 
-import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -43,6 +42,7 @@ class Hidden(Settings):
 class HiddenCodec:
     head: ExactHead
     tensors: Mapping[str, Tensor]
+    _heads: dict[torch.device, Head] = field(default_factory=dict)
 
     @property
     def columns(self) -> Mapping[str, Column]:
@@ -56,9 +56,13 @@ class HiddenCodec:
     def target(self, columns: Mapping[str, Tensor]) -> Target:
         return HiddenTargets(columns["codes"], self._head_for(columns["codes"].device), self.head.mass(columns))
 
-    @functools.cache  # noqa: B019 - a codec lives as long as its store
     def _head_for(self, device: torch.device) -> Head:
         """The teacher's head for codes: their scale goes into its weight, once for all positions."""
+        if device not in self._heads:
+            self._heads[device] = self._make_head(device)
+        return self._heads[device]
+
+    def _make_head(self, device: torch.device) -> Head:
         bias = self.tensors.get("bias")
         return Head(
             (self.tensors["weight"] * self.tensors["scale"]).to(device),

@@ -5,9 +5,8 @@ hidden states of a sample are decomposed by PCA in the metric of the logits, and
 components, 8 bits each. The body gives the odds within the tail; head and mass of the tail are exact.
 """
 
-import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -60,6 +59,7 @@ class LowRank(Settings):
 class LowRankCodec:
     head: ExactHead
     tensors: Mapping[str, Tensor]
+    _moved: dict[tuple[torch.device, str], Tensor] = field(default_factory=dict)
 
     @property
     def columns(self) -> Mapping[str, Column]:
@@ -77,9 +77,11 @@ class LowRankCodec:
         head = Head(self._on(device, "factor"), self._on(device, "offset"))
         return HiddenTargets(columns["codes"], head, self.head.mass(columns))
 
-    @functools.cache  # noqa: B019 - a codec lives as long as its store
     def _on(self, device: torch.device, name: str) -> Tensor:
-        return self.tensors[name].to(device)
+        """A tensor on the device where it is read, moved there once."""
+        if (device, name) not in self._moved:
+            self._moved[device, name] = self.tensors[name].to(device)
+        return self._moved[device, name]
 
 
 def components(hidden: Float[Tensor, "positions width"], head: Head, rank: int) -> dict[str, Tensor]:

@@ -74,7 +74,7 @@ class SampledCodec:
         )
 
     def _starts(self, hidden: Float[Tensor, "positions width"]) -> Float[Tensor, "positions"]:
-        """A number in [0, 1) for each position from its own state: the same in whatever batch it comes."""
+        """A number in [0, 1) for each position from its own state, so that a resumed job draws what it drew before."""
         generator = np.random.default_rng(self.seed)
         phases = torch.from_numpy(generator.uniform(100, 1000, hidden.shape[1])).to(hidden.device)
         return (hidden.double() @ phases).frac().abs().float()

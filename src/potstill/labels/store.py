@@ -30,6 +30,8 @@ from potstill.run_dir import file_digest
 
 MANIFEST = "manifest.json"
 CODEC = "codec.safetensors"
+FITTED = "fitted.json"
+"""What was measured before the first label; written by who fits an encoding."""
 FORMAT = 1
 
 
@@ -223,14 +225,12 @@ def read_codec(folder: Path, manifest: Manifest) -> Codec | None:
         return None
     tensors: dict[str, Tensor] = {}
     if known.codec_sha256 is not None:
-        path = folder / CODEC
-        found = file_digest(path) if path.is_file() else "missing"
-        if found != known.codec_sha256:
+        if reason := damaged_codec(folder, manifest):
             raise LabelStoreError(
-                f"{path}: damaged ({found[:12]}, expected {known.codec_sha256[:12]}). No label can be read without "
-                f"it: remove {folder} and run potstill label again."
+                f"{folder / CODEC}: damaged ({reason}). No label can be read without it: run "
+                f"potstill labels repair {folder}, then potstill label again, which makes all of them anew."
             )
-        tensors = load_file(path)
+        tensors = load_file(folder / CODEC)
     return load_codec(manifest.encoding, tensors, vocabulary=known.vocabulary, temperatures=known.temperatures)
 
 
@@ -262,6 +262,17 @@ def damaged_shards(folder: Path) -> Iterator[tuple[ShardEntry, str]]:
             yield shard, "missing"
         elif (found := file_digest(path)) != shard.sha256:
             yield shard, f"sha256 {found[:12]}, expected {shard.sha256[:12]}"
+
+
+def damaged_codec(folder: Path, manifest: Manifest) -> str | None:
+    """What is wrong with the part that is stored once for all rows; None where it is whole, or there is none."""
+    expected = manifest.positions.codec_sha256 if manifest.positions else None
+    if expected is None:
+        return None
+    if not (folder / CODEC).is_file():
+        return "missing"
+    found = file_digest(folder / CODEC)
+    return None if found == expected else f"sha256 {found[:12]}, expected {expected[:12]}"
 
 
 def batch_checksum(batch: pa.RecordBatch) -> str:

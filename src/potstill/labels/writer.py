@@ -22,6 +22,7 @@ from potstill.labels.layout import Layout
 from potstill.labels.positions import Codec, PositionLayout
 from potstill.labels.store import (
     CODEC,
+    FITTED,
     FORMAT,
     MANIFEST,
     LabelSource,
@@ -30,6 +31,7 @@ from potstill.labels.store import (
     ShardEntry,
     batch_checksum,
     content_digest,
+    damaged_codec,
     damaged_shards,
     read_manifest,
 )
@@ -159,11 +161,8 @@ class StoreWriter:
 
     def _positions(self, fitted: Fitted, readers: Sequence[pa.ipc.RecordBatchFileReader]) -> PositionLabels:
         """What a store of positions has beside its rows; writes the part that is stored once."""
-        digest = None
-        if fitted.codec.tensors:
-            with atomic_file(self.folder / CODEC, private=True) as temporary:
-                save_file({name: tensor.contiguous() for name, tensor in fitted.codec.tensors.items()}, temporary)
-            digest = file_digest(self.folder / CODEC)
+        there = (self.folder / CODEC).exists()
+        digest = file_digest(self.folder / CODEC) if there else write_codec(self.folder, fitted.codec)
         counts = [
             pa.compute.sum(reader.get_batch(batch).column("positions")).as_py()
             for reader in readers
@@ -178,14 +177,27 @@ class StoreWriter:
         )
 
 
+def write_codec(folder: Path, codec: Codec) -> str | None:
+    """Write what an encoding stores once for all rows; its sha256, or None where there is nothing."""
+    if not codec.tensors:
+        return None
+    with atomic_file(folder / CODEC, private=True) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in codec.tensors.items()}, temporary)
+    return file_digest(folder / CODEC)
+
+
 def repair(folder: Path) -> list[str]:
     """Remove the damaged shards of a store, so that labelling makes just these anew; returns their names.
+
+    A damaged codec takes all shards with it: they cannot be read without the one that they were written with.
 
     Raises:
         LabelStoreError: the manifest itself is missing or changed, so that nothing tells which shards are whole.
     """
     manifest = read_manifest(folder)
     bad = {shard.file for shard, _ in damaged_shards(folder)}
+    if damaged_codec(folder, manifest):
+        bad |= {shard.file for shard in manifest.shards} | {CODEC, FITTED}
     if bad:
         for entry in manifest.shards:
             if entry.file not in bad:

@@ -129,7 +129,7 @@ class Kernels:
                 return fast(*arguments)
             except Exception as error:  # whatever a compiler can raise, the plain pass does the same
                 self.compiled = False
-                reason = str(error).strip().splitlines()[0]
+                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
                 warnings.warn(f"torch.compile failed, so losses run uncompiled and slower: {reason}", stacklevel=2)
                 return plain(*arguments)
 

@@ -34,6 +34,13 @@ def accuracies(correct: Bool[np.ndarray, "rows"], weights: Weights) -> Float[np.
     return np.asarray(weights @ correct.astype(np.float64) / weights.sum(axis=1))
 
 
+def pooled_shares(
+    hits: Float[np.ndarray, "rows"], counts: Float[np.ndarray, "rows"], weights: Weights
+) -> Float[np.ndarray, "resamples"]:
+    """Share of hits in each resample, where a row has several trials that are drawn together."""
+    return np.asarray(weights @ hits / np.maximum(weights @ counts, 1e-12))
+
+
 def macro_f1s(truth: Classes, predicted: Classes, classes: int, weights: Weights) -> Float[np.ndarray, "resamples"]:
     """Macro-averaged F1 in each resample, over the classes that occur in its truth."""
     one_hot = np.eye(classes)

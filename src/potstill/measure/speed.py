@@ -82,19 +82,30 @@ def _in_fresh_process(request: Request) -> dict[str, Any]:
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    done = subprocess.run(
+    try:
+        done = _run(request, environment)
+    except subprocess.TimeoutExpired:
+        raise ModelError(
+            f"{request.model}: its speed was not measured within {TIMEOUT_S // 60} minutes. Lower "
+            "evaluate.latency_rows, or for a language model evaluate.prompts or evaluate.new_tokens."
+        ) from None
+    if done.returncode:
+        last = "\n".join(done.stderr.strip().splitlines()[-3:])
+        raise ModelError(f"{request.model}: its speed could not be measured: {last}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _run(request: Request, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", type(request).__module__],
         input=json.dumps(vars(request)),
         capture_output=True,
         text=True,
         env=environment,
         timeout=TIMEOUT_S,
+        check=False,
     )
-    if done.returncode:
-        last = "\n".join(done.stderr.strip().splitlines()[-3:])
-        raise ModelError(f"{request.model}: its speed could not be measured: {last}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
 def _pooled(results: Sequence[dict[str, Any]]) -> Speed:

@@ -101,6 +101,8 @@ class EvaluateSettings(Settings):
     warmup: Count = 20
     batch_size: Count = 32
     """Batch size of the throughput measurement."""
+    prompts: Count = 16
+    """Prompts of test rows after which a language model's speed is measured."""
     new_tokens: Count = 32
     """Tokens that a language model writes after each prompt, where its speed is measured."""
     generations: int = Field(default=8, ge=0)
@@ -124,5 +126,9 @@ class GateSettings(Settings):
     max_peak_memory_bytes: Positive | None = None
     min_agreement: float | None = Field(default=None, gt=0, le=1)
     """Share of test rows on which the student says what the teacher says."""
+    max_kl_from_teacher: Positive | None = None
+    """Of language models: mean KL from the teacher at temperature 1, in nats a token."""
+    min_kl_gain_over_baseline: float | None = None
+    """Of language models: how much nearer to the teacher than the baseline, in nats a token."""
     min_gain_over_baseline_points: float | None = None
     """Student minus baseline; a negative threshold allows distilling to lose."""

@@ -9,7 +9,7 @@ from potstill.locations import GGUF
 from potstill.recipe import AdaptSettings, Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, folder_files
-from potstill.stages.common import Inputs, model_digest, save_model, true_labels
+from potstill.stages.common import Inputs, model_digest, save_model, true_labels, write_model
 from potstill.stages.plan import adapt_split, total_steps
 from potstill.training.engine import Engine
 from potstill.training.frozen_layers import FrozenLayers
@@ -28,7 +28,7 @@ def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptR
     }
     settings = recipe.adapt
     if settings is None:
-        return run.once("adapt", depends, AdaptRecord, lambda folder: _unchanged(folder, recipe, inputs, engine))
+        return run.once("adapt", depends, AdaptRecord, lambda folder: _unchanged(folder, recipe, inputs))
 
     def work(folder: Path) -> AdaptRecord:
         return _train(run, folder, recipe, settings, inputs, engine)
@@ -36,11 +36,11 @@ def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptR
     return run.once("adapt", depends, AdaptRecord, work, together=True)
 
 
-def _unchanged(folder: Path, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptRecord:
+def _unchanged(folder: Path, recipe: Recipe, inputs: Inputs) -> AdaptRecord:
     """The teacher where it lies; one in a quantised file as a folder of weights, which every stage can read fast."""
     if not inputs.teacher_location.endswith(GGUF):
         return AdaptRecord(adapted=False, location=inputs.teacher_location, digest=inputs.teacher_digest)
-    save_model(recipe.task.load_model(inputs.teacher_location), inputs.tokenizer, folder / "model", engine)
+    write_model(recipe.task.load_model(inputs.teacher_location), inputs.tokenizer, folder / "model")
     return AdaptRecord(
         adapted=False,
         converted=True,

@@ -52,6 +52,7 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
     where = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
     config = recipe.task.load_config(location, **where)
     tokenizer = recipe.task.load_tokenizer(location, **where)
+    recipe.task.check_tokenizer(tokenizer, config)
     labels = recipe.task.label_names({name: split.rows for name, split in splits.items()})
     if recipe.adapt is None:
         labels = recipe.task.teacher_labels(config, labels)
@@ -92,12 +93,17 @@ def teacher_folder(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> ModelFo
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, engine: Engine) -> None:
-    """A folder that `from_pretrained` loads, whole when this returns in any process."""
+    """A folder that `from_pretrained` loads, whole when this returns in any process. All of them must call it."""
     if engine.is_main:
-        with atomic_folder(folder) as target:
-            model.save_pretrained(target)
-            tokenizer.save_pretrained(target)
+        write_model(model, tokenizer, folder)
     engine.barrier()
+
+
+def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """A folder that `from_pretrained` loads, written by this process alone."""
+    with atomic_folder(folder) as target:
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
 
 
 def true_labels() -> MixedLoss:

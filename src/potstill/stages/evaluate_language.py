@@ -1,6 +1,7 @@
 """evaluate, for language models: tokens of held-out responses, what the models write, and how fast."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from potstill.recipe import Recipe
 from potstill.records import (
     Agreement,
     Comparison,
+    Estimate,
     EvaluateRecord,
     Generation,
     Measurement,
@@ -31,10 +33,32 @@ from potstill.tasks import CausalLM
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
-Weights = npt.NDArray[np.float64]
 PAIRS = (("student", "teacher"), ("student", "baseline"), ("baseline", "teacher"))
 SHOWN_CHARACTERS = 600
 UNTRAINED = "untrained"
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Resamples of whole examples, for shares of their tokens."""
+
+    example_of: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float64]
+
+    def shares(self, right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        size = self.weights.shape[1]
+        hits = np.bincount(self.example_of, weights=right, minlength=size)
+        return quality.pooled_shares(hits, np.bincount(self.example_of, minlength=size).astype(float), self.weights)
+
+    def gain(self, tokens: Mapping[str, TokenMeasures], name: str) -> Estimate | None:
+        """How much less of a measure the student has than the baseline, as a mean over tokens."""
+        if "baseline" not in tokens:
+            return None
+        size = self.weights.shape[1]
+        less = getattr(tokens["baseline"], name) - getattr(tokens["student"], name)
+        sums = np.bincount(self.example_of, weights=less, minlength=size)
+        counts = np.bincount(self.example_of, minlength=size).astype(float)
+        return estimate(quality.pooled_shares(sums, counts, self.weights))
 
 
 def evaluate_language(
@@ -58,10 +82,10 @@ def evaluate_language(
     initial = tokens.pop(UNTRAINED)
     generations = _generations(run, recipe, inputs, test, models)
     models.clear()
-    speed = _speed(run, recipe, inputs, folders, engine)
+    prompts, speed = _speed(run, recipe, inputs, folders, engine)
     # Whole examples are drawn, since the tokens of one are not independent.
-    weights = quality.bootstrap_weights(len(rows.examples), seed=recipe.seed)[:, example_of]
-    accuracy = {name: quality.accuracies(each.right, weights) for name, each in tokens.items()}
+    drawn = _Drawn(example_of, quality.bootstrap_weights(len(rows.examples), seed=recipe.seed))
+    accuracy = {name: drawn.shares(each.right) for name, each in tokens.items()}
     found = {
         name: _model(tokens[name], accuracy[name], speed[name], folder, counts[name], teacher=name == "teacher")
         for name, folder in folders.items()
@@ -80,17 +104,19 @@ def evaluate_language(
         throughput_ratio=student.throughput_per_s / teacher.throughput_per_s,
         size_ratio=teacher.size_bytes / student.size_bytes,
         gain_over_baseline_points=gain,
-        agreement={name: _agreement(tokens, name, weights) for name in folders if name != "teacher"},
+        agreement={name: _agreement(tokens, name, drawn) for name in folders if name != "teacher"},
         comparisons=comparisons,
         floors={},
         classes=[],
         disagreements=[],
+        kl_gain_over_baseline=drawn.gain(tokens, "kl"),
+        loss_gain_over_baseline=drawn.gain(tokens, "loss"),
         generations=generations,
         initial_kl_mean=float(initial.kl.mean()),
         measurement=Measurement(
             threads=recipe.evaluate.threads,
             device=engine.device.type,
-            rows=min(len(test), recipe.evaluate.latency_rows),
+            rows=prompts,
             rounds=recipe.evaluate.rounds,
             warmup=recipe.evaluate.warmup,
             batch_size_throughput=1,
@@ -161,11 +187,11 @@ def _model(
     )
 
 
-def _agreement(tokens: Mapping[str, TokenMeasures], name: str, weights: Weights) -> Agreement:
+def _agreement(tokens: Mapping[str, TokenMeasures], name: str, drawn: _Drawn) -> Agreement:
     wrong = ~tokens["teacher"].right
     same = tokens[name].agrees
     return Agreement(
-        all_rows=estimate(quality.accuracies(same, weights)),
+        all_rows=estimate(drawn.shares(same)),
         teacher_wrong=float(same[wrong].mean()) if wrong.any() else None,
         teacher_wrong_rows=int(wrong.sum()),
         kl_from_teacher=float(tokens[name].kl.mean()),
@@ -240,9 +266,10 @@ def _asked(row: Example) -> tuple[str, str]:
 
 def _speed(
     run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
-) -> dict[str, Speed]:
+) -> tuple[int, dict[str, Speed]]:
+    """How many prompts were timed, and the speed of each model."""
     settings = recipe.evaluate
-    chosen = _chosen(recipe, inputs, settings.latency_rows, "latency")
+    chosen = _chosen(recipe, inputs, settings.prompts, "latency")
     # Plain texts have no prompt, and speed does not depend on which tokens it has.
     prompts = tuple(ids for _, ids in chosen) or (tuple(range(1, 17)),)
     requests = {
@@ -258,4 +285,4 @@ def _speed(
         for name, folder in folders.items()
     }
     with run.progress.task("evaluate: speed", settings.rounds * len(folders), "processes") as advance:
-        return measure_speed(requests, rounds=settings.rounds, advance=advance)
+        return len(prompts), measure_speed(requests, rounds=settings.rounds, advance=advance)

@@ -36,7 +36,8 @@ def findings(evaluation: EvaluateRecord) -> list[str]:
             "that on."
         )
     gain = evaluation.gain_over_baseline_points
-    if gain is not None:
+    # A language model is judged by its distributions; its likeliest token alone says little.
+    if gain is not None and evaluation.test_tokens is None:
         span = f"{gain.value:+.1f} points (95 % interval {gain.low:+.1f} to {gain.high:+.1f})"
         if gain.low > 0:
             found.append(f"Distilling paid: the student is {span} from the same student on hard labels alone.")
@@ -72,16 +73,24 @@ def _of_tokens(evaluation: EvaluateRecord) -> list[str]:
     found = []
     start = evaluation.initial_kl_mean
     if start is not None:
+        way = "fell" if student.kl_mean < start else "did not fall: it went"
+        share = f" ({student.kl_mean / start:.0%} of what it was before training)" if start > 0 else ""
+        found.append(f"KL from the teacher {way} from {start:.2f} to {student.kl_mean:.2f} nats a token{share}.")
+    kl, loss = evaluation.kl_gain_over_baseline, evaluation.loss_gain_over_baseline
+    if baseline is None or baseline.kl_mean is None or baseline.perplexity is None or kl is None or loss is None:
+        return found
+    span = f"{kl.value:+.2f} nats a token (95 % interval {kl.low:+.2f} to {kl.high:+.2f})"
+    compared = f"KL {student.kl_mean:.2f} against {baseline.kl_mean:.2f}, a gain of {span}"
+    if kl.low > 0:
+        found.append(f"Distilling paid: the student is nearer to the teacher than on true responses alone: {compared}.")
+    else:
         found.append(
-            f"KL from the teacher fell from {start:.2f} to {student.kl_mean:.2f} nats a token "
-            f"({student.kl_mean / start:.0%} of what it was before training)."
+            f"Distilling did not measurably pay: the student is no nearer to the teacher than the same student on "
+            f"true responses alone: {compared}."
         )
-    if baseline is not None and baseline.kl_mean is not None and baseline.perplexity is not None:
-        nearer = "nearer to the teacher than" if student.kl_mean < baseline.kl_mean else "no nearer to the teacher than"
-        found.append(
-            f"The student is {nearer} the same student on hard labels alone: KL {student.kl_mean:.2f} against "
-            f"{baseline.kl_mean:.2f}, perplexity on the true responses {student.perplexity:.1f} against "
-            f"{baseline.perplexity:.1f}. Where the teacher did not learn these responses, its student need not "
-            "predict them better."
-        )
+    better = "better than" if loss.low > 0 else "worse than" if loss.high < 0 else "about as well as"
+    found.append(
+        f"It predicts the true responses {better} the baseline: perplexity {student.perplexity:.1f} against "
+        f"{baseline.perplexity:.1f}. Where the teacher did not learn these responses, its student need not."
+    )
     return found

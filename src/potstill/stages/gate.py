@@ -14,7 +14,7 @@ def gate(run: RunDir, recipe: Recipe, evaluation: EvaluateRecord) -> GateRecord:
 def judge(settings: GateSettings, evaluation: EvaluateRecord) -> GateRecord:
     """Every threshold that is set, passed or failed; a quantity that was not measured fails."""
     student = evaluation.models["student"]
-    gain = evaluation.gain_over_baseline_points
+    gain, kl_gain = evaluation.gain_over_baseline_points, evaluation.kl_gain_over_baseline
     measured: dict[str, float | None] = {
         "min_retention": evaluation.retention.value,
         "max_drop_points": evaluation.drop_points.value,
@@ -23,6 +23,8 @@ def judge(settings: GateSettings, evaluation: EvaluateRecord) -> GateRecord:
         "max_size_bytes": student.size_bytes,
         "max_peak_memory_bytes": student.peak_memory_bytes,
         "min_agreement": evaluation.agreement["student"].all_rows.value,
+        "max_kl_from_teacher": student.kl_mean,
+        "min_kl_gain_over_baseline": kl_gain.value if kl_gain else None,
         "min_gain_over_baseline_points": gain.value if gain else None,
     }
     checks = []

@@ -13,7 +13,7 @@ from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest, fingerprint
 from potstill.stages.common import Inputs, load_teacher
-from potstill.stages.label_language import require_within_bound, write_positions
+from potstill.stages.label_language import judged_temperatures, require_within_bound, write_positions
 from potstill.stages.plan import LABELLED
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
@@ -27,9 +27,13 @@ def label(run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, eng
     dense = isinstance(recipe.encoding, Dense)
     # All logits serve every temperature, and nothing is fitted or lost.
     read = {"batch_size", "batches_per_shard", "precision"} | (set() if dense else {"temperatures", "fit_positions"})
+    judged = None
     if isinstance(recipe.encoding, Auto):
+        # These decide which encoding is chosen.
         read.add("max_kl")
+        judged = judged_temperatures(recipe)
     depends = {
+        "judged": judged,
         "label": recipe.label.model_dump(mode="json", include=read),
         "encoding": recipe.encoding,
         "source": source,
@@ -61,7 +65,9 @@ def _answered(recipe: Recipe, inputs: Inputs) -> str:
     """Fingerprint of all that the teacher's answers depend on in the data."""
     if isinstance(recipe.encoding, Dense):
         return texts_fingerprint(inputs.splits["train"].rows)
-    return fingerprint({"task": recipe.task, "rows": [inputs.fingerprint_of(name) for name in LABELLED]})
+    # Each example is labelled by itself, however they are packed.
+    task = recipe.task.model_dump(mode="json", exclude={"packing"})
+    return fingerprint({"task": task, "rows": [inputs.fingerprint_of(name) for name in LABELLED]})
 
 
 def _write(

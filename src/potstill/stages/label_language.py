@@ -1,5 +1,6 @@
 """label, for language models: an encoding is fitted and measured, then the teacher speaks at each trained token."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from potstill.data.batches import batches_by_length
@@ -29,10 +30,11 @@ from potstill.labels import (
 from potstill.labels.encodings import CANDIDATES, load_codec
 from potstill.labels.error import measure_error
 from potstill.labels.positions import Columns
-from potstill.labels.store import CODEC
+from potstill.labels.store import CODEC, FITTED
+from potstill.labels.writer import write_codec
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelFidelity, LabelRecord
-from potstill.run_dir import RunDir, atomic_file, file_digest, write_text
+from potstill.run_dir import RunDir, file_digest, write_text
 from potstill.stages.common import Inputs, load_teacher
 from potstill.stages.plan import LABELLED
 from potstill.targets import Head, HiddenTargets
@@ -40,7 +42,7 @@ from potstill.tasks.causal_lm import head_of
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
-FITTED = "fitted.json"
+MIN_SAMPLE = 16
 ENCODED_POSITIONS = 64
 """Positions whose logits are held at a time."""
 
@@ -101,12 +103,15 @@ def write_positions(
         return said.hidden.float()
 
     started = time.monotonic()
+    asked = 0
     with torch.inference_mode():
         fitted = _fit_or_load(run, folder, recipe, rows, head, hidden_of)
         plan = batches_by_length(rows.lengths, settings.batch_size)
         counts = rows.trained_positions
 
         def ask(indices: Sequence[int]) -> tuple[list[int], Columns]:
+            nonlocal asked
+            asked += len(indices)
             return [counts[rows.ids[index]] for index in indices], encoded(fitted, hidden_of(indices), head)
 
         with run.progress.task("label", len(rows.ids), "rows") as advance:
@@ -120,7 +125,7 @@ def write_positions(
         rows=manifest.rows,
         content_digest=manifest.content_digest,
         size_bytes=sum((folder / name).stat().st_size for name in names),
-        rows_per_s=round(manifest.rows / seconds, 1) if seconds else 0.0,
+        rows_per_s=round(asked / seconds, 1) if seconds else 0.0,
         positions=manifest.positions.positions,
         bytes_per_position=bytes_per_position(fitted.codec.columns),
         errors=fitted.errors,
@@ -148,11 +153,10 @@ def _fit_or_load(
     run.progress.line("label: fitting the encoding")
     sample = _sample(recipe, rows, head, hidden_of)
     fitted = _chosen(recipe, sample)
-    digest = None
-    if fitted.codec.tensors:
-        with atomic_file(folder / CODEC, private=True) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in fitted.codec.tensors.items()}, temporary)
-        digest = file_digest(folder / CODEC)
+    # Shards that were written with another codec would be read as if with this one.
+    for entry in folder.glob(".shard-*.json"):
+        entry.unlink()
+    digest = write_codec(folder, fitted.codec)
     write_text(
         folder / FITTED,
         _FittedFile(encoding=fitted.encoding, errors=fitted.errors, codec_sha256=digest).model_dump_json(),
@@ -168,24 +172,33 @@ def _chosen(recipe: Recipe, sample: _Sample) -> Fitted:
     """
     encoding = recipe.encoding
     assert not isinstance(encoding, Dense)
-    if not isinstance(encoding, Auto):
-        fitted = sample.fitted(encoding)
-        if over := over_the_bound(recipe, fitted.errors):
-            raise LabelStoreError(_refusal(recipe, sample, fitted, over))
+    proposal = None
+    if isinstance(encoding, Auto):
+        proposal = _smallest_within(recipe, sample)
+        if proposal is not None:
+            return proposal
+        encoding = CANDIDATES[-1]
+    fitted = sample.fitted(encoding)
+    over = over_the_bound(recipe, fitted.errors)
+    if over is None:
         return fitted
-    tried = _candidates(sample)
-    within = [each for each in tried if over_the_bound(recipe, each.errors) is None]
-    if not within:
-        nearest = tried[-1]
-        over = over_the_bound(recipe, nearest.errors)
-        assert over is not None
-        raise LabelStoreError(_refusal(recipe, sample, nearest, over))
-    return within[0]
+    if not isinstance(recipe.encoding, Auto):
+        proposal = _smallest_within(recipe, sample)
+    raise LabelStoreError(_refusal(recipe, fitted, over, proposal))
 
 
-def _candidates(sample: _Sample) -> list[Fitted]:
-    """Every encoding that can be proposed, the smallest first."""
-    return sorted(map(sample.fitted, CANDIDATES), key=lambda each: bytes_per_position(each.codec.columns))
+def _smallest_within(recipe: Recipe, sample: _Sample) -> Fitted | None:
+    """The smallest of the candidates whose measured error is within the bound."""
+    vocabulary, width = sample.head.weight.shape
+
+    def size(encoding: PositionEncoding) -> int:
+        return bytes_per_position(encoding.columns(vocabulary, width, sample.temperatures))
+
+    for encoding in sorted(CANDIDATES, key=size):
+        fitted = sample.fitted(encoding)
+        if over_the_bound(recipe, fitted.errors) is None:
+            return fitted
+    return None
 
 
 def _read_fitted(folder: Path, recipe: Recipe, vocabulary: int) -> Fitted | None:
@@ -217,8 +230,13 @@ def _sample(recipe: Recipe, rows: PackedRows, head: Head, hidden_of: Callable[[S
         found += counts[rows.ids[index]]
     size = recipe.label.batch_size
     states = torch.cat([hidden_of(chosen[start : start + size]) for start in range(0, len(chosen), size)])
+    if len(states) < MIN_SAMPLE:
+        raise LabelStoreError(
+            f"label: {len(states)} trained tokens in {' and '.join(LABELLED)}; at least {MIN_SAMPLE} are needed to fit "
+            "an encoding and measure its error. Add rows."
+        )
     # Rows are whole on one side, but for the one in which the cut falls.
-    cut = max(1, len(states) * 3 // 4)
+    cut = len(states) * 3 // 4
     return _Sample(states[:cut], states[cut:], head, recipe.label.temperatures)
 
 
@@ -238,27 +256,39 @@ def require_within_bound(recipe: Recipe, errors: Sequence[LabelFidelity]) -> Non
 
 
 def over_the_bound(recipe: Recipe, errors: Sequence[LabelFidelity]) -> LabelFidelity | None:
-    """The worst error at a temperature that the losses use, where it is more than the recipe accepts."""
-    low, high = recipe.temperatures_used
+    """The worst error where the losses read the labels, if it is more than the recipe accepts."""
     bound = recipe.label.max_kl
-    judged = [each for each in errors if low <= each.temperature <= high and each.kl is not None]
+    judged = [each for each in errors if each.temperature in judged_temperatures(recipe) and each.kl is not None]
     if bound is None or not judged:
         return None
-    worst = max(judged, key=lambda each: each.kl or 0.0)
-    return worst if (worst.kl or 0.0) > bound else None
+
+    def far(error: LabelFidelity) -> float:
+        # What is no number is no measurement, and passes nothing.
+        return error.kl if error.kl is not None and math.isfinite(error.kl) else math.inf
+
+    worst = max(judged, key=far)
+    return worst if far(worst) > bound else None
 
 
-def _refusal(recipe: Recipe, sample: _Sample, fitted: Fitted, over: LabelFidelity) -> str:
+def judged_temperatures(recipe: Recipe) -> tuple[float, ...]:
+    """The temperatures of the grid that the losses use, with the nearest ones around them."""
+    low, high = recipe.temperatures_used
+    grid = recipe.label.temperatures
+    first = max(known for known in grid if known <= low)
+    last = min(known for known in grid if known >= high)
+    return tuple(known for known in grid if first <= known <= last)
+
+
+def _refusal(recipe: Recipe, fitted: Fitted, over: LabelFidelity, proposal: Fitted | None) -> str:
     said = (
         f"label.encoding: {_shown(fitted)} is {over.kl:.3f} nats from the teacher at temperature "
         f"{over.temperature:g}, where the stored tokens have {over.captured_mass:.0%} of the mass; label.max_kl is "
         f"{recipe.label.max_kl:g}."
     )
-    for candidate in _candidates(sample):
-        if over_the_bound(recipe, candidate.errors) is None:
-            error = next(each for each in candidate.errors if each.temperature == over.temperature)
-            return f"{said} {_shown(candidate)} would do, with {error.kl:.3f}. Or raise label.max_kl."
-    return f"{said} No encoding that was tried is nearer; raise label.max_kl, or use a lower temperature."
+    if proposal is None:
+        return f"{said} No encoding that was tried is within it; raise label.max_kl, or use a lower temperature."
+    error = next(each for each in proposal.errors if each.temperature == over.temperature)
+    return f"{said} {_shown(proposal)} would do, with {error.kl:.3f}. Or raise label.max_kl."
 
 
 def _shown(fitted: Fitted) -> str:

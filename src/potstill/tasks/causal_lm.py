@@ -62,6 +62,21 @@ class CausalLM(Settings):
                 )
         return []
 
+    def check_tokenizer(self, tokenizer: Tokenizer, config: PretrainedConfig) -> None:
+        """Every token must have a row in the embedding matrix.
+
+        Raises:
+            ModelError: names the first token beyond it.
+        """
+        rows = config.get_text_config().vocab_size
+        beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
+        if beyond:
+            number, token = beyond[0]
+            raise ModelError(
+                f"teacher.model: token {token!r} has the id {number}, and the model has {rows} tokens. "
+                "Resize its embeddings, or take the tokenizer that it was trained with."
+            )
+
     def teacher_labels(self, config: PretrainedConfig, labels: list[str]) -> list[str]:
         return labels
 

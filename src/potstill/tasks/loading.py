@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from potstill.errors import ModelError
@@ -19,8 +20,8 @@ class explained:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError | ValueError | ImportError):
-            reason = str(error).strip().splitlines()[0]
+        if isinstance(error, OSError | ValueError | ImportError | SafetensorError):
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ModelError(f"{self._location}: cannot be loaded: {reason}") from error
 
 
@@ -31,6 +32,5 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     # Padding and truncation are set call by call and change no id.
     if content[1]:
         content[1] |= {"padding": None, "truncation": None}
-    if tokenizer.chat_template:
-        content.append(tokenizer.chat_template)
+    content += [tokenizer.chat_template, {name: str(token) for name, token in tokenizer.special_tokens_map.items()}]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

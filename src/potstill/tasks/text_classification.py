@@ -65,6 +65,9 @@ class TextClassification(Settings):
                 )
         return sorted(taught)
 
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
+        """Nothing to check: encoders are read by the tokenizer that lies beside them."""
+
     def teacher_labels(self, config: PretrainedConfig, labels: list[str]) -> list[str]:
         """The classes in the order of the logits of a teacher that brings its own head.
 
