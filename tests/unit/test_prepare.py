@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from potstill.data.near_copies import near_copies, normalised, shingles
 from potstill.data.prepare import DataSettings, prepare
-from potstill.data.rows import Row
+from potstill.data.rows import Row, read_rows
 from potstill.data.splits import stable_fraction, stable_order
 from potstill.errors import DataError
 from potstill.tasks import TextClassification
@@ -81,7 +81,7 @@ def test_held_out_rows_win_over_training_rows_and_labelled_rows_over_unlabelled(
         validation=[row("two"), row("One.")],
         train=[row("one"), row("two"), row("three", None), row("Three"), row("four"), row("   "), row("...", "y")],
     )
-    splits = prepare(FILES, tmp_path)
+    splits = prepare(FILES, tmp_path, read_rows)
     assert {name: [found.text for found in split.rows] for name, split in splits.items()} == {
         "test": ["one"],
         "validation": ["two"],
@@ -100,10 +100,10 @@ def test_training_rows_that_nearly_copy_a_held_out_row_are_dropped_and_counted(t
         validation=[row("something else entirely")],
         train=[row(text + " more"), row("unrelated words")],
     )
-    splits = prepare(FILES, tmp_path)
+    splits = prepare(FILES, tmp_path, read_rows)
     assert [found.text for found in splits["train"].rows] == ["unrelated words"]
     assert splits["train"].near_copies_dropped == 1
-    kept = prepare(FILES.model_copy(update={"near_copies": None}), tmp_path)
+    kept = prepare(FILES.model_copy(update={"near_copies": None}), tmp_path, read_rows)
     assert len(kept["train"].rows) == 2
 
 
@@ -115,25 +115,25 @@ def test_the_same_id_in_two_splits_is_refused(tmp_path: Path) -> None:
         train=[row("three", id="a")],
     )
     with pytest.raises(DataError, match=r'Duplicate id "a": in data\.test and data\.train'):
-        prepare(FILES, tmp_path)
+        prepare(FILES, tmp_path, read_rows)
 
 
 def test_a_held_out_row_without_label_is_refused(tmp_path: Path) -> None:
     corpus(tmp_path, test=[row("one", None, id="t1")], validation=[row("two")], train=[row("three")])
     with pytest.raises(DataError, match=r'data\.test: 1 of 1 rows have no label, first "t1"'):
-        prepare(FILES, tmp_path)
+        prepare(FILES, tmp_path, read_rows)
 
 
 def test_training_rows_without_any_label_are_refused(tmp_path: Path) -> None:
     corpus(tmp_path, test=[row("one")], validation=[row("two")], train=[row("three", None)])
     with pytest.raises(DataError, match=r"data\.train: no row is labelled"):
-        prepare(FILES, tmp_path)
+        prepare(FILES, tmp_path, read_rows)
 
 
 def test_a_split_left_empty_says_where_its_rows_went(tmp_path: Path) -> None:
     corpus(tmp_path, test=[row("one")], validation=[row("two")], train=[row("One"), row("two"), row(" ")])
     with pytest.raises(DataError, match=r"data\.train: 0 usable rows \(3 read: 1 blank, 2 duplicates\)"):
-        prepare(FILES, tmp_path)
+        prepare(FILES, tmp_path, read_rows)
 
 
 def test_one_class_is_refused_and_so_is_a_class_that_is_never_taught() -> None:
@@ -152,13 +152,13 @@ def test_shares_of_the_training_file_are_disjoint_and_stay_when_rows_are_added(t
     records += [row(f"unlabelled {number}", None) for number in range(50)]
     shares = DataSettings(train="train.jsonl", validation=0.1, test=0.2, near_copies=None)
     corpus(tmp_path, train=records)
-    before = {name: {r.text for r in split.rows} for name, split in prepare(shares, tmp_path).items()}
+    before = {name: {r.text for r in split.rows} for name, split in prepare(shares, tmp_path, read_rows).items()}
     assert not before["test"] & before["validation"] and not before["train"] & before["test"]
     assert set.union(*before.values()) == {record["text"] for record in records}
     assert 50 <= len(before["test"]) <= 110 and 15 <= len(before["validation"]) <= 55
     assert sum(text.startswith("unlabelled") for text in before["train"]) == 50
     corpus(tmp_path, train=[row(f"new {number}") for number in range(30)] + records[::-1])
-    after = {name: {r.text for r in split.rows} for name, split in prepare(shares, tmp_path).items()}
+    after = {name: {r.text for r in split.rows} for name, split in prepare(shares, tmp_path, read_rows).items()}
     for name, texts in before.items():
         assert texts <= after[name]
 

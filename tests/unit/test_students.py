@@ -1,5 +1,6 @@
 """Students: legal shapes, and first weights cut from the teacher."""
 
+import re
 from typing import Any
 
 import pytest
@@ -8,13 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, RobertaConfig
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    RobertaConfig,
+)
 from transformers import RobertaForSequenceClassification as Roberta
 
 from potstill.errors import ModelError
 from potstill.students import Copy, Random, Shrunk, copy_from_teacher, model_shape, student_config
 from potstill.students.copying import layer_map, principal_directions
-from potstill.tasks import TextClassification
+from potstill.tasks import CausalLM, TextClassification
 
 SIZES: dict[str, Any] = {
     "vocab_size": 50,
@@ -132,7 +142,7 @@ def test_defaults_halve_the_teacher_and_keep_the_size_of_a_head() -> None:
     sizes = (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.intermediate_size)
     assert sizes == (2, 12, 2, 24)
     assert (config.vocab_size, config.num_labels, config.model_type) == (50, 3, "bert")
-    shape = model_shape(config, 10, 5)
+    shape = model_shape(config, 10, 5, 3)
     assert (shape.layers, shape.width, shape.heads, shape.intermediate, shape.classes) == (2, 12, 2, 24, 3)
 
 
@@ -180,3 +190,44 @@ def test_a_parameter_that_the_teacher_has_not_is_named() -> None:
     student = TextClassification().new_model(student_config(bert.config, Shrunk()))
     with pytest.raises(ModelError, match=r"student parameter bert\..*: the teacher has no bert\.embeddings"):
         copy_from_teacher(student, roberta, Copy())
+
+
+DECODERS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+
+
+def decoder(family: str, **changes: Any) -> Any:
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 5}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    torch.manual_seed(1)
+    return CausalLM().new_model(DECODERS[family](**sizes | changes))
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_decoder_keeps_the_chosen_layers_and_all_else_as_it_is(family: str) -> None:
+    teacher = decoder(family)
+    settings = Shrunk(layers=3, width=16)
+    student = CausalLM().new_model(student_config(teacher.config, settings))
+    assert isinstance(settings.init, Copy)
+    copy_from_teacher(student, teacher, settings.init)
+    theirs = teacher.state_dict()
+    for name, tensor in student.state_dict().items():
+        # Layers 0, 2 and 4 of five.
+        source = re.sub(r"layers\.(\d)", lambda found: f"layers.{2 * int(found[1])}", name)
+        assert torch.equal(tensor, theirs[source]), name
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_decoder_of_the_teachers_size_is_its_exact_copy(family: str) -> None:
+    teacher = decoder(family, tie_word_embeddings=True).eval()
+    student = CausalLM().new_model(student_config(teacher.config, Shrunk(layers=5, width=16))).eval()
+    copy_from_teacher(student, teacher, Copy())
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(student(input_ids=ids).logits, teacher(input_ids=ids).logits)
+
+
+def test_the_kinds_of_layers_are_those_of_the_layers_that_are_kept() -> None:
+    kinds = ["full_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    teacher = decoder("qwen3", layer_types=kinds, use_sliding_window=True, sliding_window=4)
+    config = student_config(teacher.config, Shrunk(layers=3, width=16))
+    assert config.layer_types == ["full_attention"] * 3
