@@ -1,6 +1,6 @@
 """How near a language model is to its teacher and to the truth, token by token, without whole logits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from potstill.targets import Head
+from potstill.targets import HiddenTargets
 
 CHUNK = 64
 """Positions whose logits are held at a time."""
@@ -35,31 +35,42 @@ class TokenMeasures:
 
 @torch.inference_mode()
 def measure_tokens(
-    hidden: Float[Tensor, "positions width"],
-    head: Head,
-    teacher_hidden: Float[Tensor, "positions teacher_width"],
-    teacher_head: Head,
-    labels: Int[Tensor, "positions"],
-) -> TokenMeasures:
-    """Compare a model with its teacher and the true tokens at these positions."""
-    found: list[list[Tensor]] = []
+    models: Mapping[str, HiddenTargets], teacher: HiddenTargets, labels: Int[Tensor, "positions"]
+) -> dict[str, TokenMeasures]:
+    """Compare each model with the teacher and the true tokens at these positions."""
+    found: dict[str, list[list[Tensor]]] = {name: [] for name in models}
     for start in range(0, len(labels), CHUNK):
         rows = slice(start, start + CHUNK)
-        log_q = torch.log_softmax(head.logits(hidden[rows]), dim=1)
-        log_p = torch.log_softmax(teacher_head.logits(teacher_hidden[rows]), dim=1)
-        most, said = log_q.max(dim=1)
-        teacher_most, teacher_said = log_p.max(dim=1)
-        found.append(
-            [
-                -log_q.gather(1, labels[rows, None]).squeeze(1).double(),
-                said == labels[rows],
-                most.exp().double(),
-                (log_p.exp() * (log_p - log_q)).sum(dim=1).double(),
-                said == teacher_said,
-                (log_q.gather(1, teacher_said[:, None]).squeeze(1).exp() - teacher_most.exp()).double(),
-            ]
-        )
-    return TokenMeasures(*(torch.cat(column).cpu().numpy() for column in zip(*found, strict=True)))
+        log_p = _log_softmax(teacher, rows)
+        for name, model in models.items():
+            log_q = log_p if model is teacher else _log_softmax(model, rows)
+            found[name].append(_measured(log_q, log_p, labels[rows]))
+    return {
+        name: TokenMeasures(*(torch.cat(column).cpu().numpy() for column in zip(*chunks, strict=True)))
+        for name, chunks in found.items()
+    }
+
+
+def _log_softmax(model: HiddenTargets, rows: slice) -> Float[Tensor, "positions vocabulary"]:
+    return torch.log_softmax(model.head.logits(model.hidden[rows]), dim=1)
+
+
+def _measured(
+    log_q: Float[Tensor, "positions vocabulary"],
+    log_p: Float[Tensor, "positions vocabulary"],
+    labels: Int[Tensor, "positions"],
+) -> list[Tensor]:
+    """The fields of `TokenMeasures`, in their order."""
+    most, said = log_q.max(dim=1)
+    teacher_most, teacher_said = log_p.max(dim=1)
+    return [
+        -log_q.gather(1, labels[:, None]).squeeze(1).double(),
+        said == labels,
+        most.exp().double(),
+        (log_p.exp() * (log_p - log_q)).sum(dim=1).double(),
+        said == teacher_said,
+        (log_q.gather(1, teacher_said[:, None]).squeeze(1).exp() - teacher_most.exp()).double(),
+    ]
 
 
 def joined(parts: Sequence[TokenMeasures]) -> TokenMeasures:

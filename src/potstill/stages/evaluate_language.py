@@ -26,6 +26,7 @@ from potstill.records import (
     ModelEvaluation,
 )
 from potstill.run_dir import RunDir
+from potstill.signals import Batch
 from potstill.stages.common import Inputs, ModelFolder, estimate, parameters, speed_values
 from potstill.stages.findings import findings
 from potstill.targets import HiddenTargets
@@ -138,16 +139,19 @@ def _tokens(
         for index in range(len(rows.rows)):
             batch = rows.collate([index])
             labels = batch.labels[batch.mask].to(engine.device)
-            said = {name: teacher(batch).target for name, teacher in asked.items()}
-            reference = said["teacher"]
-            assert isinstance(reference, HiddenTargets)
-            for name, target in said.items():
-                assert isinstance(target, HiddenTargets)
-                parts[name].append(measure_tokens(target.hidden, target.head, reference.hidden, reference.head, labels))
+            said = {name: _states(teacher, batch) for name, teacher in asked.items()}
+            for name, measured in measure_tokens(said, said["teacher"], labels).items():
+                parts[name].append(measured)
             for identity in batch.ids:
                 example_of.extend([number[identity]] * rows.trained_positions[identity])
             advance(1)
     return {name: joined(each) for name, each in parts.items()}, np.array(example_of)
+
+
+def _states(teacher: FrozenTeacher, batch: Batch) -> HiddenTargets:
+    said = teacher(batch).target
+    assert isinstance(said, HiddenTargets)
+    return said
 
 
 def _model(

@@ -23,6 +23,7 @@ from potstill.labels import (
     Dense,
     Fitted,
     LabelSource,
+    LowRank,
     PositionEncoding,
     StoreWriter,
     bytes_per_position,
@@ -195,6 +196,8 @@ def _smallest_within(recipe: Recipe, sample: _Sample) -> Fitted | None:
         return bytes_per_position(encoding.columns(vocabulary, width, sample.temperatures))
 
     for encoding in sorted(CANDIDATES, key=size):
+        if isinstance(encoding, LowRank) and sample.head.soft_cap is not None:
+            continue  # not linear in the hidden state
         fitted = sample.fitted(encoding)
         if over_the_bound(recipe, fitted.errors) is None:
             return fitted
