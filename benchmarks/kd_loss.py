@@ -10,8 +10,6 @@ The floor is the matrix products of the dense contenders alone, in chunks of the
 """
 
 import argparse
-import ctypes
-import gc
 import importlib.util
 import re
 import statistics
@@ -32,6 +30,7 @@ from potstill.losses.chunked import CHUNK_BYTES, chunked_loss
 from potstill.losses.kernels import Kernels
 from potstill.losses.terms import HardTerm, SoftTerm, Term
 from potstill.targets import Head, HiddenTargets, Mass, Target, TopKTargets
+from resident import forget_peak, release_unused, resident_bytes
 
 HEAD, RANK = 32, 96
 KL = SoftTerm("soft_targets", ForwardKL(), 1.0, 1.0)
@@ -241,18 +240,11 @@ def present(name: str) -> bool:
 def peak_above_inputs(step: Callable[[], object]) -> int:
     """Peak resident bytes of one step above those before it."""
     step()  # compiles, and fills what is kept between steps
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-    before = _status("VmRSS")
+    release_unused()
+    forget_peak()
+    before = resident_bytes()
     step()
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> int:
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) * 1024
+    return resident_bytes(peak=True) - before
 
 
 def memory_of(name: str, sizes: list[int]) -> int:

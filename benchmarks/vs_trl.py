@@ -10,8 +10,6 @@ above what it had before the models were loaded (Linux). The cost of labelling i
 """
 
 import argparse
-import ctypes
-import gc
 import json
 import re
 import statistics
@@ -49,6 +47,7 @@ from potstill.tasks.causal_lm import ask_for_hidden_states, head_of
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 from potstill.training.loop import Job, ModelWithLoss, _adamw, _step, no_teacher
+from resident import release_unused, resident_bytes
 
 CPU = torch.device("cpu")
 ENCODINGS: dict[str, PositionEncoding] = {"top_k": TopK(), "low_rank": LowRank()}
@@ -258,17 +257,10 @@ CONTENDERS: dict[str, Callable[[Setup], list[float]]] = {
 
 def measured(setup: Setup, name: str) -> dict[str, Any]:
     """Step times and peak memory of a contender, in this process."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    before = _resident("VmRSS")
+    release_unused()
+    before = resident_bytes()
     taken = CONTENDERS[name](setup)[setup.warmup :]
-    return {"seconds": taken, "peak": _resident("VmHWM") - before}
-
-
-def _resident(field: str) -> int:
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) * 1024
+    return {"seconds": taken, "peak": resident_bytes(peak=True) - before}
 
 
 def in_a_process(arguments: list[str], name: str) -> dict[str, Any]:

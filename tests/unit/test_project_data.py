@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from potstill.data.near_copies import normalised
+from potstill.data.near_copies import normalised, without_near_copies
 from potstill.errors import DataError
 from potstill.progress import Progress
 from potstill.projects import python_code, support_chat
@@ -133,7 +133,9 @@ def test_near_copies_of_held_out_chats_are_dropped() -> None:
     held_out = [support_chat.Dialogue("one", ("Why is my internet so slow today?", answer))]
     copy = support_chat.Dialogue("two", ("why is my internet so slow today", answer.upper()))
     other = support_chat.Dialogue("three", ("How far is the moon from here?", "About a quarter of a million miles."))
-    assert support_chat.without_near_copies([copy, other], held_out) == [other]
+    assert without_near_copies(
+        [copy, other], held_out, jaccard=support_chat.JACCARD, shingle_words=support_chat.SHINGLE_WORDS
+    ) == [other]
 
 
 @pytest.mark.parametrize("name", ["chatterbot_corpus", "chitchat_dataset"])

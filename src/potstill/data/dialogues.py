@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from potstill.data.rows import OWN_ID, Columns, read_records, string_in, text_id
+from potstill.data.rows import Columns, read_each, string_in, text_id
 from potstill.errors import DataError
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -88,18 +88,7 @@ def read_dialogues(path: Path, columns: Columns) -> list[Example]:
     Raises:
         DataError: the file, or the first bad row in it, by line or row number.
     """
-    examples: list[Example] = []
-    seen: dict[str, tuple[str, Example]] = {}
-    for place, record in read_records(path):
-        example = _Reader(path, place, columns).example(record)
-        # As for labelled rows: stored labels are found by id, so an id stands for one content.
-        first_place, first = seen.setdefault(example.id, (place, example))
-        if first != example:
-            raise DataError(f'{path}: Duplicate id "{example.id}": {first_place}, {place}. {OWN_ID}')
-        examples.append(example)
-    if not examples:
-        raise DataError(f"{path}: 0 rows. Nothing written.")
-    return examples
+    return read_each(path, lambda place, record: _Reader(path, place, columns).example(record), lambda example: example)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import Protocol, TypeVar, runtime_checkable
 
 from potstill.progress import Advance, unseen
 
@@ -28,6 +29,34 @@ def shingles(text: str, size: int) -> set[int]:
     runs = range(max(1, len(words) - size + 1))
     # Not hash(), whose values differ from process to process.
     return {int.from_bytes(blake2b(" ".join(words[i : i + size]).encode(), digest_size=8).digest()) for i in runs}
+
+
+@runtime_checkable
+class HasText(Protocol):
+    @property
+    def text(self) -> str: ...
+
+
+R = TypeVar("R", bound=HasText)
+
+
+def without_near_copies(
+    rows: Sequence[R],
+    held_out: Sequence[HasText],
+    *,
+    jaccard: float,
+    shingle_words: int,
+    advance: Advance = unseen,
+) -> list[R]:
+    """The rows whose text is no near-copy of a held-out one. `advance` counts `rows`."""
+    copies = near_copies(
+        [row.text for row in rows],
+        [row.text for row in held_out],
+        jaccard=jaccard,
+        shingle_words=shingle_words,
+        advance=advance,
+    )
+    return [row for number, row in enumerate(rows) if number not in copies]
 
 
 def near_copies(

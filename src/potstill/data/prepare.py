@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from potstill.data.near_copies import near_copies, normalised
+from potstill.data.near_copies import normalised, without_near_copies
 from potstill.data.rows import OWN_ID, Columns, DataRow, rows_fingerprint
 from potstill.data.splits import stable_fraction
 from potstill.errors import DataError
@@ -127,21 +127,16 @@ def _without_duplicates(splits: dict[str, Split]) -> dict[str, Split]:
 
 
 def _without_near_copies(splits: dict[str, Split], settings: NearCopies, progress: Progress) -> dict[str, Split]:
-    held_out = [row.text for name in ("test", "validation") for row in splits[name].rows]
+    held_out = [row for name in ("test", "validation") for row in splits[name].rows]
     taught = [name for name in ("train", "adapt") if name in splits]
     result = dict(splits)
     with progress.task("near-copies", sum(len(splits[name].rows) for name in taught), "rows") as advance:
         for name in taught:
             rows = splits[name].rows
-            copies = near_copies(
-                [row.text for row in rows],
-                held_out,
-                jaccard=settings.jaccard,
-                shingle_words=settings.shingle_words,
-                advance=advance,
+            kept = without_near_copies(
+                rows, held_out, jaccard=settings.jaccard, shingle_words=settings.shingle_words, advance=advance
             )
-            kept = [row for number, row in enumerate(rows) if number not in copies]
-            result[name] = replace(splits[name], rows=kept, near_copies_dropped=len(copies))
+            result[name] = replace(splits[name], rows=kept, near_copies_dropped=len(rows) - len(kept))
     return result
 
 

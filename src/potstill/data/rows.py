@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from potstill.errors import DataError
 from potstill.settings import Settings
@@ -55,6 +55,9 @@ class DataRow(Protocol):
         ...
 
 
+R = TypeVar("R", bound=DataRow)
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     id: str
@@ -76,14 +79,24 @@ def read_rows(path: Path, columns: Columns) -> list[Row]:
     Raises:
         DataError: the file, or the first bad row in it, by line or row number.
     """
-    rows: list[Row] = []
-    seen: dict[str, tuple[str, Row]] = {}
+    return read_each(path, lambda place, record: _row(path, place, record, columns), lambda row: row.text)
+
+
+def read_each(path: Path, row_of: Callable[[str, Any], R], stands_for: Callable[[R], object]) -> list[R]:
+    """What `row_of` makes of each record of a file, in its order, from its place and the record.
+
+    Labels are found by id, so an id of two contents would give one of them the labels of the other. The same content
+    again is a duplicate, and dropping those is left to who prepares the data.
+
+    Raises:
+        DataError: no rows, or an id that stands for two contents.
+    """
+    rows: list[R] = []
+    seen: dict[str, tuple[str, R]] = {}
     for place, record in read_records(path):
-        row = _row(path, place, record, columns)
-        # Labels are found by id, so an id of two texts would give one of them the labels of the other. The same
-        # text again is a duplicate, and dropping those is left to who prepares the data.
+        row = row_of(place, record)
         first_place, first = seen.setdefault(row.id, (place, row))
-        if first.text != row.text:
+        if stands_for(first) != stands_for(row):
             raise DataError(f'{path}: Duplicate id "{row.id}": {first_place}, {place}. {OWN_ID}')
         rows.append(row)
     if not rows:

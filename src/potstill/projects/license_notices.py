@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from potstill.data.near_copies import near_copies, normalised
+from potstill.data.near_copies import normalised, without_near_copies
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
@@ -74,7 +74,10 @@ def write(folder: Path, progress: Progress) -> list[str]:
     held_out = [*test, *validation]
     rest = ordered[len(held_out) :]
     with progress.task("looking for near-copies", len(rest) + len(others), "notices") as advance:
-        clean, clean_others = _without_near_copies(held_out, rest, others, advance)
+        clean, clean_others = (
+            without_near_copies(part, held_out, jaccard=JACCARD, shingle_words=SHINGLE_WORDS, advance=advance)
+            for part in (rest, others)
+        )
     adapt, after = clean[:ADAPT_ROWS], clean[ADAPT_ROWS:]
     labelled, unlabelled = after[:LABELLED_ROWS], after[LABELLED_ROWS:]
     pool = [*unlabelled, *stable_order(clean_others, lambda rule: rule.id, salt=SALT)]
@@ -165,22 +168,6 @@ def select(rules: Sequence[Rule]) -> tuple[list[str], list[Rule], list[Rule]]:
     classes = {licence for licence, count in counts.items() if count >= MIN_CLASS_ROWS}
     chosen = [rule for rule in rules if rule.licence in classes]
     return sorted(classes), chosen, [rule for rule in rules if rule.licence not in classes]
-
-
-def _without_near_copies(
-    held_out: Sequence[Rule], rest: Sequence[Rule], others: Sequence[Rule], advance: Advance
-) -> tuple[list[Rule], list[Rule]]:
-    copies = near_copies(
-        [rule.text for rule in (*rest, *others)],
-        [rule.text for rule in held_out],
-        jaccard=JACCARD,
-        shingle_words=SHINGLE_WORDS,
-        advance=advance,
-    )
-    return (
-        [rule for number, rule in enumerate(rest) if number not in copies],
-        [rule for number, rule in enumerate(others, start=len(rest)) if number not in copies],
-    )
 
 
 def _lines(rules: Sequence[Rule], *, labelled: bool = True) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from potstill.data.near_copies import near_copies, normalised
+from potstill.data.near_copies import normalised, without_near_copies
 from potstill.data.splits import stable_fraction, stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
@@ -101,7 +101,7 @@ def write(folder: Path, progress: Progress, *, modules: Collection[str] | None =
     for function in ordered:
         sides[_side(function.module)].append(function)
     test, validation = _varied(sides["test"], TEST_ROWS), _varied(sides["validation"], VALIDATION_ROWS)
-    full = _without_near_copies(sides["train"], [*test, *validation])
+    full = without_near_copies(sides["train"], [*test, *validation], jaccard=JACCARD, shingle_words=SHINGLE_WORDS)
     splits = {"test": test, "validation": validation, "train": _varied(full, TRAIN_ROWS), "train-full": full}
     for name, rows in splits.items():
         if not rows:
@@ -222,16 +222,6 @@ def _varied(functions: Sequence[Function], count: int) -> list[Function]:
             taken[function.module] += 1
             chosen.append(function)
     return chosen
-
-
-def _without_near_copies(functions: Sequence[Function], held_out: Sequence[Function]) -> list[Function]:
-    copies = near_copies(
-        [function.text for function in functions],
-        [function.text for function in held_out],
-        jaccard=JACCARD,
-        shingle_words=SHINGLE_WORDS,
-    )
-    return [function for number, function in enumerate(functions) if number not in copies]
 
 
 def _summary(functions: Sequence[Function]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from potstill.data.near_copies import near_copies, normalised
+from potstill.data.near_copies import normalised, without_near_copies
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
@@ -128,7 +128,9 @@ def write(folder: Path, progress: Progress) -> list[str]:
     helped, chatted = helped[HELP_TEST:], chatted[CHAT_TEST:]
     validation = _shuffled(helped[:HELP_VALIDATION], chatted[:CHAT_VALIDATION])
     rest = (helped[HELP_VALIDATION:], chatted[CHAT_VALIDATION:])
-    taught_help, taught_chats = (without_near_copies(part, [*test, *validation]) for part in rest)
+    taught_help, taught_chats = (
+        without_near_copies(part, [*test, *validation], jaccard=JACCARD, shingle_words=SHINGLE_WORDS) for part in rest
+    )
     splits = {
         "test": test,
         "validation": validation,
@@ -223,17 +225,6 @@ def longest_part(turns: Sequence[str]) -> list[str]:
         if end - start >= max(MIN_TURNS, len(best) + 1) and len(turns[start + 1].split()) >= MIN_ANSWER_WORDS:
             best = list(turns[start:end])
     return best
-
-
-def without_near_copies(dialogues: Sequence[Dialogue], held_out: Sequence[Dialogue]) -> list[Dialogue]:
-    """Those that copy no held-out one, even nearly."""
-    copies = near_copies(
-        [dialogue.text for dialogue in dialogues],
-        [dialogue.text for dialogue in held_out],
-        jaccard=JACCARD,
-        shingle_words=SHINGLE_WORDS,
-    )
-    return [dialogue for number, dialogue in enumerate(dialogues) if number not in copies]
 
 
 def _opens(turn: str) -> bool:

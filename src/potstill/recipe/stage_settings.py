@@ -68,7 +68,8 @@ class LabelSettings(Settings):
     """The grid that a compressed encoding must serve; dense labels serve every temperature."""
     max_kl: Positive | None = 0.25
     """For language models: the KL in nats from the teacher to its stored labels that labelling accepts, at every
-    temperature that the losses use. A student that learnt the labels perfectly would still be that far away."""
+    temperature that the losses use. A student that learnt the labels perfectly would still be that far away. Sampled
+    labels are no distribution and are not judged. Null accepts any error."""
     fit_positions: Count = 3000
     """Positions that an encoding is fitted on, and a third as many on which its error is measured."""
     precision: Precision = "auto"

@@ -3,20 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data.prepare import Split, prepare
 from potstill.locations import local_folder, resolve
 from potstill.losses import HardLabels, MixedLoss
-from potstill.measure import quality
-from potstill.measure.speed import Speed
 from potstill.progress import Progress
 from potstill.recipe import Recipe
-from potstill.records import AdaptRecord, Estimate
+from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, atomic_folder, file_digest, fingerprint, folder_files
 from potstill.schedules import Constant
 from potstill.tasks.loading import tokenizer_fingerprint
@@ -109,29 +104,6 @@ def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
 def true_labels() -> MixedLoss:
     """Cross-entropy with the true labels alone."""
     return MixedLoss([HardLabels(weight=Constant(value=1.0)).build()])
-
-
-def parameters(recipe: Recipe, model: PreTrainedModel) -> tuple[int, int]:
-    """All parameters of a model, and those that are no embeddings."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    return total, total - recipe.task.embedding_parameters(model)
-
-
-def speed_values(speed: Speed) -> dict[str, Any]:
-    """A measured speed in the names of a `ModelEvaluation`."""
-    return {
-        "latency_p50_ms": speed.latency_p50_ms,
-        "latency_p95_ms": speed.latency_p95_ms,
-        "latency_p99_ms": speed.latency_p99_ms,
-        "throughput_per_s": speed.throughput_per_s,
-        "peak_memory_bytes": speed.peak_memory_bytes,
-    }
-
-
-def estimate(values: npt.NDArray[np.float64]) -> Estimate:
-    """The value on the sample, the first of `values`, with the 95 % interval over the resamples."""
-    value, low, high = quality.interval(values)
-    return Estimate(value=value, low=low, high=high)
 
 
 def model_digest(folder: Path) -> str:

@@ -28,7 +28,8 @@ from potstill.records import (
     TrainRecord,
 )
 from potstill.run_dir import RunDir
-from potstill.stages.common import Inputs, ModelFolder, estimate, parameters, speed_values, teacher_folder
+from potstill.stages.common import Inputs, ModelFolder, teacher_folder
+from potstill.stages.compared import estimate, headline, pairs, parameters, speed_values
 from potstill.stages.evaluate_language import evaluate_language
 from potstill.stages.findings import findings
 from potstill.stages.plan import adapt_split
@@ -103,24 +104,11 @@ def _evaluate(
         for name in folders
         if name != "teacher"
     }
-    pairs = [("student", "teacher"), ("student", "baseline"), ("baseline", "teacher")]
-    comparisons = [
-        _comparison(of, against, right, accuracy, macro_f1)
-        for of, against in pairs
-        if of in folders and against in folders
-    ]
-    teacher, student = models["teacher"], models["student"]
-    gain = next((c.accuracy_points for c in comparisons if (c.of, c.against) == pairs[1]), None)
+    comparisons = [_comparison(of, against, right, accuracy, macro_f1) for of, against in pairs(folders)]
     record = EvaluateRecord(
         primary_metric=recipe.task.primary_metric,
         test_rows=len(test),
         models=models,
-        retention=estimate(accuracy["student"] / np.maximum(accuracy["teacher"], 1e-12)),
-        drop_points=estimate(100 * (accuracy["teacher"] - accuracy["student"])),
-        speedup=teacher.latency_p50_ms / student.latency_p50_ms,
-        throughput_ratio=student.throughput_per_s / teacher.throughput_per_s,
-        size_ratio=teacher.size_bytes / student.size_bytes,
-        gain_over_baseline_points=gain,
         agreement=agreement,
         comparisons=comparisons,
         floors=_floors(run, recipe, inputs, truth) if recipe.evaluate.floor else {},
@@ -135,6 +123,7 @@ def _evaluate(
             batch_size_throughput=recipe.evaluate.batch_size,
         ),
         findings=[],
+        **headline(models, accuracy, comparisons),
     )
     return record.model_copy(update={"findings": findings(record)})
 

@@ -27,14 +27,14 @@ from potstill.records import (
 )
 from potstill.run_dir import RunDir
 from potstill.signals import Batch
-from potstill.stages.common import Inputs, ModelFolder, estimate, parameters, speed_values
+from potstill.stages.common import Inputs, ModelFolder
+from potstill.stages.compared import estimate, headline, pairs, parameters, speed_values
 from potstill.stages.findings import findings
 from potstill.targets import HiddenTargets
 from potstill.tasks import CausalLM
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
-PAIRS = (("student", "teacher"), ("student", "baseline"), ("baseline", "teacher"))
 SHOWN_CHARACTERS = 600
 UNTRAINED = "untrained"
 
@@ -91,20 +91,12 @@ def evaluate_language(
         name: _model(tokens[name], accuracy[name], speed[name], folder, counts[name], teacher=name == "teacher")
         for name, folder in folders.items()
     }
-    comparisons = [_comparison(of, against, tokens, accuracy) for of, against in PAIRS if {of, against} <= set(folders)]
-    teacher, student = found["teacher"], found["student"]
-    gain = next((each.accuracy_points for each in comparisons if (each.of, each.against) == PAIRS[1]), None)
+    comparisons = [_comparison(of, against, tokens, accuracy) for of, against in pairs(folders)]
     record = EvaluateRecord(
         primary_metric=recipe.task.primary_metric,
         test_rows=len(test),
         test_tokens=len(example_of),
         models=found,
-        retention=estimate(accuracy["student"] / np.maximum(accuracy["teacher"], 1e-12)),
-        drop_points=estimate(100 * (accuracy["teacher"] - accuracy["student"])),
-        speedup=teacher.latency_p50_ms / student.latency_p50_ms,
-        throughput_ratio=student.throughput_per_s / teacher.throughput_per_s,
-        size_ratio=teacher.size_bytes / student.size_bytes,
-        gain_over_baseline_points=gain,
         agreement={name: _agreement(tokens, name, drawn) for name in folders if name != "teacher"},
         comparisons=comparisons,
         floors={},
@@ -123,6 +115,7 @@ def evaluate_language(
             batch_size_throughput=1,
         ),
         findings=[],
+        **headline(found, accuracy, comparisons),
     )
     return record.model_copy(update={"findings": findings(record)})
 

@@ -6,11 +6,11 @@ from potstill.settings import Settings
 
 
 class PretrainedTeacher(Settings):
-    """A Hugging Face model. Weights are read from safetensors alone."""
+    """A Hugging Face model. Weights are read from safetensors, or for language models from a GGUF file."""
 
     kind: Literal["pretrained"] = "pretrained"
     model: str
-    """A folder, a hub id, or `pkg:package/path` for a model inside an installed package."""
+    """A folder, a .gguf file, a hub id, or `pkg:package/path` for a model inside an installed package."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     trust_remote_code: bool = False

@@ -1,0 +1,62 @@
+"""Models side by side: what the evaluations of all tasks say of teacher, student and baseline alike."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedModel
+
+from potstill.measure import quality
+from potstill.measure.speed import Speed
+from potstill.recipe import Recipe
+from potstill.records import Comparison, Estimate, ModelEvaluation
+
+OVER_BASELINE = ("student", "baseline")
+_PAIRS = (("student", "teacher"), OVER_BASELINE, ("baseline", "teacher"))
+
+
+def pairs(names: Mapping[str, object]) -> list[tuple[str, str]]:
+    """The pairs of these models that are compared, the first against the second."""
+    return [pair for pair in _PAIRS if set(pair) <= set(names)]
+
+
+def headline(
+    models: Mapping[str, ModelEvaluation],
+    accuracy: Mapping[str, npt.NDArray[np.float64]],
+    comparisons: Sequence[Comparison],
+) -> dict[str, Any]:
+    """The fields of an `EvaluateRecord` that set the student against teacher and baseline."""
+    teacher, student = models["teacher"], models["student"]
+    gain = next((each.accuracy_points for each in comparisons if (each.of, each.against) == OVER_BASELINE), None)
+    return {
+        "retention": estimate(accuracy["student"] / np.maximum(accuracy["teacher"], 1e-12)),
+        "drop_points": estimate(100 * (accuracy["teacher"] - accuracy["student"])),
+        "speedup": teacher.latency_p50_ms / student.latency_p50_ms,
+        "throughput_ratio": student.throughput_per_s / teacher.throughput_per_s,
+        "size_ratio": teacher.size_bytes / student.size_bytes,
+        "gain_over_baseline_points": gain,
+    }
+
+
+def parameters(recipe: Recipe, model: PreTrainedModel) -> tuple[int, int]:
+    """All parameters of a model, and those that are no embeddings."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return total, total - recipe.task.embedding_parameters(model)
+
+
+def speed_values(speed: Speed) -> dict[str, Any]:
+    """A measured speed in the names of a `ModelEvaluation`."""
+    return {
+        "latency_p50_ms": speed.latency_p50_ms,
+        "latency_p95_ms": speed.latency_p95_ms,
+        "latency_p99_ms": speed.latency_p99_ms,
+        "throughput_per_s": speed.throughput_per_s,
+        "peak_memory_bytes": speed.peak_memory_bytes,
+    }
+
+
+def estimate(values: npt.NDArray[np.float64]) -> Estimate:
+    """The value on the sample, the first of `values`, with the 95 % interval over the resamples."""
+    value, low, high = quality.interval(values)
+    return Estimate(value=value, low=low, high=high)
