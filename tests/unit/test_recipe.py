@@ -305,3 +305,36 @@ def test_any_text_is_a_recipe_or_a_recipe_error(
             assert load_recipe(path, overrides).task is not None
         except RecipeError as error:
             assert str(error)
+
+
+def test_a_wrong_member_does_not_make_its_list_too_short(load: Any) -> None:
+    with pytest.raises(RecipeError, match=r"1 problem\(s\)") as caught:
+        load(BASE + "losses: [{kind: soft_targets, divergence: forwrd_kl}]\n")
+    assert "did you mean forward_kl?" in str(caught.value) and "at least 1 item" not in str(caught.value)
+    with pytest.raises(RecipeError, match=r"losses: .*at least 1 item"):
+        load(BASE + "losses: []\n")
+
+
+LANGUAGE = BASE.replace("kind: text_classification", "kind: causal_lm")
+
+
+def test_a_language_model_matches_the_distribution_unless_told_otherwise(load: Any) -> None:
+    assert LANGUAGE != BASE
+    recipe = load(LANGUAGE)
+    (soft,) = recipe.losses
+    assert (soft.kind, soft.weight.value, soft.temperature.value) == ("soft_targets", 1.0, 1.0)
+    assert recipe.encoding.kind == "low_rank" and recipe.temperatures_used == (1.0, 1.0)
+    soft, hard = load(LANGUAGE + "train: {alpha: 0.9}\n").weighted_losses()
+    assert (soft.weight.value, hard.weight.value) == (0.9, pytest.approx(0.1)) and soft.temperature.value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("label: {encoding: {kind: auto}, max_kl: null}\n", r"auto chooses by label\.max_kl, which is null"),
+        ("label: {encoding: {kind: dense}}\n", "dense does not fit causal_lm; use auto, low_rank"),
+    ],
+)
+def test_an_encoding_that_cannot_serve_a_language_model_is_refused(load: Any, more: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load(LANGUAGE + more)

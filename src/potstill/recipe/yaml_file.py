@@ -35,8 +35,19 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(problem, values, document) for problem in error.errors()]
+        problems = [_explain(problem, values, document) for problem in _causes(error.errors())]
         raise RecipeError("\n".join([f"{path}: {len(problems)} problem(s)", *dict.fromkeys(problems)])) from None
+
+
+def _causes(found: Sequence[Any]) -> list[Any]:
+    """The problems without those that only follow from others: a list is not too short because a member is wrong."""
+    places = [tuple(problem["loc"]) for problem in found]
+
+    def follows(problem: Any, place: tuple[Any, ...]) -> bool:
+        inside = (other for other in places if other != place and other[: len(place)] == place)
+        return problem["type"] == "too_short" and any(inside)
+
+    return [problem for problem, place in zip(found, places, strict=True) if not follows(problem, place)]
 
 
 def dump_recipe(recipe: Recipe) -> str:
