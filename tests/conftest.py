@@ -72,6 +72,10 @@ def write_rows(path: Path, count: int, *, seed: int, labelled: int | None = None
 
 @pytest.fixture
 def project(tmp_path: Path, teacher_folder: Path) -> Path:
+    return make_project(tmp_path, teacher_folder)
+
+
+def make_project(tmp_path: Path, teacher_folder: Path) -> Path:
     """A folder with a recipe and data; everything in it runs in seconds."""
     (tmp_path / "data").mkdir()
     write_rows(tmp_path / "data/adapt.jsonl", 120, seed=1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+
+from tests.conftest import make_project
 
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
 
@@ -43,10 +46,17 @@ def wait_for_checkpoint(process: subprocess.Popen[str], stage: Path) -> None:
         time.sleep(0.002)  # polling: a process can only be seen from outside by what it leaves on disk
 
 
-@pytest.fixture
-def finished(project: Path) -> Path:
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> Path:
+    project = make_project(tmp_path_factory.mktemp("finished"), teacher_folder)
     potstill("run", project / "recipe.yaml", "--out", project / "run")
     return project
+
+
+@pytest.fixture
+def finished(finished_once: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run: what counts is what lies in it, not where it lies."""
+    return Path(shutil.copytree(finished_once, tmp_path / "copy"))
 
 
 def test_a_run_leaves_records_with_the_promised_names_and_a_student_that_transformers_loads(finished: Path) -> None:
