@@ -16,6 +16,7 @@ from potstill.stages.gate import gate
 from potstill.stages.label import label
 from potstill.stages.plan import plan
 from potstill.stages.report import environment, report
+from potstill.stages.respond import respond
 from potstill.stages.train import train_baseline, train_student
 from potstill.training.engine import Engine, start_engine
 
@@ -28,6 +29,8 @@ def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[
     inputs = read_inputs(recipe, base, run.progress)
     yield "plan", (planned := plan(run, recipe, inputs))
     yield "adapt", (teacher := adapt(run, recipe, inputs, engine))
+    # The rows to learn from here on are those that the teacher wrote, where it does.
+    inputs, responses = respond(run, recipe, inputs, teacher, engine)
     yield "label", (labels := label(run, recipe, inputs, teacher, engine))
     student = train_student(run, recipe, inputs, teacher, labels, engine)
     baseline = train_baseline(run, recipe, inputs, teacher, engine)
@@ -35,7 +38,7 @@ def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[
     yield "evaluate", (measured := evaluate(run, recipe, inputs, teacher, student, baseline, engine))
     yield "gate", (verdict := gate(run, recipe, measured))
     yield "export", (exported := export(run, recipe, inputs, student, verdict, engine))
-    finished = FinishedRun(planned, teacher, labels, student, baseline, measured, verdict, exported)
+    finished = FinishedRun(planned, teacher, labels, student, baseline, measured, verdict, exported, responses)
     yield "report", report(run, recipe, finished)
 
 

@@ -74,6 +74,8 @@ class PlanRecord(Record):
     steps: int
     adapt_steps: int
     label_store_bytes: int
+    responses_to_write: int = 0
+    """Where there are some, the tokens and steps of train, and all sizes, are the greatest that are possible."""
     disk_bytes: int
     disk_free_bytes: int
     warnings: list[str]
@@ -91,6 +93,20 @@ class AdaptRecord(Record):
     best_step: int = 0
     best_validation_loss: float | None = None
     best_validation_accuracy: float | None = None
+
+
+class ResponsesRecord(Record):
+    """What the teacher wrote for the student to learn."""
+
+    written: int
+    tokens: int
+    cut: int
+    """Responses that did not end within the greatest length."""
+    kept: int
+    """Rows that stay as they were given."""
+    prompts_dropped: int
+    """They leave no room for a response."""
+    tokens_per_s: float
 
 
 class LabelFidelity(Part):
@@ -255,6 +271,8 @@ class EvaluateRecord(Record):
     measurement: Measurement
     findings: list[str]
     test_tokens: int | None = None
+    learnt_from: Literal["given", "generated"] = "given"
+    """Of a language model: who wrote the responses that student and baseline learnt."""
     kl_gain_over_baseline: Estimate | None = None
     """KL from the teacher in nats a token, the baseline's minus the student's."""
     loss_gain_over_baseline: Estimate | None = None
@@ -306,3 +324,4 @@ class FinishedRun:
     evaluation: EvaluateRecord
     gate: GateRecord
     export: ExportRecord
+    responses: ResponsesRecord | None = None

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from potstill.data.chat_template import Chat, SpecialTokens, Turn, ids_after, token_ids
 from potstill.data.dialogues import Completion, Conversation, Example, PlainText
 from potstill.data.rows import OWN_ID
+from potstill.data.written import Written
 from potstill.errors import DataError, ModelError
 
 FIRST_DROPPED = 5
@@ -123,6 +124,8 @@ class ChatTokens:
             parts = [[self._completion(example)]]
         elif isinstance(example, PlainText):
             parts = [[turn] for turn in self._windows(example)]
+        elif isinstance(example, Written):
+            parts = [[Turn(example.prompt.tolist(), example.response.tolist())]]
         else:
             chat = Chat(example, self.tokenizer, self._special_tokens)
             parts = chat.examples(last_only=self.train_on == "last_turn")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from potstill.data.rows import Columns, read_each, string_in, text_id
+from potstill.data.written import Written
 from potstill.errors import DataError
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -79,7 +80,7 @@ class PlainText:
         return [self.id, self.text]
 
 
-Example: TypeAlias = Conversation | Completion | PlainText
+Example: TypeAlias = Conversation | Completion | PlainText | Written
 
 
 def read_dialogues(path: Path, columns: Columns) -> list[Example]:

@@ -68,8 +68,12 @@ Read = Callable[[Path, Columns], Sequence[DataRow]]
 """How a task reads the rows of a file."""
 
 
-def prepare(settings: DataSettings, base: Path, read: Read, progress: Progress | None = None) -> dict[str, Split]:
+def prepare(
+    settings: DataSettings, base: Path, read: Read, progress: Progress | None = None, *, all_open: bool = False
+) -> dict[str, Split]:
     """The splits `train`, `validation`, `test` and, where the recipe has one, `adapt`.
+
+    With `all_open`, train may be without a single label.
 
     Raises:
         DataError: a file or row that cannot be used, a held-out row without label, or a split left empty.
@@ -81,7 +85,7 @@ def prepare(settings: DataSettings, base: Path, read: Read, progress: Progress |
     if settings.near_copies:
         splits = _without_near_copies(splits, settings.near_copies, progress or Progress())
     for name, split in splits.items():
-        _check(name, split)
+        _check(name, split, all_open=all_open)
     _check_unique_ids(splits)
     return splits
 
@@ -140,7 +144,7 @@ def _without_near_copies(splits: dict[str, Split], settings: NearCopies, progres
     return result
 
 
-def _check(name: str, split: Split) -> None:
+def _check(name: str, split: Split, *, all_open: bool) -> None:
     if not split.rows:
         dropped = {
             "blank": split.blank_dropped,
@@ -155,7 +159,7 @@ def _check(name: str, split: Split) -> None:
             f'data.{name}: {len(missing)} of {len(split.rows)} rows have no label, first "{missing[0]}". '
             f"Every row of {name} needs one; only train may hold unlabelled rows."
         )
-    if name == "train" and len(missing) == len(split.rows):
+    if name == "train" and len(missing) == len(split.rows) and not all_open:
         raise DataError("data.train: no row is labelled. The hard-label loss and the baseline need some labelled rows.")
 
 

@@ -23,6 +23,11 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
         )
         if split.tokens is not None:
             yield f"{'':12} {split.tokens.tokens:7,} tokens, {split.tokens.trained_tokens:,} of them in responses"
+    if plan.responses_to_write:
+        yield (
+            f"{'responses':12} {plan.responses_to_write:7,} for the teacher to write; tokens and steps of train, and "
+            "all sizes, are the most that can come of it"
+        )
     if plan.labels:
         yield f"{'classes':12} {len(plan.labels):7,}"
     yield f"{'teacher':12} {_shape(plan.teacher)}; adapted in {plan.adapt_steps:,} steps"

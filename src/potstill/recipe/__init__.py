@@ -21,6 +21,7 @@ from potstill.settings import Settings
 from potstill.students import AnyStudent, Shrunk
 from potstill.tasks import AnyTask, CausalLM
 from potstill.teachers import AnyTeacher
+from potstill.teachers.responses import Generated
 
 __all__ = [
     "AdaptSettings",
@@ -72,6 +73,12 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _only_language_models_write(self) -> "Recipe":
+        if self.writes_responses and not isinstance(self.task, CausalLM):
+            raise ValueError(f"label.responses: generated does not fit {self.task.kind}; use given.")
+        return self
+
+    @model_validator(mode="after")
     def _the_grid_covers_the_losses(self) -> "Recipe":
         if isinstance(self.encoding, Dense):
             return self
@@ -89,6 +96,11 @@ class Recipe(Settings):
         if isinstance(self.encoding, Sampled) and (low, high) != (1, 1):
             raise ValueError("label.encoding: sampled serves temperature 1 alone, and the losses use another.")
         return self
+
+    @property
+    def writes_responses(self) -> bool:
+        """Whether the teacher writes what the student learns."""
+        return isinstance(self.label.responses, Generated)
 
     @property
     def encoding(self) -> AskedEncoding:

@@ -7,6 +7,7 @@ from pydantic import Field
 from potstill.labels import AskedEncoding
 from potstill.schedules import Schedule
 from potstill.settings import Settings
+from potstill.teachers.responses import AnyResponses, Given
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -59,6 +60,8 @@ class AdaptSettings(OptimiserSettings):
 class LabelSettings(Settings):
     """One pass of the frozen teacher over all rows that the student is trained on."""
 
+    responses: AnyResponses = Given()
+    """For language models: what the student learns to say, and the teacher is asked about."""
     encoding: AskedEncoding | None = None
     """By default all logits of a row for classification, and low_rank for language models."""
     batch_size: Count = 64

@@ -1,12 +1,14 @@
 """What several stages need: the prepared data of a run, and its models by role."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data.prepare import Split, prepare
+from potstill.data.rows import DataRow
+from potstill.errors import DataError
 from potstill.locations import local_folder, resolve
 from potstill.losses import HardLabels, MixedLoss
 from potstill.progress import Progress
@@ -41,14 +43,18 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
         DataError: rows that cannot be used.
         ModelError: no such teacher, or one whose classes are not those of the data.
     """
-    splits = prepare(recipe.data, base, recipe.task.read, progress)
+    splits = prepare(recipe.data, base, recipe.task.read, progress, all_open=recipe.writes_responses)
     teacher = recipe.teacher
     location = resolve(_relative_to(base, teacher.model))
     where = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
     config = recipe.task.load_config(location, **where)
     tokenizer = recipe.task.load_tokenizer(location, **where)
     recipe.task.check_tokenizer(tokenizer, config)
-    labels = recipe.task.label_names({name: split.rows for name, split in splits.items()})
+    said = {name: split.rows for name, split in splits.items()}
+    if recipe.writes_responses:
+        _check_adapt(recipe, said)
+        del said["train"]
+    labels = recipe.task.label_names(said)
     if recipe.adapt is None:
         labels = recipe.task.teacher_labels(config, labels)
     return Inputs(
@@ -60,6 +66,14 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
         tokenizer=tokenizer,
         tokenizer_digest=tokenizer_fingerprint(tokenizer),
     )
+
+
+def _check_adapt(recipe: Recipe, splits: Mapping[str, Sequence[DataRow]]) -> None:
+    if recipe.adapt and "adapt" not in splits and not any(row.labelled for row in splits["train"]):
+        raise DataError(
+            "adapt: no row of data.train has a response that the teacher could be adapted to. Give data.adapt, or "
+            "leave adapt out."
+        )
 
 
 def load_teacher(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:

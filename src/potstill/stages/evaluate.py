@@ -58,6 +58,7 @@ def evaluate(
     depends = {
         "models": digests,
         "evaluate": recipe.evaluate,
+        "learnt_from": recipe.label.responses.kind,
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
         "task": recipe.task,
         "seed": recipe.seed,

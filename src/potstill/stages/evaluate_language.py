@@ -32,6 +32,7 @@ from potstill.stages.compared import estimate, headline, pairs, parameters, spee
 from potstill.stages.findings import findings
 from potstill.targets import HiddenTargets
 from potstill.tasks import CausalLM
+from potstill.tasks.causal_lm import end_tokens
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
@@ -96,6 +97,7 @@ def evaluate_language(
         primary_metric=recipe.task.primary_metric,
         test_rows=len(test),
         test_tokens=len(example_of),
+        learnt_from=recipe.label.responses.kind,
         models=found,
         agreement={name: _agreement(tokens, name, drawn) for name in folders if name != "teacher"},
         comparisons=comparisons,
@@ -237,19 +239,12 @@ def _generations(
         for row, prompt in chosen:
             said = {}
             for name, model in models.items():
-                ids, _ = greedy(model, prompt, settings.generation_tokens, stop=_stops(model, tokenizer.eos_token_id))
+                ids, _ = greedy(model, prompt, settings.generation_tokens, stop=end_tokens(model, tokenizer))
                 said[name] = tokenizer.decode(ids, skip_special_tokens=True)
                 advance(1)
             asked, truth = _asked(row)
             found.append(Generation(id=row.id, prompt=asked, truth=truth, said=said))
     return found
-
-
-def _stops(model: PreTrainedModel, end: int | None) -> set[int]:
-    """The tokens that end a response, by the model's generation settings and the tokenizer."""
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    listed = ends if isinstance(ends, list) else [ends]
-    return {token for token in (*listed, end) if token is not None}
 
 
 def _asked(row: Example) -> tuple[str, str]:

@@ -12,12 +12,14 @@ from potstill.data.chat_tokens import marked_text
 from potstill.data.encoded import Encoded
 from potstill.data.packing import PackedRows
 from potstill.data.prepare import Split
+from potstill.data.written import Written
 from potstill.errors import RecipeError
 from potstill.labels import Dense, bytes_per_position
 from potstill.recipe import OptimiserSettings, Recipe
 from potstill.records import PlanRecord, ShapeRecord, SplitCounts, TokensRecord
 from potstill.run_dir import RunDir
 from potstill.stages.common import Inputs
+from potstill.stages.respond import planned
 from potstill.students import model_shape, student_config
 
 LABELLED = ("train", "validation")
@@ -45,8 +47,9 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
     """
     teacher = _shape(recipe, inputs.teacher_config, inputs.labels)
     student = _shape(recipe, student_config(inputs.teacher_config, recipe.student), inputs.labels)
+    learnt = planned(recipe, inputs)
     encoded = {
-        name: recipe.task.encode(split.rows, inputs.tokenizer, inputs.labels) for name, split in inputs.splits.items()
+        name: recipe.task.encode(split.rows, inputs.tokenizer, inputs.labels) for name, split in learnt.splits.items()
     }
     counts = {name: _counts(split, encoded[name]) for name, split in inputs.splits.items()}
     store_bytes = _store_bytes(recipe, inputs, counts)
@@ -68,6 +71,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         steps=total_steps(recipe.train, len(encoded["train"].lengths)),
         adapt_steps=total_steps(recipe.adapt, _adapt_rows(recipe, inputs)) if recipe.adapt else 0,
         label_store_bytes=store_bytes,
+        responses_to_write=sum(isinstance(row, Written) for row in learnt.splits["train"].rows),
         disk_bytes=disk,
         disk_free_bytes=free,
         warnings=_warnings(recipe, inputs, teacher, student, counts),
@@ -76,7 +80,12 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
 
 def example_lines(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
     """For language models: the first row as it is learnt, every token to be learnt between the marks [[ and ]]."""
-    encoded = recipe.task.encode(inputs.splits["train"].rows[:1], inputs.tokenizer, inputs.labels)
+    first = planned(recipe, inputs).splits["train"].rows[0]
+    if isinstance(first, Written):
+        yield f"\nThe first prompt, {first.id}; the teacher writes what is learnt after it:"
+        yield inputs.tokenizer.decode(first.prompt.tolist(), clean_up_tokenization_spaces=False)
+        return
+    encoded = recipe.task.encode([first], inputs.tokenizer, inputs.labels)
     if isinstance(encoded, PackedRows):
         example = encoded.examples[0]
         yield f"\nThe first example, {example.id}; what is learnt stands between [[ and ]]:"

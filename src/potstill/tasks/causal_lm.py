@@ -58,7 +58,8 @@ class CausalLM(Settings):
             if missing := [row.id for row in rows if not row.labelled]:
                 raise DataError(
                     f'data.{name}: {len(missing)} of {len(rows)} rows have no response, first "{missing[0]}". '
-                    "Give each a completion, or a last turn of the assistant."
+                    "Give each a completion, or a last turn of the assistant; those of train the teacher writes with "
+                    "label.responses: {kind: generated}."
                 )
         return []
 
@@ -163,6 +164,13 @@ def ask_for_hidden_states(model: nn.Module, batch: Batch) -> Signals:
     # With a cache, positions that restart are ignored and packed examples would see each other.
     hidden = model.base_model(**batch.inputs, use_cache=False).last_hidden_state
     return Signals(hidden=hidden, head=head_of(model))
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: Tokenizer) -> set[int]:
+    """The tokens that end a response, by the model's generation settings and the tokenizer."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    listed = ends if isinstance(ends, list) else [ends]
+    return {token for token in (*listed, tokenizer.eos_token_id) if token is not None}
 
 
 def head_of(model: PreTrainedModel) -> Head:

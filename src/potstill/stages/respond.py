@@ -1,0 +1,228 @@
+"""label/responses: where the recipe asks for it, the teacher writes what the student then learns."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from potstill.data.batches import batches_by_length, hash_seed
+from potstill.data.chat_tokens import ChatTokens
+from potstill.data.dialogues import Completion, Conversation, Example, PlainText
+from potstill.data.written import Written, load_written, save_written
+from potstill.errors import DataError, LabelStoreError
+from potstill.recipe import Recipe
+from potstill.records import AdaptRecord, ResponsesRecord
+from potstill.run_dir import SCRATCH, RunDir, file_digest
+from potstill.stages.common import Inputs, load_teacher
+from potstill.tasks import CausalLM
+from potstill.tasks.causal_lm import end_tokens
+from potstill.teachers.responses import Generated, Prompt, write_responses
+from potstill.training.engine import Engine
+
+RESPONSES = "label/responses"
+FILE = "responses.parquet"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A response to be written."""
+
+    id: str
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
+class Requests:
+    """All that the teacher is to write for the rows of a split."""
+
+    open: tuple[Request, ...]
+    kept: tuple[Example, ...]
+    """Rows that stay as they are given."""
+    dropped: tuple[str, ...]
+    """Prompts that leave no room for a response."""
+
+
+def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
+    """What the teacher is asked for the training rows, from the data and the settings alone.
+
+    Raises:
+        DataError: there is nothing to write, or a row that the chat template refuses.
+    """
+    task = recipe.task
+    assert isinstance(task, CausalLM)
+    tokens = ChatTokens(inputs.tokenizer, task.max_length, task.train_on)
+    rows = inputs.splits["train"].rows
+    wanted: list[Request] = []
+    kept: list[Example] = []
+    dropped: list[str] = []
+    for row in rows:
+        if isinstance(row, PlainText) or (settings.rows == "unanswered" and row.labelled):
+            kept.append(row)
+            continue
+        for name, shown in _prompts(row, every=task.train_on == "all_turns" and settings.rows == "all"):
+            prompt = tokens.prompt_ids(shown)
+            if len(prompt) >= task.max_length:
+                dropped.append(name)
+                continue
+            several = settings.per_prompt > 1
+            names = [f"{name}@{sample}" for sample in range(settings.per_prompt)] if several else [name]
+            wanted.extend(Request(each, prompt) for each in names)
+    if not wanted:
+        why = (
+            f'{len(dropped)} prompts fill task.max_length, first "{dropped[0]}". Raise it'
+            if dropped
+            else "its rows have no prompt, or a response already. Use label.responses: {kind: given}"
+        )
+        raise DataError(f"data.train: there is no response that the teacher could write: {why}.")
+    return Requests(tuple(wanted), tuple(kept), tuple(dropped))
+
+
+def planned(recipe: Recipe, inputs: Inputs) -> Inputs:
+    """The inputs as the later stages will have them, with responses of the greatest length in place of written ones."""
+    settings, task = recipe.label.responses, recipe.task
+    if not isinstance(settings, Generated):
+        return inputs
+    assert isinstance(task, CausalLM)
+    asked = requests(recipe, inputs, settings)
+    longest = [
+        Written(each.id, each.prompt, np.zeros(_room(each, settings, task), dtype=np.int32), "") for each in asked.open
+    ]
+    return _with_rows(inputs, [*asked.kept, *longest])
+
+
+def respond(
+    run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine
+) -> tuple[Inputs, ResponsesRecord | None]:
+    """The inputs with the responses that the student learns: as they are given, or as the teacher wrote them.
+
+    Raises:
+        DataError: there is nothing to write.
+        LabelStoreError: the file of responses was changed since it was written.
+    """
+    settings = recipe.label.responses
+    if not isinstance(settings, Generated):
+        return inputs, None
+    asked = requests(recipe, inputs, settings)
+    depends = {
+        "responses": settings,
+        "precision": recipe.label.precision,
+        "seed": recipe.seed,
+        "teacher": adapted.digest,
+        "tokenizer": inputs.tokenizer_digest,
+        "task": recipe.task.model_dump(mode="json", exclude={"packing"}),
+        "data": inputs.fingerprint_of("train"),
+    }
+
+    def work(folder: Path) -> ResponsesRecord:
+        return _write(run, folder, recipe, settings, inputs, adapted, asked, engine)
+
+    record = run.once(RESPONSES, depends, ResponsesRecord, work)
+    path = run.path(RESPONSES, FILE)
+    if file_digest(path) != record.files[FILE]:
+        raise LabelStoreError(f"{path}: changed since it was written. Remove its folder, and the teacher writes again.")
+    return _with_rows(inputs, [*asked.kept, *load_written(path)]), record
+
+
+def _write(
+    run: RunDir,
+    folder: Path,
+    recipe: Recipe,
+    settings: Generated,
+    inputs: Inputs,
+    adapted: AdaptRecord,
+    asked: Requests,
+    engine: Engine,
+) -> ResponsesRecord:
+    task = recipe.task
+    assert isinstance(task, CausalLM)
+    model = load_teacher(recipe, run, adapted).to(engine.device).eval()
+    ends = end_tokens(model, inputs.tokenizer)
+    done = folder / SCRATCH
+    done.mkdir(exist_ok=True)
+    started, drawn = time.monotonic(), 0
+    found: dict[str, Written] = {}
+    plan = batches_by_length([len(each.prompt) for each in asked.open], settings.batch_size)
+    with run.progress.task(RESPONSES, len(asked.open), "responses") as advance:
+        for number, batch in enumerate(plan):
+            each, path = [asked.open[index] for index in batch], done / f"{number:06}.parquet"
+            rows = _finished(path, each)
+            if rows is None:
+                seed = hash_seed(recipe.seed, number)
+                room = [_room(request, settings, task) for request in each]
+                with engine.autocast(recipe.label.precision):
+                    said = write_responses(
+                        model,
+                        [request.prompt for request in each],
+                        settings,
+                        new_tokens=max(room),
+                        ends=ends,
+                        seed=seed,
+                    )
+                said = [ids[:most] for ids, most in zip(said, room, strict=True)]
+                rows = [
+                    Written(
+                        id=request.id,
+                        prompt=request.prompt,
+                        response=np.array(ids, dtype=np.int32),
+                        text=inputs.tokenizer.decode(ids, skip_special_tokens=True),
+                        ended=ids[-1] in ends,
+                        seed=seed,
+                    )
+                    for request, ids in zip(each, said, strict=True)
+                ]
+                save_written(path, rows)
+                drawn += sum(map(len, said))
+            found |= {row.id: row for row in rows}
+            advance(len(batch), f"{drawn / (time.monotonic() - started):,.0f} tokens/s")
+    seconds = time.monotonic() - started
+    written = [found[request.id] for request in asked.open]
+    save_written(folder / FILE, written)
+    return ResponsesRecord(
+        prompts_dropped=len(asked.dropped),
+        kept=len(asked.kept),
+        written=len(written),
+        tokens=sum(len(row.response) for row in written),
+        cut=sum(not row.ended for row in written),
+        tokens_per_s=round(drawn / seconds, 1) if seconds else 0.0,
+        files={FILE: file_digest(folder / FILE)},
+    )
+
+
+def _finished(path: Path, wanted: Sequence[Request]) -> list[Written] | None:
+    """What a job that was broken off wrote of this batch, if it is whole."""
+    try:
+        rows = load_written(path)
+    except (FileNotFoundError, pa.ArrowException):
+        return None
+    return rows if [row.id for row in rows] == [each.id for each in wanted] else None
+
+
+def _room(request: Request, settings: Generated, task: CausalLM) -> int:
+    """How long its response can be."""
+    return min(settings.max_new_tokens, task.max_length - len(request.prompt))
+
+
+def _with_rows(inputs: Inputs, rows: Sequence[Example]) -> Inputs:
+    train = replace(inputs.splits["train"], rows=rows)
+    return replace(inputs, splits={**inputs.splits, "train": train})
+
+
+def _prompts(row: Conversation | Completion, *, every: bool) -> Iterator[tuple[str, Conversation | Completion]]:
+    """For each response that is to be written its name, and what goes before it."""
+    if isinstance(row, Completion):
+        yield row.id, row
+        return
+    roles = [message.role for message in row.messages]
+    asked = [turns for turns in range(1, len(roles) + 1) if roles[turns - 1] != "assistant" and _answers(roles, turns)]
+    chosen = asked if every else asked[-1:]
+    for number, turns in enumerate(chosen):
+        name = row.id if len(chosen) == 1 else f"{row.id}#{number}"
+        yield name, Conversation(row.id, row.messages[:turns])
+
+
+def _answers(roles: Sequence[str], turns: int) -> bool:
+    """Whether the assistant is to speak after so many turns."""
+    return turns == len(roles) or roles[turns] == "assistant"

@@ -1,0 +1,239 @@
+"""Runs in which the teacher writes what its student learns."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import AutoTokenizer
+
+from potstill.data.written import Written, load_written
+from potstill.errors import DataError, LabelStoreError
+from potstill.progress import Progress
+from potstill.recipe import Recipe
+from potstill.recipe.yaml_file import load_recipe
+from potstill.records import AdaptRecord, ResponsesRecord
+from potstill.run_dir import open_run
+from potstill.stages import respond as stage
+from potstill.stages.common import Inputs, read_inputs
+from potstill.stages.plan import example_lines, make_plan
+from potstill.training.engine import Engine
+from tests.conftest import COLOURS, make_chat_project
+from tests.recipes.test_cli import potstill, record, stages_that_worked
+
+GENERATED = "label.responses={kind: generated, per_prompt: 2, max_new_tokens: 8, batch_size: 16}"
+Load = Callable[..., tuple[Recipe, Inputs]]
+
+
+def without_answers(path: Path) -> None:
+    """The same rows, each ending with its last question."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row | {"messages": row["messages"][:-1]}) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, chat_teacher_folder: Path) -> Path:
+    """A run on prompts alone: the only true responses are those of validation, test and adapt."""
+    project = make_chat_project(tmp_path_factory.mktemp("generated"), chat_teacher_folder)
+    without_answers(project / "data/train.jsonl")
+    potstill("run", project / "recipe.yaml", "--out", project / "run", "--set", GENERATED)
+    return project
+
+
+def test_a_student_learns_what_its_teacher_wrote(finished: Path) -> None:
+    written = load_written(finished / "run/label/responses/responses.parquet")
+    found = record(finished / "run", "label/responses")
+    splits = record(finished / "run", "plan")["splits"]
+    assert found["written"] == len(written) > found["kept"] == 0
+    assert found["tokens"] == sum(len(row.response) for row in written)
+    # The adapted teacher knows the task, so nearly all that it writes are answers.
+    answers = [row.text.split() for row in written]
+    right = sum(words[:1] != [] and words[0] in COLOURS and words[1:] == ["is", "the", "colour"] for words in answers)
+    assert right > 0.8 * len(written)
+    labels = record(finished / "run", "label/teacher/logits")
+    assert labels["positions"] == found["tokens"] + splits["validation"]["tokens"]["trained_tokens"]
+    evaluation = record(finished / "run", "evaluate")
+    assert evaluation["learnt_from"] == "generated"
+    assert evaluation["models"]["student"]["accuracy"] > 0.8
+    assert any("the text that the teacher wrote alone" in finding for finding in evaluation["findings"])
+
+
+def test_what_was_written_is_kept_and_the_plan_was_an_upper_bound(finished: Path) -> None:
+    recipe, run = finished / "recipe.yaml", finished / "run"
+    assert stages_that_worked(potstill("run", recipe, "--out", run, "--set", GENERATED).stderr) == set()
+    plan, found = record(run, "plan"), record(run, "label/responses")
+    assert plan["responses_to_write"] == found["written"]
+    assert plan["splits"]["train"]["tokens"]["trained_tokens"] == 8 * found["written"] >= found["tokens"]
+    assert plan["steps"] >= record(run, "train/student")["steps"]
+
+
+def test_the_report_counts_them(finished: Path) -> None:
+    found = record(finished / "run", "label/responses")
+    page = (finished / "run/report/report.html").read_text()
+    assert f"{found['written']:,} responses" in page and "The teacher wrote" in page
+
+
+@pytest.fixture
+def load(chat_project: Path) -> Load:
+    def loaded(*changes: str) -> tuple[Recipe, Inputs]:
+        recipe = load_recipe(chat_project / "recipe.yaml", list(changes))
+        return recipe, read_inputs(recipe, chat_project)
+
+    return loaded
+
+
+def asked(recipe: Recipe, inputs: Inputs) -> stage.Requests:
+    settings = recipe.label.responses
+    assert isinstance(settings, stage.Generated)
+    return stage.requests(recipe, inputs, settings)
+
+
+def test_each_turn_is_asked_after_the_conversation_as_it_is_given(chat_project: Path, load: Load) -> None:
+    words = ["what colour is the hat ?", "red is the colour", "what colour is the cup ?", "blue is the colour"]
+    turns = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, words, strict=True)]
+    rows = [{"id": "two", "messages": turns}, {"id": "open", "messages": turns[:3]}, {"id": "plain", "text": "w1 w2"}]
+    (chat_project / "data/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe, inputs = load("label.responses={kind: generated}", "data.deduplicate=false")
+    every = asked(recipe, inputs)
+    assert [each.id for each in every.open] == ["two#0", "two#1", "open#0", "open#1"]
+    assert [row.id for row in every.kept] == ["plain"]
+    start = "<|im_start|>user what colour is the hat ?<|im_end|> <|im_start|>assistant"
+    more = " red is the colour<|im_end|> <|im_start|>user what colour is the cup ?<|im_end|> <|im_start|>assistant"
+    shown = [inputs.tokenizer.decode(each.prompt).replace(" <|im_end|>", "<|im_end|>") for each in every.open]
+    assert shown == [start, start + more, start, start + more]
+
+    last = asked(*load("label.responses={kind: generated, per_prompt: 2}", "task.train_on=last_turn"))
+    assert [each.id for each in last.open] == ["two@0", "two@1", "open@0", "open@1"]
+
+    left = asked(*load("label.responses={kind: generated, rows: unanswered}"))
+    assert [each.id for each in left.open] == ["open"]
+    assert [row.id for row in left.kept] == ["two", "plain"]
+
+
+def test_prompts_without_room_are_dropped_and_counted(chat_project: Path, load: Load) -> None:
+    long = {"id": "long", "prompt": " ".join(["w1"] * 64)}
+    with (chat_project / "data/train.jsonl").open("a") as file:
+        file.write(json.dumps(long) + "\n" + json.dumps({"id": "short", "prompt": "w1 w2"}) + "\n")
+    found = asked(*load(GENERATED))
+    assert found.dropped == ("long",) and {"short@0", "short@1"} <= {each.id for each in found.open}
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "message"),
+    [
+        ([{"id": "a", "text": "w1 w2"}], "", "its rows have no prompt, or a response already"),
+        ([{"id": "a", "prompt": "w1", "completion": "w2"}], ", rows: unanswered", "or a response already"),
+        ([{"id": "a", "prompt": " ".join(["w1"] * 70)}], "", 'fill task.max_length, first "a". Raise it'),
+    ],
+)
+def test_nothing_to_write_is_an_error(
+    chat_project: Path, load: Load, rows: list[dict[str, str]], settings: str, message: str
+) -> None:
+    (chat_project / "data/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe, inputs = load(f"label.responses={{kind: generated{settings}}}")
+    with pytest.raises(DataError, match=message):
+        make_plan(recipe, inputs, chat_project)
+
+
+def test_a_teacher_cannot_be_adapted_to_responses_that_nobody_gave(chat_project: Path, load: Load) -> None:
+    without_answers(chat_project / "data/train.jsonl")
+    with pytest.raises(DataError, match=r"adapt: no row of data\.train has a response"):
+        load(GENERATED, "data.adapt=null")
+
+
+def test_classifiers_write_nothing(project: Path) -> None:
+    with pytest.raises(ValidationError, match=r"label\.responses: generated does not fit text_classification"):
+        Recipe.model_validate(
+            {
+                "task": {"kind": "text_classification"},
+                "data": {"train": "a", "validation": 0.1, "test": 0.1},
+                "teacher": {"model": "m"},
+                "label": {"responses": {"kind": "generated"}},
+            }
+        )
+
+
+def test_check_shows_the_first_prompt(load: Load) -> None:
+    recipe, inputs = load(GENERATED)
+    lines = list(example_lines(recipe, inputs))
+    assert "the teacher writes what is learnt after it" in lines[0] and lines[1].endswith("<|im_start|>assistant")
+
+
+class TestWriting:
+    """The stage itself, in this process, with the random teacher."""
+
+    @pytest.fixture
+    def respond(self, load: Load, chat_teacher_folder: Path) -> Callable[[Path], tuple[Inputs, ResponsesRecord | None]]:
+        recipe, inputs = load(GENERATED, "adapt=null")
+        adapted = AdaptRecord(adapted=False, location=str(chat_teacher_folder), digest=inputs.teacher_digest)
+
+        def responded(folder: Path) -> tuple[Inputs, ResponsesRecord | None]:
+            with open_run(folder, Progress()) as run:
+                return stage.respond(run, recipe, inputs, adapted, Engine(torch.device("cpu")))
+
+        return responded
+
+    def test_a_job_that_was_broken_off_goes_on_to_the_same_file(
+        self,
+        respond: Callable[[Path], tuple[Inputs, ResponsesRecord | None]],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        _, whole = respond(tmp_path / "whole")
+        assert whole is not None
+        write, calls = stage.write_responses, []
+
+        def broken(*args: object, **more: object) -> list[list[int]]:
+            calls.append(more["seed"])
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return write(*args, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(stage, "write_responses", broken)
+        with pytest.raises(KeyboardInterrupt):
+            respond(tmp_path / "broken")
+        assert not (tmp_path / "broken/label/responses/responses.parquet").exists()
+        # A batch that is not whole is written again.
+        kept = sorted((tmp_path / "broken/label/responses/scratch").iterdir())
+        assert len(kept) == 2
+        kept[0].write_bytes(kept[0].read_bytes()[:-30])
+        inputs, resumed = respond(tmp_path / "broken")
+        assert resumed is not None and resumed.files == whole.files
+        assert calls[3] == calls[0] and calls[4] == calls[2] and len(set(calls[3:])) == len(calls[3:])
+        assert not (tmp_path / "broken/label/responses/scratch").exists()
+        rows = inputs.splits["train"].rows
+        assert all(isinstance(row, Written) for row in rows) and len(rows) == whole.written
+
+    def test_token_ids_are_learnt_as_they_were_drawn(
+        self, respond: Callable[[Path], tuple[Inputs, ResponsesRecord | None]], load: Load, tmp_path: Path
+    ) -> None:
+        inputs, found = respond(tmp_path / "run")
+        recipe, _ = load(GENERATED)
+        encoded = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
+        table = pyarrow.parquet.read_table(tmp_path / "run/label/responses/responses.parquet").to_pylist()
+        stored = {row["id"]: row for row in table}
+        learnt = {each.id: (each.ids[~each.trained], each.ids[each.trained]) for each in encoded.examples}
+        assert learnt.keys() == stored.keys()
+        for name, (shown, said) in learnt.items():
+            np.testing.assert_array_equal(shown, stored[name]["prompt"])
+            np.testing.assert_array_equal(said, stored[name]["response"])
+        # Random weights write tokens that their text does not give back, and many responses that do not end.
+        tokenizer = AutoTokenizer.from_pretrained(recipe.teacher.model)
+        assert any(tokenizer(row["text"]).input_ids != row["response"] for row in table)
+        assert found is not None and 0 < found.cut < found.written
+        assert found.cut == sum(row["response"][-1] != 3 for row in table)
+
+    def test_a_file_that_was_changed_is_refused(
+        self, respond: Callable[[Path], tuple[Inputs, ResponsesRecord | None]], tmp_path: Path
+    ) -> None:
+        respond(tmp_path / "run")
+        path = tmp_path / "run/label/responses/responses.parquet"
+        content = bytearray(path.read_bytes())
+        content[50] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(LabelStoreError, match="changed since it was written"):
+            respond(tmp_path / "run")
