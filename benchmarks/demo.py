@@ -25,6 +25,7 @@ from potstill.run_dir import RESULT, read_record, write_json
 from potstill.stages.report import environment
 
 GAIN = "gain over baseline, points"
+KL_GAIN = "KL gain over baseline, nats"
 
 
 def run_seed(recipe: Path, out: Path, seed: int, *, quiet: bool) -> dict[str, float]:
@@ -39,6 +40,7 @@ def run_seed(recipe: Path, out: Path, seed: int, *, quiet: bool) -> dict[str, fl
     found["drop, points"] = measured.drop_points.value
     if measured.gain_over_baseline_points is not None:
         found[GAIN] = measured.gain_over_baseline_points.value
+    found |= _of_tokens(measured)
     found |= {
         "speedup": measured.speedup,
         "throughput ratio": measured.throughput_ratio,
@@ -50,6 +52,18 @@ def run_seed(recipe: Path, out: Path, seed: int, *, quiet: bool) -> dict[str, fl
     if baseline is not None:
         seconds |= {"train/baseline": baseline.seconds}
     return found | {f"seconds: {name}": value for name, value in seconds.items()}
+
+
+def _of_tokens(measured: EvaluateRecord) -> dict[str, float]:
+    """What only language models have."""
+    if measured.test_tokens is None:
+        return {}
+    found: dict[str, float | None] = {"KL before training": measured.initial_kl_mean}
+    found |= {f"KL: {name}": model.kl_mean for name, model in measured.models.items()}
+    found |= {f"perplexity: {name}": model.perplexity for name, model in measured.models.items()}
+    gains = {KL_GAIN: measured.kl_gain_over_baseline, "loss gain, nats": measured.loss_gain_over_baseline}
+    found |= {name: gain.value for name, gain in gains.items() if gain is not None}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
@@ -82,9 +96,10 @@ def print_table(seeds: Sequence[int], quantities: dict[str, dict[str, Any]]) -> 
     for name, found in quantities.items():
         interval = "n/a" if found["low"] is None else f"{found['low']:.4g} to {found['high']:.4g}"
         table.add_row(name, *(f"{value:.4g}" for value in (*found["per_seed"], found["mean"])), interval)
-    if GAIN in quantities:
-        excludes = quantities[GAIN]["excludes_zero"]
-        table.caption = f"Gain over baseline: interval excludes zero: {_SAID[excludes]}"
+    # A language model is judged by nats, for its likeliest token says little.
+    gain = KL_GAIN if KL_GAIN in quantities else GAIN
+    if gain in quantities:
+        table.caption = f"{gain}: interval excludes zero: {_SAID[quantities[gain]['excludes_zero']]}"
     # Wide enough for a log file, where rich would otherwise assume 80 columns.
     console = Console()
     console.width = max(console.width, 70 + 12 * len(seeds))

@@ -10,9 +10,12 @@ _STATUS = Path("/proc/self/status")
 
 def resident_bytes(*, peak: bool = False) -> int:
     """What is resident now, or the most that was since the process or `forget_peak` began."""
-    found = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", _STATUS.read_text())
-    assert found
-    return int(found[1]) * 1024
+    return _bytes_of("VmHWM" if peak else "VmRSS")
+
+
+def own_bytes() -> int:
+    """What is resident now and of no file: pages of a mapped file can be dropped at any time."""
+    return _bytes_of("RssAnon")
 
 
 def release_unused() -> None:
@@ -24,3 +27,9 @@ def release_unused() -> None:
 def forget_peak() -> None:
     """The peak starts again from what is resident now."""
     Path("/proc/self/clear_refs").write_text("5")
+
+
+def _bytes_of(quantity: str) -> int:
+    found = re.search(rf"{quantity}:\s+(\d+) kB", _STATUS.read_text())
+    assert found
+    return int(found[1]) * 1024

@@ -101,10 +101,10 @@ def test_each_turn_is_asked_after_the_conversation_as_it_is_given(chat_project: 
     every = asked(recipe, inputs)
     assert [each.id for each in every.open] == ["two#0", "two#1", "open#0", "open#1"]
     assert [row.id for row in every.kept] == ["plain"]
-    start = "<|im_start|>user what colour is the hat ?<|im_end|> <|im_start|>assistant"
-    more = " red is the colour<|im_end|> <|im_start|>user what colour is the cup ?<|im_end|> <|im_start|>assistant"
-    shown = [inputs.tokenizer.decode(each.prompt).replace(" <|im_end|>", "<|im_end|>") for each in every.open]
-    assert shown == [start, start + more, start, start + more]
+    first = "<|im_start|> user what colour is the hat ? <|im_end|> <|im_start|> assistant"
+    more = "red is the colour <|im_end|> <|im_start|> user what colour is the cup ? <|im_end|> <|im_start|> assistant"
+    shown = [inputs.tokenizer.decode(each.prompt) for each in every.open]
+    assert shown == [first, f"{first} {more}"] * 2
 
     last = asked(*load("label.responses={kind: generated, per_prompt: 2}", "task.train_on=last_turn"))
     assert [each.id for each in last.open] == ["two@0", "two@1", "open@0", "open@1"]
@@ -160,7 +160,7 @@ def test_classifiers_write_nothing(project: Path) -> None:
 def test_check_shows_the_first_prompt(load: Load) -> None:
     recipe, inputs = load(GENERATED)
     lines = list(example_lines(recipe, inputs))
-    assert "the teacher writes what is learnt after it" in lines[0] and lines[1].endswith("<|im_start|>assistant")
+    assert "the teacher writes what is learnt after it" in lines[0] and lines[1].endswith("<|im_start|> assistant")
 
 
 class TestWriting:

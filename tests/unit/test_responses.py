@@ -19,7 +19,7 @@ def teacher(chat_teacher_folder: Path) -> LlamaForCausalLM:
     model = LlamaForCausalLM.from_pretrained(chat_teacher_folder, dtype=torch.float32).eval()
     # Sharper than random weights are, so that a wrong distribution is seen.
     with torch.no_grad():
-        model.model.norm.weight.mul_(30)
+        model.model.norm.weight.mul_(10)
     model.generation_config = GenerationConfig(
         do_sample=True, temperature=0.1, top_k=1, top_p=0.5, repetition_penalty=1.7, no_repeat_ngram_size=2, num_beams=3
     )

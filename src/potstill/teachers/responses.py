@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from potstill.settings import Settings
 
-Prompt = Int32[np.ndarray, "shown"]
+Prompt = Int32[np.ndarray, "_"]
 
 
 class Given(Settings):
