@@ -51,15 +51,21 @@ def write_project(folder: Path, data: Path, teacher: Path, times: int) -> None:
     """The rows `times` times, and a recipe without anything whose cost does not depend on them."""
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     (folder / "train.jsonl").write_text(
-        "".join(json.dumps(row | {"id": f"{row['id']}/{copy}"}) + "\n" for copy in range(times) for row in rows)
+        "".join(
+            json.dumps(row | {"id": f"{number}/{copy}"}) + "\n"
+            for copy in range(times)
+            for number, row in enumerate(rows)
+        )
     )
-    (folder / "held-out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:8]))
+    for name in ("validation", "test"):
+        lines = [json.dumps(row | {"id": f"{name}/{number}"}) for number, row in enumerate(rows[:8])]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
     recipe = {
         "task": {"kind": "causal_lm"},
         "data": {
             "train": "train.jsonl",
-            "validation": "held-out.jsonl",
-            "test": "held-out.jsonl",
+            "validation": "validation.jsonl",
+            "test": "test.jsonl",
             "deduplicate": False,
             "near_copies": None,
         },

@@ -76,6 +76,8 @@ class PlanRecord(Record):
     label_store_bytes: int
     responses_to_write: int = 0
     """Where there are some, the tokens and steps of train, and all sizes, are the greatest that are possible."""
+    prompts_dropped: int = 0
+    """They leave no room for a response."""
     disk_bytes: int
     disk_free_bytes: int
     warnings: list[str]

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from potstill.data.chat_tokens import ChatTokens, TokenCounts, Tokenised, marked_text
 from potstill.data.dialogues import Completion, Conversation, Message, PlainText
+from potstill.data.written import Written
 from potstill.errors import DataError, ModelError
 from tests.unit.chat_shapes import (
     ATTACK,
@@ -244,6 +245,22 @@ def test_the_prompt_of_an_unanswered_conversation(tokenizers: dict[str, Any]) ->
         ids = ChatTokens(tokenizer, 8).prompt_ids(example)
         assert decoded(tokenizer, ids.tolist()) == inference_prompt(tokenizer, example.messages)
         assert ids.tolist() == ChatTokens(tokenizer, 8).prompt_ids(conversation("Hello", "Fine.", "And?", "x")).tolist()
+
+
+def test_the_end_of_a_response_is_the_last_token_that_is_learnt(tokenizers: dict[str, Any]) -> None:
+    for tokenizer in tokenizers.values():
+        tokens = ChatTokens(tokenizer, 10_000)
+        answered = conversation("Hello", "Fine.", "And?", "x")
+        (*_, last), _ = tokens.tokenise([answered])
+        asked = Conversation("a", answered.messages[:-1])
+        assert tokens.end_id(answered) == tokens.end_id(asked) == last.ids[last.trained][-1]
+
+
+def test_what_a_teacher_wrote_is_not_read_again(tokenizers: dict[str, Any]) -> None:
+    shown, said = np.array([5, 6, 7], dtype=np.int32), np.array([9, 8, 9], dtype=np.int32)
+    ((tokenised,), counts) = ChatTokens(tokenizers["chatml"], 8).tokenise([Written("a", shown, said, "another text")])
+    assert tokenised.ids.tolist() == [5, 6, 7, 9, 8, 9] and tokenised.trained.tolist() == [False] * 3 + [True] * 3
+    assert counts.trained_tokens == 3 and counts.responses_cut == 0
 
 
 def test_a_tokenizer_or_template_that_cannot_serve_is_refused_with_the_fix() -> None:

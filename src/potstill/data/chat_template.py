@@ -113,6 +113,16 @@ class Chat:
         turns = len(self._messages)
         return self._ids(self._prompt(turns - 1 if self._messages[-1].role == "assistant" else turns))
 
+    def end_id(self) -> int:
+        """The token that ends a response.
+
+        Raises:
+            DataError, ModelError: as `examples`.
+        """
+        turns = len(self._messages) - (self._messages[-1].role == "assistant")
+        _, end = self._around(turns, Message("assistant", self._content))
+        return int(self._tokenizer.convert_tokens_to_ids(end.group()))
+
     def _prompt(self, turns: int) -> str:
         """What inference shows after the first `turns` messages."""
         shown = self._rendered(self._messages[:turns], add_generation_prompt=True)
@@ -129,8 +139,25 @@ class Chat:
     def _response(self, number: int, prompt: str) -> tuple[str, str]:
         """What the assistant must say as message `number`, up to its end-of-turn token, and that token."""
         message = self._messages[number]
-        asked = Message("assistant", self._content, message.reasoning and self._reasoning)
-        shown = self._rendered((*self._messages[:number], asked), add_generation_prompt=False)
+        lead, end = self._around(number, Message("assistant", self._content, message.reasoning and self._reasoning))
+        # What the template itself writes between prompt and content is the model's to say, but for an empty
+        # reasoning block, which later prompts do not show.
+        lead = lead[len(prompt) :] if lead.startswith(prompt) else ""
+        if message.reasoning is None:
+            lead = _EMPTY_REASONING.sub("", lead)
+        elif self._reasoning in lead:
+            lead = lead.replace(self._reasoning, message.reasoning)
+        else:
+            lead = f"<think>\n{message.reasoning}\n</think>\n\n"
+        response = lead + message.content + end.string[: end.end()]
+        for opening in ("<think>\n", "<think>"):
+            if prompt.endswith(opening) and response.startswith(opening):
+                return response.removeprefix(opening), end.group()
+        return response, end.group()
+
+    def _around(self, turns: int, response: Message) -> tuple[str, re.Match[str]]:
+        """What the template writes before the content of a response, and its end-of-turn token in what follows."""
+        shown = self._rendered((*self._messages[:turns], response), add_generation_prompt=False)
         if shown.count(self._content) != 1:
             raise ModelError(
                 f'row "{self._row}": the chat template does not write a response once and as it is, so nobody can say '
@@ -143,20 +170,7 @@ class Chat:
                 f'row "{self._row}": the chat template writes no special token after a response, so a student could '
                 "not learn to stop. Use a template that ends each turn with one."
             )
-        # What the template itself writes between prompt and content is the model's to say, but for an empty
-        # reasoning block, which later prompts do not show.
-        lead = lead[len(prompt) :] if lead.startswith(prompt) else ""
-        if message.reasoning is None:
-            lead = _EMPTY_REASONING.sub("", lead)
-        elif self._reasoning in lead:
-            lead = lead.replace(self._reasoning, message.reasoning)
-        else:
-            lead = f"<think>\n{message.reasoning}\n</think>\n\n"
-        response = lead + message.content + rest[: end.end()]
-        for opening in ("<think>\n", "<think>"):
-            if prompt.endswith(opening) and response.startswith(opening):
-                return response.removeprefix(opening), end.group()
-        return response, end.group()
+        return lead, end
 
     def _ids(self, text: str) -> list[int]:
         """Token ids of a rendered text; what stands for a string of a special token is read as text."""

@@ -119,6 +119,16 @@ class ChatTokens:
             shown = Chat(example, self.tokenizer, self._special_tokens).prompt_ids()
         return np.array(shown, dtype=np.int32)
 
+    def end_id(self, example: Conversation | Completion) -> int:
+        """The token that ends its responses: what the chat template writes there, or the end of a sequence.
+
+        Raises:
+            DataError, ModelError: as `tokenise`.
+        """
+        if isinstance(example, Completion):
+            return self._end
+        return Chat(example, self.tokenizer, self._special_tokens).end_id()
+
     def _parts(self, example: Example) -> list[tuple[str, list[Turn]]]:
         if isinstance(example, Completion):
             parts = [[self._completion(example)]]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -78,6 +78,15 @@ class PlainText:
     @property
     def content(self) -> list[Any]:
         return [self.id, self.text]
+
+
+def prompt_of(example: Any) -> Any:
+    """The example without its last response, where it has one."""
+    if isinstance(example, Completion):
+        return replace(example, completion=None)
+    if isinstance(example, Conversation) and example.labelled:
+        return replace(example, messages=example.messages[:-1])
+    return example
 
 
 Example: TypeAlias = Conversation | Completion | PlainText | Written

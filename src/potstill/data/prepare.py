@@ -69,11 +69,17 @@ Read = Callable[[Path, Columns], Sequence[DataRow]]
 
 
 def prepare(
-    settings: DataSettings, base: Path, read: Read, progress: Progress | None = None, *, all_open: bool = False
+    settings: DataSettings,
+    base: Path,
+    read: Read,
+    progress: Progress | None = None,
+    *,
+    prompt_of: Callable[[Any], DataRow] | None = None,
 ) -> dict[str, Split]:
     """The splits `train`, `validation`, `test` and, where the recipe has one, `adapt`.
 
-    With `all_open`, train may be without a single label.
+    `prompt_of` is given where a teacher writes the labels of train. Then train may be without a single one, and no row
+    of it may have the prompt of a held-out row, or nearly.
 
     Raises:
         DataError: a file or row that cannot be used, a held-out row without label, or a split left empty.
@@ -83,9 +89,9 @@ def prepare(
     if settings.deduplicate:
         splits = _without_duplicates(splits)
     if settings.near_copies:
-        splits = _without_near_copies(splits, settings.near_copies, progress or Progress())
+        splits = _without_near_copies(splits, settings.near_copies, progress or Progress(), prompt_of)
     for name, split in splits.items():
-        _check(name, split, all_open=all_open)
+        _check(name, split, all_open=prompt_of is not None)
     _check_unique_ids(splits)
     return splits
 
@@ -130,7 +136,9 @@ def _without_duplicates(splits: dict[str, Split]) -> dict[str, Split]:
     return result
 
 
-def _without_near_copies(splits: dict[str, Split], settings: NearCopies, progress: Progress) -> dict[str, Split]:
+def _without_near_copies(
+    splits: dict[str, Split], settings: NearCopies, progress: Progress, prompt_of: Callable[[Any], DataRow] | None
+) -> dict[str, Split]:
     held_out = [row for name in ("test", "validation") for row in splits[name].rows]
     taught = [name for name in ("train", "adapt") if name in splits]
     result = dict(splits)
@@ -140,6 +148,15 @@ def _without_near_copies(splits: dict[str, Split], settings: NearCopies, progres
             kept = without_near_copies(
                 rows, held_out, jaccard=settings.jaccard, shingle_words=settings.shingle_words, advance=advance
             )
+            if prompt_of is not None and name == "train":
+                asked = without_near_copies(
+                    [prompt_of(row) for row in kept],
+                    [prompt_of(row) for row in held_out],
+                    jaccard=settings.jaccard,
+                    shingle_words=settings.shingle_words,
+                )
+                still = {row.id for row in asked}
+                kept = [row for row in kept if row.id in still]
             result[name] = replace(splits[name], rows=kept, near_copies_dropped=len(rows) - len(kept))
     return result
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from potstill.data.dialogues import prompt_of
 from potstill.data.prepare import Split, prepare
 from potstill.data.rows import DataRow
 from potstill.errors import DataError
@@ -43,7 +44,8 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
         DataError: rows that cannot be used.
         ModelError: no such teacher, or one whose classes are not those of the data.
     """
-    splits = prepare(recipe.data, base, recipe.task.read, progress, all_open=recipe.writes_responses)
+    asked = prompt_of if recipe.writes_responses else None
+    splits = prepare(recipe.data, base, recipe.task.read, progress, prompt_of=asked)
     teacher = recipe.teacher
     location = resolve(_relative_to(base, teacher.model))
     where = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}

@@ -80,15 +80,15 @@ def _of_tokens(evaluation: EvaluateRecord) -> list[str]:
     if baseline is None or baseline.kl_mean is None or baseline.perplexity is None or kl is None or loss is None:
         return found
     # What the baseline learnt as hard labels.
-    alone = "true responses" if evaluation.learnt_from == "given" else "the text that the teacher wrote"
+    alone = "true responses alone" if evaluation.learnt_from == "given" else "the tokens of the same text alone"
     span = f"{kl.value:+.2f} nats a token (95 % interval {kl.low:+.2f} to {kl.high:+.2f})"
     compared = f"KL {student.kl_mean:.2f} against {baseline.kl_mean:.2f}, a gain of {span}"
     if kl.low > 0:
-        found.append(f"Distilling paid: the student is nearer to the teacher than on {alone} alone: {compared}.")
+        found.append(f"Distilling paid: the student is nearer to the teacher than on {alone}: {compared}.")
     else:
         found.append(
             f"Distilling did not measurably pay: the student is no nearer to the teacher than the same student on "
-            f"{alone} alone: {compared}."
+            f"{alone}: {compared}."
         )
     better = "better than" if loss.low > 0 else "worse than" if loss.high < 0 else "about as well as"
     found.append(

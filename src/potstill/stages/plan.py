@@ -47,7 +47,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
     """
     teacher = _shape(recipe, inputs.teacher_config, inputs.labels)
     student = _shape(recipe, student_config(inputs.teacher_config, recipe.student), inputs.labels)
-    learnt = planned(recipe, inputs)
+    learnt, dropped = planned(recipe, inputs)
     encoded = {
         name: recipe.task.encode(split.rows, inputs.tokenizer, inputs.labels) for name, split in learnt.splits.items()
     }
@@ -72,15 +72,16 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         adapt_steps=total_steps(recipe.adapt, _adapt_rows(recipe, inputs)) if recipe.adapt else 0,
         label_store_bytes=store_bytes,
         responses_to_write=sum(isinstance(row, Written) for row in learnt.splits["train"].rows),
+        prompts_dropped=dropped,
         disk_bytes=disk,
         disk_free_bytes=free,
-        warnings=_warnings(recipe, inputs, teacher, student, counts),
+        warnings=[*_warnings(recipe, inputs, teacher, student, counts), *_of_prompts(recipe, dropped)],
     )
 
 
 def example_lines(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
     """For language models: the first row as it is learnt, every token to be learnt between the marks [[ and ]]."""
-    first = planned(recipe, inputs).splits["train"].rows[0]
+    first = planned(recipe, inputs)[0].splits["train"].rows[0]
     if isinstance(first, Written):
         yield f"\nThe first prompt, {first.id}; the teacher writes what is learnt after it:"
         yield inputs.tokenizer.decode(first.prompt.tolist(), clean_up_tokenization_spaces=False)
@@ -139,6 +140,15 @@ def _warnings(
             "over-confident. Give data.adapt other rows."
         )
     return found
+
+
+def _of_prompts(recipe: Recipe, dropped: int) -> list[str]:
+    if not dropped:
+        return []
+    return [
+        f"train: {dropped:,} prompts are left out, since they leave no room for a response within "
+        f"{recipe.task.max_length} tokens."
+    ]
 
 
 def _counts(split: Split, encoded: Encoded) -> SplitCounts:

@@ -1,6 +1,7 @@
 """label/responses: where the recipe asks for it, the teacher writes what the student then learns."""
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 from potstill.data.batches import batches_by_length, hash_seed
 from potstill.data.chat_tokens import ChatTokens
 from potstill.data.dialogues import Completion, Conversation, Example, PlainText
+from potstill.data.rows import OWN_ID
 from potstill.data.written import Written, load_written, save_written
 from potstill.errors import DataError, LabelStoreError
 from potstill.recipe import Recipe
@@ -43,13 +45,16 @@ class Requests:
     """Rows that stay as they are given."""
     dropped: tuple[str, ...]
     """Prompts that leave no room for a response."""
+    ends: frozenset[int]
+    """The tokens that end a response, by tokenizer and chat template."""
 
 
 def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
     """What the teacher is asked for the training rows, from the data and the settings alone.
 
     Raises:
-        DataError: there is nothing to write, or a row that the chat template refuses.
+        DataError: there is nothing to write, an id that would occur twice, or a row that the chat template refuses.
+        ModelError: a tokenizer without a chat template or an end token, where rows need it.
     """
     task = recipe.task
     assert isinstance(task, CausalLM)
@@ -58,13 +63,16 @@ def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
     wanted: list[Request] = []
     kept: list[Example] = []
     dropped: list[str] = []
+    ends: dict[type, int] = {}
     for row in rows:
         if isinstance(row, PlainText) or (settings.rows == "unanswered" and row.labelled):
             kept.append(row)
             continue
+        if type(row) not in ends:
+            ends[type(row)] = tokens.end_id(row)
         for name, shown in _prompts(row, every=task.train_on == "all_turns" and settings.rows == "all"):
             prompt = tokens.prompt_ids(shown)
-            if len(prompt) >= task.max_length:
+            if not 0 < len(prompt) < task.max_length:
                 dropped.append(name)
                 continue
             several = settings.per_prompt > 1
@@ -72,25 +80,34 @@ def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
             wanted.extend(Request(each, prompt) for each in names)
     if not wanted:
         why = (
-            f'{len(dropped)} prompts fill task.max_length, first "{dropped[0]}". Raise it'
+            f'{len(dropped)} prompts are empty or fill task.max_length, first "{dropped[0]}". Raise it'
             if dropped
             else "its rows have no prompt, or a response already. Use label.responses: {kind: given}"
         )
         raise DataError(f"data.train: there is no response that the teacher could write: {why}.")
-    return Requests(tuple(wanted), tuple(kept), tuple(dropped))
+    taken = Counter([each.id for each in wanted] + [row.id for row in kept])
+    for name in (name for name, split in inputs.splits.items() if name != "train"):
+        taken.update(row.id for row in inputs.splits[name].rows)
+    name, times = taken.most_common(1)[0]
+    if times > 1:
+        raise DataError(
+            f'Duplicate id "{name}": a response of data.train gets this name, and another row has it. {OWN_ID}'
+        )
+    return Requests(tuple(wanted), tuple(kept), tuple(dropped), frozenset(ends.values()))
 
 
-def planned(recipe: Recipe, inputs: Inputs) -> Inputs:
-    """The inputs as the later stages will have them, with responses of the greatest length in place of written ones."""
+def planned(recipe: Recipe, inputs: Inputs) -> tuple[Inputs, int]:
+    """The inputs as the later stages will have them, with responses of the greatest length in place of written ones,
+    and how many prompts leave no room for one."""
     settings, task = recipe.label.responses, recipe.task
     if not isinstance(settings, Generated):
-        return inputs
+        return inputs, 0
     assert isinstance(task, CausalLM)
     asked = requests(recipe, inputs, settings)
     longest = [
         Written(each.id, each.prompt, np.zeros(_room(each, settings, task), dtype=np.int32), "") for each in asked.open
     ]
-    return _with_rows(inputs, [*asked.kept, *longest])
+    return _with_rows(inputs, [*asked.kept, *longest]), len(asked.dropped)
 
 
 def respond(
@@ -139,29 +156,26 @@ def _write(
     task = recipe.task
     assert isinstance(task, CausalLM)
     model = load_teacher(recipe, run, adapted).to(engine.device).eval()
-    ends = end_tokens(model, inputs.tokenizer)
+    ends = asked.ends | end_tokens(model, inputs.tokenizer)
     done = folder / SCRATCH
     done.mkdir(exist_ok=True)
     started, drawn = time.monotonic(), 0
     found: dict[str, Written] = {}
-    plan = batches_by_length([len(each.prompt) for each in asked.open], settings.batch_size)
     with run.progress.task(RESPONSES, len(asked.open), "responses") as advance:
-        for number, batch in enumerate(plan):
+        for number, (room, batch) in enumerate(_batches(asked.open, settings, task)):
             each, path = [asked.open[index] for index in batch], done / f"{number:06}.parquet"
             rows = _finished(path, each)
             if rows is None:
                 seed = hash_seed(recipe.seed, number)
-                room = [_room(request, settings, task) for request in each]
                 with engine.autocast(recipe.label.precision):
                     said = write_responses(
                         model,
                         [request.prompt for request in each],
                         settings,
-                        new_tokens=max(room),
+                        new_tokens=room,
                         ends=ends,
                         seed=seed,
                     )
-                said = [ids[:most] for ids, most in zip(said, room, strict=True)]
                 rows = [
                     Written(
                         id=request.id,
@@ -195,9 +209,19 @@ def _finished(path: Path, wanted: Sequence[Request]) -> list[Written] | None:
     """What a job that was broken off wrote of this batch, if it is whole."""
     try:
         rows = load_written(path)
-    except (FileNotFoundError, pa.ArrowException):
+    except (OSError, pa.ArrowException):
         return None
     return rows if [row.id for row in rows] == [each.id for each in wanted] else None
+
+
+def _batches(asked: Sequence[Request], settings: Generated, task: CausalLM) -> Iterator[tuple[int, list[int]]]:
+    """How long the responses of a batch can be, and which they are: prompts of similar length with the same room."""
+    by_room: dict[int, list[int]] = defaultdict(list)
+    for number, request in enumerate(asked):
+        by_room[_room(request, settings, task)].append(number)
+    for room, numbers in by_room.items():
+        for batch in batches_by_length([len(asked[number].prompt) for number in numbers], settings.batch_size):
+            yield room, [numbers[place] for place in batch]
 
 
 def _room(request: Request, settings: Generated, task: CausalLM) -> int:

@@ -90,7 +90,7 @@ def write_responses(
             else {}
         ),
     )
-    with torch.inference_mode(), torch.random.fork_rng():
+    with torch.inference_mode(), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         said = model.generate(ids.to(model.device), attention_mask=shown.to(model.device))[:, longest:].tolist()
     return [_up_to_the_end(response, ends) for response in said]
