@@ -19,7 +19,7 @@ ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
 
 def potstill(*arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "potstill", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=1200)
     if check is not None:
         assert done.returncode == check, done.stderr
     return done
