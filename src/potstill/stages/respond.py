@@ -85,14 +85,7 @@ def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
             else "its rows have no prompt, or a response already. Use label.responses: {kind: given}"
         )
         raise DataError(f"data.train: there is no response that the teacher could write: {why}.")
-    taken = Counter([each.id for each in wanted] + [row.id for row in kept])
-    for name in (name for name, split in inputs.splits.items() if name != "train"):
-        taken.update(row.id for row in inputs.splits[name].rows)
-    name, times = taken.most_common(1)[0]
-    if times > 1:
-        raise DataError(
-            f'Duplicate id "{name}": a response of data.train gets this name, and another row has it. {OWN_ID}'
-        )
+    _require_own_names([each.id for each in wanted] + [row.id for row in kept], inputs)
     return Requests(tuple(wanted), tuple(kept), tuple(dropped), frozenset(ends.values()))
 
 
@@ -203,6 +196,19 @@ def _write(
         tokens_per_s=round(drawn / seconds, 1) if seconds else 0.0,
         files={FILE: file_digest(folder / FILE)},
     )
+
+
+def _require_own_names(names: Sequence[str], inputs: Inputs) -> None:
+    """Labels are found by id, so nothing that is learnt may share one with another row of any split."""
+    taken = Counter(names)
+    for split, held in inputs.splits.items():
+        if split != "train":
+            taken.update(row.id for row in held.rows)
+    name, times = taken.most_common(1)[0]
+    if times > 1:
+        raise DataError(
+            f'Duplicate id "{name}": a response of data.train gets this name, and another row has it. {OWN_ID}'
+        )
 
 
 def _finished(path: Path, wanted: Sequence[Request]) -> list[Written] | None:
