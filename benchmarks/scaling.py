@@ -7,6 +7,7 @@ pages of a mapped file can be dropped at any time and are not counted.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ from potstill.progress import Progress
 from resident import own_bytes
 
 EVERY_SECONDS = 0.02
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+"""glibc else keeps large blocks that were freed, more and more of them, which would look like growth."""
 
 
 def make_teacher(tokenizer_of: str, folder: Path) -> None:
@@ -143,7 +146,7 @@ def main() -> None:
             folder.mkdir()
             write_project(folder, args.data, teacher, times)
             command = [sys.executable, __file__, "--measure", str(folder)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | GIVES_BACK)
             found = json.loads(done.stdout.splitlines()[-1])
             thousands = found["positions"] / 1000
             table.add_row(
