@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -82,20 +81,28 @@ def write_project(folder: Path, data: Path, teacher: Path, times: int) -> None:
 
 
 class _Memory:
-    """The most that this process held of its own since the last `reset`, by looking often."""
+    """The most that this process held of its own since the last `reset`, by looking often: Linux keeps no such peak."""
 
     def __init__(self) -> None:
         self._most = 0
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> "_Memory":
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        self._watcher.join()
 
     def reset(self) -> int:
         most, self._most = self._most, 0
         return most
 
     def _watch(self) -> None:
-        while True:
+        while not self._ended.wait(EVERY_SECONDS):
             self._most = max(self._most, own_bytes())
-            time.sleep(EVERY_SECONDS)
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -105,8 +112,8 @@ def measure(folder: Path) -> dict[str, Any]:
     from potstill.run_dir import open_run
     from potstill.training.engine import start_engine
 
-    memory, found = _Memory(), {}
-    with start_engine() as engine, open_run(folder / "run", Progress(), engine) as run:
+    found = {}
+    with _Memory() as memory, start_engine() as engine, open_run(folder / "run", Progress(), engine) as run:
         for name, record in stages(run, load_recipe(folder / "recipe.yaml"), folder, engine):
             found[name] = {"seconds": record.seconds, "bytes": memory.reset(), "record": record.model_dump(mode="json")}
             if name == "train":

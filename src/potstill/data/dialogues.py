@@ -80,16 +80,16 @@ class PlainText:
         return [self.id, self.text]
 
 
-def prompt_of(example: Any) -> Any:
+Example: TypeAlias = Conversation | Completion | PlainText | Written
+
+
+def prompt_of(example: Example) -> Example:
     """The example without its last response, where it has one."""
     if isinstance(example, Completion):
         return replace(example, completion=None)
     if isinstance(example, Conversation) and example.labelled:
         return replace(example, messages=example.messages[:-1])
     return example
-
-
-Example: TypeAlias = Conversation | Completion | PlainText | Written
 
 
 def read_dialogues(path: Path, columns: Columns) -> list[Example]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -142,21 +143,15 @@ def _without_near_copies(
     held_out = [row for name in ("test", "validation") for row in splits[name].rows]
     taught = [name for name in ("train", "adapt") if name in splits]
     result = dict(splits)
+    without_copies = partial(without_near_copies, jaccard=settings.jaccard, shingle_words=settings.shingle_words)
     with progress.task("near-copies", sum(len(splits[name].rows) for name in taught), "rows") as advance:
         for name in taught:
             rows = splits[name].rows
-            kept = without_near_copies(
-                rows, held_out, jaccard=settings.jaccard, shingle_words=settings.shingle_words, advance=advance
-            )
+            kept = without_copies(rows, held_out, advance=advance)
             if prompt_of is not None and name == "train":
-                asked = without_near_copies(
-                    [prompt_of(row) for row in kept],
-                    [prompt_of(row) for row in held_out],
-                    jaccard=settings.jaccard,
-                    shingle_words=settings.shingle_words,
-                )
-                still = {row.id for row in asked}
-                kept = [row for row in kept if row.id in still]
+                asked = [prompt_of(row) for row in kept]
+                new = {row.id for row in without_copies(asked, [prompt_of(row) for row in held_out])}
+                kept = [row for row in kept if row.id in new]
             result[name] = replace(splits[name], rows=kept, near_copies_dropped=len(rows) - len(kept))
     return result
 

@@ -229,7 +229,7 @@ def _keys_only(location: Sequence[str | int], values: Any) -> Iterator[str | int
         if isinstance(part, int):
             node = node[part] if isinstance(node, list) and part < len(node) else None
             yield part
-        elif isinstance(node, dict) and (part in node or last):
+        elif isinstance(node, dict) and (part in node or (last and part != node.get("kind"))):
             node = node.get(part)
             yield part
         elif node is None:
