@@ -100,8 +100,9 @@ class EvaluateSettings(Settings):
     """Threads of the measured process. One is how small models are served: a process for each core."""
     latency_rows: Count = 200
     """Test rows timed one by one in each round."""
-    rounds: Count = 2
-    """Fresh processes for each model, alternated."""
+    rounds: Count = 3
+    """Fresh processes for each model, alternated, of which the fastest counts. More make the figures surer on a machine
+    that others use too."""
     warmup: Count = 20
     batch_size: Count = 32
     """Batch size of the throughput measurement."""

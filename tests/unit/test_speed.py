@@ -1,0 +1,41 @@
+"""What of several measured rounds counts."""
+
+from typing import Any
+
+import pytest
+
+from potstill.measure import speed
+from potstill.measure.generation import GenerationRequest
+
+
+def request(model: str) -> GenerationRequest:
+    return GenerationRequest(model, prompts=((1,),), new_tokens=2, threads=1, warmup=0, device="cpu")
+
+
+def round_of(latencies: list[float], throughput: float, memory: int, first: list[float]) -> dict[str, Any]:
+    return {
+        "latencies_ms": [float(each) for each in latencies],
+        "throughput_per_s": float(throughput),
+        "peak_memory_bytes": memory,
+        "first_ms": [float(each) for each in first],
+    }
+
+
+def test_rounds_alternate_and_the_fastest_of_each_model_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = {
+        # The second round was disturbed, and has the lowest single value.
+        "teacher": [round_of([9, 10, 11], 50, 7, [40, 41, 42]), round_of([1, 30, 31], 20, 9, [90, 91, 92])],
+        "student": [round_of([4, 4, 90], 70, 3, [20, 21, 22]), round_of([3, 3, 5], 90, 2, [10, 11, 12])],
+    }
+    asked: list[str] = []
+
+    def measured(wanted: GenerationRequest) -> dict[str, Any]:
+        asked.append(wanted.model)
+        return rounds[wanted.model][asked.count(wanted.model) - 1]
+
+    monkeypatch.setattr(speed, "_in_fresh_process", measured)
+    done: list[int] = []
+    found = speed.measure_speed({name: request(name) for name in rounds}, rounds=2, advance=done.append)
+    assert asked == ["teacher", "student"] * 2 and done == [1] * 4
+    assert found["teacher"] == speed.Speed(10.0, 11.0, 11.0, 50.0, 9, 41.0)
+    assert found["student"] == speed.Speed(3.0, 5.0, 5.0, 90.0, 3, 11.0)
