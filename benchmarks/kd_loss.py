@@ -2,11 +2,13 @@
 
     pip install -e '.[bench]' && python benchmarks/kd_loss.py
 
-Each contender does the same work in float32: logits of student and teacher from their last hidden states, forward KL
-at temperature 1, and the gradients by the student's hidden states and head. Those that read a stored teacher have no
-teacher head to multiply with. Contenders are alternated in one process, and times are ratios to plain autograd in
-the same round; the median is shown. Memory is the peak above the inputs in a process of its own (Linux).
-The floor is the matrix products of the dense contenders alone, in chunks of the rows that the chunked loss takes.
+Each contender does the same work: logits of student and teacher from their last hidden states, forward KL at
+temperature 1, and the gradients by the student's hidden states and head; in float32 on a CPU, with everything in
+bfloat16 on a CUDA device. Those that read a stored teacher have no teacher head to multiply with. Contenders are
+alternated in one process, and times are ratios to plain autograd in the same round; the median is shown. Memory is the
+peak above the inputs in a process of its own (Linux). The floor is the matrix products of the dense contenders alone,
+in chunks of the rows that the chunked loss takes. The error is what is left of the gradients, whatever their scale,
+when the direction of those in float64 is taken out, as a share of them.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from rich.table import Table
 from torch import Tensor
 
 from potstill.divergences import ForwardKL, kl_divergence
-from potstill.losses.chunked import CHUNK_BYTES, chunked_loss
+from potstill.losses.chunked import chunked_loss
 from potstill.losses.kernels import Kernels
 from potstill.losses.terms import HardTerm, SoftTerm, Term
 from potstill.targets import Head, HiddenTargets, Mass, Target, TopKTargets
@@ -52,26 +54,39 @@ class Problem:
         return [self.hidden, self.weight]
 
 
-Contender = Callable[[Problem], Callable[[], object]]
+Gradients = tuple[Tensor, ...]
+Contender = Callable[[Problem], Callable[[], Gradients]]
 
 
-def problem(vocabulary: int, positions: int, student: int, teacher: int) -> Problem:
-    generator = torch.Generator().manual_seed(0)
+@dataclass(frozen=True)
+class Setup:
+    """Sizes, and where and in which type the inputs lie."""
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
+    vocabulary: int
+    positions: int
+    student: int
+    teacher: int
+    device: str
+    dtype: torch.dtype
 
-    return Problem(
-        normal(positions, student).requires_grad_(),
-        (normal(vocabulary, student) / student**0.5).requires_grad_(),
-        normal(positions, teacher),
-        normal(vocabulary, teacher) * (2 / teacher**0.5),
-        torch.randint(0, vocabulary, (positions,), generator=generator),
-    )
+    def problem(self) -> Problem:
+        generator = torch.Generator().manual_seed(0)
+
+        def normal(rows: int, columns: int, scale: float) -> Tensor:
+            drawn = torch.randn(rows, columns, generator=generator) * scale
+            return drawn.to(self.device, self.dtype)
+
+        return Problem(
+            normal(self.positions, self.student, 1.0).requires_grad_(),
+            normal(self.vocabulary, self.student, self.student**-0.5).requires_grad_(),
+            normal(self.positions, self.teacher, 1.0),
+            normal(self.vocabulary, self.teacher, 2 * self.teacher**-0.5),
+            torch.randint(0, self.vocabulary, (self.positions,), generator=generator).to(self.device),
+        )
 
 
-def plain(given: Problem) -> Callable[[], object]:
-    def step() -> object:
+def plain(given: Problem) -> Callable[[], Gradients]:
+    def step() -> Gradients:
         with torch.no_grad():
             teacher = given.teacher_hidden @ given.teacher_weight.T
         value = kl_divergence(teacher, given.hidden @ given.weight.T, temperature=1.0).sum()
@@ -80,12 +95,11 @@ def plain(given: Problem) -> Callable[[], object]:
     return step
 
 
-def floor(given: Problem) -> Callable[[], object]:
-    vocabulary = len(given.weight)
-    rows = CHUNK_BYTES // (4 * vocabulary)
+def floor(given: Problem) -> Callable[[], Gradients]:
+    rows = Head(given.weight).chunk_rows
 
     @torch.no_grad()
-    def step() -> object:
+    def step() -> Gradients:
         by_weight, by_hidden = torch.zeros_like(given.weight), torch.zeros_like(given.hidden)
         for start in range(0, len(given.hidden), rows):
             chunk = slice(start, start + rows)
@@ -99,12 +113,12 @@ def floor(given: Problem) -> Callable[[], object]:
 
 
 def chunked(teacher: Callable[[Problem], Target | None], *terms: Term, compiled: bool, share: float = 1.0) -> Contender:
-    def contender(given: Problem) -> Callable[[], object]:
+    def contender(given: Problem) -> Callable[[], Gradients]:
         kernels = Kernels(compiled=compiled)
         target = teacher(given)
-        kept = torch.arange(len(given.labels)) < round(share * len(given.labels))
+        kept = torch.arange(len(given.labels), device=given.labels.device) < round(share * len(given.labels))
 
-        def step() -> object:
+        def step() -> Gradients:
             with torch.no_grad():
                 said = target if target is not None else HiddenTargets(given.teacher_hidden[kept], dense_head(given))
             hidden = given.hidden if share == 1 else given.hidden[kept]
@@ -132,7 +146,8 @@ def mass(given: Problem) -> Mass:
     first = torch.randint(0, vocabulary, (positions, 1), generator=generator)
     ids = (first + torch.arange(HEAD) * (vocabulary // HEAD)) % vocabulary
     logits = torch.randn(positions, HEAD, generator=generator)
-    return Mass(ids, logits, torch.full((positions, 1), -2.0), (1.0,), vocabulary)
+    there = given.labels.device
+    return Mass(ids.to(there), logits.to(there), torch.full((positions, 1), -2.0, device=there), (1.0,), vocabulary)
 
 
 def top_k(given: Problem) -> Target:
@@ -143,13 +158,15 @@ def low_rank(given: Problem) -> Target:
     generator = torch.Generator().manual_seed(2)
     codes = torch.randint(-127, 128, (len(given.labels), RANK), generator=generator, dtype=torch.int8)
     factor = torch.randn(len(given.weight), RANK, generator=generator) / (127 * RANK**0.5)
-    return HiddenTargets(codes, Head(factor, torch.zeros(len(given.weight))), mass(given))
+    there = given.labels.device
+    offset = torch.zeros(len(given.weight), device=there)
+    return HiddenTargets(codes.to(there), Head(factor.to(there), offset), mass(given))
 
 
-def trl_gkd(given: Problem) -> Callable[[], object]:
+def trl_gkd(given: Problem) -> Callable[[], Gradients]:
     from trl.experimental.gkd import GKDTrainer
 
-    def step() -> object:
+    def step() -> Gradients:
         with torch.no_grad():
             teacher = given.teacher_hidden @ given.teacher_weight.T
         student = given.hidden @ given.weight.T
@@ -160,10 +177,10 @@ def trl_gkd(given: Problem) -> Callable[[], object]:
     return step
 
 
-def trl_chunked(given: Problem) -> Callable[[], object]:
+def trl_chunked(given: Problem) -> Callable[[], Gradients]:
     from trl.trainer.distillation_trainer import _chunked_divergence_loss
 
-    def step() -> object:
+    def step() -> Gradients:
         value, *_ = _chunked_divergence_loss(
             given.hidden[None],
             given.teacher_hidden[None],
@@ -177,7 +194,7 @@ def trl_chunked(given: Problem) -> Callable[[], object]:
     return step
 
 
-def torchtune(given: Problem) -> Callable[[], object]:
+def torchtune(given: Problem) -> Callable[[], Gradients]:
     # From its file, which needs torch alone: the package as a whole cannot be imported beside a recent torch.
     package = importlib.util.find_spec("torchtune")
     assert package is not None and package.submodule_search_locations
@@ -188,7 +205,7 @@ def torchtune(given: Problem) -> Callable[[], object]:
     spec.loader.exec_module(module)
     loss = module.ForwardKLWithChunkedOutputLoss()
 
-    def step() -> object:
+    def step() -> Gradients:
         pieces = loss.num_output_chunks
         with torch.no_grad():
             teacher = [each[None] @ given.teacher_weight.T for each in given.teacher_hidden.chunk(pieces)]
@@ -199,12 +216,12 @@ def torchtune(given: Problem) -> Callable[[], object]:
 
 
 def liger(*, compiled: bool) -> Contender:
-    def contender(given: Problem) -> Callable[[], object]:
+    def contender(given: Problem) -> Callable[[], Gradients]:
         from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
         loss = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0, compiled=compiled)
 
-        def step() -> object:
+        def step() -> Gradients:
             value = loss(given.hidden, given.weight, given.teacher_hidden, given.teacher_weight, given.labels)
             return torch.autograd.grad(value, given.leaves)
 
@@ -237,9 +254,42 @@ def present(name: str) -> bool:
     return package is None or importlib.util.find_spec(package) is not None
 
 
-def peak_above_inputs(step: Callable[[], object]) -> int:
-    """Peak resident bytes of one step above those before it."""
+DIFFERENT = re.compile("floor|hard labels|masked|top_k|low_rank")
+"""Contenders that compute something else than the gradients of the dense loss."""
+
+
+def error(given: Problem, found: Gradients) -> float:
+    """Share of the gradients that is not along those of the dense loss in float64."""
+    exact = Problem(
+        *(tensor.detach().double() if tensor.is_floating_point() else tensor for tensor in vars(given).values())
+    )
+    wanted = torch.cat([each.flatten() for each in softmax_gradients(exact)])
+    direction = torch.cat([each.flatten().double() for each in found])
+    along = wanted * (direction @ wanted / (wanted @ wanted))
+    return ((direction - along).norm() / along.norm()).item()
+
+
+@torch.no_grad()
+def softmax_gradients(given: Problem) -> Gradients:
+    """Those of the forward KL: softmax(student) - softmax(teacher), multiplied out; few rows are held at a time."""
+    by_hidden, by_weight = torch.zeros_like(given.hidden), torch.zeros_like(given.weight)
+    for rows in torch.arange(len(given.hidden), device=given.hidden.device).split(128):
+        student = (given.hidden[rows] @ given.weight.T).softmax(dim=1)
+        gradient = student - (given.teacher_hidden[rows] @ given.teacher_weight.T).softmax(dim=1)
+        by_hidden[rows] = gradient @ given.weight
+        by_weight += gradient.T @ given.hidden[rows]
+    return by_hidden, by_weight
+
+
+def peak_above_inputs(step: Callable[[], object], device: str) -> int:
+    """Peak bytes of one step above those before it: allocated on a CUDA device, resident on a CPU."""
     step()  # compiles, and fills what is kept between steps
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
     release_unused()
     forget_peak()
     before = resident_bytes()
@@ -247,43 +297,59 @@ def peak_above_inputs(step: Callable[[], object]) -> int:
     return resident_bytes(peak=True) - before
 
 
-def memory_of(name: str, sizes: list[int]) -> int:
-    arguments = [sys.executable, __file__, "--memory-of", name, "--sizes", *map(str, sizes)]
+def memory_of(name: str, setup: Setup) -> int:
+    sizes = [setup.vocabulary, setup.positions, setup.student, setup.teacher]
+    arguments = [sys.executable, __file__, "--memory-of", name, "--sizes", *map(str, sizes), "--device", setup.device]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True)
     return int(done.stdout.splitlines()[-1])
 
 
-def times(names: list[str], given: Problem, rounds: int) -> dict[str, list[float]]:
+def times(names: list[str], given: Problem, rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Milliseconds of each step, and the errors of those that compute the same."""
+    wait = torch.cuda.synchronize if given.labels.is_cuda else lambda: None
     steps = {name: CONTENDERS[name](given) for name in names}
-    for step in steps.values():
-        step()
+    errors = {}
+    for name, step in steps.items():
+        found = step()
+        if not DIFFERENT.search(name):
+            errors[name] = error(given, found)
+        del found
     taken: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         for name in names if turn % 2 else reversed(names):
+            wait()
             start = time.perf_counter()
             steps[name]()
-            taken[name].append(time.perf_counter() - start)
-    return taken
+            wait()
+            taken[name].append(1000 * (time.perf_counter() - start))
+    return taken, errors
 
 
-def table(sizes: list[int], names: list[str], rounds: int) -> Table:
-    vocabulary, positions, student, teacher = sizes
-    peaks = {name: memory_of(name, sizes) for name in names}
-    taken = times(names, problem(*sizes), rounds)
-    shown = Table(title=f"V = {vocabulary:,}, N = {positions:,}, hidden {student} / {teacher}, {rounds} rounds")
-    for column in ("", "s", "time / plain", "range", "time / floor", "peak MiB", "peak / plain"):
+def table(setup: Setup, names: list[str], rounds: int) -> Table:
+    if setup.device == "cuda":
+        # The allocator knows what each step took, whatever ran before it.
+        given = setup.problem()
+        peaks = {name: peak_above_inputs(CONTENDERS[name](given), "cuda") for name in names}
+        del given
+    else:
+        peaks = {name: memory_of(name, setup) for name in names}
+    taken, errors = times(names, setup.problem(), rounds)
+    sizes = f"V = {setup.vocabulary:,}, N = {setup.positions:,}, hidden {setup.student} / {setup.teacher}"
+    shown = Table(title=f"{sizes}, {str(setup.dtype).removeprefix('torch.')} on {setup.device}, {rounds} rounds")
+    for column in ("", "ms", "time / plain", "range", "time / floor", "peak MiB", "peak / plain", "error"):
         shown.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for name in names:
         ratios = [a / b for a, b in zip(taken[name], taken["plain autograd"], strict=True)]
         floors = [a / b for a, b in zip(taken[name], taken["floor: matrix products"], strict=True)]
         shown.add_row(
             name,
-            f"{statistics.median(taken[name]):.2f}",
+            f"{statistics.median(taken[name]):,.1f}",
             f"{statistics.median(ratios):.2f}",
             f"{min(ratios):.2f} to {max(ratios):.2f}",
             f"{statistics.median(floors):.2f}",
             f"{peaks[name] / 2**20:,.0f}",
             f"{peaks[name] / peaks['plain autograd']:.2f}",
+            f"{errors[name]:.1e}" if name in errors else "",
         )
     return shown
 
@@ -294,22 +360,25 @@ def main() -> None:
     parser.add_argument("--positions", type=int, default=2048)
     parser.add_argument("--widths", type=int, nargs=2, default=[576, 1024], help="hidden size of student and teacher")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", help="a regular expression; plain autograd and the floor always run")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--sizes", type=int, nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
     if args.memory_of:
-        print(peak_above_inputs(CONTENDERS[args.memory_of](problem(*args.sizes))))
+        setup = Setup(*args.sizes, args.device, dtype)
+        print(peak_above_inputs(CONTENDERS[args.memory_of](setup.problem()), args.device))
         return
     wanted = re.compile(args.only or "")
     names = [name for number, name in enumerate(CONTENDERS) if number < 2 or (present(name) and wanted.search(name))]
     console = Console()
-    console.width = max(console.width, 120)
+    console.width = max(console.width, 140)
     for vocabulary in args.vocabularies:
-        console.print(table([vocabulary, args.positions, *args.widths], names, args.rounds))
+        console.print(table(Setup(vocabulary, args.positions, *args.widths, args.device, dtype), names, args.rounds))
     for package in PACKAGES.values():
         if importlib.util.find_spec(package) is None:
-            console.print(f"{package} is not installed: pip install -e '.[bench]'")
+            console.print(f"{package} is not installed: pip install -e '.[bench]'", markup=False)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
     pip install -e '.[bench]' && python benchmarks/vs_trl.py --model FOLDER --data data/train.jsonl
 
-All train the same student (the teacher's layers, evenly spread) on the same rows in the same batches with AdamW in
-float32: TRL's GKD trainer (lambda 0, beta 0: forward KL, teacher online), transformers' own cross-entropy, and the
-loop of potstill with forward KL at temperature 1. Each contender runs in a process of its own, in turn, several
-rounds; shown are medians, and ratios within a round. Tokens are trained tokens. Memory is the peak of the process
-above what it had before the models were loaded (Linux). The cost of labelling is counted for 1, 3 and 10 epochs.
+All train the same student (the teacher's layers, evenly spread) on the same rows in the same batches with AdamW, on a
+CPU in float32, on a CUDA device under autocast to bfloat16 with weights in float32: TRL's GKD trainer (lambda 0,
+beta 0: forward KL, teacher online), transformers' own cross-entropy, and the loop of potstill with forward KL at
+temperature 1. Each contender runs in a process of its own, in turn, several rounds; shown are medians, and ratios
+within a round. Tokens are trained tokens. Memory is the peak above what there was before the models were loaded:
+allocated on a CUDA device, else that of the process (Linux). The cost of labelling is counted for 1, 3 and 10 epochs.
 """
 
 import argparse
@@ -49,7 +50,6 @@ from potstill.training.engine import Engine
 from potstill.training.loop import Job, ModelWithLoss, _adamw, _step, no_teacher
 from resident import release_unused, resident_bytes
 
-CPU = torch.device("cpu")
 ENCODINGS: dict[str, PositionEncoding] = {"top_k": TopK(), "low_rank": LowRank()}
 RATE = 1e-4
 
@@ -67,6 +67,16 @@ class Setup:
     rows: int
     steps: int
     warmup: int
+    device: torch.device
+
+    @property
+    def on_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def wait(self) -> None:
+        """For what the device still works on."""
+        if self.on_cuda:
+            torch.cuda.synchronize()
 
     def tokens(self) -> PackedRows:
         """Rows near the full length, one example each, so that padding is nobody's advantage."""
@@ -98,7 +108,7 @@ class Setup:
 
 def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher], compiled: bool = True) -> list[float]:
     rows = setup.tokens()
-    engine = Engine(CPU)
+    engine = Engine(setup.device)
     job = Job(
         name="train/bench",
         model=setup.student(),
@@ -110,7 +120,7 @@ def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher], compil
         criterion=MixedLoss([]),
         total_steps=setup.warmup + setup.steps,
         seed=0,
-        settings=OptimiserSettings(batch_size=setup.batch, learning_rate=RATE, precision="float32"),
+        settings=OptimiserSettings(batch_size=setup.batch, learning_rate=RATE, precision="auto"),
     )
     module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss))
     optimiser = _adamw(module, job.settings)
@@ -118,6 +128,7 @@ def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher], compil
     for number, indices in enumerate(setup.batches(rows)):
         start = time.perf_counter()
         _step(job, module, optimiser, list(indices), number, engine)
+        setup.wait()
         taken.append(time.perf_counter() - start)
     return taken
 
@@ -127,11 +138,14 @@ CE = HardLabels(weight=Constant(value=1.0))
 
 
 def stored(encoding: str, *losses: Any) -> Callable[[Setup], list[float]]:
-    return lambda setup: ours(setup, list(losses), lambda: StoredTeacher(LabelStore(setup.work / encoding), CPU))
+    def contender(setup: Setup) -> list[float]:
+        return ours(setup, list(losses), lambda: StoredTeacher(LabelStore(setup.work / encoding), setup.device))
+
+    return contender
 
 
 def online(setup: Setup) -> list[float]:
-    return ours(setup, [KL], lambda: FrozenTeacher(setup.teacher(), CPU, ask_for_hidden_states))
+    return ours(setup, [KL], lambda: FrozenTeacher(setup.teacher(), setup.device, ask_for_hidden_states))
 
 
 def hard_labels(setup: Setup) -> list[float]:
@@ -140,16 +154,19 @@ def hard_labels(setup: Setup) -> list[float]:
 
 def fine_tuning(setup: Setup) -> list[float]:
     """Cross-entropy as transformers computes it from labels, in the shortest loop."""
-    rows, model = setup.tokens(), setup.student().train()
+    rows, model = setup.tokens(), setup.student().train().to(setup.device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
     taken = []
     for indices in setup.batches(rows):
         batch = as_transformers(rows, list(indices))
         start = time.perf_counter()
         optimiser.zero_grad(set_to_none=True)
-        model(**batch, use_cache=False).loss.backward()
+        with Engine(setup.device).autocast("auto"):
+            loss = model(**{name: each.to(setup.device) for name, each in batch.items()}, use_cache=False).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
+        setup.wait()
         taken.append(time.perf_counter() - start)
     return taken
 
@@ -168,6 +185,7 @@ def trl_gkd(setup: Setup) -> list[float]:
             self.start = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
+            setup.wait()
             taken.append(time.perf_counter() - self.start)
 
     flat = [index for indices in order for index in indices]
@@ -184,8 +202,8 @@ def trl_gkd(setup: Setup) -> list[float]:
             logging_steps=10**6,
             save_strategy="no",
             report_to=[],
-            use_cpu=True,
-            bf16=False,
+            use_cpu=not setup.on_cuda,
+            bf16=setup.on_cuda,
             gradient_checkpointing=False,
             optim="adamw_torch_fused",
         )
@@ -217,24 +235,26 @@ def as_transformers(rows: PackedRows, indices: list[int]) -> dict[str, torch.Ten
 def label(setup: Setup, encoding: PositionEncoding, folder: Path) -> float:
     """Seconds to label all rows, with the pass over a part of them that the encoding is fitted on."""
     rows, model = setup.tokens(), setup.teacher()
-    teacher, head = FrozenTeacher(model, CPU, ask_for_hidden_states), head_of(model)
+    teacher, head = FrozenTeacher(model, setup.device, ask_for_hidden_states), head_of(model)
 
     def hidden_of(indices: list[int]) -> torch.Tensor:
-        said = teacher(rows.collate(indices)).target
+        with Engine(setup.device).autocast("auto"):
+            said = teacher(rows.collate(indices)).target
         assert isinstance(said, HiddenTargets)
-        return said.hidden
+        return said.hidden.float()
 
-    plan = [list(range(start, min(start + 4, len(rows.rows)))) for start in range(0, len(rows.rows), 4)]
+    size = 32 if setup.on_cuda else 4
+    plan = [list(range(start, min(start + size, len(rows.rows)))) for start in range(0, len(rows.rows), size)]
     start = time.perf_counter()
     with torch.inference_mode():
-        sample = torch.cat([hidden_of(batch) for batch in plan[:4]])
+        sample = torch.cat([hidden_of(batch) for batch in plan[: 16 // size or 1]])
         grid = (1.0, 1.5, 2.0, 3.0, 4.0)
         codec = encoding.fit(sample, head, grid)
 
         def ask(indices: Any) -> tuple[list[int], Any]:
             hidden = hidden_of(list(indices))
             counts = [rows.trained_positions[rows.examples[index].id] for index in indices]
-            pieces = [codec.encode(piece, head.logits(piece)) for piece in hidden.split(64)]
+            pieces = [codec.encode(piece, head.logits(piece)) for piece in hidden.split(head.chunk_rows)]
             return counts, {name: np.concatenate([piece[name] for piece in pieces]) for name in codec.columns}
 
         about = LabelSource(teacher="t", tokenizer="k", data="d", labels=(), max_length=1, precision="float32")
@@ -260,7 +280,8 @@ def measured(setup: Setup, name: str) -> dict[str, Any]:
     release_unused()
     before = resident_bytes()
     taken = CONTENDERS[name](setup)[setup.warmup :]
-    return {"seconds": taken, "peak": resident_bytes(peak=True) - before}
+    peak = torch.cuda.max_memory_allocated() if setup.on_cuda else resident_bytes(peak=True) - before
+    return {"seconds": taken, "peak": peak}
 
 
 def in_a_process(arguments: list[str], name: str) -> dict[str, Any]:
@@ -300,6 +321,8 @@ def report(setup: Setup, found: dict[str, list[dict[str, Any]]], label_seconds: 
     console = Console()
     console.width = max(console.width, 130)
     console.print(table)
+    if setup.on_cuda:
+        console.print(torch.cuda.get_device_name())
     for encoding, seconds in label_seconds.items():
         console.print(f"labelling {every:,} tokens, {encoding}: {every / seconds:,.0f} tokens/s")
 
@@ -316,13 +339,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = args.work or Path(folder)
-        setup = Setup(
-            args.model, args.data, work, args.layers, args.batch, args.length, args.rows, args.steps, args.warmup
-        )
+        sizes = (args.layers, args.batch, args.length, args.rows, args.steps, args.warmup)
+        setup = Setup(args.model, args.data, work, *sizes, torch.device(args.device))
         if args.contender:
             print(json.dumps(measured(setup, args.contender)))
             return

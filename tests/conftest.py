@@ -90,10 +90,10 @@ data:
   test: data/test.jsonl
   adapt: data/adapt.jsonl
 teacher: {{kind: pretrained, model: "{teacher_folder}"}}
-adapt: {{epochs: 16, batch_size: 16, learning_rate: 3e-3}}
-label: {{batch_size: 8, batches_per_shard: 2}}
+adapt: {{epochs: 16, batch_size: 16, learning_rate: 3e-3, precision: float32}}
+label: {{batch_size: 8, batches_per_shard: 2, precision: float32}}
 student: {{kind: shrunk, layers: 2, width: 1/2}}
-train: {{epochs: 4, batch_size: 16, micro_batch_size: 4, learning_rate: 5e-3, evaluate_every: 7}}
+train: {{epochs: 4, batch_size: 16, micro_batch_size: 4, learning_rate: 5e-3, evaluate_every: 7, precision: float32}}
 evaluate: {{latency_rows: 8, rounds: 1, warmup: 1, batch_size: 4}}
 gate: {{min_retention: 0.01}}
 """)
@@ -173,14 +173,15 @@ data:
   adapt: data/adapt.jsonl
   near_copies: null
 teacher: {{kind: pretrained, model: "{chat_teacher_folder}"}}
-adapt: {{epochs: 25, batch_size: 4, learning_rate: 1e-2}}
+adapt: {{epochs: 25, batch_size: 4, learning_rate: 1e-2, precision: float32}}
 label:
   encoding: {{kind: low_rank, head: 8, rank: 16}}
   temperatures: [1, 2]
   batch_size: 8
   batches_per_shard: 2
+  precision: float32
 student: {{kind: shrunk, layers: 2, width: 32}}
-train: {{epochs: 8, batch_size: 4, micro_batch_size: 2, learning_rate: 1e-2, evaluate_every: 10}}
+train: {{epochs: 8, batch_size: 4, micro_batch_size: 2, learning_rate: 1e-2, evaluate_every: 10, precision: float32}}
 evaluate: {{prompts: 3, rounds: 1, warmup: 1, new_tokens: 4, generations: 2, generation_tokens: 6}}
 gate: {{min_retention: 0.01}}
 """)

@@ -7,7 +7,7 @@ of the vocabulary than the positions that it was asked for.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,7 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from potstill.divergences import at_least_float32
+from potstill.products import wide_product
 
+CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
+"""Logits that are held at a time, in float32. Smaller chunks read the head more often, and on a CUDA device cost more
+in starting than in working; larger ones leave a CPU's cache."""
 LEAST_LOG_MASS = -80.0
 """Log of a mass that counts as none: it keeps differences of logarithms finite."""
 
@@ -32,14 +36,24 @@ class Head:
     soft_cap: float | None = None
 
     def logits(self, hidden: Float[Tensor, "positions width"]) -> Float[Tensor, "positions vocabulary"]:
-        """The logits, in the arithmetic of the hidden states, then in float32 at least."""
+        """The logits, from products of the hidden states' type, in float32 at least."""
+        weight = self.weight.to(hidden.dtype)
+        if hidden.dtype.itemsize < 4:
+            product = wide_product(hidden, weight.T)
+            return self.activate(product if self.bias is None else product.add_(self.bias))
         bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        return self.activate(at_least_float32(torch.nn.functional.linear(hidden, self.weight.to(hidden.dtype), bias)))
+        return self.activate(at_least_float32(torch.nn.functional.linear(hidden, weight, bias)))
 
-    def likeliest(self, hidden: Float[Tensor, "positions width"], *, rows: int = 64) -> Int[Tensor, "positions"]:
-        """The token with the largest logit at each position; the logits of `rows` positions are held at a time."""
-        chunks = [self.logits(hidden[start : start + rows]).argmax(dim=1) for start in range(0, len(hidden), rows)]
-        return torch.cat(chunks) if chunks else torch.zeros(0, dtype=torch.long, device=hidden.device)
+    @property
+    def chunk_rows(self) -> int:
+        """Positions whose logits are held at a time."""
+        limit = CHUNK_BYTES["cpu" if self.weight.device.type == "cpu" else "cuda"]
+        return max(16, limit // (4 * len(self.weight)))
+
+    def likeliest(self, hidden: Float[Tensor, "positions width"]) -> Int[Tensor, "positions"]:
+        """The token with the largest logit at each position; a chunk of the logits is held at a time."""
+        chunks = [self.logits(piece).argmax(dim=1) for piece in torch.split(hidden, self.chunk_rows)]
+        return torch.cat(chunks)
 
     def activate(self, product: Float[Tensor, "positions vocabulary"]) -> Float[Tensor, "positions vocabulary"]:
         """Scale and soft cap, on the matrix product."""
@@ -52,6 +66,10 @@ class FullTarget(Protocol):
     """A distribution over the whole vocabulary."""
 
     def __len__(self) -> int: ...
+
+    def with_products_in(self, dtype: torch.dtype) -> "FullTarget":
+        """The same, whose matrix products, if it has any, have factors of this type."""
+        ...
 
     def logits_at(
         self, rows: slice, temperature: float, log_sum_exp: RowLogSumExp
@@ -104,6 +122,9 @@ class LogitTargets:
 
     def __len__(self) -> int:
         return len(self.logits)
+
+    def with_products_in(self, dtype: torch.dtype) -> "LogitTargets":
+        return self
 
     def logits_at(
         self, rows: slice, temperature: float, log_sum_exp: RowLogSumExp
@@ -191,6 +212,10 @@ class HiddenTargets:
 
     def __len__(self) -> int:
         return len(self.hidden)
+
+    def with_products_in(self, dtype: torch.dtype) -> "HiddenTargets":
+        # Codes of 8 bits are exact in half precision too.
+        return replace(self, hidden=self.hidden.to(dtype), head=replace(self.head, weight=self.head.weight.to(dtype)))
 
     def logits_at(
         self, rows: slice, temperature: float, log_sum_exp: RowLogSumExp

@@ -179,7 +179,7 @@ def test_loss_and_every_gradient_agree_with_the_naive_reference(
     target = TARGETS[kind](problem)
     terms = (SoftTerm("soft_targets", divergence, 0.7, temperature), replace(HARD, label_smoothing=smoothing))
     expected = naive(problem, target, terms)
-    agree(run(problem, target, terms, chunk_rows=2), expected, terms, 1e-9)
+    agree(run(problem, target, terms, rows_at_once=2), expected, terms, 1e-9)
     single = replace(problem, teacher=problem.teacher.float())
     agree(
         run(problem, TARGETS[kind](single) if kind != "hidden" else target, terms, dtype=torch.float32),
@@ -194,7 +194,7 @@ def test_loss_and_every_gradient_agree_with_the_naive_reference(
 @given(problem=problems())
 def test_hard_labels_alone_need_no_teacher(smoothing: float, problem: Setting) -> None:
     terms = (replace(HARD, label_smoothing=smoothing),)
-    agree(run(problem, None, terms, chunk_rows=2), naive(problem, None, terms), terms, 1e-10)
+    agree(run(problem, None, terms, rows_at_once=2), naive(problem, None, terms), terms, 1e-10)
 
 
 @FEW
@@ -207,7 +207,7 @@ def test_two_soft_terms_at_two_temperatures_add_up(problem: Setting) -> None:
     )
     for kind in TARGETS:
         target = TARGETS[kind](problem)
-        agree(run(problem, target, terms, chunk_rows=3), naive(problem, target, terms), terms, 1e-9)
+        agree(run(problem, target, terms, rows_at_once=3), naive(problem, target, terms), terms, 1e-9)
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -215,8 +215,8 @@ def test_two_soft_terms_at_two_temperatures_add_up(problem: Setting) -> None:
 @given(problem=problems(), rows=st.integers(1, 7))
 def test_the_size_of_a_chunk_changes_nothing(kind: str, problem: Setting, rows: int) -> None:
     terms = (SoftTerm("soft_targets", ForwardKL(), 0.7, 2.0), HARD)
-    whole, slopes = run(problem, TARGETS[kind](problem), terms, chunk_rows=100)
-    cut, cut_slopes = run(problem, TARGETS[kind](problem), terms, chunk_rows=rows)
+    whole, slopes = run(problem, TARGETS[kind](problem), terms, rows_at_once=100)
+    cut, cut_slopes = run(problem, TARGETS[kind](problem), terms, rows_at_once=rows)
     torch.testing.assert_close(cut.parts, whole.parts, rtol=1e-12, atol=1e-13)
     for cut_slope, slope in zip(cut_slopes, slopes, strict=True):
         torch.testing.assert_close(cut_slope, slope, rtol=1e-12, atol=1e-13)
@@ -257,7 +257,9 @@ def test_samples_with_the_weights_of_the_distribution_give_its_kl(problem: Setti
     everything = torch.arange(9).repeat(len(p), 1)
     target = SampledTargets(everything, p, -(p * p.log()).sum(dim=1))
     terms = (SoftTerm("soft_targets", ForwardKL(), 0.7, 1.0), HARD)
-    agree(run(problem, target, terms, chunk_rows=2), naive(problem, LogitTargets(problem.teacher), terms), terms, 1e-10)
+    agree(
+        run(problem, target, terms, rows_at_once=2), naive(problem, LogitTargets(problem.teacher), terms), terms, 1e-10
+    )
 
 
 def test_what_a_teacher_cannot_serve_is_refused() -> None:

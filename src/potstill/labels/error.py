@@ -11,9 +11,6 @@ from potstill.labels.positions import Codec, Columns
 from potstill.records import LabelFidelity
 from potstill.targets import Buckets, FullTarget, Head, SampledTargets, SparseTarget, Target
 
-CHUNK = 64
-"""Positions whose logits are held at a time."""
-
 
 def measure_error(
     codec: Codec, hidden: Float[Tensor, "positions width"], head: Head, temperatures: Sequence[float]
@@ -21,8 +18,8 @@ def measure_error(
     """The error of `codec` at each temperature that it serves, on these positions."""
     sums = {temperature: torch.zeros(3, dtype=torch.float64) for temperature in temperatures}
     sampled = False
-    for start in range(0, len(hidden), CHUNK):
-        states = hidden[start : start + CHUNK]
+    # Several arrays of a chunk's size are held.
+    for states in torch.split(hidden, max(16, head.chunk_rows // 4)):
         logits = head.logits(states)
         target = codec.target(as_tensors(codec.encode(states, logits.clone()), states.device))
         sampled = isinstance(target, SampledTargets)
@@ -30,7 +27,7 @@ def measure_error(
             log_p = torch.log_softmax(logits / temperature, dim=1)
             log_stored, ids = stored_distribution(target, temperature, logits.shape[1])
             difference = log_p.exp() - log_stored.exp()
-            kl = (log_p.exp() * (log_p - log_stored)).sum() if not sampled else log_p.new_tensor(math.nan)
+            kl = log_p.new_tensor(math.nan) if sampled else _kl(log_p, log_stored)
             captured = log_p.exp().gather(1, ids).sum()
             sums[temperature] += torch.stack([kl, difference.norm(dim=1).sum(), captured]).double().cpu()
     found = {temperature: (total / len(hidden)).tolist() for temperature, total in sums.items()}
@@ -38,6 +35,15 @@ def measure_error(
         LabelFidelity(temperature=temperature, kl=None if sampled else kl, distance=distance, captured_mass=captured)
         for temperature, (kl, distance, captured) in found.items()
     )
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """The sum of KL(p || q), of terms that are never negative: `q - p - p log(q / p)`, since both sum to one.
+
+    Where p and q nearly agree, rounding leaves of the sum of `p log(p / q)` a number of either sign.
+    """
+    p = log_p.exp()
+    return (log_q.exp() - p - p * (log_q - log_p)).clamp(min=0).sum()
 
 
 def as_tensors(columns: Columns, device: torch.device | None = None) -> dict[str, Tensor]:

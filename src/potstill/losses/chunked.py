@@ -12,14 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from potstill.divergences import ForwardKL, at_least_float32
+from potstill.divergences import ForwardKL
 from potstill.losses.kernels import Kernels, settings_of
 from potstill.losses.named_tokens import NamedTokens
 from potstill.losses.terms import SoftTerm, Term
+from potstill.products import add_product, wide_product
 from potstill.targets import FullTarget, Head, SampledTargets, SparseTarget, Target
-
-CHUNK_BYTES = 32 * 2**20
-"""Logits of a chunk. Smaller chunks read and write the head's gradient more often, larger ones leave the cache."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ def chunked_loss(
     terms: Sequence[Term],
     *,
     kernels: Kernels,
-    chunk_rows: int | None = None,
+    rows_at_once: int | None = None,
 ) -> Loss:
     """The summed loss over all positions given, with its gradients by `hidden`, the head's weight and its bias.
 
@@ -49,7 +47,7 @@ def chunked_loss(
         ValueError: a soft term that the target cannot serve, or another number of positions in it.
     """
     _check(labels, target, terms)
-    rows = chunk_rows or max(16, CHUNK_BYTES // (4 * head.weight.shape[0]))
+    rows = rows_at_once or head.chunk_rows
     work = _Work(head, labels, target, tuple(terms), kernels, rows, torch.is_grad_enabled())
     total, parts = _ChunkedLoss.apply(hidden, head.weight, head.bias, work)  # type: ignore[no-untyped-call]
     return Loss(total, parts)
@@ -92,10 +90,9 @@ class _ChunkedLoss(torch.autograd.Function):
         wanted = [work.differentiated and needed for needed in ctx.needs_input_grad]
         with torch.autocast(kind, enabled=False):
             gradients, parts = _run(hidden, weight, bias, work, product, wanted)
-        weights = torch.tensor([term.weight for term in work.terms], dtype=parts.dtype, device=parts.device)
         ctx.gradients = gradients
         ctx.mark_non_differentiable(parts)
-        return (weights * parts).sum(), parts
+        return (settings_of(work.terms, parts)[:, 0] * parts).sum(), parts
 
     @staticmethod
     def backward(ctx: Any, by_total: Tensor, by_parts: Tensor) -> tuple[Tensor | None, ...]:
@@ -119,26 +116,30 @@ def _run(
     by_bias = torch.zeros_like(bias, dtype=sums_type) if bias is not None and wanted[2] else None
     parts = torch.zeros(len(work.terms), dtype=sums_type, device=hidden.device)
     narrow = weight.to(product)
+    target = work.target
+    if product.itemsize < 4 and isinstance(target, FullTarget):
+        target = target.with_products_in(product)
     # One buffer for all chunks: a new one each time would be held beside the old one.
-    products = torch.empty(min(work.rows, len(hidden)), len(weight), dtype=product, device=hidden.device)
+    settings = settings_of(work.terms, parts)
+    buffer = torch.empty(min(work.rows, len(hidden)), len(weight), dtype=sums_type, device=hidden.device)
     for start in range(0, len(hidden), work.rows):
         rows = slice(start, min(start + work.rows, len(hidden)))
         states = hidden[rows].to(product)
-        made = torch.mm(states, narrow.T, out=products[: len(states)])
-        logits = at_least_float32(made)
+        logits = wide_product(states, narrow.T, out=buffer[: len(states)])
         if bias is not None:
             logits += bias
         slope = _activate(logits, work.head)
-        parts += logit_terms(logits, work.labels[rows], work.target, rows, work.terms, kernels=work.kernels)
+        labels = work.labels[rows]
+        parts += logit_terms(logits, labels, target, rows, work.terms, kernels=work.kernels, settings=settings)
         if slope is not None:
             logits *= slope
         if by_bias is not None:
             by_bias += logits.sum(dim=0)
         gradient = logits.to(product)
         if by_hidden is not None:
-            by_hidden[rows] = (gradient @ narrow).to(by_hidden.dtype)
+            by_hidden[rows] = wide_product(gradient, narrow)
         if by_weight is not None:
-            _add_product(by_weight, gradient, states)
+            add_product(by_weight, gradient.T, states)
     given = None if by_weight is None else by_weight.to(weight.dtype)
     return [by_hidden, given, None if by_bias is None or bias is None else by_bias.to(bias.dtype)], parts
 
@@ -148,18 +149,11 @@ def _activate(logits: Tensor, head: Head) -> Tensor | None:
     if head.scale != 1.0:
         logits *= head.scale
     if head.soft_cap is None:
-        return None if head.scale == 1.0 else logits.new_tensor(head.scale)
+        return None if head.scale == 1.0 else logits.new_full((), head.scale)
     logits.div_(head.soft_cap).tanh_()
     slope = logits.square().neg_().add_(1).mul_(head.scale)
     logits.mul_(head.soft_cap)
     return slope
-
-
-def _add_product(total: Tensor, gradient: Tensor, states: Tensor) -> None:
-    if total.dtype == gradient.dtype:
-        total.addmm_(gradient.T, states)
-    else:
-        total += gradient.T @ states
 
 
 def logit_terms(
@@ -170,14 +164,20 @@ def logit_terms(
     terms: tuple[Term, ...],
     *,
     kernels: Kernels,
+    settings: Float[Tensor, "terms 2"] | None = None,
 ) -> Float[Tensor, "terms"]:
-    """The sums of the terms over the positions `rows` of the target; `logits` become the gradient of their mix."""
+    """The sums of the terms over the positions `rows` of the target; `logits` become the gradient of their mix.
+
+    `settings` are those of the terms, for who asks for many chunks.
+    """
+    if settings is None:
+        settings = settings_of(terms, logits)
     soft = [term for term in terms if isinstance(term, SoftTerm)]
     if soft and isinstance(target, FullTarget):
         teachers = [target.logits_at(rows, term.temperature, kernels.log_sum_exp) for term in soft]
-        sums: Tensor = kernels.full(terms, logits, teachers, labels, settings_of(terms, logits))
+        sums: Tensor = kernels.full(terms, logits, teachers, labels, settings)
         return sums
-    named = NamedTokens(logits, labels, terms, kernels)
+    named = NamedTokens(logits, labels, terms, settings, kernels)
     if soft and isinstance(target, SparseTarget):
         return named.with_buckets([target.buckets_at(rows, term.temperature) for term in soft])
     if soft and isinstance(target, SampledTargets):

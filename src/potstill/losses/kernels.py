@@ -19,8 +19,12 @@ from potstill.signals import IGNORE_INDEX
 
 def settings_of(terms: Sequence[Term], like: Tensor) -> Float[Tensor, "terms 2"]:
     """Weight and temperature of each term as a tensor: numbers would make a schedule compile at every step."""
-    pairs = [(term.weight, term.temperature if isinstance(term, SoftTerm) else 1.0) for term in terms]
-    return torch.tensor(pairs, dtype=like.dtype, device=like.device)
+    # Filled where it is read. A copy from the host would wait for all that the device has to do.
+    settings = like.new_empty(len(terms), 2)
+    for pair, term in zip(settings, terms, strict=True):
+        pair[0].fill_(term.weight)
+        pair[1].fill_(term.temperature if isinstance(term, SoftTerm) else 1.0)
+    return settings
 
 
 def full(
@@ -111,8 +115,7 @@ class Kernels:
         self, logits: Float[Tensor, "positions vocabulary"], temperature: float
     ) -> Float[Tensor, "positions"]:
         """log(sum(exp(logits / T))) over the vocabulary."""
-        at = torch.tensor([temperature], dtype=logits.dtype, device=logits.device)
-        summed: Tensor = self.row_log_sum_exp(logits, at)
+        summed: Tensor = self.row_log_sum_exp(logits, logits.new_full((1,), temperature))
         return summed[:, 0]
 
     def _make(self, plain: Callable[..., Any]) -> Callable[..., Any]:

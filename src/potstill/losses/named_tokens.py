@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from potstill.divergences import temperature_scale
-from potstill.losses.kernels import Kernels, settings_of
+from potstill.losses.kernels import Kernels
 from potstill.losses.terms import HardTerm, SoftTerm, Term
 from potstill.signals import IGNORE_INDEX
 from potstill.targets import Buckets
@@ -30,12 +30,13 @@ class NamedTokens:
         logits: Float[Tensor, "positions vocabulary"],
         labels: Int[Tensor, "positions"],
         terms: Sequence[Term],
+        settings: Float[Tensor, "terms 2"],
         kernels: Kernels,
     ) -> None:
         self._logits = logits
         self._terms = terms
         self._kernels = kernels
-        self._settings = settings_of(terms, logits)
+        self._settings = settings
         self._known = (labels != IGNORE_INDEX).to(logits.dtype)
         self._label = labels.clamp(min=0)[:, None]
         # Before any token is taken out.

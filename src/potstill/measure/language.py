@@ -11,9 +11,6 @@ from torch import Tensor
 
 from potstill.targets import HiddenTargets
 
-CHUNK = 64
-"""Positions whose logits are held at a time."""
-
 
 @dataclass(frozen=True)
 class TokenMeasures:
@@ -39,8 +36,10 @@ def measure_tokens(
 ) -> dict[str, TokenMeasures]:
     """Compare each model with the teacher and the true tokens at these positions."""
     found: dict[str, list[list[Tensor]]] = {name: [] for name in models}
-    for start in range(0, len(labels), CHUNK):
-        rows = slice(start, start + CHUNK)
+    # Several arrays of a chunk's size are held.
+    size = max(16, teacher.head.chunk_rows // 4)
+    for start in range(0, len(labels), size):
+        rows = slice(start, start + size)
         log_p = _log_softmax(teacher, rows)
         for name, model in models.items():
             log_q = log_p if model is teacher else _log_softmax(model, rows)

@@ -44,8 +44,6 @@ from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
 MIN_SAMPLE = 16
-ENCODED_POSITIONS = 64
-"""Positions whose logits are held at a time."""
 
 
 class _FittedFile(BaseModel):
@@ -136,7 +134,7 @@ def write_positions(
 
 def encoded(fitted: Fitted, hidden: Tensor, head: Head) -> Columns:
     """The columns of these positions, of which a few have their logits at a time."""
-    pieces = [fitted.codec.encode(piece, head.logits(piece)) for piece in torch.split(hidden, ENCODED_POSITIONS)]
+    pieces = [fitted.codec.encode(piece, head.logits(piece)) for piece in torch.split(hidden, head.chunk_rows)]
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in fitted.codec.columns}
 
 

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from potstill.errors import TrainingError
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -59,10 +61,19 @@ def is_main_process() -> bool:
 
 @contextmanager
 def start_engine() -> Iterator[Engine]:
-    """The engine of this process: one of several where torchrun started it, else alone."""
+    """The engine of this process: one of several where torchrun started it, else alone.
+
+    Raises:
+        TrainingError: torchrun started more processes here than there are devices.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
+    if cuda and local_rank >= (devices := torch.cuda.device_count()):
+        raise TrainingError(
+            f"torchrun: process {local_rank} of this machine has no device; there are {devices}. "
+            f"Start torchrun with --nproc-per-node={devices}."
+        )
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if world_size == 1:
         yield Engine(device)

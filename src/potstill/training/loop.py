@@ -181,9 +181,8 @@ def _step(
     normaliser = float(engine.sum(torch.stack([batch.mask.sum() for batch in batches]).sum().float()))
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):
-        signals = job.teacher(batch)
         with _no_sync(module, last=number == len(batches) - 1), engine.autocast(settings.precision):
-            total, parts = module(batch, signals, progress)
+            total, parts = module(batch, job.teacher(batch), progress)
             # Engines average gradients over processes; the factor makes that the sum.
             (total * (engine.world_size / normaliser)).backward()
         for name, part in {"loss": total.detach(), **parts}.items():

@@ -1,0 +1,79 @@
+"""The chunked core on a CUDA device against itself on the CPU in float64."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from potstill.divergences import ForwardKL
+from potstill.products import add_product, wide_product
+from potstill.targets import Head
+from tests.contracts.device_cases import CPU, ENCODINGS, GRID, STATES, TEACHER_HEAD, agree, drawn, run, terms_for
+from tests.contracts.reference import DIVERGENCES
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize("soft_cap", [None, 20.0])
+@pytest.mark.parametrize("kind", ["states", "logits", "top_k", "low_rank", "hidden"])
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda each: each.kind)
+def test_the_device_changes_nothing(divergence: Any, kind: str, soft_cap: float | None) -> None:
+    terms = terms_for(divergence, 2.0)
+    expected = run(kind, terms, CPU, torch.float64, soft_cap=soft_cap)
+    agree(
+        run(kind, terms, CUDA, torch.float64, soft_cap=soft_cap),
+        expected,
+        1e-9 if kind in ("states", "logits") else 1e-5,
+    )
+    # Where p and q are nearly equal, last bits decide the sign of a total variation's gradient.
+    digits = 2e-3 if divergence.kind == "total_variation" else 2e-5
+    agree(run(kind, terms, CUDA, torch.float32, soft_cap=soft_cap), expected, digits)
+
+
+@pytest.mark.parametrize("kind", ["states", "low_rank"])
+def test_under_autocast_the_sums_of_products_are_not_rounded(kind: str) -> None:
+    """The factors are numbers of bfloat16 here, so that nothing but the rounding of sums could change the loss."""
+    terms = terms_for(ForwardKL(), 1.0)
+    expected, slopes = run(kind, terms, CPU, torch.float64)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        found, gradients = run(kind, terms, CUDA, torch.float32)
+    # The factor of low_rank is rounded, which moves the tail a little; the states of a teacher are not.
+    torch.testing.assert_close(found, expected, rtol=1e-5 if kind == "states" else 1e-3, atol=0)
+    for gradient, wanted in zip(gradients, slopes, strict=True):
+        assert (gradient - wanted).norm() <= 0.01 * wanted.norm()
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_labels_are_the_same_wherever_they_are_made(encoding: str) -> None:
+    codec = ENCODINGS[encoding].fit(STATES.float(), Head(TEACHER_HEAD.weight.float()), GRID)
+    logits = TEACHER_HEAD.logits(STATES).float()
+    here = codec.encode(STATES.float(), logits.clone())
+    there = codec.encode(STATES.float().to(CUDA), logits.to(CUDA))
+    assert here.keys() == there.keys()
+    for name, column in here.items():
+        # Ties and last bits are the only differences.
+        same = np.isclose(column.astype("float64"), there[name].astype("float64"), rtol=2e-3, atol=1e-6)
+        assert same.mean() > 0.995, name
+
+
+def test_an_encoding_can_be_fitted_there() -> None:
+    for encoding in ENCODINGS.values():
+        head = replace(TEACHER_HEAD, weight=TEACHER_HEAD.weight.float().to(CUDA))
+        codec = encoding.fit(STATES.float().to(CUDA), head, GRID)
+        columns = codec.encode(STATES.float().to(CUDA), head.logits(STATES.float().to(CUDA)))
+        assert set(columns) == set(codec.columns)
+
+
+def test_products_of_half_precision_keep_their_sums() -> None:
+    first, second = drawn(70, 900, seed=6), drawn(900, 130, seed=7)
+    exact = first @ second
+    halves = first.to(CUDA, torch.bfloat16), second.to(CUDA, torch.bfloat16)
+    buffer = torch.empty(70, 130, device=CUDA)
+    for found in (wide_product(*halves), wide_product(*halves, out=buffer), buffer):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double().cpu(), exact, rtol=1e-4, atol=1e-3)
+    add_product(buffer, *halves)
+    torch.testing.assert_close(buffer.double().cpu(), 2 * exact, rtol=1e-4, atol=2e-3)
