@@ -1,8 +1,11 @@
 """How labelling and training grow with the rows: seconds a token, and memory, at 1, 4 and 16 times as many.
 
-The rows are real, repeated under other ids. The model is random and tiny, with the real tokenizer: what grows with the
-data is what surrounds a model, and a large one would hide it. Memory is what a process holds of its own (RssAnon):
-pages of a mapped file can be dropped at any time and are not counted.
+    python benchmarks/scaling.py --tokenizer FOLDER --data data/train.jsonl
+    python benchmarks/scaling.py --tokenizer FOLDER --data data/train.jsonl --until plan --times 10 40 160
+
+The rows are real, repeated with a number in their first turn. The model is random and tiny, with the real tokenizer:
+what grows with the data is what surrounds a model, and a large one would hide it. Memory is what a process holds of
+its own (RssAnon): pages of a mapped file can be dropped at any time and are not counted.
 """
 
 import argparse
@@ -49,18 +52,24 @@ def make_teacher(tokenizer_of: str, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def numbered(row: dict[str, Any], copy: int) -> dict[str, Any]:
+    """The row as another one: with a number at the end of its first turn."""
+    first, *others = row["messages"]
+    return row | {"messages": [first | {"content": f"{first['content']} ({copy})"}, *others]}
+
+
 def write_project(folder: Path, data: Path, teacher: Path, times: int) -> None:
     """The rows `times` times, and a recipe without anything whose cost does not depend on them."""
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     (folder / "train.jsonl").write_text(
         "".join(
-            json.dumps(row | {"id": f"{number}/{copy}"}) + "\n"
+            json.dumps(numbered(row, copy) | {"id": f"{number}/{copy}"}) + "\n"
             for copy in range(times)
             for number, row in enumerate(rows)
         )
     )
-    for name in ("validation", "test"):
-        lines = [json.dumps(row | {"id": f"{name}/{number}"}) for number, row in enumerate(rows[:8])]
+    for place, name in enumerate(("validation", "test"), start=1):
+        lines = [json.dumps(numbered(row, -place) | {"id": f"{name}/{number}"}) for number, row in enumerate(rows[:8])]
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
     recipe = {
         "task": {"kind": "causal_lm"},
@@ -68,7 +77,6 @@ def write_project(folder: Path, data: Path, teacher: Path, times: int) -> None:
             "train": "train.jsonl",
             "validation": "validation.jsonl",
             "test": "test.jsonl",
-            "deduplicate": False,
             "near_copies": None,
         },
         "teacher": {"kind": "pretrained", "model": str(teacher)},
@@ -105,7 +113,10 @@ class _Memory:
             self._most = max(self._most, own_bytes())
 
 
-def measure(folder: Path) -> dict[str, Any]:
+STAGES = ("plan", "label", "train")
+
+
+def measure(folder: Path, until: str) -> dict[str, Any]:
     """Runs in the fresh process: tokens, and for each stage its seconds and the most memory that was held in it."""
     from potstill.pipeline import stages
     from potstill.recipe.yaml_file import load_recipe
@@ -116,17 +127,14 @@ def measure(folder: Path) -> dict[str, Any]:
     with _Memory() as memory, start_engine() as engine, open_run(folder / "run", Progress(), engine) as run:
         for name, record in stages(run, load_recipe(folder / "recipe.yaml"), folder, engine):
             found[name] = {"seconds": record.seconds, "bytes": memory.reset(), "record": record.model_dump(mode="json")}
-            if name == "train":
+            if name == until:
                 break
-    labels, splits = found["label"]["record"], found["plan"]["record"]["splits"]
+    train = found["plan"]["record"]["splits"]["train"]
     return {
-        "rows": splits["train"]["rows"],
-        "positions": labels["positions"],
-        "store_bytes": labels["size_bytes"],
-        **{
-            name: {"seconds": found[name]["seconds"], "bytes": found[name]["bytes"]}
-            for name in ("plan", "label", "train")
-        },
+        "rows": train["rows"],
+        "positions": train["tokens"]["trained_tokens"],
+        "store_bytes": found["label"]["record"]["size_bytes"] if "label" in found else 0,
+        **{name: {key: found[name][key] for key in ("seconds", "bytes")} for name in STAGES if name in found},
     }
 
 
@@ -135,15 +143,18 @@ def main() -> None:
     parser.add_argument("--tokenizer", help="folder or hub id of a model whose tokenizer is taken")
     parser.add_argument("--data", type=Path, help="rows with messages")
     parser.add_argument("--times", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--until", choices=STAGES, default="train", help="the last stage that is run")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        print(json.dumps(measure(args.measure)))
+        print(json.dumps(measure(args.measure, args.until)))
         return
     if not args.tokenizer or not args.data:
         parser.error("--tokenizer and --data are needed")
-    table = Table(title="seconds of each thousand labelled positions, and MiB that the process holds")
-    for name in ("rows", "positions", "store, MiB", "label, s", "train, s", "plan, MiB", "label, MiB", "train, MiB"):
+    run = STAGES[: STAGES.index(args.until) + 1]
+    table = Table(title="seconds of each thousand trained positions, and MiB that the process holds")
+    columns = ["rows", "positions", "store, MiB", *(f"{name}, s" for name in run), *(f"{name}, MiB" for name in run)]
+    for name in columns:
         table.add_column(name, justify="right")
     with tempfile.TemporaryDirectory() as scratch:
         teacher = Path(scratch) / "teacher"
@@ -152,7 +163,7 @@ def main() -> None:
             folder = Path(scratch) / f"times-{times}"
             folder.mkdir()
             write_project(folder, args.data, teacher, times)
-            command = [sys.executable, __file__, "--measure", str(folder)]
+            command = [sys.executable, __file__, "--measure", str(folder), "--until", args.until]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | GIVES_BACK)
             found = json.loads(done.stdout.splitlines()[-1])
             thousands = found["positions"] / 1000
@@ -160,8 +171,8 @@ def main() -> None:
                 f"{found['rows']:,}",
                 f"{found['positions']:,}",
                 f"{found['store_bytes'] / 2**20:,.0f}",
-                *(f"{found[name]['seconds'] / thousands:.2f}" for name in ("label", "train")),
-                *(f"{found[name]['bytes'] / 2**20:,.0f}" for name in ("plan", "label", "train")),
+                *(f"{found[name]['seconds'] / thousands:.2f}" for name in run),
+                *(f"{found[name]['bytes'] / 2**20:,.0f}" for name in run),
             )
     console = Console()
     console.width = max(console.width, 110)

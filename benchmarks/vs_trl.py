@@ -253,7 +253,7 @@ def label(setup: Setup, encoding: PositionEncoding, folder: Path) -> float:
 
         def ask(indices: Any) -> tuple[list[int], Any]:
             hidden = hidden_of(list(indices))
-            counts = [rows.trained_positions[rows.examples[index].id] for index in indices]
+            counts = rows.examples.trained_counts[list(indices)].tolist()
             pieces = [codec.encode(piece, head.logits(piece)) for piece in hidden.split(head.chunk_rows)]
             return counts, {name: np.concatenate([piece[name] for piece in pieces]) for name in codec.columns}
 
@@ -297,7 +297,7 @@ def report(setup: Setup, found: dict[str, list[dict[str, Any]]], label_seconds: 
     rows = setup.tokens()
     batches = list(setup.batches(rows))[setup.warmup :]
     tokens = sum(int(rows.collate(list(indices)).mask.sum()) for indices in batches)
-    every = sum(rows.trained_positions.values())
+    every = int(rows.examples.trained_counts.sum())
     rates = {name: [tokens / sum(run["seconds"]) for run in runs] for name, runs in found.items()}
     peaks = {name: statistics.median(run["peak"] for run in runs) for name, runs in found.items()}
     trl, plain = rates["TRL GKD, teacher online"], rates["plain fine-tuning (transformers)"]

@@ -181,7 +181,7 @@ def test_training_broken_anywhere_resumes_to_bitwise_the_same(tmp_path: Path, ca
 def stored(folder: Path, encoding: Any, source: PackedRows, grid: tuple[float, ...] = (1.0, 1.5, 2.0)) -> StoredTeacher:
     """The teacher's labels for the rows of `source`, made from rows that were packed in another way."""
     teacher = tiny(9)
-    alone = PackedRows(source.examples, tuple((number,) for number in range(len(source.examples))), 0)
+    alone = PackedRows(source.examples, source.unpacked().rows, 0)
 
     def hidden_of(indices: Any) -> torch.Tensor:
         said = FrozenTeacher(teacher, CPU, ask_for_hidden_states)(alone.collate(indices)).target
@@ -194,7 +194,7 @@ def stored(folder: Path, encoding: Any, source: PackedRows, grid: tuple[float, .
 
     def ask(indices: Any) -> tuple[list[int], Any]:
         hidden = hidden_of(indices)
-        counts = [alone.trained_positions[alone.examples[index].id] for index in indices]
+        counts = alone.examples.trained_counts[list(indices)].tolist()
         return counts, codec.encode(hidden, head.logits(hidden).detach())
 
     folder.mkdir()

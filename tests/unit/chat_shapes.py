@@ -100,7 +100,7 @@ def conversation(*contents: str | tuple[str, str], system: str | None = None, na
 
 
 def tokenised(tokenizer: Any, example: Example, max_length: int = 10_000, **options: Any) -> list[Tokenised]:
-    return ChatTokens(tokenizer, max_length, **options).tokenise([example])[0]
+    return ChatTokens(tokenizer, max_length, **options).tokenise([example])[0][:]
 
 
 def decoded(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -108,4 +108,5 @@ def decoded(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def counted(tokenizer: Any, example: Example, max_length: int) -> tuple[list[Tokenised], TokenCounts]:
-    return ChatTokens(tokenizer, max_length).tokenise([example])
+    kept, counts = ChatTokens(tokenizer, max_length).tokenise([example])
+    return kept[:], counts

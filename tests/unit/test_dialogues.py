@@ -28,7 +28,7 @@ ANSWER = {"role": "assistant", "content": "Hello"}
 def read(folder: Path, *records: Any, **columns: str) -> list[Example]:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return read_dialogues(path, Columns(**columns))
+    return list(read_dialogues(path, Columns(**columns)))
 
 
 def test_each_kind_of_row_becomes_its_example(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_parquet_gives_the_same_examples_as_json_lines(tmp_path: Path) -> None:
     columns = ["id", "messages", "prompt", "completion", "text"]
     table = pa.Table.from_pylist([{column: record.get(column) for column in columns} for record in records])
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
-    from_parquet = read_dialogues(tmp_path / "rows.parquet", Columns())
+    from_parquet = list(read_dialogues(tmp_path / "rows.parquet", Columns()))
     assert from_parquet == read(tmp_path, *records)
     assert len(from_parquet) == 3
 

@@ -24,7 +24,7 @@ def lines(path: Path, *records: Any) -> Path:
 def read(tmp_path: Path, content: bytes, **columns: str) -> list[Row]:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
-    return read_rows(path, Columns(**columns))
+    return list(read_rows(path, Columns(**columns)))
 
 
 def test_rows_come_in_order_with_id_text_and_label(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_unicode_line_ends_inside_a_text_do_not_cut_the_row(tmp_path: Path, insi
 def test_every_text_comes_back_exactly(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.mktemp("rows")
     lines(folder / "rows.jsonl", {"text": text, "id": "x"})
-    assert read_rows(folder / "rows.jsonl", Columns()) == [Row("x", text, None)]
+    assert list(read_rows(folder / "rows.jsonl", Columns())) == [Row("x", text, None)]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_parquet_gives_the_same_rows_as_json_lines(tmp_path: Path) -> None:
     records = [{"id": "1", "text": "a\u2028b", "label": "x"}, {"id": "2", "text": "c", "label": None}]
     pyarrow.parquet.write_table(pa.Table.from_pylist(records), tmp_path / "rows.parquet")
     lines(tmp_path / "rows.jsonl", *records)
-    from_parquet = read_rows(tmp_path / "rows.parquet", Columns())
-    assert from_parquet == read_rows(tmp_path / "rows.jsonl", Columns())
+    from_parquet = list(read_rows(tmp_path / "rows.parquet", Columns()))
+    assert from_parquet == list(read_rows(tmp_path / "rows.jsonl", Columns()))
     assert len(from_parquet) == 2
 
 

@@ -4,33 +4,24 @@ An example is put together from what a model is shown and what it must then say,
 nothing is derived from token ids afterwards.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Int32
 from transformers import PreTrainedTokenizerBase
 
 from potstill.data.chat_template import Chat, SpecialTokens, Turn, ids_after, token_ids
 from potstill.data.dialogues import Completion, Conversation, Example, PlainText
 from potstill.data.rows import OWN_ID
+from potstill.data.tokens import TokenFile, Tokenised
 from potstill.data.written import Written
 from potstill.errors import DataError, ModelError
 
 FIRST_DROPPED = 5
 """How many dropped examples are named."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Tokenised:
-    """Token ids; `trained` is true where a token is to be learnt, which the first never is: nothing predicts it."""
-
-    id: str
-    ids: Int32[np.ndarray, "tokens"]
-    trained: Bool[np.ndarray, "tokens"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +57,7 @@ class ChatTokens:
     def __post_init__(self) -> None:
         assert self.max_length >= 2, "a token to learn needs one before it"
 
-    def tokenise(self, examples: Sequence[Example]) -> tuple[list[Tokenised], TokenCounts]:
+    def tokenise(self, examples: Iterable[Example]) -> tuple[TokenFile, TokenCounts]:
         """Answered examples as tokens, and the counts of what did not fit.
 
         A conversation becomes several, named `id#turn`, where the template does not show earlier turns as they were
@@ -77,33 +68,40 @@ class ChatTokens:
             DataError: a row that the chat template refuses or rewrites, or an id that occurs twice.
             ModelError: a tokenizer without a chat template or an end token, where rows need it.
         """
-        kept: list[Tokenised] = []
-        dropped: list[str] = []
+        first_dropped: list[str] = []
+        dropped = 0
         rows_cut = responses_cut = turns_dropped = 0
-        for example in examples:
-            before = (len(dropped), responses_cut, turns_dropped)
-            assert example.labelled, f"{example.id}: there is no response to learn"
-            for name, turns in self._parts(example):
-                fitting, cut = _fitting(turns, self.max_length)
-                if not fitting:
-                    dropped.append(name)
-                    continue
-                responses_cut += cut
-                turns_dropped += len(turns) - len(fitting)
-                kept.append(_joined(name, fitting))
-            rows_cut += before != (len(dropped), responses_cut, turns_dropped)
-        name, times = Counter(tokenised.id for tokenised in kept).most_common(1)[0] if kept else ("", 0)
-        if times > 1:
-            raise DataError(f'Duplicate id "{name}": {times} times, after long rows were cut. {OWN_ID}')
+
+        def fitted() -> Iterator[Tokenised]:
+            nonlocal dropped, rows_cut, responses_cut, turns_dropped
+            for example in examples:
+                before = (dropped, responses_cut, turns_dropped)
+                assert example.labelled, f"{example.id}: there is no response to learn"
+                for name, turns in self._parts(example):
+                    fitting, cut = _fitting(turns, self.max_length)
+                    if not fitting:
+                        dropped += 1
+                        if len(first_dropped) < FIRST_DROPPED:
+                            first_dropped.append(name)
+                        continue
+                    responses_cut += cut
+                    turns_dropped += len(turns) - len(fitting)
+                    yield _joined(name, fitting)
+                rows_cut += before != (dropped, responses_cut, turns_dropped)
+
+        kept = TokenFile(fitted())
+        repeated = kept.first_repeated()
+        if repeated is not None:
+            raise DataError(f'Duplicate id "{kept.name(repeated)}", after long rows were cut. {OWN_ID}')
         return kept, TokenCounts(
             examples=len(kept),
-            tokens=sum(len(tokenised.ids) for tokenised in kept),
-            trained_tokens=sum(int(tokenised.trained.sum()) for tokenised in kept),
+            tokens=int(kept.lengths.sum()),
+            trained_tokens=int(kept.trained_counts.sum()),
             rows_cut=rows_cut,
             responses_cut=responses_cut,
             turns_dropped=turns_dropped,
-            examples_dropped=len(dropped),
-            first_dropped=tuple(dropped[:FIRST_DROPPED]),
+            examples_dropped=dropped,
+            first_dropped=tuple(first_dropped),
         )
 
     def prompt_ids(self, example: Conversation | Completion) -> Int32[np.ndarray, "tokens"]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from potstill.data.on_disk import OnDisk
 from potstill.data.rows import Columns, read_each, string_in, text_id
 from potstill.data.written import Written
 from potstill.errors import DataError
@@ -42,6 +43,11 @@ class Conversation:
     def content(self) -> list[Any]:
         return [self.id, [[message.role, message.content, message.reasoning] for message in self.messages]]
 
+    @classmethod
+    def of(cls, content: list[Any]) -> "Conversation":
+        identity, messages = content
+        return cls(identity, tuple(Message(*message) for message in messages))
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -63,6 +69,10 @@ class Completion:
     def content(self) -> list[Any]:
         return [self.id, self.prompt, self.completion]
 
+    @classmethod
+    def of(cls, content: list[Any]) -> "Completion":
+        return cls(*content)
+
 
 @dataclass(frozen=True, slots=True)
 class PlainText:
@@ -79,6 +89,10 @@ class PlainText:
     def content(self) -> list[Any]:
         return [self.id, self.text]
 
+    @classmethod
+    def of(cls, content: list[Any]) -> "PlainText":
+        return cls(*content)
+
 
 Example: TypeAlias = Conversation | Completion | PlainText | Written
 
@@ -92,13 +106,18 @@ def prompt_of(example: Example) -> Example:
     return example
 
 
-def read_dialogues(path: Path, columns: Columns) -> list[Example]:
+def read_dialogues(path: Path, columns: Columns) -> OnDisk[Example]:
     """All examples of a `.jsonl` or `.parquet` file, in its order. Blank lines count as nothing.
 
     Raises:
         DataError: the file, or the first bad row in it, by line or row number.
     """
-    return read_each(path, lambda place, record: _Reader(path, place, columns).example(record), lambda example: example)
+    return read_each(
+        path,
+        lambda place, record: _Reader(path, place, columns).example(record),
+        # Two of which one lacks a response differ; the class cannot, with the same content.
+        lambda example: json.dumps(example.content),
+    )
 
 
 @dataclass(frozen=True)

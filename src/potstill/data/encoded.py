@@ -27,7 +27,7 @@ class Encoded(BatchSource, Protocol):
     """Rows of a task as it encodes them."""
 
     @property
-    def ids(self) -> tuple[str, ...]: ...
+    def ids(self) -> Sequence[str]: ...
 
     @property
     def truncated(self) -> int:

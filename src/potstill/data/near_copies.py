@@ -8,7 +8,7 @@ filtering: Bayardo, Ma and Srikant 2007, "Scaling up all pairs similarity search
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -50,8 +50,8 @@ def without_near_copies(
 ) -> list[R]:
     """The rows whose text is no near-copy of a held-out one. `advance` counts `rows`."""
     copies = near_copies(
-        [row.text for row in rows],
-        [row.text for row in held_out],
+        (row.text for row in rows),
+        (row.text for row in held_out),
         jaccard=jaccard,
         shingle_words=shingle_words,
         advance=advance,
@@ -60,8 +60,8 @@ def without_near_copies(
 
 
 def near_copies(
-    texts: Sequence[str],
-    held_out: Sequence[str],
+    texts: Iterable[str],
+    held_out: Iterable[str],
     *,
     jaccard: float,
     shingle_words: int,

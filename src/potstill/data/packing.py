@@ -6,14 +6,16 @@ that. It does so only without an attention mask and without a cache, so a model 
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from potstill.data.chat_tokens import TokenCounts, Tokenised
+from potstill.data.chat_tokens import TokenCounts
+from potstill.data.on_disk import Ragged
+from potstill.data.tokens import Names, TokenFile, Tokenised
 from potstill.signals import IGNORE_INDEX, Batch
 
 
@@ -21,16 +23,16 @@ from potstill.signals import IGNORE_INDEX, Batch
 class PackedRows:
     """Rows of one example or more, as a source of batches."""
 
-    examples: tuple[Tokenised, ...]
-    rows: tuple[tuple[int, ...], ...]
+    examples: TokenFile
+    rows: Ragged
     """The numbers of the examples in each row."""
     pad_id: int
     counts: TokenCounts | None = None
     """What became of the rows on their way into tokens."""
 
-    @cached_property
-    def ids(self) -> tuple[str, ...]:
-        return tuple(example.id for example in self.examples)
+    @property
+    def ids(self) -> Sequence[str]:
+        return Names(self.examples)
 
     @property
     def truncated(self) -> int:
@@ -39,16 +41,11 @@ class PackedRows:
 
     def unpacked(self) -> "PackedRows":
         """The same examples, one in each row."""
-        return replace(self, rows=tuple((number,) for number in range(len(self.examples))))
+        return replace(self, rows=Ragged((number,) for number in range(len(self.examples))))
 
     @cached_property
     def lengths(self) -> Sequence[int]:
-        return [sum(len(self.examples[number].ids) for number in row) for row in self.rows]
-
-    @cached_property
-    def trained_positions(self) -> Mapping[str, int]:
-        """For each example, how many positions of the mask are its own."""
-        return {example.id: int(example.trained.sum()) for example in self.examples}
+        return self.rows.sums_of(self.examples.lengths)
 
     def collate(self, indices: Sequence[int]) -> Batch:
         """Rows `indices`, padded on the right; the padding is a sequence of its own, which nothing else sees.
@@ -84,11 +81,11 @@ class PackedRows:
 
 def pack(examples: Sequence[Tokenised], *, max_length: int, pad_id: int, packing: bool = True) -> PackedRows:
     """The examples in as few rows as best-fit finds, or one in each row without `packing`; a function of them alone."""
-    lengths = [len(example.ids) for example in examples]
+    kept = examples if isinstance(examples, TokenFile) else TokenFile(examples)
+    lengths = kept.lengths.tolist()
     assert all(length <= max_length for length in lengths), "examples are cut when they are tokenised"
-    assert not any(example.trained[0] for example in examples), "no position predicts a first token"
-    rows = _best_fit_decreasing(lengths, max_length) if packing else [[number] for number in range(len(lengths))]
-    return PackedRows(tuple(examples), tuple(tuple(sorted(row)) for row in rows), pad_id)
+    rows = _best_fit_decreasing(lengths, max_length) if packing else ([number] for number in range(len(lengths)))
+    return PackedRows(kept, Ragged(sorted(row) for row in rows), pad_id)
 
 
 def _best_fit_decreasing(lengths: Sequence[int], room: int) -> list[list[int]]:

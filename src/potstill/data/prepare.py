@@ -6,13 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
-from potstill.data.near_copies import normalised, without_near_copies
+from potstill.data.ids import Index, Keys
+from potstill.data.near_copies import near_copies, normalised
+from potstill.data.on_disk import OnDisk
 from potstill.data.rows import OWN_ID, Columns, DataRow, rows_fingerprint
 from potstill.data.splits import stable_fraction
 from potstill.errors import DataError
-from potstill.progress import Progress
+from potstill.progress import Advance, Progress, unseen
 from potstill.settings import Settings
 
 Share = Annotated[float, Field(gt=0, lt=0.5)]
@@ -50,7 +54,7 @@ class Split:
     """The usable rows of one split, and what became of the others."""
 
     rows: Sequence[Any]
-    """Rows of the task, each a `DataRow`."""
+    """Rows of the task, each a `DataRow`; those of files stay on disk."""
     read: int
     blank_dropped: int = 0
     duplicates_dropped: int = 0
@@ -65,7 +69,7 @@ class Split:
         return rows_fingerprint(self.rows)
 
 
-Read = Callable[[Path, Columns], Sequence[DataRow]]
+Read = Callable[[Path, Columns], OnDisk[Any]]
 """How a task reads the rows of a file."""
 
 
@@ -85,8 +89,7 @@ def prepare(
     Raises:
         DataError: a file or row that cannot be used, a held-out row without label, or a split left empty.
     """
-    splits = {name: Split(rows, len(rows)) for name, rows in _read(settings, base, read).items()}
-    splits = {name: _without_blank(split) for name, split in splits.items()}
+    splits = {name: _without_blank(Split(rows, len(rows))) for name, rows in _read(settings, base, read).items()}
     if settings.deduplicate:
         splits = _without_duplicates(splits)
     if settings.near_copies:
@@ -97,43 +100,61 @@ def prepare(
     return splits
 
 
-def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, list[DataRow]]:
-    train = list(read(base / settings.train, settings.columns))
-    splits: dict[str, list[DataRow]] = {}
+def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, OnDisk[Any]]:
+    train = read(base / settings.train, settings.columns)
+    splits: dict[str, OnDisk[Any]] = {}
     for name in ("test", "validation"):
         source = getattr(settings, name)
         if isinstance(source, str):
-            splits[name] = list(read(base / source, settings.columns))
+            splits[name] = read(base / source, settings.columns)
         else:
             # By text, so that copies fall on the same side; by name, so that the two shares are independent.
-            chosen = [stable_fraction(normalised(row.text), salt=name) < source for row in train]
-            splits[name] = [row for row, taken in zip(train, chosen, strict=True) if taken and row.labelled]
-            train = [row for row, taken in zip(train, chosen, strict=True) if not taken or not row.labelled]
+            taken = _flags(train, partial(_falls, name=name, share=source))
+            splits[name], train = train.where(taken), train.where(~taken)
     splits["train"] = train
     if settings.adapt:
-        splits["adapt"] = list(read(base / settings.adapt, settings.columns))
+        splits["adapt"] = read(base / settings.adapt, settings.columns)
     return splits
 
 
+def _falls(row: DataRow, *, name: str, share: float) -> bool:
+    """Whether a labelled row of train is of the share that is held out under this name."""
+    return row.labelled and stable_fraction(normalised(row.text), salt=name) < share
+
+
+def _flags(rows: Sequence[Any], is_true: Callable[[Any], bool]) -> npt.NDArray[np.bool_]:
+    return np.fromiter(map(is_true, rows), dtype=np.bool_, count=len(rows))
+
+
+def _kept(split: Split, kept: npt.NDArray[np.bool_], **counts: int) -> Split:
+    assert isinstance(split.rows, OnDisk)
+    return replace(split, rows=split.rows.where(kept), **counts)
+
+
 def _without_blank(split: Split) -> Split:
-    rows = [row for row in split.rows if row.text.strip()]
-    return replace(split, rows=rows, blank_dropped=len(split.rows) - len(rows))
+    kept = _flags(split.rows, lambda row: bool(row.text.strip()))
+    return _kept(split, kept, blank_dropped=int((~kept).sum()))
 
 
 def _without_duplicates(splits: dict[str, Split]) -> dict[str, Split]:
     """Splits earlier in the order test, validation, train, adapt keep the text; in a split a labelled row does."""
-    seen: set[str] = set()
-    result = {}
+    keys = Keys()
+    orders: dict[str, npt.NDArray[np.int64]] = {}
     for name, split in splits.items():
-        first: dict[str, DataRow] = {}
-        for row in sorted(split.rows, key=lambda row: not row.labelled):
-            key = normalised(row.text) or row.text
-            if key not in seen:
-                first.setdefault(key, row)
-        seen.update(first)
-        kept = {id(row) for row in first.values()}
-        rows = [row for row in split.rows if id(row) in kept]
-        result[name] = replace(split, rows=rows, duplicates_dropped=len(split.rows) - len(rows))
+        own, labelled = Keys(), []
+        for row in split.rows:
+            own.add(normalised(row.text) or row.text)
+            labelled.append(row.labelled)
+        flags = np.array(labelled, dtype=np.bool_)
+        orders[name] = np.concatenate([np.flatnonzero(flags), np.flatnonzero(~flags)])
+        keys += own.where(orders[name])
+    first = Index(keys).first_with() == np.arange(sum(map(len, orders.values())))
+    result, start = {}, 0
+    for name, order in orders.items():
+        kept = np.empty(len(order), dtype=np.bool_)
+        kept[order] = first[start : start + len(order)]
+        result[name] = _kept(splits[name], kept, duplicates_dropped=int((~kept).sum()))
+        start += len(order)
     return result
 
 
@@ -143,16 +164,26 @@ def _without_near_copies(
     held_out = [row for name in ("test", "validation") for row in splits[name].rows]
     taught = [name for name in ("train", "adapt") if name in splits]
     result = dict(splits)
-    without_copies = partial(without_near_copies, jaccard=settings.jaccard, shingle_words=settings.shingle_words)
+
+    def new(rows: Sequence[Any], text_of: Callable[[Any], str], advance: Advance = unseen) -> npt.NDArray[np.bool_]:
+        copies = near_copies(
+            map(text_of, rows),
+            map(text_of, held_out),
+            jaccard=settings.jaccard,
+            shingle_words=settings.shingle_words,
+            advance=advance,
+        )
+        kept = np.ones(len(rows), dtype=np.bool_)
+        kept[list(copies)] = False
+        return kept
+
     with progress.task("near-copies", sum(len(splits[name].rows) for name in taught), "rows") as advance:
         for name in taught:
-            rows = splits[name].rows
-            kept = without_copies(rows, held_out, advance=advance)
+            before = splits[name]
+            split = _kept(before, new(before.rows, lambda row: row.text, advance))
             if prompt_of is not None and name == "train":
-                asked = [prompt_of(row) for row in kept]
-                new = {row.id for row in without_copies(asked, [prompt_of(row) for row in held_out])}
-                kept = [row for row in kept if row.id in new]
-            result[name] = replace(splits[name], rows=kept, near_copies_dropped=len(rows) - len(kept))
+                split = _kept(split, new(split.rows, lambda row: prompt_of(row).text))
+            result[name] = replace(split, near_copies_dropped=len(before.rows) - len(split.rows))
     return result
 
 
@@ -165,10 +196,11 @@ def _check(name: str, split: Split, *, all_open: bool) -> None:
         }
         why = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none was labelled"
         raise DataError(f"data.{name}: 0 usable rows ({split.read} read: {why}). Nothing written.")
-    missing = [row.id for row in split.rows if not row.labelled]
-    if missing and name != "train":
+    missing = np.flatnonzero(_flags(split.rows, lambda row: not row.labelled))
+    if len(missing) and name != "train":
         raise DataError(
-            f'data.{name}: {len(missing)} of {len(split.rows)} rows have no label, first "{missing[0]}". '
+            f"data.{name}: {len(missing)} of {len(split.rows)} rows have no label, first "
+            f'"{split.rows[int(missing[0])].id}". '
             f"Every row of {name} needs one; only train may hold unlabelled rows."
         )
     if name == "train" and len(missing) == len(split.rows) and not all_open:
@@ -176,10 +208,13 @@ def _check(name: str, split: Split, *, all_open: bool) -> None:
 
 
 def _check_unique_ids(splits: Mapping[str, Split]) -> None:
-    seen: dict[str, str] = {}
-    for name, split in splits.items():
-        for row in split.rows:
-            if row.id in seen:
-                places = f"data.{seen[row.id]} and data.{name}" if seen[row.id] != name else f"data.{name}, twice"
-                raise DataError(f'Duplicate id "{row.id}": in {places}. {OWN_ID}')
-            seen[row.id] = name
+    places = [(name, split.rows) for name, split in splits.items()]
+    keys = Keys(row.id for _, rows in places for row in rows)
+    repeated = Index(keys).first_repeated()
+    if repeated is None:
+        return
+    names = np.repeat([name for name, _ in places], [len(rows) for _, rows in places])
+    one, other = names[Index(keys).first_with()[repeated]], names[repeated]
+    identity = splits[other].rows[repeated - int((names == other).argmax())].id
+    where = f"data.{one} and data.{other}" if one != other else f"data.{other}, twice"
+    raise DataError(f'Duplicate id "{identity}": in {where}. {OWN_ID}')

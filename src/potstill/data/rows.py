@@ -1,17 +1,26 @@
 """A row, and the reading of rows from JSONL and Parquet files with one clear error for each bad one."""
 
+import codecs
 import hashlib
 import json
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
+
+from potstill.data.ids import Index, Keys
+from potstill.data.on_disk import OnDisk, rows_on_disk
 from potstill.errors import DataError
 from potstill.settings import Settings
 
 MAX_ROW_CHARACTERS = 10_000_000
 """A longer line is taken for a broken file; real documents are far below it."""
+
+PARQUET_ROWS = 1024
+"""Rows of a Parquet file that are held at a time."""
 
 OWN_ID = "Give each row an id of its own; rows without one are named by their text."
 
@@ -72,8 +81,12 @@ class Row:
     def content(self) -> list[Any]:
         return [self.id, self.text, self.label]
 
+    @classmethod
+    def of(cls, content: list[Any]) -> "Row":
+        return cls(*content)
 
-def read_rows(path: Path, columns: Columns) -> list[Row]:
+
+def read_rows(path: Path, columns: Columns) -> OnDisk[Row]:
     """All rows of a `.jsonl` or `.parquet` file, in its order. Blank lines count as nothing.
 
     Raises:
@@ -82,7 +95,7 @@ def read_rows(path: Path, columns: Columns) -> list[Row]:
     return read_each(path, lambda place, record: _row(path, place, record, columns), lambda row: row.text)
 
 
-def read_each(path: Path, row_of: Callable[[str, Any], R], stands_for: Callable[[R], object]) -> list[R]:
+def read_each(path: Path, row_of: Callable[[str, Any], R], stands_for: Callable[[R], str]) -> OnDisk[R]:
     """What `row_of` makes of each record of a file, in its order, from its place and the record.
 
     Labels are found by id, so an id of two contents would give one of them the labels of the other. The same content
@@ -91,17 +104,34 @@ def read_each(path: Path, row_of: Callable[[str, Any], R], stands_for: Callable[
     Raises:
         DataError: no rows, or an id that stands for two contents.
     """
-    rows: list[R] = []
-    seen: dict[str, tuple[str, R]] = {}
-    for place, record in read_records(path):
-        row = row_of(place, record)
-        first_place, first = seen.setdefault(row.id, (place, row))
-        if stands_for(first) != stands_for(row):
-            raise DataError(f'{path}: Duplicate id "{row.id}": {first_place}, {place}. {OWN_ID}')
-        rows.append(row)
+    ids, contents, numbers = Keys(), Keys(), array("q")
+    unit = ""
+
+    def read() -> Iterator[R]:
+        nonlocal unit
+        for place, record in read_records(path):
+            row = row_of(place, record)
+            ids.add(row.id)
+            contents.add(stands_for(row))
+            unit, number = place.split()
+            numbers.append(int(number))
+            yield row
+
+    rows = rows_on_disk(read())
     if not rows:
         raise DataError(f"{path}: 0 rows. Nothing written.")
+    first, content = Index(ids).first_with(), Index(contents).first_with()
+    for other in np.flatnonzero(content != content[first])[:1]:
+        places = f"{unit} {numbers[first[other]]}, {unit} {numbers[other]}"
+        raise DataError(f'{path}: Duplicate id "{rows[int(other)].id}": {places}. {OWN_ID}')
     return rows
+
+
+def labelled_rows(rows: Sequence[Any]) -> Sequence[Any]:
+    """Those that say what is right."""
+    if not isinstance(rows, OnDisk):
+        return [row for row in rows if row.labelled]
+    return rows.where(np.fromiter((row.labelled for row in rows), dtype=np.bool_, count=len(rows)))
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:
@@ -142,14 +172,7 @@ def text_id(text: str) -> str:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 (byte {error.start}: {error.reason}). Convert it: iconv -f UTF-16 -t UTF-8."
-        ) from None
-    # Not str.splitlines(), which would cut at U+2028 and U+0085 inside a JSON string.
-    for number, line in enumerate(content.split("\n"), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         place = f"line {number}"
@@ -166,16 +189,34 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
             raise DataError(f"{path}: {place}: {reason}.") from None
 
 
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a file in UTF-8, with or without a byte-order mark; nothing but a line feed ends one."""
+    before = 0
+    with path.open("rb") as file:
+        for raw in file:
+            text = raw.removeprefix(codecs.BOM_UTF8) if before == 0 else raw
+            try:
+                yield text.decode().removesuffix("\n")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path}: not UTF-8 (byte {before + len(raw) - len(text) + error.start}: {error.reason}). "
+                    "Convert it: iconv -f UTF-16 -t UTF-8."
+                ) from None
+            before += len(raw)
+
+
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            batches = file.iter_batches(batch_size=PARQUET_ROWS)
+            records = (record for batch in batches for record in batch.to_pylist())
+            for number, record in enumerate(records):
+                yield f"row {number}", record
     except pyarrow.ArrowException as error:
         raise DataError(f"{path}: not a readable Parquet file ({error}).") from None
-    for number, record in enumerate(table.to_pylist()):
-        yield f"row {number}", record
 
 
 def _row(path: Path, place: str, record: Any, columns: Columns) -> Row:

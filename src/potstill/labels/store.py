@@ -1,4 +1,4 @@
-"""Reading a label store: Arrow IPC shards, memory-mapped, each record batch checked on its first read.
+"""Reading a label store: Arrow IPC shards, memory-mapped, each record batch checked when the store is opened.
 
 manifest.json          written last: its existence means that the store is complete
 manifest.json.sha256   the manifest's own digest
@@ -9,7 +9,6 @@ codec.safetensors      what an encoding stores once for all rows, where it does
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from potstill.data.ids import Index, Keys
 from potstill.errors import LabelStoreError
 from potstill.labels.dense import Dense, DenseLayout
 from potstill.labels.encodings import AnyEncoding, load_codec
@@ -32,7 +32,7 @@ MANIFEST = "manifest.json"
 CODEC = "codec.safetensors"
 FITTED = "fitted.json"
 """What was measured before the first label; written by who fits an encoding."""
-FORMAT = 1
+FORMAT = 2
 
 
 class LabelSource(BaseModel):
@@ -93,13 +93,6 @@ class Manifest(BaseModel):
     shards: tuple[ShardEntry, ...]
 
 
-@dataclass(frozen=True)
-class _Place:
-    shard: int
-    batch: int
-    row: int
-
-
 class LabelStore:
     """A complete store, opened for reading by id."""
 
@@ -107,27 +100,36 @@ class LabelStore:
         """Read the manifest and the ids.
 
         Raises:
-            LabelStoreError: no manifest, one that was changed, a missing shard, or a duplicate id.
+            LabelStoreError: no manifest, one that was changed, a missing or damaged shard, a number that is not
+                finite, or a duplicate id.
         """
         self.folder = folder
         self.manifest = read_manifest(folder)
         self.codec = read_codec(folder, self.manifest)
         self._layout = layout_of(self.manifest, self.codec)
         self._tables = [self._open(shard) for shard in self.manifest.shards]
-        self._decoded: dict[tuple[int, int], Sequence[Any]] = {}
-        self._places: dict[str, _Place] = {}
+        keys, sizes, self._batches = Keys(), [0], []
         for shard, reader in enumerate(self._tables):
             for batch in range(reader.num_record_batches):
-                for row, identity in enumerate(self._batch(shard, batch).column("id").to_pylist()):
-                    if identity in self._places:
-                        raise LabelStoreError(f"{folder}: id {identity!r} is stored twice.")
-                    self._places[identity] = _Place(shard, batch, row)
+                records = self._batch(shard, batch)
+                # Read once, so that a number that is not finite is found now.
+                self._layout.rows(records)
+                for identity in records.column("id").to_pylist():
+                    keys.add(identity)
+                self._batches.append((shard, batch))
+                sizes.append(len(records))
+        self._starts = np.cumsum(sizes)
+        self._index = Index(keys)
+        repeated = self._index.first_repeated()
+        if repeated is not None:
+            records, row = self._find(repeated)
+            raise LabelStoreError(f"{folder}: id {records.column('id')[row].as_py()!r} is stored twice.")
 
     def __len__(self) -> int:
         return self.manifest.rows
 
     def __contains__(self, identity: str) -> bool:
-        return identity in self._places
+        return self._index.find(identity) is not None
 
     def require(self, expected: LabelSource) -> None:
         """Check that the labels belong to this teacher, tokenizer and data.
@@ -154,7 +156,7 @@ class LabelStore:
         """The logits of these rows, found by id, from a store of dense labels.
 
         Raises:
-            LabelStoreError: an id that the store has not, or a record batch that was damaged.
+            LabelStoreError: an id that the store has not.
         """
         return np.stack([self._row(identity) for identity in ids])
 
@@ -162,7 +164,7 @@ class LabelStore:
         """The columns of these rows, one row after the other, and each row's number of positions.
 
         Raises:
-            LabelStoreError: an id that the store has not, or a record batch that was damaged.
+            LabelStoreError: an id that the store has not.
         """
         assert self.codec is not None
         rows: list[Columns] = [self._row(identity) for identity in ids]
@@ -172,13 +174,17 @@ class LabelStore:
         ]
 
     def _row(self, identity: str) -> Any:
-        place = self._places.get(identity)
-        if place is None:
+        number = self._index.find(identity)
+        if number is None:
             raise LabelStoreError(f"{self.folder}: no label for id {identity!r} ({len(self)} rows stored).")
-        key = (place.shard, place.batch)
-        if key not in self._decoded:
-            self._decoded[key] = self._layout.rows(self._batch(*key))
-        return self._decoded[key][place.row]
+        records, row = self._find(number)
+        return self._layout.rows(records.slice(row, 1))[0]
+
+    def _find(self, number: int) -> tuple[pa.RecordBatch, int]:
+        """The record batch of a row, in the order in which rows are stored, and its place there."""
+        batch = int(np.searchsorted(self._starts, number, side="right")) - 1
+        shard, within = self._batches[batch]
+        return self._tables[shard].get_batch(within), number - int(self._starts[batch])
 
     def _open(self, shard: ShardEntry) -> pa.ipc.RecordBatchFileReader:
         path = self.folder / shard.file
@@ -281,16 +287,14 @@ def batch_checksum(batch: pa.RecordBatch) -> str:
 
 
 def content_digest(readers: Sequence[Any], layout: Layout) -> str:
-    """Digest over all rows sorted by id: it does not depend on the order of work."""
-    rows: list[tuple[str, bytes]] = []
+    """The sum of a digest of each row, 256 bits: it does not depend on the order of work."""
+    total = 0
     for reader in readers:
         for batch in range(reader.num_record_batches):
             records = reader.get_batch(batch)
-            rows.extend(zip(records.column("id").to_pylist(), layout.digests(records), strict=True))
-    digest = hashlib.sha256()
-    for identity, value_digest in sorted(rows):
-        digest.update(json.dumps(identity).encode() + value_digest)
-    return digest.hexdigest()
+            for identity, value_digest in zip(records.column("id").to_pylist(), layout.digests(records), strict=True):
+                total += int.from_bytes(hashlib.sha256(json.dumps(identity).encode() + value_digest).digest())
+    return f"{total % 2**256:064x}"
 
 
 def first_difference(old: Sequence[str], new: Sequence[str]) -> tuple[int, str | None, str | None]:

@@ -15,6 +15,7 @@ import pyarrow.compute
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
+from potstill.data.ids import Index, Keys
 from potstill.errors import LabelStoreError
 from potstill.labels.dense import Dense, DenseLayout
 from potstill.labels.encodings import PositionEncoding
@@ -82,7 +83,7 @@ class StoreWriter:
         Raises:
             LabelStoreError: a duplicate id or a non-finite logit; what was written before stays.
         """
-        if len(set(ids)) != len(ids):
+        if Index(Keys(ids)).first_repeated() is not None:
             raise LabelStoreError("duplicate ids: labels are found by id, so each row needs one of its own")
         entries = []
         for number, start in enumerate(range(0, len(batches), batches_per_shard)):

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from potstill.data.encoded import EncodedRows
+from potstill.data.rows import labelled_rows
 from potstill.errors import RecipeError
 from potstill.locations import GGUF
 from potstill.recipe import AdaptSettings, Recipe
@@ -63,7 +64,7 @@ def _train(
         revision=teacher.revision,
         trust_remote_code=teacher.trust_remote_code,
     )
-    labelled = [row for row in adapt_split(inputs).rows if row.labelled]
+    labelled = labelled_rows(adapt_split(inputs).rows)
     rows = task.encode(labelled, inputs.tokenizer, inputs.labels)
     validation = task.encode(inputs.splits["validation"].rows, inputs.tokenizer, inputs.labels)
     job = Job(

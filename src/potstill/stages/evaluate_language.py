@@ -128,7 +128,6 @@ def _tokens(
     """The measures of each model at every trained token, and the number of the example that it belongs to."""
     asked = {name: FrozenTeacher(model, engine.device, recipe.task.ask) for name, model in models.items()}
     parts: dict[str, list[TokenMeasures]] = {name: [] for name in models}
-    number = {name: place for place, name in enumerate(rows.ids)}
     example_of: list[int] = []
     with run.progress.task("evaluate: tokens", len(rows.rows), "rows") as advance:
         for index in range(len(rows.rows)):
@@ -137,8 +136,8 @@ def _tokens(
             said = {name: _states(teacher, batch) for name, teacher in asked.items()}
             for name, measured in measure_tokens(said, said["teacher"], labels).items():
                 parts[name].append(measured)
-            for identity in batch.ids:
-                example_of.extend([number[identity]] * rows.trained_positions[identity])
+            for number in rows.rows[index]:
+                example_of.extend([number] * int(rows.examples.trained_counts[number]))
             advance(1)
     return {name: joined(each) for name, each in parts.items()}, np.array(example_of)
 

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from potstill.run_dir import RunDir, file_digest, write_text
 from potstill.stages.common import Inputs, load_teacher
 from potstill.stages.plan import LABELLED
 from potstill.targets import Head, HiddenTargets
-from potstill.tasks.causal_lm import head_of
+from potstill.tasks.causal_lm import CausalLM, head_of
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
@@ -87,10 +88,9 @@ def write_positions(
         LabelStoreError: the encoding loses more than the recipe accepts; names one that would do.
     """
     settings = recipe.label
-    examples = [row for name in LABELLED for row in inputs.splits[name].rows]
-    rows = recipe.task.encode(examples, inputs.tokenizer, inputs.labels)
-    assert isinstance(rows, PackedRows)
-    rows = rows.unpacked()
+    assert isinstance(recipe.task, CausalLM)
+    examples = chain.from_iterable(inputs.splits[name].rows for name in LABELLED)
+    rows = recipe.task.encode(examples, inputs.tokenizer, inputs.labels).unpacked()
     model = load_teacher(recipe, run, adapted)
     teacher = FrozenTeacher(model, engine.device, recipe.task.ask)
     head = head_of(model)
@@ -106,12 +106,12 @@ def write_positions(
     with torch.inference_mode():
         fitted = _fit_or_load(run, folder, recipe, rows, head, hidden_of)
         plan = batches_by_length(rows.lengths, settings.batch_size)
-        counts = rows.trained_positions
+        counts = rows.examples.trained_counts
 
         def ask(indices: Sequence[int]) -> tuple[list[int], Columns]:
             nonlocal asked
             asked += len(indices)
-            return [counts[rows.ids[index]] for index in indices], encoded(fitted, hidden_of(indices), head)
+            return counts[list(indices)].tolist(), encoded(fitted, hidden_of(indices), head)
 
         with run.progress.task("label", len(rows.ids), "rows") as advance:
             writer = StoreWriter(folder, fitted, source)
@@ -220,15 +220,15 @@ def _read_fitted(folder: Path, recipe: Recipe, vocabulary: int) -> Fitted | None
 
 def _sample(recipe: Recipe, rows: PackedRows, head: Head, hidden_of: Callable[[Sequence[int]], Tensor]) -> _Sample:
     """States at positions of rows that a stable hash chose: three quarters to fit, one to measure."""
-    counts = rows.trained_positions
+    counts = rows.examples.trained_counts
     order = stable_order(range(len(rows.ids)), lambda index: rows.ids[index], salt="fit")
-    wanted = min(recipe.label.fit_positions * 4 // 3, sum(counts.values()))
+    wanted = min(recipe.label.fit_positions * 4 // 3, int(counts.sum()))
     chosen, found = [], 0
     for index in order:
         if found >= wanted:
             break
         chosen.append(index)
-        found += counts[rows.ids[index]]
+        found += int(counts[index])
     size = recipe.label.batch_size
     states = torch.cat([hidden_of(chosen[start : start + size]) for start in range(0, len(chosen), size)])
     if len(states) < MIN_SAMPLE:

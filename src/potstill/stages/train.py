@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from potstill.data.rows import rows_fingerprint
+from potstill.data.rows import labelled_rows, rows_fingerprint
 from potstill.labels import LabelStore, StoredTeacher
 from potstill.losses import AnyLoss, HardLabels, MixedLoss, SoftTargets
 from potstill.recipe import Recipe, TrainSettings
@@ -77,7 +77,7 @@ def train_baseline(
     """
     if not recipe.train.baseline:
         return None
-    rows = [row for row in inputs.splits["train"].rows if row.labelled]
+    rows = labelled_rows(inputs.splits["train"].rows)
     smoothing = next((loss.label_smoothing for loss in recipe.losses if isinstance(loss, HardLabels)), 0.0)
     baseline = Member(
         name="baseline",

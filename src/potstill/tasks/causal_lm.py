@@ -1,6 +1,6 @@
 """The next token: chat and code models, which are read by their last hidden states and never by whole logits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from potstill.data.chat_tokens import ChatTokens
 from potstill.data.dialogues import Example, read_dialogues
+from potstill.data.on_disk import OnDisk
 from potstill.data.packing import PackedRows, pack
 from potstill.data.rows import Columns
 from potstill.errors import DataError, ModelError
@@ -45,7 +46,7 @@ class CausalLM(Settings):
     def ask(self) -> Ask:
         return ask_for_hidden_states
 
-    def read(self, path: Path, columns: Columns) -> list[Example]:
+    def read(self, path: Path, columns: Columns) -> OnDisk[Example]:
         return read_dialogues(path, columns)
 
     def label_names(self, splits: Mapping[str, Sequence[Example]]) -> list[str]:
@@ -123,7 +124,7 @@ class CausalLM(Settings):
         """A model with random weights, drawn from torch's global generator."""
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
-    def encode(self, rows: Sequence[Example], tokenizer: Tokenizer, labels: Sequence[str] = ()) -> PackedRows:
+    def encode(self, rows: Iterable[Example], tokenizer: Tokenizer, labels: Sequence[str] = ()) -> PackedRows:
         """Answered examples as packed rows, with the counts of what did not fit.
 
         Raises:

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from potstill.data.encoded import EncodedRows
+from potstill.data.on_disk import OnDisk
 from potstill.data.rows import Columns, Row, read_rows
 from potstill.errors import DataError, ModelError
 from potstill.settings import Settings
@@ -42,7 +43,7 @@ class TextClassification(Settings):
     def ask(self) -> Ask:
         return ask_for_logits
 
-    def read(self, path: Path, columns: Columns) -> list[Row]:
+    def read(self, path: Path, columns: Columns) -> OnDisk[Row]:
         return read_rows(path, columns)
 
     def label_names(self, splits: Mapping[str, Sequence[Row]]) -> list[str]:

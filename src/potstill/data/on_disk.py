@@ -1,0 +1,111 @@
+"""Rows and token ids in temporary files, of which memory holds a few bytes a row.
+
+The files have no name and are gone with the process; they lie where `tempfile` puts them, which TMPDIR decides.
+"""
+
+import json
+import mmap
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+Item = TypeVar("Item")
+Numbers = npt.NDArray[np.int64]
+
+
+class Pieces:
+    """Byte strings one after the other in a file that is mapped."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        ends, end = array("q", [0]), 0
+        with tempfile.TemporaryFile() as file:
+            for piece in pieces:
+                file.write(piece)
+                end += len(piece)
+                ends.append(end)
+            file.flush()
+            # A mapping outlives the file. One of nothing cannot be made.
+            self._mapped = mmap.mmap(file.fileno(), end, access=mmap.ACCESS_READ) if end else b""
+        self._ends = np.frombuffer(ends, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, number: int) -> memoryview:
+        return memoryview(self._mapped)[self._ends[number] : self._ends[number + 1]]
+
+
+class OnDisk(Sequence[Item], Generic[Item]):
+    """Items that are read from a file each time; `where` gives some of them without a copy."""
+
+    def __init__(self, pieces: Pieces, make: Callable[[memoryview], Item], numbers: Numbers | None = None) -> None:
+        self._pieces = pieces
+        self._make = make
+        self._numbers = np.arange(len(pieces), dtype=np.int64) if numbers is None else numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> "OnDisk[Item]": ...
+    def __getitem__(self, place: int | slice) -> "Item | OnDisk[Item]":
+        if isinstance(place, slice):
+            return OnDisk(self._pieces, self._make, self._numbers[place])
+        return self._make(self._pieces[int(self._numbers[place])])
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self._make(self._pieces[int(number)]) for number in self._numbers)
+
+    def where(self, kept: npt.NDArray[np.bool_]) -> "OnDisk[Item]":
+        return OnDisk(self._pieces, self._make, self._numbers[kept])
+
+
+def rows_on_disk(rows: Iterable[Any]) -> OnDisk[Any]:
+    """Rows, whose classes must have `of`, the inverse of their `content`."""
+    classes: list[type] = []
+
+    def written(row: Any) -> bytes:
+        if type(row) not in classes:
+            classes.append(type(row))
+        return json.dumps([classes.index(type(row)), row.content], ensure_ascii=False).encode()
+
+    def read(piece: memoryview) -> Any:
+        number, content = json.loads(bytes(piece))
+        return classes[number].of(content)
+
+    return OnDisk(Pieces(map(written, rows)), read)
+
+
+class Ragged(Sequence[tuple[int, ...]]):
+    """Lists of numbers, as two arrays."""
+
+    def __init__(self, lists: Iterable[Iterable[int]]) -> None:
+        flat, ends = array("q"), array("q", [0])
+        for each in lists:
+            flat.extend(each)
+            ends.append(len(flat))
+        self._flat, self._ends = np.frombuffer(flat, dtype=np.int64), np.frombuffer(ends, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[int, ...]: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Ragged": ...
+    def __getitem__(self, place: int | slice) -> "tuple[int, ...] | Ragged":
+        if isinstance(place, slice):
+            return Ragged(self[number] for number in range(*place.indices(len(self))))
+        place = range(len(self))[place]
+        return tuple(self._flat[self._ends[place] : self._ends[place + 1]].tolist())
+
+    def sums_of(self, values: npt.NDArray[np.integer]) -> Sequence[int]:
+        """For each list the sum of `values` at its numbers."""
+        running = np.concatenate([[0], np.cumsum(values[self._flat], dtype=np.int64)])
+        return array("q", np.diff(running[self._ends]).tobytes())
