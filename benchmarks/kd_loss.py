@@ -258,27 +258,24 @@ DIFFERENT = re.compile("floor|hard labels|masked|top_k|low_rank")
 """Contenders that compute something else than the gradients of the dense loss."""
 
 
-def error(given: Problem, found: Gradients) -> float:
-    """Share of the gradients that is not along those of the dense loss in float64."""
-    exact = Problem(
-        *(tensor.detach().double() if tensor.is_floating_point() else tensor for tensor in vars(given).values())
-    )
-    wanted = torch.cat([each.flatten() for each in softmax_gradients(exact)])
+def error(wanted: Tensor, found: Gradients) -> float:
+    """Share of the gradients that is not along those wanted."""
     direction = torch.cat([each.flatten().double() for each in found])
     along = wanted * (direction @ wanted / (wanted @ wanted))
     return ((direction - along).norm() / along.norm()).item()
 
 
 @torch.no_grad()
-def softmax_gradients(given: Problem) -> Gradients:
-    """Those of the forward KL: softmax(student) - softmax(teacher), multiplied out; few rows are held at a time."""
+def exact_gradients(inputs: Problem) -> Tensor:
+    """Those of the forward KL in float64: softmax(student) - softmax(teacher), multiplied out, few rows at a time."""
+    given = Problem(*(each.double() if each.is_floating_point() else each for each in vars(inputs).values()))
     by_hidden, by_weight = torch.zeros_like(given.hidden), torch.zeros_like(given.weight)
     for rows in torch.arange(len(given.hidden), device=given.hidden.device).split(128):
         student = (given.hidden[rows] @ given.weight.T).softmax(dim=1)
         gradient = student - (given.teacher_hidden[rows] @ given.teacher_weight.T).softmax(dim=1)
         by_hidden[rows] = gradient @ given.weight
         by_weight += gradient.T @ given.hidden[rows]
-    return by_hidden, by_weight
+    return torch.cat([by_hidden.flatten(), by_weight.flatten()])
 
 
 def peak_above_inputs(step: Callable[[], object], device: str) -> int:
@@ -308,11 +305,11 @@ def times(names: list[str], given: Problem, rounds: int) -> tuple[dict[str, list
     """Milliseconds of each step, and the errors of those that compute the same."""
     wait = torch.cuda.synchronize if given.labels.is_cuda else lambda: None
     steps = {name: CONTENDERS[name](given) for name in names}
-    errors = {}
+    wanted, errors = exact_gradients(given), {}
     for name, step in steps.items():
         found = step()
         if not DIFFERENT.search(name):
-            errors[name] = error(given, found)
+            errors[name] = error(wanted, found)
         del found
     taken: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):

@@ -15,7 +15,7 @@ def wide_product(
     """
     if first.dtype.itemsize >= 4:
         return torch.mm(first, second) if out is None else torch.mm(first, second, out=out)
-    if first.is_cuda:
+    if first.is_cuda and (out is None or out.dtype == torch.float32):
         if out is None:
             return torch.mm(first, second, out_dtype=torch.float32)
         return torch.mm(first, second, out_dtype=torch.float32, out=out)
@@ -31,7 +31,7 @@ def add_product(
     """`total += first @ second`, in the type of `total`."""
     if total.dtype == first.dtype:
         total.addmm_(first, second)
-    elif first.is_cuda:
+    elif first.is_cuda and total.dtype == torch.float32:
         torch.addmm(total, first, second, out_dtype=total.dtype, out=total)
     else:
         total += first @ second

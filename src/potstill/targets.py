@@ -36,12 +36,16 @@ class Head:
     soft_cap: float | None = None
 
     def logits(self, hidden: Float[Tensor, "positions width"]) -> Float[Tensor, "positions vocabulary"]:
-        """The logits, from products of the hidden states' type, in float32 at least."""
-        weight = self.weight.to(hidden.dtype)
-        if hidden.dtype.itemsize < 4:
-            product = wide_product(hidden, weight.T)
+        """The logits in float32 at least, from products of the hidden states' type, or of the one of autocast."""
+        kind, dtype = hidden.device.type, hidden.dtype
+        if torch.is_autocast_enabled(kind) and dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(kind)
+        weight = self.weight.to(dtype)
+        if dtype.itemsize < 4:
+            with torch.autocast(kind, enabled=False):
+                product = wide_product(hidden.to(dtype), weight.T)
             return self.activate(product if self.bias is None else product.add_(self.bias))
-        bias = None if self.bias is None else self.bias.to(hidden.dtype)
+        bias = None if self.bias is None else self.bias.to(dtype)
         return self.activate(at_least_float32(torch.nn.functional.linear(hidden, weight, bias)))
 
     @property

@@ -267,6 +267,24 @@ def test_the_gradient_from_the_store_is_near_that_from_the_teacher(tmp_path: Pat
     assert cosine > math.cos(math.radians(15))
 
 
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_stored_states_are_right_also_where_they_are_beyond_all_that_was_fitted_on(temperature: float) -> None:
+    codec = fitted(Hidden(head=8))
+    for scale in (1.0, 3.0):
+        hidden = states(40, seed=5) * scale
+        exact = torch.log_softmax(head().logits(hidden) / temperature, dim=1)
+        stored = probabilities(through(codec, hidden), temperature)
+        log_stored = stored.log().clamp(min=-200)
+        assert (exact.exp() * (exact - log_stored)).sum(dim=1).max() < 1e-3 * scale
+
+
+def test_an_error_of_nothing_is_not_negative() -> None:
+    hidden = states(200, seed=8)
+    codec = fitted(TopK(k=VOCABULARY))
+    for error in measure_error(codec, hidden, head(), GRID):
+        assert error.kl is not None and 0 <= error.kl < 1e-3
+
+
 def test_labels_of_other_tokens_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "store", TopK(k=8))
     teacher = StoredTeacher(LabelStore(tmp_path / "store"), torch.device("cpu"))

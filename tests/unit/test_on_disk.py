@@ -1,6 +1,10 @@
 """Rows, tokens and names that live in files and arrays behave as the lists that they stand for."""
 
+import errno
+import io
 import json
+import os
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -70,6 +74,17 @@ def test_chosen_rows_can_be_chosen_from_again(first: list[bool], seed: int) -> N
     expected = [row for row, taken in zip(ROWS, first, strict=True) if taken]
     assert list(kept) == expected
     assert list(kept.where(second)) == [row for row, taken in zip(expected, second, strict=True) if taken]
+
+
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, piece: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", Full)
+    with pytest.raises(OSError, match=r"TMPDIR") as raised:
+        rows_on_disk(ROWS)
+    assert raised.value.errno == errno.ENOSPC
 
 
 def test_no_rows_are_no_rows() -> None:

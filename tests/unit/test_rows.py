@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potstill.data.rows import Columns, Row, read_rows, rows_fingerprint, texts_fingerprint
+from potstill.data.rows import Columns, Row, read_records, read_rows, rows_fingerprint, texts_fingerprint
 from potstill.errors import DataError
 
 FAST = settings(max_examples=25, deadline=None, derandomize=True)
@@ -125,6 +125,17 @@ def test_parquet_gives_the_same_rows_as_json_lines(tmp_path: Path) -> None:
     from_parquet = list(read_rows(tmp_path / "rows.parquet", Columns()))
     assert from_parquet == list(read_rows(tmp_path / "rows.jsonl", Columns()))
     assert len(from_parquet) == 2
+
+
+def test_a_parquet_file_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    texts = [f"{number} {'x' * 5_000}" for number in range(8_000)]
+    pyarrow.parquet.write_table(pa.table({"text": texts}), tmp_path / "rows.parquet", use_dictionary=False)
+    before = pa.default_memory_pool().bytes_allocated()
+    pool = pa.default_memory_pool()
+    most = 0
+    for _ in read_records(tmp_path / "rows.parquet"):
+        most = max(most, pool.bytes_allocated() - before)
+    assert 0 < most < 20_000_000 < sum(map(len, texts))
 
 
 def test_a_broken_parquet_file_is_a_data_error(tmp_path: Path) -> None:

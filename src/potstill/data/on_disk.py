@@ -24,11 +24,11 @@ class Pieces:
         ends, end = array("q", [0]), 0
         with tempfile.TemporaryFile() as file:
             for piece in pieces:
-                file.write(piece)
+                _write(file, piece)
                 end += len(piece)
                 ends.append(end)
-            file.flush()
-            # A mapping outlives the file. One of nothing cannot be made.
+            _write(file, b"", flush=True)
+            # A mapping has a descriptor of its own. One of nothing cannot be made.
             self._mapped = mmap.mmap(file.fileno(), end, access=mmap.ACCESS_READ) if end else b""
         self._ends = np.frombuffer(ends, dtype=np.int64)
 
@@ -37,6 +37,16 @@ class Pieces:
 
     def __getitem__(self, number: int) -> memoryview:
         return memoryview(self._mapped)[self._ends[number] : self._ends[number + 1]]
+
+
+def _write(file: Any, piece: bytes, *, flush: bool = False) -> None:
+    try:
+        file.write(piece)
+        if flush:
+            file.flush()
+    except OSError as error:
+        # A file without a name would not say which disk is full.
+        raise OSError(error.errno, error.strerror, f"{tempfile.gettempdir()} (TMPDIR)") from None
 
 
 class OnDisk(Sequence[Item], Generic[Item]):

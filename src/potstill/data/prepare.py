@@ -208,13 +208,20 @@ def _check(name: str, split: Split, *, all_open: bool) -> None:
 
 
 def _check_unique_ids(splits: Mapping[str, Split]) -> None:
-    places = [(name, split.rows) for name, split in splits.items()]
-    keys = Keys(row.id for _, rows in places for row in rows)
-    repeated = Index(keys).first_repeated()
+    index = Index(Keys(row.id for split in splits.values() for row in split.rows))
+    repeated = index.first_repeated()
     if repeated is None:
         return
-    names = np.repeat([name for name, _ in places], [len(rows) for _, rows in places])
-    one, other = names[Index(keys).first_with()[repeated]], names[repeated]
-    identity = splits[other].rows[repeated - int((names == other).argmax())].id
+    one, _ = _place(splits, int(index.first_with()[repeated]))
+    other, number = _place(splits, repeated)
     where = f"data.{one} and data.{other}" if one != other else f"data.{other}, twice"
-    raise DataError(f'Duplicate id "{identity}": in {where}. {OWN_ID}')
+    raise DataError(f'Duplicate id "{splits[other].rows[number].id}": in {where}. {OWN_ID}')
+
+
+def _place(splits: Mapping[str, Split], number: int) -> tuple[str, int]:
+    """The split of a row, counted over all of them, and its number there."""
+    for name, split in splits.items():
+        if number < len(split.rows):
+            return name, number
+        number -= len(split.rows)
+    raise AssertionError("no such row")

@@ -121,9 +121,11 @@ def read_each(path: Path, row_of: Callable[[str, Any], R], stands_for: Callable[
     if not rows:
         raise DataError(f"{path}: 0 rows. Nothing written.")
     first, content = Index(ids).first_with(), Index(contents).first_with()
-    for other in np.flatnonzero(content != content[first])[:1]:
+    others = np.flatnonzero(content != content[first])
+    if len(others):
+        other = int(others[0])
         places = f"{unit} {numbers[first[other]]}, {unit} {numbers[other]}"
-        raise DataError(f'{path}: Duplicate id "{rows[int(other)].id}": {places}. {OWN_ID}')
+        raise DataError(f'{path}: Duplicate id "{rows[other].id}": {places}. {OWN_ID}')
     return rows
 
 
@@ -210,7 +212,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        # Mapped, for Arrow else reads whole row groups ahead.
+        with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
             batches = file.iter_batches(batch_size=PARQUET_ROWS)
             records = (record for batch in batches for record in batch.to_pylist())
             for number, record in enumerate(records):

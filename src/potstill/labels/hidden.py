@@ -1,4 +1,9 @@
-"""The hidden encoding: last hidden states in 8 bits beside an exact head. Right at every temperature of the grid."""
+"""The hidden encoding: last hidden states beside an exact head. Right at every temperature of the grid.
+
+States are rotated into components in the metric of the logits, and each has 8 bits. The first have most of what the
+logits are made of, so their rounding is most of the error: they get 8 bits more. Many positions have some component
+that is larger than any of the sample was; their steps are stretched to hold it, since cutting it off costs more.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,29 +15,33 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from potstill.labels.components import LEVELS, components, rounded
 from potstill.labels.exact_head import ExactHead
 from potstill.labels.positions import Column, Columns
 from potstill.settings import Settings
 from potstill.targets import Head, HiddenTargets, Target
 
-LEVELS = 127
+FINE = 64
+"""Components with 16 bits."""
 
 
 class Hidden(Settings):
-    """Last hidden states, 8 bits a channel; the teacher's head once; the likeliest tokens and the tail exactly."""
+    """Last hidden states, a byte a component; the map to logits once; the likeliest tokens and the tail exactly."""
 
     kind: Literal["hidden"] = "hidden"
     head: int = Field(default=16, ge=1)
     """Tokens whose probability is exact."""
 
     def columns(self, vocabulary: int, width: int, temperatures: tuple[float, ...]) -> Mapping[str, Column]:
-        exact = ExactHead(min(self.head, vocabulary), vocabulary, temperatures).columns
-        return {"codes": Column(np.int8, width)} | dict(exact)
+        return _columns(width, ExactHead(min(self.head, vocabulary), vocabulary, temperatures))
 
     def fit(
         self, hidden: Float[Tensor, "positions width"], head: Head, temperatures: tuple[float, ...]
     ) -> "HiddenCodec":
-        return self.load(head_tensors(head) | {"scale": channel_scale(hidden)}, len(head.weight), temperatures)
+        tensors = components(hidden.float(), head, hidden.shape[1])
+        if head.soft_cap is not None:
+            tensors["soft_cap"] = torch.tensor(head.soft_cap)
+        return self.load(tensors, len(head.weight), temperatures)
 
     def load(self, tensors: Mapping[str, Tensor], vocabulary: int, temperatures: tuple[float, ...]) -> "HiddenCodec":
         return HiddenCodec(ExactHead(min(self.head, vocabulary), vocabulary, temperatures), dict(tensors))
@@ -42,52 +51,45 @@ class Hidden(Settings):
 class HiddenCodec:
     head: ExactHead
     tensors: Mapping[str, Tensor]
-    _heads: dict[torch.device, Head] = field(default_factory=dict)
+    _moved: dict[torch.device, dict[str, Tensor]] = field(default_factory=dict)
 
     @property
     def columns(self) -> Mapping[str, Column]:
-        return {"codes": Column(np.int8, len(self.tensors["scale"]))} | dict(self.head.columns)
+        return _columns(len(self.tensors["mean"]), self.head)
 
     def encode(
         self, hidden: Float[Tensor, "positions width"], logits: Float[Tensor, "positions vocabulary"]
     ) -> Columns:
-        return {"codes": rounded(hidden, self.tensors["scale"])} | self.head.encode(logits)
+        there = self._on(hidden.device)
+        steps = (hidden.float() - there["mean"]) @ there["project"]
+        # A little more than is needed, so that half precision does not round it to less.
+        stretch = (steps.abs().amax(dim=1, keepdim=True) * (1.001 / LEVELS)).clamp(min=1).half()
+        steps /= stretch
+        codes = rounded(steps)
+        # Half a step is the most that rounding leaves.
+        fine = rounded((steps - codes)[:, :FINE] * (2 * LEVELS))
+        found = {"codes": codes, "fine": fine, "stretch": stretch}
+        return {name: each.cpu().numpy() for name, each in found.items()} | self.head.encode(logits)
 
     def target(self, columns: Mapping[str, Tensor]) -> Target:
-        return HiddenTargets(columns["codes"], self._head_for(columns["codes"].device), self.head.mass(columns))
+        there = self._on(columns["codes"].device)
+        steps = columns["codes"].float()
+        steps[:, :FINE] += columns["fine"].float() / (2 * LEVELS)
+        steps *= columns["stretch"].float()
+        cap = float(self.tensors["soft_cap"]) if "soft_cap" in self.tensors else None
+        return HiddenTargets(steps, Head(there["factor"], there["offset"], soft_cap=cap), self.head.mass(columns))
 
-    def _head_for(self, device: torch.device) -> Head:
-        """The teacher's head for codes: their scale goes into its weight, once for all positions."""
-        if device not in self._heads:
-            self._heads[device] = self._make_head(device)
-        return self._heads[device]
-
-    def _make_head(self, device: torch.device) -> Head:
-        bias = self.tensors.get("bias")
-        return Head(
-            (self.tensors["weight"] * self.tensors["scale"]).to(device),
-            None if bias is None else bias.to(device),
-            float(self.tensors["logit_scale"]),
-            float(self.tensors["soft_cap"]) if "soft_cap" in self.tensors else None,
-        )
+    def _on(self, device: torch.device) -> dict[str, Tensor]:
+        """The tensors on the device where they are read, moved there once."""
+        if device not in self._moved:
+            self._moved[device] = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return self._moved[device]
 
 
-def head_tensors(head: Head) -> dict[str, Tensor]:
-    """A head as named tensors."""
-    tensors = {"weight": head.weight.detach().float().cpu(), "logit_scale": torch.tensor(head.scale)}
-    if head.bias is not None:
-        tensors["bias"] = head.bias.detach().float().cpu()
-    if head.soft_cap is not None:
-        tensors["soft_cap"] = torch.tensor(head.soft_cap)
-    return tensors
-
-
-def channel_scale(values: Float[Tensor, "positions channels"]) -> Float[Tensor, "channels"]:
-    """The step of each channel: its largest absolute value in a sample is 127 steps. The rare larger one is cut."""
-    return (values.abs().amax(dim=0).clamp(min=1e-8) / LEVELS).float().cpu()
-
-
-def rounded(values: Float[Tensor, "positions channels"], scale: Float[Tensor, "channels"]) -> np.ndarray:
-    """8-bit codes, cut where a value is beyond what the sample had."""
-    codes = (values.float() / scale.to(values.device)).round().clamp(-LEVELS, LEVELS)
-    return codes.to(torch.int8).cpu().numpy()
+def _columns(width: int, exact: ExactHead) -> dict[str, Column]:
+    state = {
+        "codes": Column(np.int8, width),
+        "fine": Column(np.int8, min(FINE, width)),
+        "stretch": Column(np.float16, 1),
+    }
+    return state | dict(exact.columns)

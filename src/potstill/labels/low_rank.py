@@ -16,8 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from potstill.errors import LabelStoreError
+from potstill.labels.components import components, rounded
 from potstill.labels.exact_head import ExactHead
-from potstill.labels.hidden import channel_scale, rounded
 from potstill.labels.positions import Column, Columns
 from potstill.settings import Settings
 from potstill.targets import Head, HiddenTargets, Target
@@ -69,8 +69,7 @@ class LowRankCodec:
         self, hidden: Float[Tensor, "positions width"], logits: Float[Tensor, "positions vocabulary"]
     ) -> Columns:
         project, mean = (self._on(hidden.device, name) for name in ("project", "mean"))
-        codes = rounded((hidden.float() - mean) @ project, torch.ones(project.shape[1]))
-        return {"codes": codes} | self.head.encode(logits)
+        return {"codes": rounded((hidden.float() - mean) @ project).cpu().numpy()} | self.head.encode(logits)
 
     def target(self, columns: Mapping[str, Tensor]) -> Target:
         device = columns["codes"].device
@@ -82,33 +81,3 @@ class LowRankCodec:
         if (device, name) not in self._moved:
             self._moved[device, name] = self.tensors[name].to(device)
         return self._moved[device, name]
-
-
-def components(hidden: Float[Tensor, "positions width"], head: Head, rank: int) -> dict[str, Tensor]:
-    """PCA of hidden states by the squared error that it leaves in the logits, up to a constant for each position.
-
-    With M = (W - mean)^T (W - mean), the error of a state by d costs d^T M d; M = L L^T whitens it, and PCA of
-    L^T h is the best approximation of that rank in this metric (Eckart and Young 1936).
-    """
-    weight = head.weight.detach().double() * head.scale
-    centred = weight - weight.mean(dim=0)
-    metric = centred.T @ centred
-    # A little of the identity, for heads of which some direction never shows.
-    metric += torch.eye(len(metric), dtype=metric.dtype, device=metric.device) * (metric.trace() / len(metric) * 1e-9)
-    lower = torch.linalg.cholesky(metric)
-    mean = hidden.double().mean(dim=0)
-    whitened = (hidden.double() - mean) @ lower
-    _, vectors = torch.linalg.eigh(whitened.T @ whitened)
-    basis = vectors[:, -rank:].flip(1)
-    project = lower @ basis
-    scale = channel_scale(((hidden.double() - mean) @ project).float()).to(hidden.device).double()
-    back = torch.linalg.solve_triangular(lower.T, basis, upper=True)
-    offset = weight @ mean
-    if head.bias is not None:
-        offset = offset + head.bias.detach().double() * head.scale
-    return {
-        "project": (project / scale).float().cpu(),
-        "mean": mean.float().cpu(),
-        "factor": (weight @ (back * scale)).float().cpu(),
-        "offset": offset.float().cpu(),
-    }

@@ -89,7 +89,7 @@ class Manifest(BaseModel):
     """None for labels of whole rows."""
     rows: int
     content_digest: str
-    """Over the rows sorted by id: equal for equal labels, however they were made and laid out."""
+    """Over all rows, whatever their order: equal for equal labels, however they were made and laid out."""
     shards: tuple[ShardEntry, ...]
 
 
@@ -112,7 +112,7 @@ class LabelStore:
         for shard, reader in enumerate(self._tables):
             for batch in range(reader.num_record_batches):
                 records = self._batch(shard, batch)
-                # Read once, so that a number that is not finite is found now.
+                # A number that is not finite is found now.
                 self._layout.rows(records)
                 for identity in records.column("id").to_pylist():
                     keys.add(identity)
@@ -122,8 +122,8 @@ class LabelStore:
         self._index = Index(keys)
         repeated = self._index.first_repeated()
         if repeated is not None:
-            records, row = self._find(repeated)
-            raise LabelStoreError(f"{folder}: id {records.column('id')[row].as_py()!r} is stored twice.")
+            twice, row = self._find(repeated)
+            raise LabelStoreError(f"{folder}: id {twice.column('id')[row].as_py()!r} is stored twice.")
 
     def __len__(self) -> int:
         return self.manifest.rows

@@ -9,6 +9,7 @@ from torch import Tensor
 from potstill.data.batches import batches_by_length
 from potstill.data.rows import texts_fingerprint
 from potstill.labels import Auto, Dense, LabelSource, StoreWriter
+from potstill.labels.store import FORMAT
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest, fingerprint
@@ -33,6 +34,7 @@ def label(run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, eng
         read.add("max_kl")
         judged = judged_temperatures(recipe)
     depends = {
+        "format": FORMAT,
         "judged": judged,
         "label": recipe.label.model_dump(mode="json", include=read),
         "encoding": recipe.encoding,

@@ -12,6 +12,7 @@ from potstill.data.chat_tokens import marked_text
 from potstill.data.encoded import Encoded
 from potstill.data.packing import PackedRows
 from potstill.data.prepare import Split
+from potstill.data.rows import labelled_rows
 from potstill.data.written import Written
 from potstill.errors import RecipeError
 from potstill.labels import Dense, bytes_per_position
@@ -186,7 +187,7 @@ def _store_bytes(recipe: Recipe, inputs: Inputs, counts: Mapping[str, SplitCount
 
 
 def _adapt_rows(recipe: Recipe, inputs: Inputs) -> int:
-    rows = [row for row in adapt_split(inputs).rows if row.labelled]
+    rows = labelled_rows(adapt_split(inputs).rows)
     return len(recipe.task.encode(rows, inputs.tokenizer, inputs.labels).lengths)
 
 

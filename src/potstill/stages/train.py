@@ -94,8 +94,8 @@ def _train(
     run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine, member: Member
 ) -> TrainRecord:
     settings, rows = member.settings, member.rows
-    encoded = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
-    steps = total_steps(settings, len(encoded.lengths))
+    length = len(recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels).lengths)
+    steps = total_steps(settings, length)
     depends = {
         **member.depends,
         "train": settings.model_dump(mode="json", exclude={"baseline", "trackers", "alpha"}),

@@ -1,0 +1,46 @@
+"""Hidden states as components in the metric of the logits, largest first, in steps for 8 bits."""
+
+import torch
+from jaxtyping import Float, Int8
+from torch import Tensor
+
+from potstill.targets import Head
+
+LEVELS = 127
+
+
+def components(hidden: Float[Tensor, "positions width"], head: Head, rank: int) -> dict[str, Tensor]:
+    """PCA of hidden states by the squared error that it leaves in the logits, up to a constant for each position.
+
+    `project` maps a state, less `mean`, to components in steps: the largest of the sample has 127. `factor` and
+    `offset` map them to logits. With M = (W - mean)^T (W - mean), the error of a state by d costs d^T M d; M = L L^T
+    whitens it, and PCA of L^T h is the best approximation of that rank in this metric (Eckart and Young 1936).
+    """
+    weight = head.weight.detach().double() * head.scale
+    centred = weight - weight.mean(dim=0)
+    metric = centred.T @ centred
+    # A little of the identity, for heads of which some direction never shows.
+    metric += torch.eye(len(metric), dtype=metric.dtype, device=metric.device) * (metric.trace() / len(metric) * 1e-9)
+    lower = torch.linalg.cholesky(metric)
+    mean = hidden.double().mean(dim=0)
+    whitened = (hidden.double() - mean) @ lower
+    _, vectors = torch.linalg.eigh(whitened.T @ whitened)
+    basis = vectors[:, -rank:].flip(1)
+    project = lower @ basis
+    # The rare value beyond what the sample had is cut.
+    scale = ((hidden.double() - mean) @ project).abs().amax(dim=0).clamp(min=1e-8) / LEVELS
+    back = torch.linalg.solve_triangular(lower.T, basis, upper=True)
+    offset = weight @ mean
+    if head.bias is not None:
+        offset = offset + head.bias.detach().double() * head.scale
+    return {
+        "project": (project / scale).float().cpu(),
+        "mean": mean.float().cpu(),
+        "factor": (weight @ (back * scale)).float().cpu(),
+        "offset": offset.float().cpu(),
+    }
+
+
+def rounded(values: Float[Tensor, "positions components"]) -> Int8[Tensor, "positions components"]:
+    """8-bit codes, cut where a value is beyond them."""
+    return values.round().clamp(-LEVELS, LEVELS).to(torch.int8)
