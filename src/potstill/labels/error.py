@@ -19,7 +19,7 @@ def measure_error(
     sums = {temperature: torch.zeros(3, dtype=torch.float64) for temperature in temperatures}
     sampled = False
     # Several arrays of a chunk's size are held.
-    for states in torch.split(hidden, max(16, head.chunk_rows // 4)):
+    for states in torch.split(hidden, head.chunk_rows // 4):
         logits = head.logits(states)
         target = codec.target(as_tensors(codec.encode(states, logits.clone()), states.device))
         sampled = isinstance(target, SampledTargets)

@@ -37,7 +37,7 @@ def measure_tokens(
     """Compare each model with the teacher and the true tokens at these positions."""
     found: dict[str, list[list[Tensor]]] = {name: [] for name in models}
     # Several arrays of a chunk's size are held.
-    size = max(16, teacher.head.chunk_rows // 4)
+    size = teacher.head.chunk_rows // 4
     for start in range(0, len(labels), size):
         rows = slice(start, start + size)
         log_p = _log_softmax(teacher, rows)
