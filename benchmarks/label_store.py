@@ -5,7 +5,9 @@
 For students that are the teacher's own first layers under its last norm and head, the gradient of the KL by the
 logits is computed from the stored labels and from the full distribution. Shown is the angle between the two at a
 position in degrees, the mean over positions, for a student that is far from the teacher, between, and near; and
-KL(p || stored), which no student enters. The fit of an encoding sees other positions than the measurement.
+KL(p || stored), which no student enters. The bias is how far the mean over many drawings of what is stored at T = 1 is
+from the distribution, as a share of its norm; what is no more than chance shows as 0. The fit of an encoding sees other
+positions than the measurement.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from potstill.data.dialogues import read_dialogues
 from potstill.data.packing import pack
 from potstill.data.rows import Columns
 from potstill.divergences import ForwardKL
-from potstill.labels.error import as_tensors, measure_error
+from potstill.labels.error import as_tensors, measure_error, stored_distribution
 from potstill.labels.hidden import Hidden
 from potstill.labels.low_rank import LowRank
 from potstill.labels.positions import Codec, bytes_per_position
@@ -38,6 +40,7 @@ from potstill.losses.terms import SoftTerm
 from potstill.targets import Head, LogitTargets, Target
 
 CHUNK = 64
+DRAWINGS = 64
 PLAIN = Kernels(compiled=False)
 
 
@@ -129,6 +132,23 @@ def angles(
     return [float(each) / (rows.stop - rows.start) for each in sums]
 
 
+def bias(known: States, rows: slice, makes: Sequence[Callable[[Tensor, Tensor, float], Target]]) -> float:
+    """From one way to make a target for each drawing: what is left of the distance when its variance is taken out."""
+    hidden = known.teacher[rows][:CHUNK]
+    logits = known.head.logits(hidden)
+    p = torch.softmax(logits, dim=1)
+    draws = torch.zeros_like(p), torch.zeros_like(p)
+    for make in makes:
+        stored = stored_distribution(make(hidden, logits, 1.0), 1.0, logits.shape[1])[0].exp()
+        for total, power in zip(draws, (1, 2), strict=True):
+            total += stored**power / len(makes)
+    mean, square = draws
+    several = max(1, len(makes) - 1)
+    noise = (square - mean**2).sum(dim=1) / several if len(makes) > 1 else torch.zeros(len(p))
+    off = ((mean - p) ** 2).sum(dim=1) - noise
+    return (off.mean().clamp(min=0).sqrt() / (p**2).sum(dim=1).mean().sqrt()).item()
+
+
 def codec_target(codec: Codec) -> Callable[[Tensor, Tensor, float], Target]:
     return lambda hidden, logits, temperature: codec.target(as_tensors(codec.encode(hidden, logits.clone())))
 
@@ -166,7 +186,8 @@ def main() -> None:
     fit, test = known.teacher[: args.fit], slice(args.fit, count)
     grid = tuple(args.temperatures)
     table = Table(title=f"{count - args.fit} positions, V = {len(known.head.weight):,}; far / between / near")
-    for column in ("", "bytes", *(f"T={t:g}" for t in grid), *(f"KL T={t:g}" for t in grid), "write/s", "read/s"):
+    angle_columns, kl_columns = [f"T={t:g}" for t in grid], [f"KL T={t:g}" for t in grid]
+    for column in ("", "bytes", *angle_columns, *kl_columns, "bias", "write/s", "read/s"):
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     encodings = (TopK(k=32), TopK(k=128), Sampled(k=16), Sampled(k=24), LowRank(head=16, rank=32), LowRank(), Hidden())
     for encoding in encodings:
@@ -176,14 +197,20 @@ def main() -> None:
         shown = [_angles(angles(known, test, codec_target(codec), t)) if t in served else "-" for t in grid]
         kls = [f"{errors[t].kl:.4f}" if t in errors and errors[t].kl is not None else "-" for t in grid]
         speed = [f"{rate:,.0f}" for rate in rates(codec, known, test)]
+        codecs = [codec]
+        if isinstance(encoding, Sampled):
+            codecs = [Sampled(k=encoding.k, seed=seed).fit(fit, known.head, grid) for seed in range(DRAWINGS)]
+        off = bias(known, test, [codec_target(each) for each in codecs])
         name = " ".join(f"{value}" for key, value in encoding.model_dump().items() if key != "seed")
-        table.add_row(name, f"{bytes_per_position(codec.columns)}", *shown, *kls, *speed)
+        table.add_row(name, f"{bytes_per_position(codec.columns)}", *shown, *kls, f"{off:.3f}", *speed)
     for name, size, published in (
         ("top-50 renormalised", "121 (DistillKit)", TopKRenormalised(50)),
         ("random sampling, n=50", "about 40", RandomSampling(50)),
     ):
         shown = [_angles(angles(known, test, published_target(published), t)) for t in grid]
-        table.add_row(name, size, *shown, *("-" for _ in grid), "-", "-")
+        drawings = DRAWINGS if isinstance(published, RandomSampling) else 1
+        off = bias(known, test, [published_target(published)] * drawings)
+        table.add_row(name, size, *shown, *("-" for _ in grid), f"{off:.3f}", "-", "-")
     console = Console()
     console.width = max(console.width, 160)
     console.print(table)

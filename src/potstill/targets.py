@@ -220,7 +220,7 @@ class HiddenTargets:
         return len(self.hidden)
 
     def with_products_in(self, dtype: torch.dtype) -> "HiddenTargets":
-        # Codes of 8 bits are exact in half precision too.
+        # Codes of 8 bits stay exact; finer ones are rounded as autocast rounds a model's own states.
         return replace(self, hidden=self.hidden.to(dtype), head=replace(self.head, weight=self.head.weight.to(dtype)))
 
     def logits_at(

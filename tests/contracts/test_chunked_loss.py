@@ -179,7 +179,7 @@ def test_loss_and_every_gradient_agree_with_the_naive_reference(
     target = TARGETS[kind](problem)
     terms = (SoftTerm("soft_targets", divergence, 0.7, temperature), replace(HARD, label_smoothing=smoothing))
     expected = naive(problem, target, terms)
-    agree(run(problem, target, terms, rows_at_once=2), expected, terms, 1e-9)
+    agree(run(problem, target, terms, rows_at_once=2), expected, terms, 1e-10)
     single = replace(problem, teacher=problem.teacher.float())
     agree(
         run(problem, TARGETS[kind](single) if kind != "hidden" else target, terms, dtype=torch.float32),
@@ -207,7 +207,7 @@ def test_two_soft_terms_at_two_temperatures_add_up(problem: Setting) -> None:
     )
     for kind in TARGETS:
         target = TARGETS[kind](problem)
-        agree(run(problem, target, terms, rows_at_once=3), naive(problem, target, terms), terms, 1e-9)
+        agree(run(problem, target, terms, rows_at_once=3), naive(problem, target, terms), terms, 1e-10)
 
 
 @pytest.mark.parametrize("kind", TARGETS)

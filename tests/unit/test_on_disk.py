@@ -16,7 +16,7 @@ from potstill.data.dialogues import Completion, Conversation, Message, PlainText
 from potstill.data.ids import Index, Keys
 from potstill.data.on_disk import Ragged, rows_on_disk
 from potstill.data.rows import Row
-from potstill.data.tokens import Names, TokenFile, Tokenised
+from potstill.data.tokens import TokenFile, Tokenised
 
 FAST = settings(max_examples=50, deadline=None, derandomize=True)
 ROWS: list[Any] = [
@@ -111,7 +111,7 @@ def test_tokens_come_back_with_their_names_and_counts() -> None:
     kept = TokenFile(iter(given))
     assert kept.lengths.tolist() == [3, 4, 5, 6]
     assert kept.trained_counts.tolist() == [int(each.trained.sum()) for each in given]
-    assert list(Names(kept)) == [each.id for each in given] and Names(kept)[1:3] == ["ümlaut#1", ""]
+    assert list(kept.names) == [each.id for each in given] and kept.names[1:3] == ["ümlaut#1", ""]
     for found, wanted in zip([*kept[:3], kept[-1]], given, strict=True):
         assert found.id == wanted.id
         np.testing.assert_array_equal(found.ids, wanted.ids)

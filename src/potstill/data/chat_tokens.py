@@ -92,7 +92,7 @@ class ChatTokens:
         kept = TokenFile(fitted())
         repeated = kept.first_repeated()
         if repeated is not None:
-            raise DataError(f'Duplicate id "{kept.name(repeated)}", after long rows were cut. {OWN_ID}')
+            raise DataError(f'Duplicate id "{kept.names[repeated]}", after long rows were cut. {OWN_ID}')
         return kept, TokenCounts(
             examples=len(kept),
             tokens=int(kept.lengths.sum()),

@@ -6,6 +6,7 @@ The files have no name and are gone with the process; they lie where `tempfile` 
 import json
 import mmap
 import tempfile
+from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
@@ -47,6 +48,23 @@ def _write(file: Any, piece: bytes, *, flush: bool = False) -> None:
     except OSError as error:
         # A file without a name would not say which disk is full.
         raise OSError(error.errno, error.strerror, f"{tempfile.gettempdir()} (TMPDIR)") from None
+
+
+class Lazy(Sequence[Item], Generic[Item]):
+    """Items that are made each time that they are asked for."""
+
+    @abstractmethod
+    def _at(self, number: int) -> Item:
+        """The item with this number, which is not negative and within the length."""
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Item]: ...
+    def __getitem__(self, place: int | slice) -> Item | list[Item]:
+        if isinstance(place, slice):
+            return [self._at(number) for number in range(*place.indices(len(self)))]
+        return self._at(range(len(self))[place])
 
 
 class OnDisk(Sequence[Item], Generic[Item]):

@@ -15,7 +15,7 @@ import torch
 
 from potstill.data.chat_tokens import TokenCounts
 from potstill.data.on_disk import Ragged
-from potstill.data.tokens import Names, TokenFile, Tokenised
+from potstill.data.tokens import TokenFile, Tokenised
 from potstill.signals import IGNORE_INDEX, Batch
 
 
@@ -32,7 +32,7 @@ class PackedRows:
 
     @property
     def ids(self) -> Sequence[str]:
-        return Names(self.examples)
+        return self.examples.names
 
     @property
     def truncated(self) -> int:

@@ -3,14 +3,13 @@
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Bool, Int32
 
 from potstill.data.ids import Index, Keys
-from potstill.data.on_disk import Pieces
+from potstill.data.on_disk import Lazy, Pieces
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -22,7 +21,7 @@ class Tokenised:
     trained: Bool[np.ndarray, "tokens"]
 
 
-class TokenFile(Sequence[Tokenised]):
+class TokenFile(Lazy[Tokenised]):
     """Examples in a temporary file, read each time that one is asked for."""
 
     def __init__(self, examples: Iterable[Tokenised]) -> None:
@@ -45,22 +44,19 @@ class TokenFile(Sequence[Tokenised]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @overload
-    def __getitem__(self, number: int) -> Tokenised: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Tokenised]: ...
-    def __getitem__(self, number: int | slice) -> Tokenised | list[Tokenised]:
-        if isinstance(number, slice):
-            return [self[each] for each in range(*number.indices(len(self)))]
-        number = range(len(self))[number]
+    def _at(self, number: int) -> Tokenised:
         piece, count = self._pieces[number], int(self.lengths[number])
         # Copies, since a piece begins anywhere.
         ids = np.frombuffer(piece, dtype=np.int32, count=count).copy()
         flags = np.frombuffer(piece, dtype=np.bool_, count=count, offset=4 * count).copy()
         return Tokenised(bytes(piece[5 * count :]).decode(), ids, flags)
 
+    @property
+    def names(self) -> Sequence[str]:
+        """The id of each example."""
+        return _Names(self)
+
     def name(self, number: int) -> str:
-        """The id of an example."""
         return bytes(self._pieces[number][5 * int(self.lengths[number]) :]).decode()
 
     def first_repeated(self) -> int | None:
@@ -68,20 +64,12 @@ class TokenFile(Sequence[Tokenised]):
         return Index(self._keys).first_repeated()
 
 
-class Names(Sequence[str]):
-    """The ids of examples, each read when it is asked for."""
-
+class _Names(Lazy[str]):
     def __init__(self, examples: TokenFile) -> None:
         self._examples = examples
 
     def __len__(self) -> int:
         return len(self._examples)
 
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[str]: ...
-    def __getitem__(self, number: int | slice) -> str | list[str]:
-        if isinstance(number, slice):
-            return [self[each] for each in range(*number.indices(len(self)))]
-        return self._examples.name(range(len(self))[number])
+    def _at(self, number: int) -> str:
+        return self._examples.name(number)

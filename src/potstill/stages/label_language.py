@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class _Sample:
 
     def fitted(self, encoding: PositionEncoding) -> Fitted:
         codec = encoding.fit(self.fit, self.head, self.temperatures)
-        served = (1.0,) if encoding.kind == "sampled" else self.temperatures
+        served = (1.0,) if encoding.kind == "sampled" else with_those_between(self.temperatures)
         errors = measure_error(codec, self.measure, self.head, served)
         return Fitted(encoding, codec, len(self.head.weight), self.temperatures, errors)
 
@@ -259,7 +259,8 @@ def require_within_bound(recipe: Recipe, errors: Sequence[LabelFidelity]) -> Non
 def over_the_bound(recipe: Recipe, errors: Sequence[LabelFidelity]) -> LabelFidelity | None:
     """The worst error where the losses read the labels, if it is more than the recipe accepts."""
     bound = recipe.label.max_kl
-    judged = [each for each in errors if each.temperature in judged_temperatures(recipe) and each.kl is not None]
+    span = judged_temperatures(recipe)
+    judged = [each for each in errors if span[0] <= each.temperature <= span[-1] and each.kl is not None]
     if bound is None or not judged:
         return None
 
@@ -269,6 +270,12 @@ def over_the_bound(recipe: Recipe, errors: Sequence[LabelFidelity]) -> LabelFide
 
     worst = max(judged, key=far)
     return worst if far(worst) > bound else None
+
+
+def with_those_between(grid: Sequence[float]) -> tuple[float, ...]:
+    """The temperatures of the grid and, between each two, the one that is farthest from both: there, too, a schedule
+    reads the labels, and the mass of the tail is interpolated."""
+    return tuple(sorted([*grid, *(math.sqrt(low * high) for low, high in pairwise(grid))]))
 
 
 def judged_temperatures(recipe: Recipe) -> tuple[float, ...]:
