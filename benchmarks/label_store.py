@@ -6,8 +6,8 @@ For students that are the teacher's own first layers under its last norm and hea
 logits is computed from the stored labels and from the full distribution. Shown is the angle between the two at a
 position in degrees, the mean over positions, for a student that is far from the teacher, between, and near; and
 KL(p || stored), which no student enters. The bias is how far the mean over many drawings of what is stored at T = 1 is
-from the distribution, as a share of its norm; what is no more than chance shows as 0. The fit of an encoding sees other
-positions than the measurement.
+from the distribution, as a share of its norm; its variance is taken out, so chance shows as 0 or near it. The fit of an
+encoding sees other positions than the measurement.
 """
 
 import argparse
@@ -202,7 +202,7 @@ def main() -> None:
             codecs = [Sampled(k=encoding.k, seed=seed).fit(fit, known.head, grid) for seed in range(DRAWINGS)]
         off = bias(known, test, [codec_target(each) for each in codecs])
         name = " ".join(f"{value}" for key, value in encoding.model_dump().items() if key != "seed")
-        table.add_row(name, f"{bytes_per_position(codec.columns)}", *shown, *kls, f"{off:.3f}", *speed)
+        table.add_row(name, f"{bytes_per_position(codec.columns)}", *shown, *kls, f"{off:.1e}", *speed)
     for name, size, published in (
         ("top-50 renormalised", "121 (DistillKit)", TopKRenormalised(50)),
         ("random sampling, n=50", "about 40", RandomSampling(50)),
@@ -210,9 +210,9 @@ def main() -> None:
         shown = [_angles(angles(known, test, published_target(published), t)) for t in grid]
         drawings = DRAWINGS if isinstance(published, RandomSampling) else 1
         off = bias(known, test, [published_target(published)] * drawings)
-        table.add_row(name, size, *shown, *("-" for _ in grid), f"{off:.3f}", "-", "-")
+        table.add_row(name, size, *shown, *("-" for _ in grid), f"{off:.1e}", "-", "-")
     console = Console()
-    console.width = max(console.width, 160)
+    console.width = max(console.width, 180)
     console.print(table)
 
 
