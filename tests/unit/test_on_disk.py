@@ -78,8 +78,13 @@ def test_chosen_rows_can_be_chosen_from_again(first: list[bool], seed: int) -> N
 
 def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(io.BytesIO):
-        def write(self, piece: Any) -> int:
+        """As a file behind a buffer: the disk is heard of when the buffer is written, and once more on closing."""
+
+        def flush(self) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def __exit__(self, *_: Any) -> None:
+            self.flush()
 
     monkeypatch.setattr(tempfile, "TemporaryFile", Full)
     with pytest.raises(OSError, match=r"TMPDIR") as raised:

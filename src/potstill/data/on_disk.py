@@ -3,6 +3,7 @@
 The files have no name and are gone with the process; they lie where `tempfile` puts them, which TMPDIR decides.
 """
 
+import errno
 import json
 import mmap
 import tempfile
@@ -23,14 +24,20 @@ class Pieces:
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         ends, end = array("q", [0]), 0
-        with tempfile.TemporaryFile() as file:
-            for piece in pieces:
-                _write(file, piece)
-                end += len(piece)
-                ends.append(end)
-            _write(file, b"", flush=True)
-            # A mapping has a descriptor of its own. One of nothing cannot be made.
-            self._mapped = mmap.mmap(file.fileno(), end, access=mmap.ACCESS_READ) if end else b""
+        try:
+            with tempfile.TemporaryFile() as file:
+                for piece in pieces:
+                    file.write(piece)
+                    end += len(piece)
+                    ends.append(end)
+                file.flush()
+                # A mapping has a descriptor of its own. One of nothing cannot be made.
+                self._mapped = mmap.mmap(file.fileno(), end, access=mmap.ACCESS_READ) if end else b""
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # A file without a name would not say which disk is full.
+            raise OSError(error.errno, error.strerror, f"{tempfile.gettempdir()} (TMPDIR)") from None
         self._ends = np.frombuffer(ends, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -38,16 +45,6 @@ class Pieces:
 
     def __getitem__(self, number: int) -> memoryview:
         return memoryview(self._mapped)[self._ends[number] : self._ends[number + 1]]
-
-
-def _write(file: Any, piece: bytes, *, flush: bool = False) -> None:
-    try:
-        file.write(piece)
-        if flush:
-            file.flush()
-    except OSError as error:
-        # A file without a name would not say which disk is full.
-        raise OSError(error.errno, error.strerror, f"{tempfile.gettempdir()} (TMPDIR)") from None
 
 
 class Lazy(Sequence[Item], Generic[Item]):
