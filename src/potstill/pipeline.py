@@ -14,6 +14,7 @@ from potstill.stages.evaluate import evaluate
 from potstill.stages.export import export
 from potstill.stages.gate import gate
 from potstill.stages.label import label
+from potstill.stages.label_features import label_features
 from potstill.stages.plan import plan
 from potstill.stages.report import environment, report
 from potstill.stages.respond import respond
@@ -31,8 +32,10 @@ def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[
     yield "adapt", (teacher := adapt(run, recipe, inputs, engine))
     # The rows to learn from here on are those that the teacher wrote, where it does.
     inputs, responses = respond(run, recipe, inputs, teacher, engine)
-    yield "label", (labels := label(run, recipe, inputs, teacher, engine))
-    student = train_student(run, recipe, inputs, teacher, labels, engine)
+    labels = label(run, recipe, inputs, teacher, engine)
+    features = label_features(run, recipe, inputs, teacher, engine)
+    yield "label", labels
+    student = train_student(run, recipe, inputs, teacher, labels, features, engine)
     baseline = train_baseline(run, recipe, inputs, teacher, engine)
     yield "train", student
     yield "evaluate", (measured := evaluate(run, recipe, inputs, teacher, student, baseline, engine))

@@ -57,11 +57,24 @@ class ShapeRecord(Part):
     layers: int
     width: int
     heads: int
+    key_value_width: int | None = None
+    """Channels of the keys of all heads together, where they are other than `width`."""
     intermediate: int
     vocabulary: int
     classes: int
     parameters: int
     embedding_parameters: int
+
+
+class SignalRecord(Part):
+    """What training reads of the teacher."""
+
+    name: str
+    source: Literal["stored", "online"]
+    size_bytes: int
+    """On disk."""
+    layers: list[int] = Field(default_factory=list)
+    """Of features: 0 is the output of the embeddings."""
 
 
 class PlanRecord(Record):
@@ -74,6 +87,7 @@ class PlanRecord(Record):
     steps: int
     adapt_steps: int
     label_store_bytes: int
+    signals: list[SignalRecord] = Field(default_factory=list)
     responses_to_write: int = 0
     """Where there are some, the tokens and steps of train, and all sizes, are the greatest that are possible."""
     prompts_dropped: int = 0
@@ -127,6 +141,8 @@ class LabelFidelity(Part):
 class LabelRecord(Record):
     """The label store: its content digest is the same however often labelling was broken off."""
 
+    online: bool = False
+    """The teacher answers in each step of training; nothing is stored, and the digest is the teacher's."""
     rows: int
     content_digest: str
     size_bytes: int

@@ -4,7 +4,7 @@ The loop knows a teacher as `teacher(batch) -> Signals` and a logit loss as one 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -19,9 +19,33 @@ IGNORE_INDEX = -100
 
 
 class Signal(StrEnum):
-    """What a loss can ask of a teacher; a recipe's losses decide what is stored."""
+    """What a loss can ask of a model; a recipe's losses decide what is stored, and what is asked in each step."""
 
     LOGITS = "logits"
+    HIDDEN_STATES = "hidden_states"
+    """Of the tokens that count: tokens x width."""
+    ATTENTION = "attention"
+    """Attention maps as log-probabilities before dropout: tokens x heads x keys."""
+    QUERY_RELATION = "query_relation"
+    KEY_RELATION = "key_relation"
+    VALUE_RELATION = "value_relation"
+    """How alike the queries (keys, values) of two tokens are, as maps of the same form (arXiv:2012.15828)."""
+
+
+@dataclass(frozen=True, order=True)
+class Read:
+    """One feature of one layer of a model."""
+
+    signal: Signal
+    layer: int
+    """0 is the output of the embeddings; layer i is that of the i-th layer, and for maps the attention within it."""
+    heads: int = 0
+    """Of relations: into how many heads the vectors are cut."""
+    normed: bool = False
+    """Of hidden states: whether after the final norm, which only those of the last layer go through."""
+
+
+Features = Mapping[Read, Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,6 +58,8 @@ class Signals:
     head: Head | None = None
     target: Target | None = None
     """A teacher's distributions at the unmasked positions alone, in their order."""
+    features: Features = field(default_factory=dict)
+    """Of the tokens that count alone (`Batch.tokens`), in their order."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +73,23 @@ class Batch:
     inputs: Mapping[str, Tensor]
     labels: Int[Tensor, "*batch"]
     mask: Bool[Tensor, "*batch"]
+
+    @property
+    def token_weights(self) -> Float[Tensor, "rows length"]:
+        """How much each token counts in a loss on features; they sum to the number of unmasked positions.
+
+        So features share the normaliser of all losses. Where each token is a position, it counts as one; where a row
+        is, its tokens have equal shares of it. Padding counts nothing.
+        """
+        if self.mask.dim() == 2:
+            return self.mask.float()
+        seen = self.inputs["attention_mask"] * self.mask[:, None]
+        return seen / seen.sum(dim=1, keepdim=True).clamp(min=1)
+
+    @property
+    def tokens(self) -> Bool[Tensor, "rows length"]:
+        """The tokens that count in a loss on features."""
+        return self.token_weights > 0
 
     def to(self, device: torch.device) -> "Batch":
         move = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
@@ -87,3 +130,22 @@ class LogitLoss(Protocol):
         *,
         progress: float,
     ) -> Float[Tensor, "positions"]: ...
+
+
+@runtime_checkable
+class FeatureLoss(Protocol):
+    """A loss between features of the two models, with one value for each token that counts.
+
+    It is an `nn.Module` where it has parameters of its own, such as projections: they are trained and checkpointed with
+    the student, and not saved with it.
+    """
+
+    name: str
+    student_reads: frozenset[Read]
+    teacher_reads: frozenset[Read]
+
+    def weight_at(self, progress: float) -> float: ...
+
+    def settings_at(self, progress: float) -> Mapping[str, float]: ...
+
+    def per_token(self, student: Features, teacher: Features) -> Float[Tensor, "tokens"]: ...

@@ -17,11 +17,11 @@ from torch import Tensor
 from potstill.divergences import ForwardKL, GeneralisedJSD, ReverseKL, SkewKL, TotalVariation
 from potstill.losses import AnyLoss, HardLabels, LossSums, MixedLoss, SoftTargets
 from potstill.schedules import Constant, Cosine, Linear
-from potstill.signals import IGNORE_INDEX, Batch, Signals
+from potstill.signals import IGNORE_INDEX, Batch, Signal, Signals
 
 Floats = npt.NDArray[np.float64]
-UNION = get_args(AnyLoss)[0]
-LOSSES = get_args(UNION) or (UNION,)
+# Losses on features have references of their own, in feature_reference.py.
+LOSSES = tuple(loss for loss in get_args(get_args(AnyLoss)[0]) if loss().reads() <= {Signal.LOGITS})
 FAST = settings(max_examples=25, deadline=None, derandomize=True)
 
 

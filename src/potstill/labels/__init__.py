@@ -4,8 +4,9 @@ from potstill.labels.dense import Dense
 from potstill.labels.encodings import AnyEncoding, AskedEncoding, Auto, PositionEncoding
 from potstill.labels.low_rank import LowRank
 from potstill.labels.positions import bytes_per_position
-from potstill.labels.reader import StoredTeacher
+from potstill.labels.reader import StoredFeatures, StoredTeacher
 from potstill.labels.sampled import Sampled
+from potstill.labels.states import States
 from potstill.labels.store import LabelSource, LabelStore
 from potstill.labels.writer import Fitted, StoreWriter
 
@@ -20,7 +21,9 @@ __all__ = [
     "LowRank",
     "PositionEncoding",
     "Sampled",
+    "States",
     "StoreWriter",
+    "StoredFeatures",
     "StoredTeacher",
     "bytes_per_position",
 ]

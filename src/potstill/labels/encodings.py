@@ -11,13 +11,14 @@ from potstill.labels.hidden import Hidden
 from potstill.labels.low_rank import LowRank
 from potstill.labels.positions import Codec, Column, bytes_per_position
 from potstill.labels.sampled import Sampled
+from potstill.labels.states import States
 from potstill.labels.top_k import TopK
 from potstill.settings import Settings
 
 PositionEncoding = LowRank | Hidden | TopK | Sampled
 """Encodings of language models, which label every trained position of a row."""
 
-AnyEncoding = Annotated[Dense | LowRank | Hidden | TopK | Sampled, Field(discriminator="kind")]
+AnyEncoding = Annotated[Dense | LowRank | Hidden | TopK | Sampled | States, Field(discriminator="kind")]
 """What a store can hold."""
 
 

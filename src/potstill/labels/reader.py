@@ -1,8 +1,9 @@
-"""Stored labels in the role of the teacher."""
+"""Stored labels and stored features in the role of the teacher."""
 
 import torch
 
 from potstill.errors import LabelStoreError
+from potstill.labels.states import States
 from potstill.labels.store import LabelStore
 from potstill.signals import Batch, Signals
 
@@ -36,3 +37,34 @@ class StoredTeacher:
             )
         tensors = {name: torch.from_numpy(values).to(self._device) for name, values in columns.items()}
         return Signals(target=self._store.codec.target(tensors))
+
+
+class StoredFeatures:
+    """`teacher(batch) -> Signals` with the hidden states of a store, by the ids of the batch."""
+
+    def __init__(self, store: LabelStore, device: torch.device) -> None:
+        assert isinstance(store.manifest.encoding, States)
+        self._store = store
+        self._states = store.manifest.encoding
+        self._device = device
+
+    def __call__(self, batch: Batch) -> Signals:
+        """The features of the tokens that count.
+
+        Raises:
+            LabelStoreError: a row without features, or with those of another number of tokens.
+        """
+        # Rows of which nothing counts are those of a process without rows in this step.
+        ids = batch.ids if batch.mask.any() else ()
+        if not ids:
+            width = self._states.width
+            return Signals(features={s.read: torch.zeros(0, width, device=self._device) for s in self._states.states})
+        columns, counts = self._store.positions(ids)
+        expected = int(batch.tokens.sum())
+        if sum(counts) != expected:
+            raise LabelStoreError(
+                f"{self._store.folder}: features of {sum(counts)} tokens of rows {ids[0]!r} and the {len(ids) - 1} "
+                f"after it, of which {expected} count. The rows were made to tokens in another way when they were "
+                "labelled; run potstill label again."
+            )
+        return Signals(features=self._states.decode(columns, self._device))

@@ -25,6 +25,7 @@ from potstill.labels.dense import Dense, DenseLayout
 from potstill.labels.encodings import AnyEncoding, load_codec
 from potstill.labels.layout import Layout
 from potstill.labels.positions import Codec, Columns, PositionLayout
+from potstill.labels.states import States
 from potstill.records import LabelFidelity
 from potstill.run_dir import file_digest
 
@@ -86,7 +87,7 @@ class Manifest(BaseModel):
     encoding: AnyEncoding
     source: LabelSource
     positions: PositionLabels | None = None
-    """None for labels of whole rows."""
+    """None for labels of whole rows, and for features."""
     rows: int
     content_digest: str
     """Over all rows, whatever their order: equal for equal labels, however they were made and laid out."""
@@ -166,9 +167,9 @@ class LabelStore:
         Raises:
             LabelStoreError: an id that the store has not.
         """
-        assert self.codec is not None
+        assert isinstance(self._layout, PositionLayout)
         rows: list[Columns] = [self._row(identity) for identity in ids]
-        names = list(self.codec.columns)
+        names = list(self._layout.columns)
         return {name: np.concatenate([row[name] for row in rows]) for name in names}, [
             len(row[names[0]]) for row in rows
         ]
@@ -216,6 +217,8 @@ class LabelStore:
 def layout_of(manifest: Manifest, codec: Codec | None) -> Layout:
     if isinstance(manifest.encoding, Dense):
         return DenseLayout(manifest.encoding, len(manifest.source.labels))
+    if isinstance(manifest.encoding, States):
+        return PositionLayout(manifest.encoding.columns)
     assert codec is not None
     return PositionLayout(codec.columns)
 
@@ -227,7 +230,7 @@ def read_codec(folder: Path, manifest: Manifest) -> Codec | None:
         LabelStoreError: what the encoding stores once is missing or damaged.
     """
     known = manifest.positions
-    if isinstance(manifest.encoding, Dense) or known is None:
+    if isinstance(manifest.encoding, Dense | States) or known is None:
         return None
     tensors: dict[str, Tensor] = {}
     if known.codec_sha256 is not None:

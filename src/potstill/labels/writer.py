@@ -21,6 +21,7 @@ from potstill.labels.dense import Dense, DenseLayout
 from potstill.labels.encodings import PositionEncoding
 from potstill.labels.layout import Layout
 from potstill.labels.positions import Codec, PositionLayout
+from potstill.labels.states import States
 from potstill.labels.store import (
     CODEC,
     FITTED,
@@ -57,15 +58,18 @@ class Fitted:
 class StoreWriter:
     """Writes the shards that are missing, then the manifest."""
 
-    def __init__(self, folder: Path, encoding: Dense | Fitted, source: LabelSource) -> None:
+    def __init__(self, folder: Path, encoding: Dense | States | Fitted, source: LabelSource) -> None:
         self.folder = folder
         self.source = source
         self._encoding = encoding
-        self._layout: Layout = (
-            DenseLayout(encoding, len(source.labels))
-            if isinstance(encoding, Dense)
-            else PositionLayout(encoding.codec.columns)
-        )
+        self._layout: Layout
+        match encoding:
+            case Dense():
+                self._layout = DenseLayout(encoding, len(source.labels))
+            case States():
+                self._layout = PositionLayout(encoding.columns)
+            case Fitted():
+                self._layout = PositionLayout(encoding.codec.columns)
 
     def write(
         self,
@@ -147,9 +151,9 @@ class StoreWriter:
         encoding = self._encoding
         manifest = Manifest(
             format=FORMAT,
-            encoding=encoding if isinstance(encoding, Dense) else encoding.encoding,
+            encoding=encoding.encoding if isinstance(encoding, Fitted) else encoding,
             source=self.source,
-            positions=None if isinstance(encoding, Dense) else self._positions(encoding, readers),
+            positions=self._positions(encoding, readers) if isinstance(encoding, Fitted) else None,
             rows=sum(entry.rows for entry in entries),
             content_digest=content_digest(readers, self._layout),
             shards=tuple(entries),
@@ -216,7 +220,9 @@ def describe(folder: Path) -> Iterator[tuple[str, str]]:
     yield "rows", f"{manifest.rows:,}"
     yield "encoding", json.dumps(manifest.encoding.model_dump())
     known = manifest.positions
-    if known is None:
+    if isinstance(manifest.encoding, States):
+        yield "layers", ", ".join(state.column for state in manifest.encoding.states)
+    elif known is None:
         yield "classes", str(len(manifest.source.labels))
         yield "temperatures", "every temperature (all logits are stored)"
     else:

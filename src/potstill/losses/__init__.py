@@ -8,9 +8,27 @@ from typing import Annotated
 from pydantic import Field
 
 from potstill.losses.hard import HardLabels
+from potstill.losses.hidden_states import Cosine, Embeddings, HiddenStates
+from potstill.losses.maps import Attention, Relations
 from potstill.losses.mixing import LossSums, MixedLoss
 from potstill.losses.response import SoftTargets, soft_target_kl
+from potstill.losses.shapes import Shapes
 
-AnyLoss = Annotated[SoftTargets | HardLabels, Field(discriminator="kind")]
+AnyLoss = Annotated[
+    SoftTargets | HardLabels | HiddenStates | Attention | Relations | Embeddings | Cosine, Field(discriminator="kind")
+]
 
-__all__ = ["AnyLoss", "HardLabels", "LossSums", "MixedLoss", "SoftTargets", "soft_target_kl"]
+__all__ = [
+    "AnyLoss",
+    "Attention",
+    "Cosine",
+    "Embeddings",
+    "HardLabels",
+    "HiddenStates",
+    "LossSums",
+    "MixedLoss",
+    "Relations",
+    "Shapes",
+    "SoftTargets",
+    "soft_target_kl",
+]

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from potstill.divergences import at_least_float32
+from potstill.losses.shapes import Shapes
 from potstill.losses.terms import HardTerm
 from potstill.schedules import Linear, Schedule
 from potstill.settings import Settings
@@ -25,7 +26,7 @@ class HardLabels(Settings):
     def reads(self) -> frozenset[Signal]:
         return frozenset()
 
-    def build(self) -> "HardLabelsLoss":
+    def build(self, shapes: Shapes | None = None) -> "HardLabelsLoss":
         return HardLabelsLoss(self)
 
 

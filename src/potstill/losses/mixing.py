@@ -1,7 +1,8 @@
-"""The driver that evaluates all logit losses of a recipe together, and their weighted sum.
+"""The driver that evaluates all losses of a recipe together, and their weighted sum.
 
-Where the student gives logits, each loss is differentiated by autograd. Where it gives hidden states and its head,
-the logits of a language model never exist as a whole, and the chunked core computes values and gradients.
+Where the student gives logits, each logit loss is differentiated by autograd. Where it gives hidden states and its
+head, the logits of a language model never exist as a whole, and the chunked core computes values and gradients. Losses
+on features are differentiated by autograd in either case.
 """
 
 from collections.abc import Sequence
@@ -9,13 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from potstill.losses.chunked import chunked_loss
 from potstill.losses.kernels import Kernels
 from potstill.losses.reduction import blank_masked, masked_sum
 from potstill.losses.terms import TermLoss
-from potstill.signals import IGNORE_INDEX, Batch, LogitLoss, Signals
+from potstill.signals import IGNORE_INDEX, Batch, FeatureLoss, LogitLoss, Read, Signals
 
 
 @dataclass(frozen=True)
@@ -26,21 +27,51 @@ class LossSums:
     parts: dict[str, Tensor]
 
 
-class MixedLoss:
-    """`sum of weight_i * loss_i`, each summed over the unmasked positions.
+class MixedLoss(nn.Module):
+    """`sum of weight_i * loss_i`, each summed over the unmasked positions, or over tokens whose weights sum to them.
 
     All losses are divided by one count, that of the positions, so a row's loss is
     `alpha * soft + (1 - alpha) * hard`, where hard is 0 for an unlabelled row, however rows fall into batches.
     """
 
-    def __init__(self, losses: Sequence[LogitLoss], *, compiled: bool = False) -> None:
+    def __init__(self, losses: Sequence[LogitLoss | FeatureLoss], *, compiled: bool = False) -> None:
+        super().__init__()
         self.losses = tuple(losses)
+        self._logit_losses = [loss for loss in self.losses if isinstance(loss, LogitLoss)]
+        self._feature_losses = [loss for loss in self.losses if isinstance(loss, FeatureLoss)]
+        # Their parameters are trained and checkpointed with the student.
+        self.learned = nn.ModuleDict({loss.name: loss for loss in self.losses if isinstance(loss, nn.Module)})
         self._kernels = Kernels(compiled=compiled)
 
-    def __call__(self, student: Signals, teacher: Signals, batch: Batch, *, progress: float) -> LossSums:
+    @property
+    def student_reads(self) -> frozenset[Read]:
+        """The features of the student that the losses compare."""
+        return frozenset().union(*(loss.student_reads for loss in self._feature_losses))
+
+    @property
+    def teacher_reads(self) -> frozenset[Read]:
+        """The features of the teacher that the losses compare."""
+        return frozenset().union(*(loss.teacher_reads for loss in self._feature_losses))
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch, *, progress: float) -> LossSums:
+        """The sums of all losses over the batch."""
         if student.logits is not None:
-            return self._from_logits(student.logits, teacher, batch, progress)
-        return self._from_hidden(student, teacher, batch, progress)
+            sums = self._from_logits(student.logits, teacher, batch, progress)
+        else:
+            sums = self._from_hidden(student, teacher, batch, progress)
+        return self._with_features(sums, student, teacher, batch, progress) if self._feature_losses else sums
+
+    def _with_features(
+        self, sums: LossSums, student: Signals, teacher: Signals, batch: Batch, progress: float
+    ) -> LossSums:
+        weights = batch.token_weights
+        weights = weights[weights > 0]
+        total, parts = sums.total, dict(sums.parts)
+        for loss in self._feature_losses:
+            part = (loss.per_token(student.features, teacher.features) * weights).sum()
+            total = total + loss.weight_at(progress) * part
+            parts[loss.name] = part.detach()
+        return LossSums(total, parts)
 
     def _from_logits(
         self, logits: Float[Tensor, "*batch classes"], teacher: Signals, batch: Batch, progress: float
@@ -54,7 +85,7 @@ class MixedLoss:
         labels = batch.labels.reshape(-1).where(mask, IGNORE_INDEX)
         total = torch.zeros((), dtype=torch.float32, device=student_logits.device)
         parts: dict[str, Tensor] = {}
-        for loss in self.losses:
+        for loss in self._logit_losses:
             values = loss.per_position(student_logits, teacher_logits, labels, progress=progress)
             part = masked_sum(values, mask)
             total = total + loss.weight_at(progress) * part
@@ -67,10 +98,12 @@ class MixedLoss:
         # Only the positions that count go on: a prompt costs neither head nor loss.
         hidden = student.hidden.reshape(-1, student.hidden.shape[-1])[mask]
         terms = []
-        for loss in self.losses:
+        for loss in self._logit_losses:
             if not isinstance(loss, TermLoss):
                 raise ValueError(f"{loss.name} needs whole logits, which a language model does not give")
             terms.append(loss.term_at(progress))
+        if not terms:
+            return LossSums(torch.zeros((), dtype=torch.float32, device=hidden.device), {})
         labels = batch.labels.reshape(-1)[mask]
         found = chunked_loss(hidden, student.head, labels, teacher.target, terms, kernels=self._kernels)
         return LossSums(found.total, dict(zip((term.name for term in terms), found.parts.unbind(), strict=True)))

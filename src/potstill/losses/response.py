@@ -17,6 +17,7 @@ from potstill.divergences import (
     temperature_scale,
 )
 from potstill.losses.reduction import blank_masked, masked_mean
+from potstill.losses.shapes import Shapes
 from potstill.losses.terms import SoftTerm
 from potstill.schedules import Linear, Schedule
 from potstill.settings import Settings
@@ -68,7 +69,7 @@ class SoftTargets(Settings):
     def reads(self) -> frozenset[Signal]:
         return frozenset({Signal.LOGITS})
 
-    def build(self) -> "SoftTargetsLoss":
+    def build(self, shapes: Shapes | None = None) -> "SoftTargetsLoss":
         return SoftTargetsLoss(self)
 
 

@@ -33,6 +33,10 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
     yield f"{'teacher':12} {_shape(plan.teacher)}; adapted in {plan.adapt_steps:,} steps"
     yield f"{'student':12} {_shape(plan.student)}; trained in {plan.steps:,} steps"
     yield f"{'disk':12} up to {plan.disk_bytes / 1e6:,.0f} MB, of which labels {plan.label_store_bytes / 1e6:,.1f} MB"
+    for signal in plan.signals:
+        of = f" of layers {', '.join(map(str, signal.layers))}" if signal.layers else ""
+        how = f"stored, {signal.size_bytes / 1e6:,.1f} MB" if signal.source == "stored" else "asked in each step"
+        yield f"{'signal':12} {signal.name}{of}: {how}"
     for warning in plan.warnings:
         yield f"warning: {warning}"
 

@@ -79,8 +79,16 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _stored_features_go_with_stored_labels(self) -> "Recipe":
+        if self.label.mode == "online" and self.label.features == "stored":
+            raise ValueError(
+                "label.features: stored, while label.mode is online: the teacher runs in each step anyway."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _the_grid_covers_the_losses(self) -> "Recipe":
-        if isinstance(self.encoding, Dense):
+        if isinstance(self.encoding, Dense) or self.label.mode == "online":
             return self
         low, high = self.temperatures_used
         grid = self.label.temperatures
@@ -129,7 +137,7 @@ class Recipe(Settings):
     def _alpha_and_weights_exclude_each_other(self) -> "Recipe":
         if self.train.alpha is not None:
             for number, loss in enumerate(self.losses):
-                if "weight" in loss.model_fields_set:
+                if "weight" in loss.model_fields_set and loss.kind in ("soft_targets", "hard_labels"):
                     raise ValueError(
                         f"train.alpha and losses[{number}].weight both set the weight of {loss.kind}. Drop one."
                     )
@@ -138,7 +146,7 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _alpha_weighs_soft_against_hard(self) -> "Recipe":
         kinds = sorted(loss.kind for loss in self.losses)
-        if self.train.alpha is not None and kinds != ["hard_labels", "soft_targets"]:
+        if self.train.alpha is not None and not {"hard_labels", "soft_targets"} <= set(kinds):
             raise ValueError(
                 f"train.alpha weighs soft_targets against hard_labels, and losses lists {', '.join(kinds)}. "
                 "Give each loss its weight instead."
@@ -157,7 +165,10 @@ class Recipe(Settings):
         if alpha is None:
             return self.losses
         shares: dict[str, Schedule] = {"soft_targets": alpha, "hard_labels": _one_minus(alpha)}
-        return tuple(loss.model_copy(update={"weight": shares[loss.kind]}) for loss in self.losses)
+        return tuple(
+            loss.model_copy(update={"weight": shares[loss.kind]}) if loss.kind in shares else loss
+            for loss in self.losses
+        )
 
 
 def _one_minus(schedule: Schedule) -> Schedule:

@@ -60,6 +60,13 @@ class AdaptSettings(OptimiserSettings):
 class LabelSettings(Settings):
     """One pass of the frozen teacher over all rows that the student is trained on."""
 
+    mode: Literal["stored", "online"] = "stored"
+    """stored: the teacher's distributions are stored in one pass, and training reads them, as often as it likes.
+    online: the teacher answers in each step of training, and nothing is stored."""
+    features: Literal["online", "stored"] = "online"
+    """Where the teacher's hidden states, attention maps and relations come from, if losses read them. online: the
+    teacher also runs in each step of training. stored: hidden states are stored in the labelling pass, in two bytes a
+    channel for each layer and token; maps are not."""
     responses: AnyResponses = Given()
     """For language models: what the student learns to say, and the teacher is asked about."""
     encoding: AskedEncoding | None = None

@@ -23,7 +23,12 @@ STORE = "label/teacher/logits"
 
 
 def label(run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine) -> LabelRecord:
-    """The soft labels of every training row, labelled or not; a language model's of the validation rows too."""
+    """The soft labels of every training row, labelled or not; a language model's of the validation rows too.
+
+    Nothing is stored where the teacher answers in each step of training.
+    """
+    if recipe.label.mode == "online":
+        return run.once(STORE, {"mode": "online", "teacher": adapted.digest}, LabelRecord, lambda _: _online(adapted))
     source = label_source(recipe, inputs, adapted)
     dense = isinstance(recipe.encoding, Dense)
     # All logits serve every temperature, and nothing is fitted or lost.
@@ -50,6 +55,10 @@ def label(run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, eng
     # Again, for the bound or the losses can have changed since the labels were made.
     require_within_bound(recipe, record.errors)
     return record
+
+
+def _online(adapted: AdaptRecord) -> LabelRecord:
+    return LabelRecord(online=True, rows=0, content_digest=adapted.digest, size_bytes=0, rows_per_s=0.0)
 
 
 def label_source(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord) -> LabelSource:

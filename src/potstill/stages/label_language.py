@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,7 +19,6 @@ from potstill.data.packing import PackedRows
 from potstill.data.splits import stable_order
 from potstill.errors import LabelStoreError
 from potstill.labels import (
-    AnyEncoding,
     Auto,
     Dense,
     Fitted,
@@ -52,7 +51,7 @@ class _FittedFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoding: AnyEncoding
+    encoding: PositionEncoding = Field(discriminator="kind")
     errors: tuple[LabelFidelity, ...]
     codec_sha256: str | None
 
@@ -208,7 +207,6 @@ def _read_fitted(folder: Path, recipe: Recipe, vocabulary: int) -> Fitted | None
         return None
     known = _FittedFile.model_validate_json((folder / FITTED).read_bytes())
     encoding = known.encoding
-    assert not isinstance(encoding, Dense)
     tensors: dict[str, Tensor] = {}
     if known.codec_sha256 is not None:
         if not (folder / CODEC).exists() or file_digest(folder / CODEC) != known.codec_sha256:

@@ -16,11 +16,13 @@ from potstill.data.rows import labelled_rows
 from potstill.data.written import Written
 from potstill.errors import RecipeError
 from potstill.labels import Dense, bytes_per_position
+from potstill.losses import Shapes
 from potstill.recipe import OptimiserSettings, Recipe
 from potstill.records import PlanRecord, ShapeRecord, SplitCounts, TokensRecord
 from potstill.run_dir import RunDir
 from potstill.stages.common import Inputs
 from potstill.stages.respond import planned
+from potstill.stages.signals import planned_signals
 from potstill.students import model_shape, student_config
 
 LABELLED = ("train", "validation")
@@ -46,14 +48,15 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         ModelError: a student that cannot be built from this teacher.
         RecipeError: the disk is too small for what will be written.
     """
-    teacher = _shape(recipe, inputs.teacher_config, inputs.labels)
-    student = _shape(recipe, student_config(inputs.teacher_config, recipe.student), inputs.labels)
+    shapes = shapes_of(recipe, inputs)
+    teacher, student = shapes.teacher, shapes.student
     learnt, dropped = planned(recipe, inputs)
     encoded = {
         name: recipe.task.encode(split.rows, inputs.tokenizer, inputs.labels) for name, split in learnt.splits.items()
     }
     counts = {name: _counts(split, encoded[name]) for name, split in inputs.splits.items()}
-    store_bytes = _store_bytes(recipe, inputs, counts)
+    signals = planned_signals(recipe, shapes, encoded["train"], _store_bytes(recipe, inputs, counts))
+    store_bytes = sum(signal.size_bytes for signal in signals)
     checkpoints = recipe.train.keep_checkpoints + 2
     disk = store_bytes + BYTES_PER_TRAINED_PARAMETER * (
         checkpoints * student.parameters + (checkpoints * teacher.parameters if recipe.adapt else 0)
@@ -72,6 +75,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         steps=total_steps(recipe.train, len(encoded["train"].lengths)),
         adapt_steps=total_steps(recipe.adapt, _adapt_rows(recipe, inputs)) if recipe.adapt else 0,
         label_store_bytes=store_bytes,
+        signals=signals,
         responses_to_write=sum(isinstance(row, Written) for row in learnt.splits["train"].rows),
         prompts_dropped=dropped,
         disk_bytes=disk,
@@ -103,6 +107,14 @@ def total_steps(settings: OptimiserSettings, rows: int) -> int:
 def adapt_split(inputs: Inputs) -> Split:
     """The rows that the teacher is adapted on: its own, or the labelled ones of the student."""
     return inputs.splits.get("adapt", inputs.splits["train"])
+
+
+def shapes_of(recipe: Recipe, inputs: Inputs) -> Shapes:
+    """The sizes of student and teacher."""
+    return Shapes(
+        student=_shape(recipe, student_config(inputs.teacher_config, recipe.student), inputs.labels),
+        teacher=_shape(recipe, inputs.teacher_config, inputs.labels),
+    )
 
 
 def _shape(recipe: Recipe, config: PretrainedConfig, labels: list[str]) -> ShapeRecord:

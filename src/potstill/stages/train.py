@@ -10,21 +10,31 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from potstill.data.rows import labelled_rows, rows_fingerprint
-from potstill.labels import LabelStore, StoredTeacher
+from potstill.labels import LabelStore, StoredFeatures, StoredTeacher
 from potstill.losses import AnyLoss, HardLabels, MixedLoss, SoftTargets
 from potstill.recipe import Recipe, TrainSettings
 from potstill.records import AdaptRecord, LabelRecord, TrainRecord
 from potstill.run_dir import RunDir, fingerprint, folder_files
 from potstill.schedules import Constant
-from potstill.signals import Teacher
+from potstill.signals import Read, Teacher
 from potstill.stages.common import Inputs, load_teacher, model_digest, save_model, true_labels
 from potstill.stages.label import STORE, label_source
-from potstill.stages.plan import total_steps
+from potstill.stages.label_features import STORE as FEATURES
+from potstill.stages.plan import shapes_of, total_steps
 from potstill.students import Copy, copy_from_teacher, student_config
 from potstill.tasks import CausalLM
+from potstill.teachers import FrozenTeacher, JoinedTeacher
 from potstill.training.engine import Engine
 from potstill.training.loop import Job, fit, no_teacher
 from potstill.training.metrics import open_trackers
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Who speaks of the rows of a training, and of those that its checkpoints are judged on."""
+
+    of_training: Teacher = no_teacher
+    of_validation: Teacher = no_teacher
 
 
 @dataclass(frozen=True)
@@ -35,34 +45,51 @@ class Member:
     rows: Sequence[Any]
     losses: Sequence[AnyLoss]
     settings: TrainSettings
-    open_teacher: Callable[[], Teacher]
+    open_teachers: Callable[[frozenset[Read]], "Teachers"]
+    """Opened when training starts, with the features that the losses read."""
     criterion: MixedLoss
     """What its checkpoints are compared by."""
-    judged_by_teacher: bool = False
-    """Whether the teacher speaks of the validation rows too, and the criterion hears it."""
     depends: Mapping[str, object] = field(default_factory=dict)
 
 
 def train_student(
-    run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, labels: LabelRecord, engine: Engine
+    run: RunDir,
+    recipe: Recipe,
+    inputs: Inputs,
+    adapted: AdaptRecord,
+    labels: LabelRecord,
+    features: LabelRecord | None,
+    engine: Engine,
 ) -> TrainRecord:
     """The distilled student."""
-
-    def teacher() -> Teacher:
-        store = LabelStore(run.path(STORE))
-        store.require(label_source(recipe, inputs, adapted))
-        return StoredTeacher(store, engine.device)
-
     language = isinstance(recipe.task, CausalLM)
+
+    def teachers(reads: frozenset[Read]) -> Teachers:
+        speaks = _distributions(run, recipe, inputs, adapted, engine)
+        validates = speaks if language else no_teacher
+        if not reads:
+            return Teachers(speaks, validates)
+        if recipe.label.features == "stored":
+            store = LabelStore(run.path(FEATURES))
+            store.require(label_source(recipe, inputs, adapted))
+            return Teachers(JoinedTeacher(speaks, StoredFeatures(store, engine.device)), validates)
+        model = load_teacher(recipe, run, adapted)
+        shows = FrozenTeacher(model, engine.device, recipe.task.ask, reads)
+        # Asked in each step anyway, it gives its distributions with them.
+        return Teachers(shows if recipe.label.mode == "online" else JoinedTeacher(speaks, shows), validates)
+
     student = Member(
         name="student",
         rows=inputs.splits["train"].rows,
         losses=recipe.weighted_losses(),
         settings=recipe.train,
-        open_teacher=teacher,
+        open_teachers=teachers,
         criterion=_to_the_teacher() if language else true_labels(),
-        judged_by_teacher=language,
-        depends={"labels": labels.content_digest},
+        depends={
+            "labels": labels.content_digest,
+            "mode": recipe.label.mode,
+            "features": features.content_digest if features else None,
+        },
     )
     return _train(run, recipe, inputs, adapted, engine, student)
 
@@ -84,7 +111,7 @@ def train_baseline(
         rows=rows,
         losses=(HardLabels(weight=Constant(value=1.0), label_smoothing=smoothing),),
         settings=recipe.train.model_copy(update={"select_by": "validation_accuracy"}),
-        open_teacher=lambda: no_teacher,
+        open_teachers=lambda reads: Teachers(),
         criterion=true_labels(),
     )
     return _train(run, recipe, inputs, adapted, engine, baseline)
@@ -113,17 +140,20 @@ def _train(
     def work(folder: Path) -> TrainRecord:
         model = initial_student(recipe, inputs, run, adapted)
         initial = weights_digest(model)
-        teacher = member.open_teacher()
+        torch.manual_seed(recipe.seed)  # the projections
+        shapes = shapes_of(recipe, inputs)
+        loss = MixedLoss([loss.build(shapes) for loss in member.losses], compiled=settings.compiled)
+        teachers = member.open_teachers(loss.teacher_reads)
         job = Job(
             name=f"train/{member.name}",
             model=model,
             rows=recipe.task.encode(rows, inputs.tokenizer, inputs.labels),
             validation=recipe.task.encode(inputs.splits["validation"].rows, inputs.tokenizer, inputs.labels),
             ask=recipe.task.ask,
-            loss=MixedLoss([loss.build() for loss in member.losses], compiled=settings.compiled),
-            teacher=teacher,
+            loss=loss,
+            teacher=teachers.of_training,
             criterion=member.criterion,
-            validation_teacher=teacher if member.judged_by_teacher else no_teacher,
+            validation_teacher=teachers.of_validation,
             total_steps=steps,
             seed=recipe.seed,
             settings=settings,
@@ -150,6 +180,15 @@ def _train(
         )
 
     return run.once(f"train/{member.name}", depends, TrainRecord, work, together=True)
+
+
+def _distributions(run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine) -> Teacher:
+    """Who says the teacher's distributions: its store, or the teacher itself."""
+    if recipe.label.mode == "online":
+        return FrozenTeacher(load_teacher(recipe, run, adapted), engine.device, recipe.task.ask)
+    store = LabelStore(run.path(STORE))
+    store.require(label_source(recipe, inputs, adapted))
+    return StoredTeacher(store, engine.device)
 
 
 def _to_the_teacher() -> MixedLoss:

@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
-from potstill.students.shape import ENCODER_FAMILIES, Copy, layer_map
+from potstill.families import ENCODER_FAMILIES
+from potstill.students.shape import Copy, layer_map
 
 
 def copy_from_teacher(student: PreTrainedModel, teacher: PreTrainedModel, settings: Copy) -> None:

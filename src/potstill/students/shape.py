@@ -7,13 +7,9 @@ from pydantic import AfterValidator, Field
 from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
+from potstill.families import DECODER_FAMILIES, ENCODER_FAMILIES, spread
 from potstill.records import ShapeRecord
 from potstill.settings import Settings
-
-# The encoder families whose modules are laid out alike: `encoder.layer[i]`, `embeddings`, `LayerNorm`.
-ENCODER_FAMILIES = frozenset({"bert", "roberta", "xlm-roberta", "camembert"})
-# Decoders that keep their layers in `model.layers[i]`, of which some can be left out.
-DECODER_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
 def _share(text: str) -> str:
@@ -115,10 +111,7 @@ def layer_map(student_layers: int, teacher_layers: int, pattern: str) -> list[in
     """The teacher's layer for each layer of the student."""
     if pattern == "last":
         return list(range(teacher_layers - student_layers, teacher_layers))
-    if pattern == "first" or student_layers == 1:
-        return list(range(student_layers))
-    step = (teacher_layers - 1) / (student_layers - 1)
-    return [round(layer * step) for layer in range(student_layers)]
+    return list(range(student_layers)) if pattern == "first" else spread(student_layers, teacher_layers)
 
 
 def _shallower(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
@@ -147,11 +140,15 @@ def _own_values(teacher: PretrainedConfig) -> dict[str, Any]:
 
 
 def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters: int, classes: int) -> ShapeRecord:
+    heads = config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    key_value_width = (getattr(config, "num_key_value_heads", None) or heads) * head_size
     return ShapeRecord(
         family=config.model_type,
         layers=config.num_hidden_layers,
         width=config.hidden_size,
-        heads=config.num_attention_heads,
+        heads=heads,
+        key_value_width=None if key_value_width == config.hidden_size else key_value_width,
         intermediate=config.intermediate_size,
         vocabulary=config.vocab_size,
         classes=classes,

@@ -1,26 +1,37 @@
 """A model in the role of the teacher: frozen, in eval mode, and only asked."""
 
-import torch
-from torch import nn
+from dataclasses import replace
 
-from potstill.signals import Ask, Batch, Signals
+import torch
+from transformers import PreTrainedModel
+
+from potstill.features import features_at, taking
+from potstill.signals import Ask, Batch, Read, Signals
 from potstill.targets import HiddenTargets
 
 
 class FrozenTeacher:
-    """`teacher(batch) -> Signals` from a model's forward pass, without gradients, dropout or router noise."""
+    """`teacher(batch) -> Signals` from a model's forward pass, without gradients, dropout or router noise.
 
-    def __init__(self, model: nn.Module, device: torch.device, ask: Ask) -> None:
+    With the features that are read of it, of the tokens that count.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, device: torch.device, ask: Ask, reads: frozenset[Read] = frozenset()
+    ) -> None:
         self._model = model.to(device).eval().requires_grad_(False)
         self._device = device
         self._ask = ask
+        self._reads = reads
 
     def __call__(self, batch: Batch) -> Signals:
         """What the model says; where it speaks by hidden states, its distributions at the unmasked positions."""
         batch = batch.to(self._device)
-        with torch.inference_mode():
+        # Not inference mode: what it makes may not be kept for a backward pass, and losses on features keep it.
+        with torch.no_grad(), taking(self._model, self._reads) as taken:
             said = self._ask(self._model, batch)
+        said = replace(said, features=features_at(taken, batch))
         if said.hidden is None or said.head is None:
             return said
         hidden = said.hidden.reshape(-1, said.hidden.shape[-1])[batch.mask.reshape(-1)]
-        return Signals(target=HiddenTargets(hidden, said.head))
+        return Signals(target=HiddenTargets(hidden, said.head), features=said.features)

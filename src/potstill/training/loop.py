@@ -13,11 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
 from potstill import stopping
 from potstill.data.batches import StepIterator, batches_by_length, micro_batches
 from potstill.data.encoded import BatchSource
 from potstill.errors import TrainingError
+from potstill.features import features_at, taking
 from potstill.losses import LossSums, MixedLoss
 from potstill.progress import Progress
 from potstill.recipe import OptimiserSettings
@@ -47,7 +49,7 @@ class Job:
     """What is trained on what; adapt, train and baseline differ only here."""
 
     name: str
-    model: nn.Module
+    model: PreTrainedModel
     rows: BatchSource
     validation: BatchSource
     ask: Ask
@@ -66,14 +68,17 @@ class Job:
 class ModelWithLoss(nn.Module):
     """Model and loss in one forward, so that engines which shard or reduce see all of it."""
 
-    def __init__(self, model: nn.Module, ask: Ask, loss: MixedLoss) -> None:
+    def __init__(self, model: PreTrainedModel, ask: Ask, loss: MixedLoss) -> None:
         super().__init__()
         self.model = model
         self.ask = ask
         self.loss = loss
 
     def forward(self, batch: Batch, teacher: Signals, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        sums: LossSums = self.loss(self.ask(self.model, batch), teacher, batch, progress=progress)
+        with taking(self.model, self.loss.student_reads) as taken:
+            said = self.ask(self.model, batch)
+        said = replace(said, features=features_at(taken, batch))
+        sums: LossSums = self.loss(said, teacher, batch, progress=progress)
         return sums.total, sums.parts
 
 

@@ -1,0 +1,55 @@
+"""The states encoding: hidden states of chosen layers at each token that counts, in 16 bits.
+
+For losses on features. Attention maps are not stored: a row's grow with the square of its length.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+
+from potstill.labels.positions import Column, Columns
+from potstill.settings import Settings
+from potstill.signals import Features, Read, Signal
+
+
+class StoredState(Settings):
+    """Which hidden state a column holds."""
+
+    layer: int
+    normed: bool
+
+    @property
+    def column(self) -> str:
+        return f"layer_{self.layer}{'_normed' if self.normed else ''}"
+
+    @property
+    def read(self) -> Read:
+        return Read(Signal.HIDDEN_STATES, self.layer, normed=self.normed)
+
+
+class States(Settings):
+    """Hidden states as float16: 11 bits of each number, whatever its size up to 65,504. A larger one is refused."""
+
+    kind: Literal["states"] = "states"
+    width: int
+    states: tuple[StoredState, ...]
+
+    @classmethod
+    def of(cls, reads: Iterable[Read], width: int) -> "States":
+        """The states that are read, of a model so wide."""
+        ordered = sorted(reads)
+        assert all(read.signal is Signal.HIDDEN_STATES for read in ordered)
+        return cls(width=width, states=tuple(StoredState(layer=r.layer, normed=r.normed) for r in ordered))
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        return {state.column: Column(np.float16, self.width) for state in self.states}
+
+    def encode(self, features: Features) -> Columns:
+        with np.errstate(over="ignore"):  # an overflow is refused by who writes it, with its row and position
+            return {s.column: features[s.read].float().cpu().numpy().astype(np.float16) for s in self.states}
+
+    def decode(self, columns: Columns, device: torch.device) -> Features:
+        return {s.read: torch.from_numpy(columns[s.column]).to(device).float() for s in self.states}

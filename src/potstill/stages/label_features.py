@@ -1,0 +1,78 @@
+"""label, for losses on features: hidden states of the teacher's layers, stored where the recipe says so."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from potstill.data.batches import batches_by_length
+from potstill.data.packing import PackedRows
+from potstill.labels import States, StoreWriter, bytes_per_position
+from potstill.labels.positions import Columns
+from potstill.labels.store import FORMAT
+from potstill.recipe import Recipe
+from potstill.records import AdaptRecord, LabelRecord
+from potstill.run_dir import RunDir, file_digest
+from potstill.stages.common import Inputs, load_teacher
+from potstill.stages.label import label_source
+from potstill.stages.plan import shapes_of
+from potstill.stages.signals import build_loss
+from potstill.teachers import FrozenTeacher
+from potstill.training.engine import Engine
+
+STORE = "label/teacher/hidden_states"
+
+
+def label_features(
+    run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine
+) -> LabelRecord | None:
+    """The store of the hidden states that the losses read; None where they come from the teacher in each step."""
+    shapes = shapes_of(recipe, inputs)
+    reads = build_loss(recipe, shapes).teacher_reads
+    if recipe.label.features == "online" or not reads:
+        return None
+    encoding = States.of(reads, shapes.teacher.width)
+    source = label_source(recipe, inputs, adapted)
+    depends = {
+        "format": FORMAT,
+        "label": recipe.label.model_dump(mode="json", include={"batch_size", "batches_per_shard", "precision"}),
+        "encoding": encoding,
+        "source": source,
+    }
+
+    def work(folder: Path) -> LabelRecord:
+        rows = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
+        rows = rows.unpacked() if isinstance(rows, PackedRows) else rows
+        teacher = FrozenTeacher(load_teacher(recipe, run, adapted), engine.device, recipe.task.ask, reads)
+        asked = positions = 0
+
+        def ask(indices: Sequence[int]) -> tuple[list[int], Columns]:
+            nonlocal asked, positions
+            batch = rows.collate(indices)
+            with engine.autocast(recipe.label.precision):
+                features = teacher(batch).features
+            counts: list[int] = np.asarray(batch.tokens.sum(dim=1)).tolist()
+            asked += len(indices)
+            positions += sum(counts)
+            return counts, encoding.encode(features)
+
+        started = time.monotonic()
+        with run.progress.task("label: hidden states", len(rows.ids), "rows") as advance:
+            plan = batches_by_length(rows.lengths, recipe.label.batch_size)
+            manifest = StoreWriter(folder, encoding, source).write(
+                rows.ids, plan, recipe.label.batches_per_shard, ask, advance
+            )
+        seconds = time.monotonic() - started
+        names = ["manifest.json", "manifest.json.sha256", *(shard.file for shard in manifest.shards)]
+        return LabelRecord(
+            rows=manifest.rows,
+            content_digest=manifest.content_digest,
+            size_bytes=sum((folder / name).stat().st_size for name in names),
+            rows_per_s=round(asked / seconds, 1) if seconds else 0.0,
+            positions=positions,
+            bytes_per_position=bytes_per_position(encoding.columns),
+            files={name: file_digest(folder / name) for name in names},
+        )
+
+    return run.once(STORE, depends, LabelRecord, work)

@@ -1,0 +1,76 @@
+"""Which signals the losses read of the teacher, where each comes from, and what it takes on disk."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from potstill.data.encoded import BatchSource
+from potstill.data.packing import PackedRows
+from potstill.errors import RecipeError
+from potstill.losses import MixedLoss, Shapes
+from potstill.recipe import Recipe
+from potstill.records import SignalRecord
+from potstill.signals import Read, Signal
+
+STATE_BYTES = 2
+"""Of a number in float16."""
+
+
+def build_loss(recipe: Recipe, shapes: Shapes, *, compiled: bool = False) -> MixedLoss:
+    """The recipe's losses between these two models. Projections are drawn from torch's global generator."""
+    return MixedLoss([loss.build(shapes) for loss in recipe.weighted_losses()], compiled=compiled)
+
+
+def planned_signals(recipe: Recipe, shapes: Shapes, rows: BatchSource, logit_bytes: int) -> list[SignalRecord]:
+    """The signals that training reads, with what is stored of them.
+
+    Raises:
+        RecipeError: features are to be stored that cannot be; names the disk that they would take.
+    """
+    online = recipe.label.mode == "online"
+    found = [
+        SignalRecord(
+            name=Signal.LOGITS.value, source=recipe.label.mode, size_bytes=0 if online else logit_bytes, layers=[]
+        )
+    ]
+    with torch.device("meta"):
+        reads = build_loss(recipe, shapes).teacher_reads
+    for signal, layers in _by_signal(reads).items():
+        size = sum(_bytes(read, shapes, rows) for read in layers)
+        stored = recipe.label.features == "stored"
+        if stored and signal is not Signal.HIDDEN_STATES:
+            raise RecipeError(
+                f"label.features: stored, and losses read {signal.value} of layers "
+                f"{', '.join(str(read.layer) for read in layers)}, which would take {size / 1e6:,.1f} MB: a row's maps "
+                "grow with the square of its length. Set label.features: online, or leave these losses out."
+            )
+        found.append(
+            SignalRecord(
+                name=signal.value,
+                source="stored" if stored else "online",
+                size_bytes=size if stored else 0,
+                layers=[read.layer for read in layers],
+            )
+        )
+    return found
+
+
+def _by_signal(reads: frozenset[Read]) -> Mapping[Signal, Sequence[Read]]:
+    ordered = sorted(reads)
+    return {signal: [read for read in ordered if read.signal is signal] for signal in {r.signal: 0 for r in ordered}}
+
+
+def _bytes(read: Read, shapes: Shapes, rows: BatchSource) -> int:
+    """What this feature takes in float16, of all tokens that count."""
+    if read.signal is Signal.HIDDEN_STATES:
+        return STATE_BYTES * shapes.teacher.width * sum(tokens for tokens, _ in _tokens(rows))
+    heads = read.heads or shapes.teacher.heads
+    return STATE_BYTES * heads * sum(tokens * keys for tokens, keys in _tokens(rows))
+
+
+def _tokens(rows: BatchSource) -> Iterator[tuple[int, int]]:
+    """For each example the tokens that count, and those that each of them may see."""
+    if isinstance(rows, PackedRows):
+        yield from zip(rows.examples.trained_counts.tolist(), rows.examples.lengths.tolist(), strict=True)
+        return
+    yield from ((length, length) for length in rows.lengths)
