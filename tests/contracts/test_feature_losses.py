@@ -311,7 +311,7 @@ def test_a_forward_pass_that_fails_leaves_nothing_on_the_model() -> None:
         (HiddenStates(layers=((3, 1),)), SHAPES, r"the student has layers 0 to 2"),
         (Attention(layers=((0, 1),)), SHAPES, "the student has layers 1 to 2"),
         (Attention(heads="matched"), SHAPES, "the student has 2 heads, the teacher 3"),
-        (Relations(layers=(1, 9)), SHAPES, "the teacher has layers 1 to 4"),
+        (Relations(heads=4, layers=(1, 9)), SHAPES, "the teacher has layers 1 to 4"),
         (Relations(heads=8), SHAPES, "the teacher's 12 channels of queries cannot be cut into 8"),
         (Relations(heads=4, of=("key",)), GROUPED, "the student's 6 channels of keys cannot be cut into 4"),
     ],
