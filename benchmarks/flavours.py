@@ -161,7 +161,8 @@ def write_subset(project: Path, out: Path, rows: int) -> None:
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    lines = (project / "data/train.jsonl").read_text().splitlines()
+    # Not splitlines: a text may hold a line separator of Unicode.
+    lines = (project / "data/train.jsonl").read_text().strip().split("\n")
     labelled = [line for line in lines if json.loads(line)["label"] is not None]
     pool = stable_order([line for line in lines if json.loads(line)["label"] is None], lambda line: line, salt="pool")
     write_text(target, "\n".join([*labelled, *pool[: rows - len(labelled)]]) + "\n")
