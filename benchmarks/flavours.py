@@ -37,9 +37,9 @@ from potstill.records import AdaptRecord, TrainRecord
 from potstill.run_dir import RunDir, open_run, write_json, write_text
 from potstill.stages.adapt import adapt
 from potstill.stages.common import Inputs, ModelFolder, read_inputs
-from potstill.stages.label import label
+from potstill.stages.label import TEACHER, label
 from potstill.stages.label_features import label_features
-from potstill.stages.train import train_baseline, train_student
+from potstill.stages.train import Lessons, train_baseline, train_student
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine, start_engine
 
@@ -111,9 +111,9 @@ def student_of(cell: Cell, recipe: Recipe, bench: Bench) -> tuple[TrainRecord, P
         return record, run.path("train/baseline/model")
     labels = label(run, recipe, inputs, bench.adapted, bench.engine)
     features = label_features(run, recipe, inputs, bench.adapted, bench.engine)
-    return train_student(run, recipe, inputs, bench.adapted, labels, features, bench.engine), run.path(
-        "train/student/model"
-    )
+    lessons = Lessons(TEACHER, bench.adapted, labels, features)
+    record = train_student(run, recipe, inputs, bench.adapted, lessons, bench.engine)
+    return record, run.path("train/student/model")
 
 
 def pseudo_labelled(recipe: Recipe, bench: Bench) -> Inputs:
@@ -183,6 +183,7 @@ def run_seed(args: argparse.Namespace, seed: int, engine: Engine, progress: Prog
         recipe = load_recipe(args.project / "recipe.yaml", common)
         inputs = read_inputs(recipe, args.project, progress)
         bench = Bench(run, inputs, adapt(run, recipe, inputs, engine), engine)
+        (out / "cells").mkdir(parents=True, exist_ok=True)
         for name, cell in CELLS.items():
             result = out / "cells" / f"{name}.json"
             if result.exists() or (args.cells and name not in args.cells):

@@ -36,7 +36,7 @@ from potstill.run_dir import RESULT, RunDir, read_record
 from potstill.schedules import Constant
 from potstill.signals import Teacher
 from potstill.stages.common import Inputs, load_teacher, read_inputs, true_labels
-from potstill.stages.label import STORE, label_source
+from potstill.stages.label import TEACHER, label_source, store_of
 from potstill.stages.train import initial_student
 from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import FrozenTeacher
@@ -70,7 +70,7 @@ class Bench:
 def step_seconds(bench: Bench, pairs: int, warmup: int) -> tuple[list[float], list[float]]:
     """Seconds of each step from stored labels, and of the hard-label step on the same rows."""
     recipe, engine = bench.recipe, bench.engine
-    store = LabelStore(bench.run.path(STORE))
+    store = LabelStore(bench.run.path(store_of(TEACHER)))
     store.require(label_source(recipe, bench.inputs, bench.adapted))
     hard = (HardLabels(weight=Constant(value=1.0)),)
     contenders: list[tuple[Sequence[AnyLoss], Teacher]] = [

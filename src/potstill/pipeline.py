@@ -13,12 +13,13 @@ from potstill.stages.common import read_inputs
 from potstill.stages.evaluate import evaluate
 from potstill.stages.export import export
 from potstill.stages.gate import gate
-from potstill.stages.label import label
+from potstill.stages.generations import generations
+from potstill.stages.label import TEACHER, label
 from potstill.stages.label_features import label_features
 from potstill.stages.plan import plan
 from potstill.stages.report import environment, report
 from potstill.stages.respond import respond
-from potstill.stages.train import train_baseline, train_student
+from potstill.stages.train import Lessons, train_baseline, train_student
 from potstill.training.engine import Engine, start_engine
 
 STAGES = ("plan", "adapt", "label", "train", "evaluate", "gate", "export", "report")
@@ -35,13 +36,14 @@ def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[
     labels = label(run, recipe, inputs, teacher, engine)
     features = label_features(run, recipe, inputs, teacher, engine)
     yield "label", labels
-    student = train_student(run, recipe, inputs, teacher, labels, features, engine)
+    lessons, earlier = generations(run, recipe, inputs, teacher, Lessons(TEACHER, teacher, labels, features), engine)
+    student = train_student(run, recipe, inputs, teacher, lessons, engine)
     baseline = train_baseline(run, recipe, inputs, teacher, engine)
     yield "train", student
-    yield "evaluate", (measured := evaluate(run, recipe, inputs, teacher, student, baseline, engine))
+    yield "evaluate", (measured := evaluate(run, recipe, inputs, teacher, student, baseline, earlier, engine))
     yield "gate", (verdict := gate(run, recipe, measured))
     yield "export", (exported := export(run, recipe, inputs, student, verdict, engine))
-    finished = FinishedRun(planned, teacher, labels, student, baseline, measured, verdict, exported, responses)
+    finished = FinishedRun(planned, teacher, labels, student, baseline, measured, verdict, exported, responses, earlier)
     yield "report", report(run, recipe, finished)
 
 

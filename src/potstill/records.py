@@ -3,7 +3,8 @@
 Names of fields here are read by other programs: add fields, do not rename them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -85,6 +86,8 @@ class PlanRecord(Record):
     teacher: ShapeRecord
     student: ShapeRecord
     steps: int
+    generations: int = 1
+    """Students trained one after the other, each by the one before, in so many steps each."""
     adapt_steps: int
     label_store_bytes: int
     signals: list[SignalRecord] = Field(default_factory=list)
@@ -343,3 +346,5 @@ class FinishedRun:
     gate: GateRecord
     export: ExportRecord
     responses: ResponsesRecord | None = None
+    earlier: Mapping[str, TrainRecord] = field(default_factory=dict)
+    """Students of earlier generations, each the teacher of the next."""

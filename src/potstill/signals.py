@@ -108,6 +108,15 @@ class Teacher(Protocol):
 
 
 @runtime_checkable
+class MovingTeacher(Teacher, Protocol):
+    """A teacher that changes with the student. A module, whose state belongs to the checkpoints of the training."""
+
+    def after_step(self, student: nn.Module) -> None:
+        """Hear that the optimiser has made a step."""
+        ...
+
+
+@runtime_checkable
 class LogitLoss(Protocol):
     """A loss that is a sum over positions of a function of the logits there.
 

@@ -57,8 +57,10 @@ def render_model_card(run: FinishedRun, *, title: str, recipe_yaml: str, environ
 
 def _render(template: Template, run: FinishedRun, **more: Any) -> str:
     metric = run.evaluation.primary_metric
+    trainings = {**run.earlier, "student": run.student, "baseline": run.baseline}
     return template.render(
         **vars(run),
+        trainings=[(name, trained) for name, trained in trainings.items() if trained is not None],
         verdict=verdict(run.evaluation, run.gate),
         metric=_METRICS.get(metric, metric),
         comparison=comparison_rows(run.evaluation),
@@ -188,6 +190,21 @@ def _curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     return drawn
 
 
+def teacher_named(teacher: Mapping[str, Any]) -> str:
+    """Who taught, from the recipe."""
+    match teacher["kind"]:
+        case "checkpoint":
+            return f"the {teacher.get('member', 'student')} of the run {teacher['run']}"
+        case "generation":
+            return f"{teacher['start']['model']}, through {teacher['generations']} generations of students"
+        case "ema":
+            return f"{teacher['start']['model']}, and the moving average of the student itself"
+        case "mixture" | "routed":
+            return ", ".join(f"{name} ({member['model']})" for name, member in teacher["of"].items())
+        case _:
+            return str(teacher["model"])
+
+
 def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
 
@@ -292,6 +309,7 @@ def _environment(*, autoescape: bool) -> Environment:
         readable,
         cut,
         in_cell,
+        teacher_named,
         fenced,
     ):
         environment.filters[function.__name__] = function

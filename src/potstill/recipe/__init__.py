@@ -20,7 +20,14 @@ from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
 from potstill.students import AnyStudent, Shrunk
 from potstill.tasks import AnyTask, CausalLM
-from potstill.teachers import AnyTeacher
+from potstill.teachers import (
+    AnyTeacher,
+    BornAgainTeacher,
+    CheckpointTeacher,
+    MovingAverageTeacher,
+    PretrainedTeacher,
+    lead_of,
+)
 from potstill.teachers.responses import Generated
 
 __all__ = [
@@ -104,6 +111,27 @@ class Recipe(Settings):
         if isinstance(self.encoding, Sampled) and (low, high) != (1, 1):
             raise ValueError("label.encoding: sampled serves temperature 1 alone, and the losses use another.")
         return self
+
+    @model_validator(mode="after")
+    def _the_teacher_fits_how_it_is_asked(self) -> "Recipe":
+        moving, online = isinstance(self.teacher, MovingAverageTeacher), self.label.mode == "online"
+        if moving and not online:
+            raise ValueError("teacher: ema changes while it teaches, so it cannot be stored. Set label.mode: online.")
+        if self.writes_responses and not isinstance(self.teacher, PretrainedTeacher | CheckpointTeacher):
+            raise ValueError(
+                f"label.responses: generated needs one teacher that writes, and teacher is {self.teacher.kind}."
+            )
+        return self
+
+    @property
+    def lead(self) -> PretrainedTeacher:
+        """The model whose family, tokenizer and first weights the student takes."""
+        return lead_of(self.teacher)
+
+    @property
+    def generations(self) -> int:
+        """How many students are trained one after the other, each by the one before."""
+        return self.teacher.generations if isinstance(self.teacher, BornAgainTeacher) else 1
 
     @property
     def writes_responses(self) -> bool:

@@ -96,6 +96,8 @@ class TrainSettings(OptimiserSettings):
     baseline: bool = True
     """Train the same student on hard labels alone for as many steps: what distilling must beat. Its checkpoint is
     the one with the highest validation accuracy, whatever select_by says."""
+    snapshots: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    """Shares of the steps after which the student is also kept as it is then, for a teacher of kind checkpoint."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Beside metrics.jsonl, which is always written. Each is an extra of the package."""
 

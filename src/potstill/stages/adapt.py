@@ -56,7 +56,7 @@ def _train(
 ) -> AdaptRecord:
     import torch
 
-    task, teacher = recipe.task, recipe.teacher
+    task, teacher = recipe.task, recipe.lead
     torch.manual_seed(recipe.seed)  # the new head
     model = task.load_model(
         inputs.teacher_location,

@@ -46,7 +46,7 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
     """
     asked = prompt_of if recipe.writes_responses else None
     splits = prepare(recipe.data, base, recipe.task.read, progress, prompt_of=asked)
-    teacher = recipe.teacher
+    teacher = recipe.lead
     location = resolve(_relative_to(base, teacher.model))
     where = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
     config = recipe.task.load_config(location, **where)
@@ -98,7 +98,7 @@ def teacher_folder(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> ModelFo
     """Where the teacher that is distilled lies; one of the hub is fetched as the recipe says."""
     if adapted.adapted or adapted.converted:
         return ModelFolder(run.path(adapted.location))
-    teacher = recipe.teacher
+    teacher = recipe.lead
     trusted = teacher.trust_remote_code
     return ModelFolder(local_folder(adapted.location, revision=teacher.revision, trust_remote_code=trusted), trusted)
 

@@ -18,7 +18,8 @@ _PAIRS = (("student", "teacher"), OVER_BASELINE, ("baseline", "teacher"))
 
 def pairs(names: Mapping[str, object]) -> list[tuple[str, str]]:
     """The pairs of these models that are compared, the first against the second."""
-    return [pair for pair in _PAIRS if set(pair) <= set(names)]
+    others = [name for name in names if name not in {"teacher", "student", "baseline"}]
+    return [pair for pair in (*_PAIRS, *(("student", other) for other in others)) if set(pair) <= set(names)]
 
 
 def headline(

@@ -49,12 +49,17 @@ def evaluate(
     adapted: AdaptRecord,
     student: TrainRecord,
     baseline: TrainRecord | None,
+    earlier: Mapping[str, TrainRecord],
     engine: Engine,
 ) -> EvaluateRecord:
-    """Quality with intervals, speed, memory and size of all models, and how they compare."""
+    """Quality with intervals, speed, memory and size of all models, and how they compare.
+
+    `earlier` are students of earlier generations, by name.
+    """
     digests = {"teacher": adapted.digest, "student": student.digest}
     if baseline is not None:
         digests["baseline"] = baseline.digest
+    digests |= {name: record.digest for name, record in earlier.items()}
     depends = {
         "models": digests,
         "evaluate": recipe.evaluate,

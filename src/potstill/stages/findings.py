@@ -52,6 +52,7 @@ def findings(evaluation: EvaluateRecord) -> list[str]:
                 "alone, and the interval holds zero. More unlabelled text or a better teacher may change that."
             )
     found.extend(_of_tokens(evaluation))
+    found.extend(_of_generations(evaluation))
     drop = evaluation.drop_points
     found.append(
         f"The student keeps {evaluation.retention.value:.1%} of the teacher's accuracy{_of_what(evaluation)} "
@@ -59,6 +60,21 @@ def findings(evaluation: EvaluateRecord) -> list[str]:
         f"and answers {evaluation.speedup:.1f} times as fast."
     )
     return found
+
+
+def _of_generations(evaluation: EvaluateRecord) -> list[str]:
+    """How the students that taught each other compare, where there were several."""
+    models = evaluation.models
+    earlier = sorted((name for name in models if name.startswith("generation-")), key=lambda name: int(name[11:]))
+    if not earlier:
+        return []
+    shares = ", ".join(f"{models[name].accuracy:.1%}" for name in (*earlier, "student"))
+    against = next(c for c in evaluation.comparisons if (c.of, c.against) == ("student", earlier[0]))
+    points = against.accuracy_points
+    return [
+        f"Accuracy over the generations: {shares}. The last is {points.value:+.1f} points from the first (95 % interval "
+        f"{points.low:+.1f} to {points.high:+.1f})."
+    ]
 
 
 def _of_what(evaluation: EvaluateRecord) -> str:

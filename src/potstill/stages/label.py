@@ -19,16 +19,25 @@ from potstill.stages.plan import LABELLED
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
-STORE = "label/teacher/logits"
+TEACHER = "teacher"
 
 
-def label(run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine) -> LabelRecord:
+def store_of(name: str) -> str:
+    """Where the labels of a teacher of this name lie in a run."""
+    return f"label/{name}/logits"
+
+
+def label(
+    run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine, name: str = TEACHER
+) -> LabelRecord:
     """The soft labels of every training row, labelled or not; a language model's of the validation rows too.
 
     Nothing is stored where the teacher answers in each step of training.
     """
     if recipe.label.mode == "online":
-        return run.once(STORE, {"mode": "online", "teacher": adapted.digest}, LabelRecord, lambda _: _online(adapted))
+        return run.once(
+            store_of(name), {"mode": "online", "teacher": adapted.digest}, LabelRecord, lambda _: _online(adapted)
+        )
     source = label_source(recipe, inputs, adapted)
     dense = isinstance(recipe.encoding, Dense)
     # All logits serve every temperature, and nothing is fitted or lost.
@@ -47,7 +56,7 @@ def label(run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, eng
     }
     write = _write if dense else write_positions
     record = run.once(
-        STORE,
+        store_of(name),
         depends,
         LabelRecord,
         lambda folder: write(run, folder, recipe, inputs, adapted, source, engine),

@@ -15,17 +15,20 @@ from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest
 from potstill.stages.common import Inputs, load_teacher
-from potstill.stages.label import label_source
+from potstill.stages.label import TEACHER, label_source
 from potstill.stages.plan import shapes_of
 from potstill.stages.signals import build_loss
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
-STORE = "label/teacher/hidden_states"
+
+def features_of(name: str) -> str:
+    """Where the hidden states of a teacher of this name lie in a run."""
+    return f"label/{name}/hidden_states"
 
 
 def label_features(
-    run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine
+    run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine, name: str = TEACHER
 ) -> LabelRecord | None:
     """The store of the hidden states that the losses read; None where they come from the teacher in each step."""
     shapes = shapes_of(recipe, inputs)
@@ -75,4 +78,4 @@ def label_features(
             files={name: file_digest(folder / name) for name in names},
         )
 
-    return run.once(STORE, depends, LabelRecord, work)
+    return run.once(features_of(name), depends, LabelRecord, work)

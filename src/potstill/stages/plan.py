@@ -24,6 +24,7 @@ from potstill.stages.common import Inputs
 from potstill.stages.respond import planned
 from potstill.stages.signals import planned_signals
 from potstill.students import model_shape, student_config
+from potstill.teachers import MovingAverageTeacher
 
 LABELLED = ("train", "validation")
 """The splits that a language model's teacher labels: checkpoints are compared by the KL to it."""
@@ -57,7 +58,8 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
     counts = {name: _counts(split, encoded[name]) for name, split in inputs.splits.items()}
     signals = planned_signals(recipe, shapes, encoded["train"], _store_bytes(recipe, inputs, counts))
     store_bytes = sum(signal.size_bytes for signal in signals)
-    checkpoints = recipe.train.keep_checkpoints + 2
+    store_bytes *= recipe.generations
+    checkpoints = recipe.train.keep_checkpoints + 1 + recipe.generations + len(recipe.train.snapshots)
     disk = store_bytes + BYTES_PER_TRAINED_PARAMETER * (
         checkpoints * student.parameters + (checkpoints * teacher.parameters if recipe.adapt else 0)
     )
@@ -73,6 +75,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         teacher=teacher,
         student=student,
         steps=total_steps(recipe.train, len(encoded["train"].lengths)),
+        generations=recipe.generations,
         adapt_steps=total_steps(recipe.adapt, _adapt_rows(recipe, inputs)) if recipe.adapt else 0,
         label_store_bytes=store_bytes,
         signals=signals,
@@ -111,10 +114,10 @@ def adapt_split(inputs: Inputs) -> Split:
 
 def shapes_of(recipe: Recipe, inputs: Inputs) -> Shapes:
     """The sizes of student and teacher."""
-    return Shapes(
-        student=_shape(recipe, student_config(inputs.teacher_config, recipe.student), inputs.labels),
-        teacher=_shape(recipe, inputs.teacher_config, inputs.labels),
-    )
+    student = _shape(recipe, student_config(inputs.teacher_config, recipe.student), inputs.labels)
+    # A moving average has the student's own shape.
+    moving = isinstance(recipe.teacher, MovingAverageTeacher)
+    return Shapes(student, student if moving else _shape(recipe, inputs.teacher_config, inputs.labels))
 
 
 def _shape(recipe: Recipe, config: PretrainedConfig, labels: list[str]) -> ShapeRecord:

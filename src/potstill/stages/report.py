@@ -36,7 +36,7 @@ def report(run: RunDir, recipe: Recipe, finished: FinishedRun) -> ReportRecord:
     def work(folder: Path) -> ReportRecord:
         student = finished.plan.student
         facts: dict[str, Any] = {
-            "title": f"{recipe.teacher.model} to {student.layers} x {student.width}",
+            "title": f"{recipe.lead.model} to {student.layers} x {student.width}",
             "recipe_yaml": dump_recipe(recipe),
             "environment": environment(),
         }

@@ -1,9 +1,10 @@
-"""train: the student from stored labels, and the baseline, the same student from hard labels alone."""
+"""train: the student from its teacher's answers, and the baseline, the same student from hard labels alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,12 +19,12 @@ from potstill.run_dir import RunDir, fingerprint, folder_files
 from potstill.schedules import Constant
 from potstill.signals import Read, Teacher
 from potstill.stages.common import Inputs, load_teacher, model_digest, save_model, true_labels
-from potstill.stages.label import STORE, label_source
-from potstill.stages.label_features import STORE as FEATURES
+from potstill.stages.label import label_source, store_of
+from potstill.stages.label_features import features_of
 from potstill.stages.plan import shapes_of, total_steps
 from potstill.students import Copy, copy_from_teacher, student_config
 from potstill.tasks import CausalLM
-from potstill.teachers import FrozenTeacher, JoinedTeacher
+from potstill.teachers import FrozenTeacher, JoinedTeacher, MovingAverage, MovingAverageTeacher, snapshot_name
 from potstill.training.engine import Engine
 from potstill.training.loop import Job, fit, no_teacher
 from potstill.training.metrics import open_trackers
@@ -41,15 +42,25 @@ class Teachers:
 class Member:
     """What the trainings of student and baseline differ in."""
 
-    name: Literal["student", "baseline"]
+    name: str
     rows: Sequence[Any]
     losses: Sequence[AnyLoss]
     settings: TrainSettings
-    open_teachers: Callable[[frozenset[Read]], "Teachers"]
-    """Opened when training starts, with the features that the losses read."""
+    open_teachers: Callable[[PreTrainedModel, frozenset[Read]], "Teachers"]
+    """Opened when training starts, for this student and the features that its losses read."""
     criterion: MixedLoss
     """What its checkpoints are compared by."""
     depends: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a student learns from: a teacher, and what was stored of its answers under its name."""
+
+    name: str
+    teacher: AdaptRecord
+    labels: LabelRecord
+    features: LabelRecord | None
 
 
 def train_student(
@@ -57,38 +68,33 @@ def train_student(
     recipe: Recipe,
     inputs: Inputs,
     adapted: AdaptRecord,
-    labels: LabelRecord,
-    features: LabelRecord | None,
+    lessons: Lessons,
     engine: Engine,
+    name: str = "student",
 ) -> TrainRecord:
-    """The distilled student."""
-    language = isinstance(recipe.task, CausalLM)
+    """A distilled student, cut from the teacher `adapted` and taught by `lessons`."""
+    # A teacher that moves would make another measure of each checkpoint.
+    compared = isinstance(recipe.task, CausalLM) and not isinstance(recipe.teacher, MovingAverageTeacher)
 
-    def teachers(reads: frozenset[Read]) -> Teachers:
-        speaks = _distributions(run, recipe, inputs, adapted, engine)
-        validates = speaks if language else no_teacher
-        if not reads:
-            return Teachers(speaks, validates)
-        if recipe.label.features == "stored":
-            store = LabelStore(run.path(FEATURES))
-            store.require(label_source(recipe, inputs, adapted))
-            return Teachers(JoinedTeacher(speaks, StoredFeatures(store, engine.device)), validates)
-        model = load_teacher(recipe, run, adapted)
-        shows = FrozenTeacher(model, engine.device, recipe.task.ask, reads)
-        # Asked in each step anyway, it gives its distributions with them.
-        return Teachers(shows if recipe.label.mode == "online" else JoinedTeacher(speaks, shows), validates)
+    def teachers(student: PreTrainedModel, reads: frozenset[Read]) -> Teachers:
+        opened = _Opened(run, recipe, inputs, lessons, engine)
+        if isinstance(recipe.teacher, MovingAverageTeacher):
+            return Teachers(opened.average_of(student, recipe.teacher, reads))
+        speaks = opened.distributions()
+        return Teachers(opened.with_features(speaks, reads), speaks if compared else no_teacher)
 
     student = Member(
-        name="student",
+        name=name,
         rows=inputs.splits["train"].rows,
         losses=recipe.weighted_losses(),
         settings=recipe.train,
         open_teachers=teachers,
-        criterion=_to_the_teacher() if language else true_labels(),
+        criterion=_to_the_teacher() if compared else true_labels(),
         depends={
-            "labels": labels.content_digest,
+            "labels": lessons.labels.content_digest,
             "mode": recipe.label.mode,
-            "features": features.content_digest if features else None,
+            "features": lessons.features.content_digest if lessons.features else None,
+            "teacher_kind": recipe.teacher if isinstance(recipe.teacher, MovingAverageTeacher) else None,
         },
     )
     return _train(run, recipe, inputs, adapted, engine, student)
@@ -111,7 +117,7 @@ def train_baseline(
         rows=rows,
         losses=(HardLabels(weight=Constant(value=1.0), label_smoothing=smoothing),),
         settings=recipe.train.model_copy(update={"select_by": "validation_accuracy"}),
-        open_teachers=lambda reads: Teachers(),
+        open_teachers=lambda student, reads: Teachers(),
         criterion=true_labels(),
     )
     return _train(run, recipe, inputs, adapted, engine, baseline)
@@ -138,12 +144,15 @@ def _train(
     }
 
     def work(folder: Path) -> TrainRecord:
+        def save(name: str) -> None:
+            save_model(model, inputs.tokenizer, folder / name, engine)
+
         model = initial_student(recipe, inputs, run, adapted)
         initial = weights_digest(model)
         torch.manual_seed(recipe.seed)  # the projections
         shapes = shapes_of(recipe, inputs)
         loss = MixedLoss([loss.build(shapes) for loss in member.losses], compiled=settings.compiled)
-        teachers = member.open_teachers(loss.teacher_reads)
+        teachers = member.open_teachers(model, loss.teacher_reads)
         job = Job(
             name=f"train/{member.name}",
             model=model,
@@ -157,6 +166,7 @@ def _train(
             total_steps=steps,
             seed=recipe.seed,
             settings=settings,
+            at_step=_snapshots(settings, steps, lambda share: save(snapshot_name(share))),
         )
         trackers = open_trackers(settings.trackers, folder, member.name) if engine.is_main else []
         try:
@@ -164,7 +174,7 @@ def _train(
         finally:
             for tracker in trackers:
                 tracker.close()
-        save_model(model, inputs.tokenizer, folder / "model", engine)
+        save("model")
         return TrainRecord(
             digest=model_digest(folder / "model"),
             initial_digest=initial,
@@ -182,13 +192,53 @@ def _train(
     return run.once(f"train/{member.name}", depends, TrainRecord, work, together=True)
 
 
-def _distributions(run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine) -> Teacher:
-    """Who says the teacher's distributions: its store, or the teacher itself."""
-    if recipe.label.mode == "online":
-        return FrozenTeacher(load_teacher(recipe, run, adapted), engine.device, recipe.task.ask)
-    store = LabelStore(run.path(STORE))
-    store.require(label_source(recipe, inputs, adapted))
-    return StoredTeacher(store, engine.device)
+def _snapshots(settings: TrainSettings, steps: int, save: Callable[[float], None]) -> Mapping[int, Callable[[], None]]:
+    """What is saved after which step."""
+    return {max(1, round(share * steps)): partial(save, share) for share in settings.snapshots}
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The teacher of a training, by what it is asked for."""
+
+    run: RunDir
+    recipe: Recipe
+    inputs: Inputs
+    lessons: Lessons
+    engine: Engine
+
+    def distributions(self) -> Teacher:
+        """Who says the teacher's distributions: its store, or the teacher itself."""
+        if self.recipe.label.mode == "online":
+            return self._asked(frozenset())
+        return StoredTeacher(self._store(store_of(self.lessons.name)), self.engine.device)
+
+    def with_features(self, speaks: Teacher, reads: frozenset[Read]) -> Teacher:
+        """`speaks`, and beside it what shows the features that are read."""
+        if not reads:
+            return speaks
+        if self.recipe.label.features == "stored":
+            store = self._store(features_of(self.lessons.name))
+            return JoinedTeacher(speaks, StoredFeatures(store, self.engine.device))
+        shows = self._asked(reads)
+        # Asked in each step anyway, it gives its distributions with them.
+        return shows if self.recipe.label.mode == "online" else JoinedTeacher(speaks, shows)
+
+    def average_of(
+        self, student: PreTrainedModel, settings: MovingAverageTeacher, reads: frozenset[Read]
+    ) -> MovingAverage:
+        """The moving average of this student."""
+        ask, device = self.recipe.task.ask, self.engine.device
+        return MovingAverage(student, device, ask, reads, decay=settings.decay, every=settings.every)
+
+    def _asked(self, reads: frozenset[Read]) -> FrozenTeacher:
+        model = load_teacher(self.recipe, self.run, self.lessons.teacher)
+        return FrozenTeacher(model, self.engine.device, self.recipe.task.ask, reads)
+
+    def _store(self, path: str) -> LabelStore:
+        store = LabelStore(self.run.path(path))
+        store.require(label_source(self.recipe, self.inputs, self.lessons.teacher))
+        return store
 
 
 def _to_the_teacher() -> MixedLoss:
@@ -204,8 +254,18 @@ def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptR
     student = recipe.task.new_model(config)
     init = recipe.student.init
     if isinstance(init, Copy):
-        copy_from_teacher(student, load_teacher(recipe, run, adapted), init)
+        source = _original(recipe, inputs) if init.of == "original" else load_teacher(recipe, run, adapted)
+        copy_from_teacher(student, source, init)
     return student
+
+
+def _original(recipe: Recipe, inputs: Inputs) -> PreTrainedModel:
+    """The lead teacher before it was adapted; the head that it lacks is drawn anew."""
+    lead = recipe.lead
+    labels = inputs.labels if recipe.adapt else None
+    return recipe.task.load_model(
+        inputs.teacher_location, labels, revision=lead.revision, trust_remote_code=lead.trust_remote_code
+    )
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -39,6 +39,9 @@ class Copy(Settings):
     layers: Literal["spread", "first", "last"] = "spread"
     """Which of the teacher's layers: spread evenly with the first and the last kept (DistilBERT's every other
     layer, arXiv:1910.01108), the first or the last ones."""
+    of: Literal["teacher", "original"] = "teacher"
+    """teacher: the one that is distilled, adapted where the recipe adapts it. original: as it was before, with a new
+    head, which is where a born-again student of the teacher's own size starts."""
     width: Literal["slice", "project"] = "slice"
     """How a smaller width is made: keep the first channels, or project onto the principal directions of the
     teacher's word embeddings. Measured on licence notices, 3 x 192 from 6 x 384, one seed: agreement with the

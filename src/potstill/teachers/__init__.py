@@ -1,10 +1,47 @@
 """Teachers: where the knowledge comes from. Settings here; stored labels speak for them in training."""
 
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
 from potstill.teachers.frozen import FrozenTeacher
 from potstill.teachers.joined import JoinedTeacher
+from potstill.teachers.moving_average import MovingAverage
 from potstill.teachers.pretrained import PretrainedTeacher
+from potstill.teachers.self_taught import BornAgainTeacher, CheckpointTeacher, MovingAverageTeacher
 
-# One member so far; a union with `kind` as its discriminator when there are two.
-AnyTeacher = PretrainedTeacher
+AnyTeacher = Annotated[
+    PretrainedTeacher | CheckpointTeacher | BornAgainTeacher | MovingAverageTeacher, Field(discriminator="kind")
+]
 
-__all__ = ["AnyTeacher", "FrozenTeacher", "JoinedTeacher", "PretrainedTeacher"]
+__all__ = [
+    "AnyTeacher",
+    "BornAgainTeacher",
+    "CheckpointTeacher",
+    "FrozenTeacher",
+    "JoinedTeacher",
+    "MovingAverage",
+    "MovingAverageTeacher",
+    "PretrainedTeacher",
+    "lead_of",
+    "snapshot_name",
+]
+
+
+def lead_of(teacher: AnyTeacher) -> PretrainedTeacher:
+    """The model whose family, tokenizer and first weights the student takes."""
+    match teacher:
+        case PretrainedTeacher():
+            return teacher
+        case CheckpointTeacher():
+            member = Path(teacher.run) / "train" / teacher.member
+            folder = member / "model" if teacher.at == "best" else member / snapshot_name(teacher.at)
+            return PretrainedTeacher(model=str(folder))
+        case BornAgainTeacher() | MovingAverageTeacher():
+            return teacher.start
+
+
+def snapshot_name(share: float) -> str:
+    """The folder, within that of a training, of the model after this share of the steps."""
+    return f"snapshots/{share:.4f}"

@@ -5,9 +5,9 @@ rows, divided once by their number, whether they came in one forward pass or in 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from potstill.progress import Progress
 from potstill.recipe import OptimiserSettings
 from potstill.run_dir import SCRATCH
 from potstill.schedules import learning_rate_factor
-from potstill.signals import Ask, Batch, Signals, Teacher
+from potstill.signals import Ask, Batch, MovingTeacher, Signals, Teacher
 from potstill.training.checkpoints import (
     Progressed,
     keep_newest,
@@ -63,16 +63,20 @@ class Job:
     validation_teacher: Teacher = no_teacher
     """Speaks of the validation rows, for a criterion that needs it."""
     trackers: Sequence[Tracker] = ()
+    at_step: Mapping[int, Callable[[], None]] = field(default_factory=dict)
+    """What else is done after a step; every process does it, and again where a job goes on from before it."""
 
 
 class ModelWithLoss(nn.Module):
     """Model and loss in one forward, so that engines which shard or reduce see all of it."""
 
-    def __init__(self, model: PreTrainedModel, ask: Ask, loss: MixedLoss) -> None:
+    def __init__(self, model: PreTrainedModel, ask: Ask, loss: MixedLoss, teacher: Teacher | None = None) -> None:
         super().__init__()
         self.model = model
         self.ask = ask
         self.loss = loss
+        # One that moves is kept in the checkpoints, though nothing of it is trained.
+        self.moving = teacher if isinstance(teacher, nn.Module) else None
 
     def forward(self, batch: Batch, teacher: Signals, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         with taking(self.model, self.loss.student_reads) as taken:
@@ -94,7 +98,7 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
     settings, checkpoints = job.settings, folder / SCRATCH / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(job.seed + engine.rank)
-    module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss))
+    module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss, job.teacher))
     optimiser = _adamw(module, settings)
     steps = StepIterator(job.rows.lengths, settings.batch_size, job.seed)
     evaluate_every = settings.evaluate_every or steps.steps_per_epoch
@@ -112,6 +116,8 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
             done = replace(done, step=done.step + 1)
             _log(metrics, job.trackers, {"kind": "step", "step": done.step, **line})
             advance(1, f"loss {line['loss']:.3f}")
+            if done.step in job.at_step:
+                job.at_step[done.step]()
             evaluated = done.step % evaluate_every == 0 or done.step == job.total_steps
             if evaluated:
                 found = validate(job, engine)
@@ -201,6 +207,8 @@ def _step(
             f"applied. Lower {job.name.split('/')[0]}.learning_rate, or look for broken rows in the data."
         )
     optimiser.step()
+    if isinstance(job.teacher, MovingTeacher):
+        job.teacher.after_step(job.model)
     for loss in job.loss.losses:
         line[f"{loss.name}.weight"] = loss.weight_at(progress)
         line |= {f"{loss.name}.{key}": value for key, value in loss.settings_at(progress).items()}
