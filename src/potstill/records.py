@@ -112,6 +112,8 @@ class AdaptRecord(Record):
     best_step: int = 0
     best_validation_loss: float | None = None
     best_validation_accuracy: float | None = None
+    members: dict[str, "AdaptRecord"] = Field(default_factory=dict)
+    """All teachers by name, where there are several; the rest is then of the lead, but for the digest, of all."""
 
 
 class ResponsesRecord(Record):

@@ -96,6 +96,10 @@ class Batch:
         return Batch(self.ids, move, self.labels.to(device), self.mask.to(device))
 
 
+TeacherAt = Callable[[float], Float[Tensor, "positions classes"]]
+"""A teacher's logits x at a temperature T, of which softmax(x / T) is its distribution there. Those of one teacher are
+the same at each; of several that are mixed they are not."""
+
 Ask = Callable[[nn.Module, Batch], Signals]
 """How a task asks a model about a batch: for logits, or for hidden states and the head."""
 
@@ -134,7 +138,7 @@ class LogitLoss(Protocol):
     def per_position(
         self,
         student_logits: Float[Tensor, "positions classes"],
-        teacher_logits: Float[Tensor, "positions classes"] | None,
+        teacher: "TeacherAt | None",
         labels: Int[Tensor, "positions"],
         *,
         progress: float,

@@ -139,6 +139,63 @@ class LogitTargets:
 
 
 @dataclass(frozen=True)
+class MixedTargets:
+    """Several distributions mixed in probability space, at each temperature anew.
+
+    Never the mean of their logits: that is a product of distributions, which any one of them can veto. `weights` are
+    those of each distribution at each position, and sum to one.
+    """
+
+    members: tuple[FullTarget, ...]
+    weights: Float[Tensor, "positions members"]
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def with_products_in(self, dtype: torch.dtype) -> "MixedTargets":
+        return replace(self, members=tuple(member.with_products_in(dtype) for member in self.members))
+
+    def logits_at(
+        self, rows: slice, temperature: float, log_sum_exp: RowLogSumExp
+    ) -> Float[Tensor, "positions vocabulary"]:
+        shares = self.weights[rows].log()
+        mixed: Tensor | None = None
+        for number, member in enumerate(self.members):
+            logits = member.logits_at(rows, temperature, log_sum_exp) / temperature
+            part = torch.log_softmax(logits, dim=-1) + shares[:, number, None].to(logits.dtype)
+            mixed = part if mixed is None else torch.logaddexp(mixed, part)
+        assert mixed is not None
+        # Logits of which softmax(x / T) is the mixture.
+        return mixed * temperature
+
+
+@dataclass(frozen=True)
+class MostConfidentTargets:
+    """At each position the distribution of the one whose likeliest answer has the most mass at temperature 1."""
+
+    members: tuple[FullTarget, ...]
+
+    def __len__(self) -> int:
+        return len(self.members[0])
+
+    def with_products_in(self, dtype: torch.dtype) -> "MostConfidentTargets":
+        return MostConfidentTargets(tuple(member.with_products_in(dtype) for member in self.members))
+
+    def logits_at(
+        self, rows: slice, temperature: float, log_sum_exp: RowLogSumExp
+    ) -> Float[Tensor, "positions vocabulary"]:
+        # Targets may give a buffer that their next answer overwrites.
+        plain = [torch.log_softmax(member.logits_at(rows, 1.0, log_sum_exp), dim=-1) for member in self.members]
+        chosen = torch.stack([each.amax(dim=-1) for each in plain]).argmax(dim=0)
+        result: Tensor | None = None
+        for number, member in enumerate(self.members):
+            logits = member.logits_at(rows, temperature, log_sum_exp)
+            result = logits.clone() if result is None else torch.where((chosen == number)[:, None], logits, result)
+        assert result is not None
+        return result
+
+
+@dataclass(frozen=True)
 class Mass:
     """The exact head: k tokens with their logits, and the log of the others' mass at each temperature of a grid."""
 

@@ -223,7 +223,7 @@ class TestWriting:
     @pytest.fixture
     def respond(self, load: Load, chat_teacher_folder: Path) -> Callable[[Path], tuple[Inputs, ResponsesRecord | None]]:
         recipe, inputs = load(GENERATED, "adapt=null")
-        adapted = AdaptRecord(adapted=False, location=str(chat_teacher_folder), digest=inputs.teacher_digest)
+        adapted = AdaptRecord(adapted=False, location=str(chat_teacher_folder), digest=inputs.lead.digest)
 
         def responded(folder: Path) -> tuple[Inputs, ResponsesRecord | None]:
             with open_run(folder, Progress()) as run:

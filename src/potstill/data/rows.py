@@ -33,6 +33,8 @@ class Columns(Settings):
     text: str = "text"
     label: str = "label"
     """May be missing or null: such a row is unlabelled."""
+    domain: str = "domain"
+    """May be missing or null: of what kind a row is, for several teachers that know different kinds."""
     messages: str = "messages"
     """For language models: a list of turns, each with `role`, `content` and, for an assistant, perhaps
     `reasoning_content`."""
@@ -72,6 +74,7 @@ class Row:
     id: str
     text: str
     label: str | None
+    domain: str | None = None
 
     @property
     def labelled(self) -> bool:
@@ -79,7 +82,8 @@ class Row:
 
     @property
     def content(self) -> list[Any]:
-        return [self.id, self.text, self.label]
+        # Without a domain as it ever was, so that a run from before there were any goes on.
+        return [self.id, self.text, self.label, *([] if self.domain is None else [self.domain])]
 
     @classmethod
     def of(cls, content: list[Any]) -> "Row":
@@ -242,7 +246,10 @@ def _row(path: Path, place: str, record: Any, columns: Columns) -> Row:
             raise DataError(f'{path}: {place} "{columns.label}": empty; use null for a row without a label.')
     identity = record.get(columns.id)
     row_id = text_id(text) if identity is None else string_in(path, place, columns.id, str(identity))
-    return Row(row_id, text, label)
+    domain = record.get(columns.domain)
+    if domain is not None:
+        domain = string_in(path, place, columns.domain, domain)
+    return Row(row_id, text, label, domain)
 
 
 def string_in(path: Path, place: str, column: str, value: Any) -> str:

@@ -13,7 +13,7 @@ from potstill.losses.shapes import Shapes
 from potstill.losses.terms import HardTerm
 from potstill.schedules import Linear, Schedule
 from potstill.settings import Settings
-from potstill.signals import IGNORE_INDEX, Signal
+from potstill.signals import IGNORE_INDEX, Signal, TeacherAt
 
 
 class HardLabels(Settings):
@@ -48,7 +48,7 @@ class HardLabelsLoss:
     def per_position(
         self,
         student_logits: Float[Tensor, "positions classes"],
-        teacher_logits: Float[Tensor, "positions classes"] | None,
+        teacher: TeacherAt | None,
         labels: Int[Tensor, "positions"],
         *,
         progress: float,

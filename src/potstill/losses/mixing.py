@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from potstill.losses.chunked import chunked_loss
 from potstill.losses.kernels import Kernels
 from potstill.losses.reduction import blank_masked, masked_sum
 from potstill.losses.terms import TermLoss
-from potstill.signals import IGNORE_INDEX, Batch, FeatureLoss, LogitLoss, Read, Signals
+from potstill.signals import IGNORE_INDEX, Batch, FeatureLoss, LogitLoss, Read, Signals, TeacherAt
+from potstill.targets import FullTarget
 
 
 @dataclass(frozen=True)
@@ -79,18 +80,29 @@ class MixedLoss(nn.Module):
         classes = logits.shape[-1]
         mask = batch.mask.reshape(-1)
         student_logits = blank_masked(logits.reshape(-1, classes), mask)
-        teacher_logits = None
-        if teacher.logits is not None:
-            teacher_logits = blank_masked(teacher.logits.reshape(-1, classes), mask)
+        teacher_at = self._teacher_at(teacher, mask, classes)
         labels = batch.labels.reshape(-1).where(mask, IGNORE_INDEX)
         total = torch.zeros((), dtype=torch.float32, device=student_logits.device)
         parts: dict[str, Tensor] = {}
         for loss in self._logit_losses:
-            values = loss.per_position(student_logits, teacher_logits, labels, progress=progress)
+            values = loss.per_position(student_logits, teacher_at, labels, progress=progress)
             part = masked_sum(values, mask)
             total = total + loss.weight_at(progress) * part
             parts[loss.name] = part.detach()
         return LossSums(total, parts)
+
+    def _teacher_at(self, teacher: Signals, mask: Bool[Tensor, "positions"], classes: int) -> TeacherAt | None:
+        if teacher.logits is not None:
+            logits = blank_masked(teacher.logits.reshape(-1, classes), mask)
+            return lambda temperature: logits
+        if not isinstance(target := teacher.target, FullTarget):
+            return None
+
+        def at(temperature: float) -> Tensor:
+            unmasked = target.logits_at(slice(None), temperature, self._kernels.log_sum_exp)
+            return unmasked.new_zeros(len(mask), classes).masked_scatter(mask[:, None], unmasked)
+
+        return at
 
     def _from_hidden(self, student: Signals, teacher: Signals, batch: Batch, progress: float) -> LossSums:
         assert student.hidden is not None and student.head is not None

@@ -21,7 +21,7 @@ from potstill.losses.shapes import Shapes
 from potstill.losses.terms import SoftTerm
 from potstill.schedules import Linear, Schedule
 from potstill.settings import Settings
-from potstill.signals import Signal
+from potstill.signals import Signal, TeacherAt
 
 
 def soft_target_kl(
@@ -92,14 +92,14 @@ class SoftTargetsLoss:
     def per_position(
         self,
         student_logits: Float[Tensor, "positions classes"],
-        teacher_logits: Float[Tensor, "positions classes"] | None,
+        teacher: TeacherAt | None,
         labels: Int[Tensor, "positions"],
         *,
         progress: float,
     ) -> Float[Tensor, "positions"]:
-        assert teacher_logits is not None, "the loop gives every loss the signals that it reads"
+        assert teacher is not None, "the loop gives every loss the signals that it reads"
         temperature = self._temperature.at(progress)
-        log_p = torch.log_softmax(at_least_float32(teacher_logits) / temperature, dim=-1)
+        log_p = torch.log_softmax(at_least_float32(teacher(temperature)) / temperature, dim=-1)
         log_q = torch.log_softmax(at_least_float32(student_logits) / temperature, dim=-1)
         value: Tensor = self._divergence.value(log_p, log_q) * temperature_scale(self._divergence, temperature)
         return value

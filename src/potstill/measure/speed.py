@@ -5,6 +5,7 @@ what the caller loaded before nor its threads count. Rounds alternate between th
 counts: other work on the machine only ever adds time, and on a shared one more than models differ by.
 """
 
+import itertools
 import json
 import os
 import statistics
@@ -33,6 +34,10 @@ class SpeedRequest:
     batch_size: int
     device: str
     trust_remote_code: bool = False
+    beside: tuple[str, ...] = ()
+    """Further models that are loaded and answer with it, where several teachers speak as one."""
+    in_turn: bool = False
+    """Of several, each text is answered by one, as where they are routed by domain, instead of by all."""
 
 
 @dataclass(frozen=True)
@@ -135,16 +140,21 @@ def _measure(request: SpeedRequest) -> dict[str, Any]:
     device = torch.device(request.device)
     trust = {"trust_remote_code": request.trust_remote_code}
     tokenizer = AutoTokenizer.from_pretrained(request.model, **trust)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        request.model, dtype=torch.float32, use_safetensors=True, **trust
-    )
-    model = model.to(device).eval()
+    models = [
+        AutoModelForSequenceClassification.from_pretrained(each, dtype=torch.float32, use_safetensors=True, **trust)
+        .to(device)
+        .eval()
+        for each in (request.model, *request.beside)
+    ]
+    turns = itertools.cycle(models)
 
     def answer(texts: Sequence[str]) -> None:
         encoded = tokenizer(
             list(texts), truncation=True, max_length=request.max_length, padding=True, return_tensors="pt"
         )
-        model(**encoded.to(device)).logits.argmax(dim=-1).cpu()
+        inputs = encoded.to(device)
+        for model in [next(turns)] if request.in_turn else models:
+            model(**inputs).logits.argmax(dim=-1).cpu()
 
     def seconds(texts: Sequence[str]) -> float:
         started = time.perf_counter()

@@ -4,7 +4,7 @@ import importlib.util
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ JACCARD = 0.8
 SHINGLE_WORDS = 5
 
 _KEY = re.compile(r"(license_expression|is_license_notice|is_license_text|is_deprecated):\s*(.*)")
+_CATEGORY = re.compile(r"^category:\s*(.+)$", re.MULTILINE)
 _COMBINED = re.compile(r"\b(AND|OR|WITH)\b", re.IGNORECASE)
 _RECIPES = {"recipe.yaml": "license_notices.yaml", "recipe-full.yaml": "license_notices_full.yaml"}
 
@@ -84,10 +85,11 @@ def write(folder: Path, progress: Progress) -> list[str]:
 
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
-    write_text(data / "adapt.jsonl", _lines(adapt))
-    write_text(data / "train.jsonl", _lines(labelled) + _lines(pool, labelled=False))
-    write_text(data / "validation.jsonl", _lines(validation))
-    write_text(data / "test.jsonl", _lines(test))
+    families = {licence: _category(licence) for licence in classes}
+    write_text(data / "adapt.jsonl", _lines(adapt, families))
+    write_text(data / "train.jsonl", _lines(labelled, families) + _lines(pool))
+    write_text(data / "validation.jsonl", _lines(validation, families))
+    write_text(data / "test.jsonl", _lines(test, families))
     write_recipes(folder, _RECIPES)
     return [
         f"{rules.read:,} rules read from licensedcode-data (CC-BY-4.0), {len(rules.usable):,} usable",
@@ -170,8 +172,22 @@ def select(rules: Sequence[Rule]) -> tuple[list[str], list[Rule], list[Rule]]:
     return sorted(classes), chosen, [rule for rule in rules if rule.licence not in classes]
 
 
-def _lines(rules: Sequence[Rule], *, labelled: bool = True) -> str:
-    records = [{"id": rule.id, "text": rule.text, "label": rule.licence if labelled else None} for rule in rules]
+def _category(licence: str) -> str:
+    """The kind of a licence, as its own file tells: copyleft, permissive and so on."""
+    path = _rules_folder().parent / "licenses" / f"{licence}.LICENSE"
+    found = _CATEGORY.search(path.read_text(encoding="utf-8"))
+    return found[1].strip().lower() if found else "other"
+
+
+def _lines(rules: Sequence[Rule], families: Mapping[str, str] | None = None) -> str:
+    """The rows as JSON: with licence and family where they are labelled, else with neither, for the one tells the
+    other."""
+    records: list[dict[str, str | None]] = []
+    for rule in rules:
+        record: dict[str, str | None] = {"id": rule.id, "text": rule.text, "label": None}
+        if families is not None:
+            record |= {"label": rule.licence, "domain": families[rule.licence]}
+        records.append(record)
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 

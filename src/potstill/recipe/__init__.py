@@ -24,8 +24,10 @@ from potstill.teachers import (
     AnyTeacher,
     BornAgainTeacher,
     CheckpointTeacher,
+    Mixture,
     MovingAverageTeacher,
     PretrainedTeacher,
+    Routed,
     lead_of,
 )
 from potstill.teachers.responses import Generated
@@ -122,6 +124,17 @@ class Recipe(Settings):
                 f"label.responses: generated needs one teacher that writes, and teacher is {self.teacher.kind}."
             )
         return self
+
+    @model_validator(mode="after")
+    def _several_teachers_know_whole_rows(self) -> "Recipe":
+        if self.several and isinstance(self.task, CausalLM):
+            raise ValueError(f"teacher: {self.teacher.kind} does not fit {self.task.kind} yet.")
+        return self
+
+    @property
+    def several(self) -> Mixture | Routed | None:
+        """The settings of several teachers, where there are several."""
+        return self.teacher if isinstance(self.teacher, Mixture | Routed) else None
 
     @property
     def lead(self) -> PretrainedTeacher:

@@ -9,19 +9,29 @@ from potstill.errors import RecipeError
 from potstill.locations import GGUF
 from potstill.recipe import AdaptSettings, Recipe
 from potstill.records import AdaptRecord
-from potstill.run_dir import RunDir, folder_files
-from potstill.stages.common import Inputs, model_digest, save_model, true_labels, write_model
+from potstill.run_dir import RunDir, fingerprint, folder_files
+from potstill.stages.common import Inputs, alone, model_digest, save_model, true_labels, write_model
 from potstill.stages.plan import adapt_split, total_steps
+from potstill.teachers import lead_name
 from potstill.training.engine import Engine
 from potstill.training.frozen_layers import FrozenLayers
 from potstill.training.loop import Job, fit, no_teacher
 
 
 def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptRecord:
-    """The teacher that will be distilled."""
+    """The teacher that will be distilled; of several, the lead, with all of them in `members`."""
+    if not inputs.several:
+        return _adapt_one(run, recipe, inputs, engine, "adapt")
+    members = {name: _adapt_one(run, *alone(recipe, inputs, name), engine, f"adapt/{name}") for name in inputs.several}
+    assert recipe.several is not None
+    digest = fingerprint({name: member.digest for name, member in members.items()})
+    return members[lead_name(recipe.several)].model_copy(update={"digest": digest, "members": members})
+
+
+def _adapt_one(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine, stage: str) -> AdaptRecord:
     depends = {
         "adapt": recipe.adapt,
-        "teacher": inputs.teacher_digest,
+        "teacher": inputs.lead.digest,
         "labels": inputs.labels,
         "data": {"adapt": adapt_split(inputs).fingerprint, "validation": inputs.fingerprint_of("validation")},
         "task": recipe.task,
@@ -29,37 +39,37 @@ def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptR
     }
     settings = recipe.adapt
     if settings is None:
-        return run.once("adapt", depends, AdaptRecord, lambda folder: _unchanged(folder, recipe, inputs))
+        return run.once(stage, depends, AdaptRecord, lambda folder: _unchanged(folder, stage, recipe, inputs))
 
     def work(folder: Path) -> AdaptRecord:
-        return _train(run, folder, recipe, settings, inputs, engine)
+        return _train(run, folder, stage, recipe, settings, inputs, engine)
 
-    return run.once("adapt", depends, AdaptRecord, work, together=True)
+    return run.once(stage, depends, AdaptRecord, work, together=True)
 
 
-def _unchanged(folder: Path, recipe: Recipe, inputs: Inputs) -> AdaptRecord:
+def _unchanged(folder: Path, stage: str, recipe: Recipe, inputs: Inputs) -> AdaptRecord:
     """The teacher where it lies; one in a quantised file as a folder of weights, which every stage can read fast."""
-    if not inputs.teacher_location.endswith(GGUF):
-        return AdaptRecord(adapted=False, location=inputs.teacher_location, digest=inputs.teacher_digest)
-    write_model(recipe.task.load_model(inputs.teacher_location), inputs.tokenizer, folder / "model")
+    if not inputs.lead.location.endswith(GGUF):
+        return AdaptRecord(adapted=False, location=inputs.lead.location, digest=inputs.lead.digest)
+    write_model(recipe.task.load_model(inputs.lead.location), inputs.tokenizer, folder / "model")
     return AdaptRecord(
         adapted=False,
         converted=True,
-        location="adapt/model",
+        location=f"{stage}/model",
         digest=model_digest(folder / "model"),
         files=folder_files(folder / "model", relative_to=folder),
     )
 
 
 def _train(
-    run: RunDir, folder: Path, recipe: Recipe, settings: AdaptSettings, inputs: Inputs, engine: Engine
+    run: RunDir, folder: Path, stage: str, recipe: Recipe, settings: AdaptSettings, inputs: Inputs, engine: Engine
 ) -> AdaptRecord:
     import torch
 
     task, teacher = recipe.task, recipe.lead
     torch.manual_seed(recipe.seed)  # the new head
     model = task.load_model(
-        inputs.teacher_location,
+        inputs.lead.location,
         inputs.labels,
         revision=teacher.revision,
         trust_remote_code=teacher.trust_remote_code,
@@ -68,7 +78,7 @@ def _train(
     rows = task.encode(labelled, inputs.tokenizer, inputs.labels)
     validation = task.encode(inputs.splits["validation"].rows, inputs.tokenizer, inputs.labels)
     job = Job(
-        name="adapt",
+        name=stage,
         model=model,
         rows=rows,
         validation=validation,
@@ -95,7 +105,7 @@ def _train(
     save_model(model, inputs.tokenizer, folder / "model", engine)
     return AdaptRecord(
         adapted=True,
-        location="adapt/model",
+        location=f"{stage}/model",
         digest=model_digest(folder / "model"),
         steps=done.step,
         best_step=done.best_step,

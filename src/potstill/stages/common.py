@@ -1,7 +1,7 @@
 """What several stages need: the prepared data of a run, and its models by role."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from potstill.data.dialogues import prompt_of
 from potstill.data.prepare import Split, prepare
 from potstill.data.rows import DataRow
-from potstill.errors import DataError
+from potstill.errors import DataError, ModelError, RecipeError
 from potstill.locations import local_folder, resolve
 from potstill.losses import HardLabels, MixedLoss
 from potstill.progress import Progress
@@ -18,7 +18,17 @@ from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, atomic_folder, file_digest, fingerprint, folder_files
 from potstill.schedules import Constant
 from potstill.tasks.loading import tokenizer_fingerprint
+from potstill.teachers import CheckpointTeacher, Mixture, PretrainedTeacher, Routed, lead_name
 from potstill.training.engine import Engine
+
+
+@dataclass(frozen=True)
+class Files:
+    """A teacher's own files, of which no weights were read."""
+
+    location: str
+    digest: str
+    config: PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -27,14 +37,44 @@ class Inputs:
 
     splits: Mapping[str, Split]
     labels: list[str]
-    teacher_location: str
-    teacher_digest: str
-    teacher_config: PretrainedConfig
+    lead: Files
+    """Of the one teacher, or of the one of several from which the student is cut."""
     tokenizer: PreTrainedTokenizerBase
     tokenizer_digest: str
+    several: Mapping[str, Files] = field(default_factory=dict)
+    """Of all teachers by name, where there are several."""
 
     def fingerprint_of(self, split: str) -> str:
         return self.splits[split].fingerprint
+
+    @property
+    def teachers_digest(self) -> str:
+        """Of all files of all teachers."""
+        if not self.several:
+            return self.lead.digest
+        return fingerprint({name: files.digest for name, files in self.several.items()})
+
+
+def alone(recipe: Recipe, inputs: Inputs, name: str) -> tuple[Recipe, Inputs]:
+    """Recipe and inputs as they are for one of several teachers, which is adapted on the rows of its domains."""
+    assert recipe.several is not None
+    splits = dict(inputs.splits)
+    if (domains := recipe.several.domains.get(name)) is not None:
+        source = splits.get("adapt", splits["train"])
+        splits["adapt"] = _of_domains(source, domains)
+        splits["validation"] = _of_domains(splits["validation"], domains)
+        for split in ("adapt", "validation"):
+            if not any(row.labelled for row in splits[split].rows):
+                raise DataError(
+                    f"teacher.domains.{name}: no labelled row of {split} is of {', '.join(domains)}. Add some, or "
+                    "name other domains."
+                )
+    own = recipe.model_copy(update={"teacher": recipe.several.of[name]})
+    return own, replace(inputs, splits=splits, lead=inputs.several[name], several={})
+
+
+def _of_domains(split: Split, domains: Sequence[str]) -> Split:
+    return replace(split, rows=[row for row in split.rows if row.domain in domains])
 
 
 def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) -> Inputs:
@@ -46,28 +86,58 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
     """
     asked = prompt_of if recipe.writes_responses else None
     splits = prepare(recipe.data, base, recipe.task.read, progress, prompt_of=asked)
-    teacher = recipe.lead
-    location = resolve(_relative_to(base, teacher.model))
-    where = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
-    config = recipe.task.load_config(location, **where)
-    tokenizer = recipe.task.load_tokenizer(location, **where)
-    recipe.task.check_tokenizer(tokenizer, config)
+    lead, tokenizer = _read_files(recipe, recipe.lead, base)
     said = {name: split.rows for name, split in splits.items()}
     if recipe.writes_responses:
         _check_adapt(recipe, said)
         del said["train"]
     labels = recipe.task.label_names(said)
     if recipe.adapt is None:
-        labels = recipe.task.teacher_labels(config, labels)
-    return Inputs(
-        splits=splits,
-        labels=labels,
-        teacher_location=location,
-        teacher_digest=_teacher_digest(location, config),
-        teacher_config=config,
-        tokenizer=tokenizer,
-        tokenizer_digest=tokenizer_fingerprint(tokenizer),
-    )
+        labels = recipe.task.teacher_labels(lead.config, labels)
+    inputs = Inputs(splits, labels, lead, tokenizer, tokenizer_fingerprint(tokenizer))
+    return inputs if recipe.several is None else _with_several(recipe, recipe.several, inputs, base)
+
+
+def _read_files(recipe: Recipe, teacher: PretrainedTeacher, base: Path) -> tuple[Files, PreTrainedTokenizerBase]:
+    if isinstance(recipe.teacher, CheckpointTeacher) and not (base / teacher.model).is_dir():
+        raise RecipeError(
+            f"teacher.run: {base / teacher.model} is not there. Finish that run first, with --out "
+            f"{base / recipe.teacher.run}; a snapshot must be asked for there with train.snapshots."
+        )
+    location = resolve(_relative_to(base, teacher.model))
+    where = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
+    config = recipe.task.load_config(location, **where)
+    tokenizer = recipe.task.load_tokenizer(location, **where)
+    recipe.task.check_tokenizer(tokenizer, config)
+    return Files(location, _teacher_digest(location, config), config), tokenizer
+
+
+def _with_several(recipe: Recipe, several: Mixture | Routed, inputs: Inputs, base: Path) -> Inputs:
+    """The inputs with the files of all teachers.
+
+    Raises:
+        ModelError: a teacher that reads texts as other tokens than the lead, or has other classes.
+        DataError: a row of a domain that no teacher knows, where rows are routed by domain.
+    """
+    found = {}
+    for name, teacher in several.of.items():
+        files, tokenizer = _read_files(recipe, teacher, base)
+        if tokenizer_fingerprint(tokenizer) != inputs.tokenizer_digest:
+            raise ModelError(
+                f"teacher.of.{name}: its tokenizer is not that of {lead_name(several)}, so the same ids would mean "
+                "other texts. Teachers of one student must share their vocabulary; replace it, or distil from one."
+            )
+        if recipe.adapt is None and recipe.task.teacher_labels(files.config, inputs.labels) != inputs.labels:
+            raise ModelError(
+                f"teacher.of.{name}: its classes are in another order than those of {lead_name(several)}. Save it "
+                "with the same id2label, or add an adapt section."
+            )
+        found[name] = files
+    if isinstance(several, Routed) and several.by == "domain":
+        for split in ("train", "test"):
+            for row in inputs.splits[split].rows:
+                several.member_for(row.domain, row.id)
+    return replace(inputs, several=found)
 
 
 def _check_adapt(recipe: Recipe, splits: Mapping[str, Sequence[DataRow]]) -> None:

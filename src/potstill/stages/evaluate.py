@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from potstill.data.batches import batches_by_length
 from potstill.data.encoded import EncodedRows
@@ -28,14 +30,15 @@ from potstill.records import (
     TrainRecord,
 )
 from potstill.run_dir import RunDir
-from potstill.stages.common import Inputs, ModelFolder, teacher_folder
+from potstill.stages.common import Inputs, ModelFolder, alone, teacher_folder
 from potstill.stages.compared import estimate, headline, pairs, parameters, speed_values
 from potstill.stages.evaluate_language import evaluate_language
 from potstill.stages.findings import findings
 from potstill.stages.plan import adapt_split
 from potstill.stages.train import initial_student
+from potstill.targets import LogitTargets
 from potstill.tasks import CausalLM
-from potstill.teachers import FrozenTeacher
+from potstill.teachers import FrozenTeacher, Mixture, Routed, combined, lead_name, routes_of
 from potstill.training.engine import Engine
 
 Logits = npt.NDArray[np.float32]
@@ -60,6 +63,8 @@ def evaluate(
     if baseline is not None:
         digests["baseline"] = baseline.digest
     digests |= {name: record.digest for name, record in earlier.items()}
+    members = adapted.members
+    digests |= {name: member.digest for name, member in members.items()}
     depends = {
         "models": digests,
         "evaluate": recipe.evaluate,
@@ -67,11 +72,14 @@ def evaluate(
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
         "task": recipe.task,
         "seed": recipe.seed,
+        "several": recipe.several,
     }
 
     def work(folder: Path) -> EvaluateRecord:
         folders = {name: ModelFolder(run.path("train", name, "model")) for name in digests}
         folders["teacher"] = teacher_folder(recipe, run, adapted)
+        for name, member in members.items():
+            folders[name] = teacher_folder(alone(recipe, inputs, name)[0], run, member)
         if isinstance(recipe.task, CausalLM):
             untrained = initial_student(recipe, inputs, run, adapted)
             return evaluate_language(run, recipe, inputs, folders, untrained, engine)
@@ -87,14 +95,23 @@ def _evaluate(
     encoded = recipe.task.encode(test, inputs.tokenizer, inputs.labels)
     assert isinstance(encoded, EncodedRows)
     truth = encoded.labels
-    logits, counts = {}, {}
-    with run.progress.task("evaluate: quality", len(test) * len(folders), "rows") as advance:
-        for name, folder in folders.items():
-            model = folder.load(recipe)
+    logits: dict[str, Logits] = {}
+    counts: dict[str, tuple[int, int]] = {}
+    asked = [name for name in folders if not (recipe.several and name == "teacher")]
+    with run.progress.task("evaluate: quality", len(test) * len(asked), "rows") as advance:
+        for name in asked:
+            model = folders[name].load(recipe)
             counts[name] = parameters(recipe, model)
             logits[name] = _predict(
                 FrozenTeacher(model, engine.device, recipe.task.ask), encoded, recipe.label.batch_size, advance
             )
+    sizes = {name: folder_bytes(folder.path) for name, folder in folders.items()}
+    if recipe.several is not None:
+        # What the student learnt from is all of them together.
+        names = list(recipe.several.of)
+        logits["teacher"] = _together(recipe.several, [logits[name] for name in names], test)
+        counts["teacher"] = (sum(counts[name][0] for name in names), sum(counts[name][1] for name in names))
+        sizes["teacher"] = sum(sizes[name] for name in names)
     speed = _speed(run, recipe, inputs, folders, engine)
     weights = quality.bootstrap_weights(len(test), seed=recipe.seed)
     said = {name: values.argmax(axis=1) for name, values in logits.items()}
@@ -102,8 +119,8 @@ def _evaluate(
     accuracy = {name: quality.accuracies(values, weights) for name, values in right.items()}
     macro_f1 = {name: quality.macro_f1s(truth, classes, len(inputs.labels), weights) for name, classes in said.items()}
     models = {
-        name: _model(logits[name], truth, accuracy[name], macro_f1[name], speed[name], folder.path, counts[name])
-        for name, folder in folders.items()
+        name: _model(logits[name], truth, accuracy[name], macro_f1[name], speed[name], sizes[name], counts[name])
+        for name in folders
     }
     agreement = {
         name: _agreement(logits["teacher"], logits[name], right["teacher"], weights)
@@ -147,12 +164,25 @@ def _predict(teacher: FrozenTeacher, rows: EncodedRows, batch_size: int, advance
     return result
 
 
+def _together(several: Mixture | Routed, members: Sequence[Logits], rows: Sequence[Row]) -> Logits:
+    """The logits of several teachers as one, at temperature 1."""
+    routes = routes_of(several, rows)
+    targets = [LogitTargets(torch.from_numpy(logits)) for logits in members]
+    target = combined(several, targets, [routes[row.id] for row in rows] if routes else None)
+    said: Logits = target.logits_at(slice(None), 1.0, lambda logits, _: torch.logsumexp(logits, dim=-1)).numpy()
+    return said
+
+
 def _speed(
     run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
 ) -> dict[str, Speed]:
     settings = recipe.evaluate
     chosen = stable_order(inputs.splits["test"].rows, lambda row: row.id, salt="latency")
     texts = tuple(row.text for row in chosen[: settings.latency_rows])
+    together: dict[str, Any] = {}
+    if several := recipe.several:
+        others = [str(folders[name].path) for name in several.of if name != lead_name(several)]
+        together = {"beside": tuple(others), "in_turn": isinstance(several, Routed) and several.by == "domain"}
     requests = {
         name: SpeedRequest(
             model=str(folder.path),
@@ -163,6 +193,7 @@ def _speed(
             batch_size=settings.batch_size,
             device=engine.device.type,
             trust_remote_code=folder.trust_remote_code,
+            **(together if name == "teacher" else {}),
         )
         for name, folder in folders.items()
     }
@@ -176,7 +207,7 @@ def _model(
     accuracy: npt.NDArray[np.float64],
     macro_f1: npt.NDArray[np.float64],
     speed: Speed,
-    folder: Path,
+    size_bytes: int,
     parameters: tuple[int, int],
 ) -> ModelEvaluation:
     return ModelEvaluation(
@@ -186,7 +217,7 @@ def _model(
         macro_f1_interval=estimate(macro_f1),
         cross_entropy=quality.cross_entropy(logits, truth),
         expected_calibration_error=quality.expected_calibration_error(logits, truth),
-        size_bytes=folder_bytes(folder),
+        size_bytes=size_bytes,
         num_parameters=parameters[0],
         num_parameters_without_embeddings=parameters[1],
         **speed_values(speed),

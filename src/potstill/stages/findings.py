@@ -72,8 +72,8 @@ def _of_generations(evaluation: EvaluateRecord) -> list[str]:
     against = next(c for c in evaluation.comparisons if (c.of, c.against) == ("student", earlier[0]))
     points = against.accuracy_points
     return [
-        f"Accuracy over the generations: {shares}. The last is {points.value:+.1f} points from the first (95 % interval "
-        f"{points.low:+.1f} to {points.high:+.1f})."
+        f"Accuracy over the generations: {shares}. The last is {points.value:+.1f} points from the first "
+        f"(95 % interval {points.low:+.1f} to {points.high:+.1f})."
     ]
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from potstill.labels.store import FORMAT
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest, fingerprint
-from potstill.stages.common import Inputs, load_teacher
+from potstill.stages.common import Inputs, alone, load_teacher
 from potstill.stages.label_language import judged_temperatures, require_within_bound, write_positions
 from potstill.stages.plan import LABELLED
 from potstill.teachers import FrozenTeacher
@@ -32,8 +33,12 @@ def label(
 ) -> LabelRecord:
     """The soft labels of every training row, labelled or not; a language model's of the validation rows too.
 
-    Nothing is stored where the teacher answers in each step of training.
+    Nothing is stored where the teacher answers in each step of training. Of several teachers, each has a store of its
+    own, and the record counts all of them.
     """
+    if inputs.several:
+        records = [label(run, *one_of(recipe, inputs, adapted, member), engine, member) for member in inputs.several]
+        return _together(records)
     if recipe.label.mode == "online":
         return run.once(
             store_of(name), {"mode": "online", "teacher": adapted.digest}, LabelRecord, lambda _: _online(adapted)
@@ -64,6 +69,23 @@ def label(
     # Again, for the bound or the losses can have changed since the labels were made.
     require_within_bound(recipe, record.errors)
     return record
+
+
+def one_of(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, member: str) -> tuple[Recipe, Inputs, AdaptRecord]:
+    """What is asked of one of several teachers: the rows that all are asked about, not those that it was adapted on."""
+    own, files = alone(recipe, inputs, member)
+    return own, replace(files, splits=inputs.splits), adapted.members[member]
+
+
+def _together(records: Sequence[LabelRecord]) -> LabelRecord:
+    return LabelRecord(
+        online=records[0].online,
+        rows=records[0].rows,
+        content_digest=fingerprint([record.content_digest for record in records]),
+        size_bytes=sum(record.size_bytes for record in records),
+        rows_per_s=min(record.rows_per_s for record in records),
+        seconds=sum(record.seconds for record in records),
+    )
 
 
 def _online(adapted: AdaptRecord) -> LabelRecord:

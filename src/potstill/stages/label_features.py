@@ -15,10 +15,10 @@ from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest
 from potstill.stages.common import Inputs, load_teacher
-from potstill.stages.label import TEACHER, label_source
+from potstill.stages.label import TEACHER, label_source, one_of
 from potstill.stages.plan import shapes_of
 from potstill.stages.signals import build_loss
-from potstill.teachers import FrozenTeacher
+from potstill.teachers import FrozenTeacher, lead_name
 from potstill.training.engine import Engine
 
 
@@ -31,6 +31,10 @@ def label_features(
     run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine, name: str = TEACHER
 ) -> LabelRecord | None:
     """The store of the hidden states that the losses read; None where they come from the teacher in each step."""
+    if recipe.several:
+        # Losses follow the features of the lead.
+        name = lead_name(recipe.several)
+        recipe, inputs, adapted = one_of(recipe, inputs, adapted, name)
     shapes = shapes_of(recipe, inputs)
     reads = build_loss(recipe, shapes).teacher_reads
     if recipe.label.features == "online" or not reads:

@@ -37,7 +37,7 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
     depends = {
         "recipe": recipe.model_dump(mode="json", exclude={"gate", "evaluate", "export"}),
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
-        "teacher": inputs.teacher_digest,
+        "teacher": inputs.teachers_digest,
     }
     return run.once("plan", depends, PlanRecord, lambda folder: make_plan(recipe, inputs, folder))
 
@@ -58,10 +58,11 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
     counts = {name: _counts(split, encoded[name]) for name, split in inputs.splits.items()}
     signals = planned_signals(recipe, shapes, encoded["train"], _store_bytes(recipe, inputs, counts))
     store_bytes = sum(signal.size_bytes for signal in signals)
-    store_bytes *= recipe.generations
+    store_bytes *= max(recipe.generations, len(inputs.several))
     checkpoints = recipe.train.keep_checkpoints + 1 + recipe.generations + len(recipe.train.snapshots)
     disk = store_bytes + BYTES_PER_TRAINED_PARAMETER * (
-        checkpoints * student.parameters + (checkpoints * teacher.parameters if recipe.adapt else 0)
+        checkpoints * student.parameters
+        + (checkpoints * teacher.parameters * max(1, len(inputs.several)) if recipe.adapt else 0)
     )
     free = shutil.disk_usage(_existing(folder)).free
     if disk > free:
@@ -114,10 +115,10 @@ def adapt_split(inputs: Inputs) -> Split:
 
 def shapes_of(recipe: Recipe, inputs: Inputs) -> Shapes:
     """The sizes of student and teacher."""
-    student = _shape(recipe, student_config(inputs.teacher_config, recipe.student), inputs.labels)
+    student = _shape(recipe, student_config(inputs.lead.config, recipe.student), inputs.labels)
     # A moving average has the student's own shape.
     moving = isinstance(recipe.teacher, MovingAverageTeacher)
-    return Shapes(student, student if moving else _shape(recipe, inputs.teacher_config, inputs.labels))
+    return Shapes(student, student if moving else _shape(recipe, inputs.lead.config, inputs.labels))
 
 
 def _shape(recipe: Recipe, config: PretrainedConfig, labels: list[str]) -> ShapeRecord:
@@ -195,7 +196,7 @@ def _store_bytes(recipe: Recipe, inputs: Inputs, counts: Mapping[str, SplitCount
     encoding = recipe.encoding
     if isinstance(encoding, Dense):
         return counts["train"].rows * encoding.bytes_per_row(len(inputs.labels))
-    config = inputs.teacher_config
+    config = inputs.lead.config
     columns = encoding.columns(config.vocab_size, config.hidden_size, recipe.label.temperatures)
     positions = sum(split.trained_tokens for name in LABELLED if (split := counts[name].tokens))
     return positions * bytes_per_position(columns)

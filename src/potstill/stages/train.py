@@ -19,12 +19,21 @@ from potstill.run_dir import RunDir, fingerprint, folder_files
 from potstill.schedules import Constant
 from potstill.signals import Read, Teacher
 from potstill.stages.common import Inputs, load_teacher, model_digest, save_model, true_labels
-from potstill.stages.label import label_source, store_of
+from potstill.stages.label import label_source, one_of, store_of
 from potstill.stages.label_features import features_of
 from potstill.stages.plan import shapes_of, total_steps
 from potstill.students import Copy, copy_from_teacher, student_config
 from potstill.tasks import CausalLM
-from potstill.teachers import FrozenTeacher, JoinedTeacher, MovingAverage, MovingAverageTeacher, snapshot_name
+from potstill.teachers import (
+    FrozenTeacher,
+    JoinedTeacher,
+    MovingAverage,
+    MovingAverageTeacher,
+    SeveralTeachers,
+    lead_name,
+    routes_of,
+    snapshot_name,
+)
 from potstill.training.engine import Engine
 from potstill.training.loop import Job, fit, no_teacher
 from potstill.training.metrics import open_trackers
@@ -94,7 +103,8 @@ def train_student(
             "labels": lessons.labels.content_digest,
             "mode": recipe.label.mode,
             "features": lessons.features.content_digest if lessons.features else None,
-            "teacher_kind": recipe.teacher if isinstance(recipe.teacher, MovingAverageTeacher) else None,
+            # What decides how the teacher's answers are used, and is in no digest of theirs.
+            "kind": recipe.teacher if recipe.several or isinstance(recipe.teacher, MovingAverageTeacher) else None,
         },
     )
     return _train(run, recipe, inputs, adapted, engine, student)
@@ -208,15 +218,27 @@ class _Opened:
     engine: Engine
 
     def distributions(self) -> Teacher:
-        """Who says the teacher's distributions: its store, or the teacher itself."""
+        """Who says the teacher's distributions: its store, or the teacher itself; of several, all of them."""
+        several = self.recipe.several
+        if several is not None:
+            members = {name: self._member(name).distributions() for name in several.of}
+            return SeveralTeachers(several, members, routes_of(several, self.inputs.splits["train"].rows))
         if self.recipe.label.mode == "online":
             return self._asked(frozenset())
         return StoredTeacher(self._store(store_of(self.lessons.name)), self.engine.device)
+
+    def _member(self, name: str) -> "_Opened":
+        recipe, inputs, teacher = one_of(self.recipe, self.inputs, self.lessons.teacher, name)
+        return replace(self, recipe=recipe, inputs=inputs, lessons=replace(self.lessons, name=name, teacher=teacher))
 
     def with_features(self, speaks: Teacher, reads: frozenset[Read]) -> Teacher:
         """`speaks`, and beside it what shows the features that are read."""
         if not reads:
             return speaks
+        if self.recipe.several is not None:
+            lead = self._member(lead_name(self.recipe.several))
+            # Beside the lead's features, not its distributions: those are of all.
+            return JoinedTeacher(speaks, lead.with_features(no_teacher, reads))
         if self.recipe.label.features == "stored":
             store = self._store(features_of(self.lessons.name))
             return JoinedTeacher(speaks, StoredFeatures(store, self.engine.device))
@@ -248,7 +270,7 @@ def _to_the_teacher() -> MixedLoss:
 
 def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
     """The student before training: a function of recipe, teacher and seed."""
-    config = student_config(inputs.teacher_config, recipe.student)
+    config = student_config(inputs.lead.config, recipe.student)
     config = type(config).from_dict(config.to_dict() | recipe.task.config_values(inputs.labels))
     torch.manual_seed(recipe.seed)
     student = recipe.task.new_model(config)
@@ -264,7 +286,7 @@ def _original(recipe: Recipe, inputs: Inputs) -> PreTrainedModel:
     lead = recipe.lead
     labels = inputs.labels if recipe.adapt else None
     return recipe.task.load_model(
-        inputs.teacher_location, labels, revision=lead.revision, trust_remote_code=lead.trust_remote_code
+        inputs.lead.location, labels, revision=lead.revision, trust_remote_code=lead.trust_remote_code
     )
 
 

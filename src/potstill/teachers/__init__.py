@@ -10,9 +10,11 @@ from potstill.teachers.joined import JoinedTeacher
 from potstill.teachers.moving_average import MovingAverage
 from potstill.teachers.pretrained import PretrainedTeacher
 from potstill.teachers.self_taught import BornAgainTeacher, CheckpointTeacher, MovingAverageTeacher
+from potstill.teachers.several import Mixture, Routed, SeveralTeachers, combined, routes_of
 
 AnyTeacher = Annotated[
-    PretrainedTeacher | CheckpointTeacher | BornAgainTeacher | MovingAverageTeacher, Field(discriminator="kind")
+    PretrainedTeacher | Mixture | Routed | CheckpointTeacher | BornAgainTeacher | MovingAverageTeacher,
+    Field(discriminator="kind"),
 ]
 
 __all__ = [
@@ -21,10 +23,16 @@ __all__ = [
     "CheckpointTeacher",
     "FrozenTeacher",
     "JoinedTeacher",
+    "Mixture",
     "MovingAverage",
     "MovingAverageTeacher",
     "PretrainedTeacher",
+    "Routed",
+    "SeveralTeachers",
+    "combined",
+    "lead_name",
     "lead_of",
+    "routes_of",
     "snapshot_name",
 ]
 
@@ -40,6 +48,13 @@ def lead_of(teacher: AnyTeacher) -> PretrainedTeacher:
             return PretrainedTeacher(model=str(folder))
         case BornAgainTeacher() | MovingAverageTeacher():
             return teacher.start
+        case Mixture() | Routed():
+            return teacher.of[lead_name(teacher)]
+
+
+def lead_name(several: Mixture | Routed) -> str:
+    """Which of several teachers is the lead."""
+    return several.lead or next(iter(several.of))
 
 
 def snapshot_name(share: float) -> str:
