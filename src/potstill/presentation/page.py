@@ -192,7 +192,7 @@ def _curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
 
 def teacher_named(teacher: Mapping[str, Any]) -> str:
     """Who taught, from the recipe."""
-    match teacher["kind"]:
+    match teacher.get("kind", "pretrained"):
         case "checkpoint":
             return f"the {teacher.get('member', 'student')} of the run {teacher['run']}"
         case "generation":

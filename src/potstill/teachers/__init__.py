@@ -1,9 +1,9 @@
 """Teachers: where the knowledge comes from. Settings here; stored labels speak for them in training."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from potstill.teachers.frozen import FrozenTeacher
 from potstill.teachers.joined import JoinedTeacher
@@ -12,9 +12,15 @@ from potstill.teachers.pretrained import PretrainedTeacher
 from potstill.teachers.self_taught import BornAgainTeacher, CheckpointTeacher, MovingAverageTeacher
 from potstill.teachers.several import Mixture, Routed, SeveralTeachers, combined, routes_of
 
+
+def _pretrained_unless_said(value: Any) -> Any:
+    return {"kind": "pretrained"} | value if isinstance(value, dict) else value
+
+
 AnyTeacher = Annotated[
     PretrainedTeacher | Mixture | Routed | CheckpointTeacher | BornAgainTeacher | MovingAverageTeacher,
     Field(discriminator="kind"),
+    BeforeValidator(_pretrained_unless_said),
 ]
 
 __all__ = [
