@@ -18,12 +18,32 @@ class Family:
     layers: str
     attention: str
     """Within a layer: the module that calls the attention function."""
+    attention_out: str
+    """Within a layer: the map from all heads back to the stream."""
+    feed_forward_out: str
+    """Within a layer: the map from the feed-forward units back to the stream."""
+    first_norm: str | None
+    """Within a layer: what its input goes through before it is read."""
     final_norm: str | None
     """What the last layer's output goes through; None where each layer ends with a norm of its own."""
 
 
-_ENCODER = Family(layers="encoder.layer", attention="attention.self", final_norm=None)
-_DECODER = Family(layers="layers", attention="self_attn", final_norm="norm")
+_ENCODER = Family(
+    layers="encoder.layer",
+    attention="attention.self",
+    attention_out="attention.output.dense",
+    feed_forward_out="output.dense",
+    first_norm=None,
+    final_norm=None,
+)
+_DECODER = Family(
+    layers="layers",
+    attention="self_attn",
+    attention_out="self_attn.o_proj",
+    feed_forward_out="mlp.down_proj",
+    first_norm="input_layernorm",
+    final_norm="norm",
+)
 
 # Encoders whose modules are laid out alike: `encoder.layer[i]`, `embeddings`, `LayerNorm`.
 ENCODER_FAMILIES = frozenset({"bert", "roberta", "xlm-roberta", "camembert"})

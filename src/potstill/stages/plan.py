@@ -23,7 +23,7 @@ from potstill.run_dir import RunDir
 from potstill.stages.common import Inputs
 from potstill.stages.respond import planned
 from potstill.stages.signals import planned_signals
-from potstill.students import model_shape, student_config
+from potstill.students import model_shape, shape_notes, student_config
 from potstill.teachers import MovingAverageTeacher
 
 LABELLED = ("train", "validation")
@@ -142,11 +142,7 @@ def _warnings(
         )
     if recipe.label.max_kl is None and not isinstance(recipe.encoding, Dense):
         found.append("label.max_kl is null: the error of the stored labels is measured and not judged.")
-    if student.layers * 4 < teacher.layers or student.width * 3 < teacher.width:
-        found.append(
-            f"the student ({student.layers} x {student.width}) is under a quarter of the teacher's depth or a "
-            f"third of its width ({teacher.layers} x {teacher.width}); expect it to lose more."
-        )
+    found.extend(_of_capacity(recipe, inputs, teacher, student))
     for name, count in counts.items():
         if count.truncated > 0.25 * count.rows:
             share = count.truncated / count.rows
@@ -155,6 +151,27 @@ def _warnings(
         found.append(
             "the teacher is adapted on the student's own labelled rows: its soft labels there are "
             "over-confident. Give data.adapt other rows."
+        )
+    return found
+
+
+def _of_capacity(recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: ShapeRecord) -> list[str]:
+    """Where the student differs from what was asked for, and where it may be too small for its teacher."""
+    made = student_config(inputs.lead.config, recipe.student)
+    found = shape_notes(inputs.lead.config, recipe.student, made)
+    doubts = []
+    if student.layers * 4 < teacher.layers:
+        doubts.append("under a quarter of its depth")
+    if student.width * 3 < teacher.width:
+        doubts.append("under a third of its width")
+    bodies = [shape.parameters - shape.embedding_parameters for shape in (student, teacher)]
+    if bodies[0] < 0.05 * bodies[1]:
+        doubts.append(f"{bodies[0] / bodies[1]:.1%} of its parameters without embeddings")
+    if doubts:
+        found.append(
+            f"the student ({student.layers} x {student.width}) has {' and '.join(doubts)} of the teacher "
+            f"({teacher.layers} x {teacher.width}); expect it to lose more. A teacher assistant between the two may "
+            "help: a run whose student is the teacher of the next (teacher.kind: checkpoint)."
         )
     return found
 

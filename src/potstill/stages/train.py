@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from potstill.data.batches import batches_by_length
 from potstill.data.rows import labelled_rows, rows_fingerprint
+from potstill.data.splits import stable_order
 from potstill.labels import LabelStore, StoredFeatures, StoredTeacher
 from potstill.losses import AnyLoss, HardLabels, MixedLoss, SoftTargets
 from potstill.recipe import Recipe, TrainSettings
@@ -22,7 +24,7 @@ from potstill.stages.common import Inputs, load_teacher, model_digest, save_mode
 from potstill.stages.label import label_source, one_of, store_of
 from potstill.stages.label_features import features_of
 from potstill.stages.plan import shapes_of, total_steps
-from potstill.students import Copy, copy_from_teacher, student_config
+from potstill.students import Copy, Importance, copy_from_teacher, measure_importance, student_config
 from potstill.tasks import CausalLM
 from potstill.teachers import (
     FrozenTeacher,
@@ -277,8 +279,18 @@ def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptR
     init = recipe.student.init
     if isinstance(init, Copy):
         source = _original(recipe, inputs) if init.of == "original" else load_teacher(recipe, run, adapted)
-        copy_from_teacher(student, source, init)
+        importance = _importance(recipe, inputs, source, init.sample) if init.measures else None
+        copy_from_teacher(student, source, init, importance)
     return student
+
+
+def _importance(recipe: Recipe, inputs: Inputs, teacher: PreTrainedModel, sample: int) -> Importance:
+    """What of the teacher matters on a sample of the training rows."""
+    rows = stable_order(inputs.splits["train"].rows, lambda row: row.id, salt="importance")[:sample]
+    encoded = recipe.task.encode(rows, inputs.tokenizer, inputs.labels)
+    size = recipe.train.micro_batch_size or recipe.train.batch_size
+    batches = (encoded.collate(indices) for indices in batches_by_length(encoded.lengths, size))
+    return measure_importance(teacher, batches, recipe.task.ask)
 
 
 def _original(recipe: Recipe, inputs: Inputs) -> PreTrainedModel:
