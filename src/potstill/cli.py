@@ -105,6 +105,44 @@ _stage_command("report", "Write the report, with the stages before it.")
 
 
 @app.command()
+def students(
+    recipe: RecipePath,
+    parameters: Annotated[str | None, typer.Option(help="At most so many parameters, such as 30M.")] = None,
+    flops_ratio: Annotated[float | None, typer.Option(help="At least so many times fewer operations a token.")] = None,
+    most: Annotated[int, typer.Option(min=1, help="Lines of the table.")] = 12,
+    measure: Annotated[bool, typer.Option(help="Measure latencies on this machine.")] = True,
+    set_: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """List the students that there are under a budget, with what each costs; writes nothing."""
+    from potstill.presentation.terminal import students_table
+    from potstill.progress import for_console
+    from potstill.recipe.yaml_file import load_recipe
+    from potstill.stages.candidates import costs_of_students
+    from potstill.stages.common import read_inputs
+
+    quiet_libraries()
+    limit = None if parameters is None else parameters_of(parameters)
+    loaded = load_recipe(recipe, set_ or [])
+    progress = for_console(quiet=quiet)
+    inputs = read_inputs(loaded, recipe.parent, progress)
+    teacher, found = costs_of_students(
+        loaded, inputs, progress, parameters=limit, flops_ratio=flops_ratio, most=most, measured=measure
+    )
+    if not found:
+        raise RecipeError("students: nothing is within the budget. Raise --parameters, or lower --flops-ratio.")
+    students_table(teacher, found)
+
+
+def parameters_of(text: str) -> int:
+    """A number of parameters as people write it: 30M, 1.5B or 7300000."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMB]?)", text.strip(), re.IGNORECASE)
+    if not found:
+        raise typer.BadParameter(f"--parameters: expected a number such as 30M, got {text!r}")
+    return int(float(found[1]) * {"": 1, "K": 1e3, "M": 1e6, "B": 1e9}[found[2].upper()])
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
     from potstill.recipe import Recipe

@@ -1,11 +1,28 @@
 """The result of a run as lines and a table for a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.table import Table
 
 from potstill.records import EvaluateRecord, GateRecord, PlanRecord, ShapeRecord
+
+
+class Costly(Protocol):
+    """What a model costs."""
+
+    @property
+    def shape(self) -> ShapeRecord: ...
+
+    @property
+    def flops_per_token(self) -> float: ...
+
+    @property
+    def latency_ms(self) -> float | None: ...
+
+    @property
+    def weight_bytes(self) -> int: ...
 
 
 def plan_lines(plan: PlanRecord) -> Iterator[str]:
@@ -82,6 +99,34 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
             word = "pass" if check.passed else "FAIL"
             console.print(f"  {word}  {check.name} {check.required}: {measured}", highlight=False)
         console.print(f"verdict: {'passed' if gate.passed else 'FAILED'}", style="bold")
+
+
+def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None:
+    """Print candidates for the student under their teacher."""
+    table = Table(title="candidates for the student; latency of one row, one forward pass")
+    for name in ("layers x width", "parameters", "embeddings", "MFLOP/token", "fewer", "weights, MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    timed = teacher.latency_ms is not None
+    for name in ("latency, ms", "faster") if timed else ():
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in (teacher, *(costs for _, costs in found)):
+        shape = each.shape
+        cells = [
+            f"{shape.layers} x {shape.width}" + (" (teacher)" if each is teacher else ""),
+            f"{shape.parameters / 1e6:,.1f} M",
+            f"{shape.embedding_parameters / 1e6:,.1f} M",
+            f"{each.flops_per_token / 1e6:,.1f}",
+            f"{teacher.flops_per_token / each.flops_per_token:.1f}x",
+            f"{each.weight_bytes / 1e6:,.1f}",
+        ]
+        if teacher.latency_ms is not None and each.latency_ms is not None:
+            cells += [f"{each.latency_ms:.1f}", f"{teacher.latency_ms / each.latency_ms:.1f}x"]
+        table.add_row(*cells)
+    console = Console()
+    console.width = max(console.width, 120)
+    console.print(table)
+    first = found[0][1].shape
+    console.print(f"In the recipe: student: {{layers: {first.layers}, width: {first.width}}}", highlight=False)
 
 
 def _shape(shape: ShapeRecord) -> str:

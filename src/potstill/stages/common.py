@@ -17,6 +17,8 @@ from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, atomic_folder, file_digest, fingerprint, folder_files
 from potstill.schedules import Constant
+from potstill.stages.shapes import chosen_student
+from potstill.students import Shrunk
 from potstill.tasks.loading import tokenizer_fingerprint
 from potstill.teachers import CheckpointTeacher, Mixture, PretrainedTeacher, Routed, lead_name
 from potstill.training.engine import Engine
@@ -41,6 +43,8 @@ class Inputs:
     """Of the one teacher, or of the one of several from which the student is cut."""
     tokenizer: PreTrainedTokenizerBase
     tokenizer_digest: str
+    student: Shrunk
+    """The recipe's, or what was chosen within its budget."""
     several: Mapping[str, Files] = field(default_factory=dict)
     """Of all teachers by name, where there are several."""
 
@@ -94,7 +98,8 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
     labels = recipe.task.label_names(said)
     if recipe.adapt is None:
         labels = recipe.task.teacher_labels(lead.config, labels)
-    inputs = Inputs(splits, labels, lead, tokenizer, tokenizer_fingerprint(tokenizer))
+    student = chosen_student(recipe, lead.config, labels)
+    inputs = Inputs(splits, labels, lead, tokenizer, tokenizer_fingerprint(tokenizer), student)
     return inputs if recipe.several is None else _with_several(recipe, recipe.several, inputs, base)
 
 

@@ -5,9 +5,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
-from transformers import PretrainedConfig
-
 from potstill.data.chat_tokens import marked_text
 from potstill.data.encoded import Encoded
 from potstill.data.packing import PackedRows
@@ -22,8 +19,9 @@ from potstill.records import PlanRecord, ShapeRecord, SplitCounts, TokensRecord
 from potstill.run_dir import RunDir
 from potstill.stages.common import Inputs
 from potstill.stages.respond import planned
+from potstill.stages.shapes import shape_of
 from potstill.stages.signals import planned_signals
-from potstill.students import model_shape, shape_notes, student_config
+from potstill.students import shape_notes, student_config
 from potstill.teachers import MovingAverageTeacher
 
 LABELLED = ("train", "validation")
@@ -115,19 +113,10 @@ def adapt_split(inputs: Inputs) -> Split:
 
 def shapes_of(recipe: Recipe, inputs: Inputs) -> Shapes:
     """The sizes of student and teacher."""
-    student = _shape(recipe, student_config(inputs.lead.config, recipe.student), inputs.labels)
+    student = shape_of(recipe, student_config(inputs.lead.config, inputs.student), inputs.labels)
     # A moving average has the student's own shape.
     moving = isinstance(recipe.teacher, MovingAverageTeacher)
-    return Shapes(student, student if moving else _shape(recipe, inputs.lead.config, inputs.labels))
-
-
-def _shape(recipe: Recipe, config: PretrainedConfig, labels: list[str]) -> ShapeRecord:
-    values = config.to_dict() | recipe.task.config_values(labels)
-    # On the meta device a model has shapes and no weights.
-    with torch.device("meta"):
-        model = recipe.task.new_model(type(config).from_dict(values))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return model_shape(model.config, parameters, recipe.task.embedding_parameters(model), len(labels))
+    return Shapes(student, student if moving else shape_of(recipe, inputs.lead.config, inputs.labels))
 
 
 def _warnings(
@@ -157,8 +146,8 @@ def _warnings(
 
 def _of_capacity(recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: ShapeRecord) -> list[str]:
     """Where the student differs from what was asked for, and where it may be too small for its teacher."""
-    made = student_config(inputs.lead.config, recipe.student)
-    found = shape_notes(inputs.lead.config, recipe.student, made)
+    made = student_config(inputs.lead.config, inputs.student)
+    found = shape_notes(inputs.lead.config, inputs.student, made)
     doubts = []
     if student.layers * 4 < teacher.layers:
         doubts.append("under a quarter of its depth")

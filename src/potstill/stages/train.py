@@ -145,7 +145,7 @@ def _train(
         **member.depends,
         "train": settings.model_dump(mode="json", exclude={"baseline", "trackers", "alpha"}),
         "losses": [loss.model_dump(mode="json") for loss in member.losses],
-        "student": recipe.student.model_dump(mode="json"),
+        "student": inputs.student.model_dump(mode="json"),
         "teacher": adapted.digest,
         "classes": inputs.labels,
         "data": {"train": rows_fingerprint(rows), "validation": inputs.fingerprint_of("validation")},
@@ -272,11 +272,11 @@ def _to_the_teacher() -> MixedLoss:
 
 def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
     """The student before training: a function of recipe, teacher and seed."""
-    config = student_config(inputs.lead.config, recipe.student)
+    config = student_config(inputs.lead.config, inputs.student)
     config = type(config).from_dict(config.to_dict() | recipe.task.config_values(inputs.labels))
     torch.manual_seed(recipe.seed)
     student = recipe.task.new_model(config)
-    init = recipe.student.init
+    init = inputs.student.init
     if isinstance(init, Copy):
         source = _original(recipe, inputs) if init.of == "original" else load_teacher(recipe, run, adapted)
         importance = _importance(recipe, inputs, source, init.sample) if init.measures else None

@@ -1,18 +1,29 @@
 """Students: their shape and their first weights."""
 
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from potstill.students.budget import Budget, candidates
 from potstill.students.copying import copy_from_teacher
 from potstill.students.importance import Importance, measure_importance
 from potstill.students.shape import Copy, Random, Shrunk, model_shape, shape_notes, student_config
 
-# One member so far; a union with `kind` as its discriminator when there are two.
-AnyStudent = Shrunk
+
+def _shrunk_unless_said(value: Any) -> Any:
+    return {"kind": "shrunk"} | value if isinstance(value, dict) else value
+
+
+AnyStudent = Annotated[Shrunk | Budget, Field(discriminator="kind"), BeforeValidator(_shrunk_unless_said)]
 
 __all__ = [
     "AnyStudent",
+    "Budget",
     "Copy",
     "Importance",
     "Random",
     "Shrunk",
+    "candidates",
     "copy_from_teacher",
     "measure_importance",
     "model_shape",

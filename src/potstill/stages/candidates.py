@@ -1,0 +1,104 @@
+"""`potstill students`: which students there are under a budget, with what each costs on this machine."""
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PretrainedConfig
+
+from potstill.progress import Progress
+from potstill.recipe import Recipe
+from potstill.records import ShapeRecord
+from potstill.stages.common import Inputs
+from potstill.stages.shapes import Candidate, flops_per_token, shape_of, sized_candidates, within
+from potstill.tasks import CausalLM
+
+ROUNDS, FORWARDS = 3, 5
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a model costs, beside its teacher."""
+
+    shape: ShapeRecord
+    flops_per_token: float
+    latency_ms: float | None
+    """Median of a forward pass over one row, of the fastest of the rounds; None where it was not measured."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """In float32."""
+        return 4 * self.shape.parameters
+
+
+def costs_of_students(
+    recipe: Recipe,
+    inputs: Inputs,
+    progress: Progress,
+    *,
+    parameters: int | None = None,
+    flops_ratio: float | None = None,
+    most: int = 12,
+    measured: bool = True,
+) -> tuple[Costs, list[tuple[Candidate, Costs]]]:
+    """The teacher's costs, and those of at most so many candidates within the limits, the largest first."""
+    config = inputs.lead.config
+    teacher = shape_of(recipe, config, inputs.labels)
+    flops = flops_per_token(recipe, teacher)
+    found = sized_candidates(recipe, config, inputs.labels)
+    chosen = _spread(within(found, flops, parameters=parameters, flops_ratio=flops_ratio), most)
+    configs = [config, *(each.config for each in chosen)]
+    latencies: list[float | None] = [None] * len(configs)
+    if measured:
+        with progress.task("students: latency", ROUNDS * len(configs), "measurements") as advance:
+            latencies = list(_latencies(recipe, inputs, configs, advance))
+    costs = [
+        Costs(shape, operations, latency)
+        for shape, operations, latency in zip(
+            [teacher, *(each.shape for each in chosen)],
+            [flops, *(each.flops_per_token for each in chosen)],
+            latencies,
+            strict=True,
+        )
+    ]
+    return costs[0], list(zip(chosen, costs[1:], strict=True))
+
+
+def _spread(found: Sequence[Candidate], most: int) -> list[Candidate]:
+    """Of many, some over the whole range."""
+    if len(found) <= most:
+        return list(found)
+    step = (len(found) - 1) / max(1, most - 1)
+    return [found[round(number * step)] for number in range(most)]
+
+
+def _latencies(recipe: Recipe, inputs: Inputs, configs: Sequence[PretrainedConfig], advance) -> Iterator[float]:  # type: ignore[no-untyped-def]
+    """Of each, with random weights: what a forward pass costs does not depend on them."""
+    rows = inputs.splits["test"].rows[:1]
+    batch = recipe.task.encode(rows, inputs.tokenizer, inputs.labels).collate([0])
+    before = torch.get_num_threads()
+    torch.set_num_threads(recipe.evaluate.threads)
+    models = []
+    for config in configs:
+        values = config.to_dict() | recipe.task.config_values(inputs.labels)
+        models.append(recipe.task.new_model(type(config).from_dict(values)).eval())
+    best = [float("inf")] * len(models)
+    try:
+        for _ in range(ROUNDS):
+            for number, model in enumerate(models):
+                taken = []
+                for _ in range(FORWARDS):
+                    started = time.perf_counter()
+                    with torch.inference_mode():
+                        said = recipe.task.ask(model, batch)
+                        if isinstance(recipe.task, CausalLM) and said.hidden is not None and said.head is not None:
+                            # A token is written from the last position alone.
+                            said.head.logits(said.hidden[0, -1:])
+                    taken.append(1000 * (time.perf_counter() - started))
+                best[number] = min(best[number], statistics.median(taken))
+                advance(1)
+    finally:
+        torch.set_num_threads(before)
+    yield from best

@@ -1,0 +1,93 @@
+"""The sizes of teacher and student, and which student a recipe asks for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PretrainedConfig
+
+from potstill.errors import RecipeError
+from potstill.recipe import Recipe
+from potstill.records import ShapeRecord
+from potstill.students import Budget, Shrunk, candidates, model_shape
+from potstill.tasks import CausalLM
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A student that could be."""
+
+    settings: Shrunk
+    config: PretrainedConfig
+    shape: ShapeRecord
+    flops_per_token: float
+
+
+def shape_of(recipe: Recipe, config: PretrainedConfig, labels: Sequence[str]) -> ShapeRecord:
+    """The size of a model of this configuration, made without weights."""
+    values = config.to_dict() | recipe.task.config_values(labels)
+    # On the meta device a model has shapes and no weights.
+    with torch.device("meta"):
+        model = recipe.task.new_model(type(config).from_dict(values))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return model_shape(model.config, parameters, recipe.task.embedding_parameters(model), len(labels))
+
+
+def flops_per_token(recipe: Recipe, shape: ShapeRecord) -> float:
+    """Floating-point operations of a forward pass for each token of a row of `max_length`.
+
+    Two for each weight that is no embedding, two for each of a language model's output layer, and four for each channel
+    of each key that attention sees: half of them, on average, where it looks back only.
+    """
+    language = isinstance(recipe.task, CausalLM)
+    keys = recipe.task.max_length * (0.5 if language else 1.0)
+    body = shape.parameters - shape.embedding_parameters
+    head = shape.vocabulary * shape.width if language else 0
+    return 2.0 * (body + head) + 4.0 * keys * shape.layers * shape.width
+
+
+def sized_candidates(
+    recipe: Recipe, teacher: PretrainedConfig, labels: Sequence[str], like: Budget | None = None
+) -> list[Candidate]:
+    """All candidates, the one with the most parameters first."""
+    found = []
+    for settings, config in candidates(teacher, like):
+        shape = shape_of(recipe, config, labels)
+        found.append(Candidate(settings, config, shape, flops_per_token(recipe, shape)))
+    return sorted(found, key=lambda each: (-each.shape.parameters, -each.shape.layers))
+
+
+def within(
+    found: Sequence[Candidate], teacher_flops: float, *, parameters: int | None, flops_ratio: float | None
+) -> list[Candidate]:
+    """Those within the limits that are given."""
+    return [
+        each
+        for each in found
+        if (parameters is None or each.shape.parameters <= parameters)
+        and (flops_ratio is None or teacher_flops >= flops_ratio * each.flops_per_token)
+    ]
+
+
+def chosen_student(recipe: Recipe, teacher: PretrainedConfig, labels: Sequence[str]) -> Shrunk:
+    """The student's settings as numbers: the recipe's own, or the largest within its budget.
+
+    Raises:
+        RecipeError: nothing is within it; names the smallest that there is.
+    """
+    asked = recipe.student
+    if isinstance(asked, Shrunk):
+        return asked
+    found = sized_candidates(recipe, teacher, labels, asked)
+    flops = flops_per_token(recipe, shape_of(recipe, teacher, labels))
+    fitting = within(found, flops, parameters=asked.parameters, flops_ratio=asked.flops_ratio)
+    if not fitting:
+        least = min(found, key=lambda each: each.flops_per_token)
+        raise RecipeError(
+            f"student: nothing is within the budget. The smallest that is tried, {least.shape.layers} x "
+            f"{least.shape.width}, has {least.shape.parameters:,} parameters ({least.shape.embedding_parameters:,} of "
+            f"them embeddings) and {flops / least.flops_per_token:.1f} times fewer operations a token than the "
+            "teacher. Raise the budget, or take a teacher assistant on the way."
+        )
+    # Of those with as many parameters the one that computes most.
+    return max(fitting, key=lambda each: (each.flops_per_token, each.shape.parameters)).settings

@@ -1,0 +1,49 @@
+"""A student by what it may cost: the largest shape within a budget."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Literal
+
+from pydantic import Field, model_validator
+from transformers import PretrainedConfig
+
+from potstill.errors import ModelError
+from potstill.settings import Settings
+from potstill.students.shape import Copy, Initialisation, Shrunk, student_config
+
+SHARES = ("1/1", "3/4", "2/3", "1/2", "1/3", "1/4", "1/6", "1/8")
+"""Shares of the teacher's depth and width that are tried. Below an eighth a student in one step is hopeless."""
+
+
+class Budget(Settings):
+    """The largest smaller model of the teacher's family within a budget; `potstill students` lists what there is."""
+
+    kind: Literal["budget"] = "budget"
+    parameters: int | None = Field(default=None, ge=1)
+    """At most so many, embeddings included."""
+    flops_ratio: float | None = Field(default=None, ge=1)
+    """At least so many times fewer floating-point operations a token than the teacher."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """As of a shrunk student."""
+    init: Initialisation = Copy()
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> "Budget":
+        if self.parameters is None and self.flops_ratio is None:
+            raise ValueError("a budget needs parameters, flops_ratio, or both.")
+        return self
+
+
+def candidates(teacher: PretrainedConfig, like: Budget | None = None) -> Iterator[tuple[Shrunk, PretrainedConfig]]:
+    """The legal shapes at shares of the teacher's depth and width, each once, with their configurations."""
+    own = {} if like is None else {"dropout": like.dropout, "init": like.init}
+    seen = set()
+    for layers, width in product(SHARES, SHARES):
+        try:
+            made = student_config(teacher, Shrunk.model_validate({"layers": layers, "width": width, **own}))
+        except ModelError:
+            continue
+        sizes = (made.num_hidden_layers, made.hidden_size)
+        if sizes not in seen and sizes != (teacher.num_hidden_layers, teacher.hidden_size):
+            seen.add(sizes)
+            yield Shrunk.model_validate({"layers": sizes[0], "width": sizes[1], **own}), made

@@ -1,0 +1,119 @@
+"""Students by what they may cost."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from pydantic import ValidationError
+from transformers import BertConfig, LlamaConfig
+
+from potstill.cli import parameters_of
+from potstill.errors import RecipeError
+from potstill.recipe import Recipe
+from potstill.stages.shapes import chosen_student, flops_per_token, shape_of, sized_candidates, within
+from potstill.students import Budget, Copy
+from tests.recipes.test_cli import potstill
+
+LABELS = ["a", "b", "c"]
+SIZES: dict[str, Any] = {"vocab_size": 100, "hidden_size": 48, "num_hidden_layers": 6, "intermediate_size": 96}
+ENCODER = BertConfig(**SIZES, num_attention_heads=6, max_position_embeddings=32)
+DECODER = LlamaConfig(**SIZES, num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=True)
+
+
+def recipe(task: str = "text_classification", max_length: int = 64, **changes: Any) -> Recipe:
+    data = {"train": "a", "validation": "b", "test": "c"}
+    return Recipe.model_validate(
+        {"task": {"kind": task, "max_length": max_length}, "data": data, "teacher": {"model": "x"}, **changes}
+    )
+
+
+@pytest.mark.parametrize(("task", "config"), [("text_classification", ENCODER), ("causal_lm", DECODER)])
+def test_candidates_are_legal_distinct_and_smaller(task: str, config: Any) -> None:
+    asked = recipe(task)
+    teacher = shape_of(asked, config, LABELS)
+    found = sized_candidates(asked, config, LABELS)
+    assert len(found) > 10
+    sizes = [(each.shape.layers, each.shape.width) for each in found]
+    assert len(set(sizes)) == len(sizes) and (6, 48) not in sizes
+    assert all(each.shape.parameters < teacher.parameters for each in found)
+    assert [each.shape.parameters for each in found] == sorted((e.shape.parameters for e in found), reverse=True)
+
+
+def test_operations_are_those_of_the_products() -> None:
+    asked = recipe("causal_lm", max_length=20)
+    shape = shape_of(asked, DECODER, [])
+    width, units, layers = 48, 96, 6
+    keys = width * 2 // 6
+    matrices = layers * (2 * width * width + 2 * width * keys + 3 * width * units)
+    norms = (2 * layers + 1) * width
+    # Two for each weight, also of the output layer; scores and values of ten keys on average.
+    assert flops_per_token(asked, shape) == 2 * (matrices + norms + 100 * width) + 4 * 10 * layers * width
+
+
+@pytest.mark.parametrize(
+    "limits", [{"parameters": 60_000}, {"flops_ratio": 8.0}, {"parameters": 50_000, "flops_ratio": 5.0}]
+)
+def test_the_student_is_the_largest_within_the_budget(limits: dict[str, Any]) -> None:
+    asked = recipe(student={"kind": "budget", **limits, "dropout": 0.0, "init": {"kind": "copy", "width": "project"}})
+    flops = flops_per_token(asked, shape_of(asked, ENCODER, LABELS))
+    chosen = chosen_student(asked, ENCODER, LABELS)
+    assert chosen.dropout == 0.0 and chosen.init == Copy(width="project")
+    known = {"parameters": None, "flops_ratio": None} | limits
+    fitting = within(sized_candidates(asked, ENCODER, LABELS), flops, **known)
+    assert 0 < len(fitting) < len(sized_candidates(asked, ENCODER, LABELS))
+    (own,) = (each for each in fitting if (each.settings.layers, each.settings.width) == (chosen.layers, chosen.width))
+    assert own.flops_per_token == max(each.flops_per_token for each in fitting)
+
+
+def test_a_budget_that_nothing_fits_names_the_smallest() -> None:
+    asked = recipe(student={"kind": "budget", "parameters": 10})
+    with pytest.raises(RecipeError, match=r"The smallest that is tried, 1 x 8, has [\d,]+ parameters"):
+        chosen_student(asked, ENCODER, LABELS)
+
+
+def test_a_budget_without_a_limit_is_refused() -> None:
+    with pytest.raises(ValidationError, match="parameters, flops_ratio, or both"):
+        Budget()
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("30M", 30_000_000), ("1.5b", 1_500_000_000), ("7300", 7300), ("2 k", 2000)]
+)
+def test_numbers_of_parameters_as_people_write_them(text: str, number: int) -> None:
+    assert parameters_of(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "many", "3MM", "-1", "1e6"])
+def test_what_is_no_number_of_parameters_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="--parameters"):
+        parameters_of(text)
+
+
+def test_the_command_lists_what_there_is_and_writes_nothing(project: Path) -> None:
+    before = set(project.rglob("*"))
+    listed = potstill("students", project / "recipe.yaml", "--flops-ratio", "2", "--most", "4").stdout
+    lines = [line for line in listed.splitlines() if re.search(r"\d+ x \d+", line)]
+    assert "4 x 32 (teacher)" in lines[0] and len(lines) == 5
+    assert "In the recipe: student: {layers: " in listed
+    refused = potstill("students", project / "recipe.yaml", "--parameters", "5", "--no-measure", check=1)
+    assert "nothing is within the budget" in refused.stderr
+    assert set(project.rglob("*")) == before
+
+
+def test_a_run_takes_the_student_of_its_budget(project: Path) -> None:
+    from potstill.recipe.yaml_file import load_recipe
+    from potstill.stages.common import read_inputs
+    from potstill.stages.plan import make_plan
+
+    path = project / "recipe.yaml"
+    path.write_text(re.sub(r"student: .*", "student: {kind: budget, flops_ratio: 5}", path.read_text()))
+    loaded = load_recipe(path, [])
+    inputs = read_inputs(loaded, project)
+    planned = make_plan(loaded, inputs, project / "run")
+    assert (planned.student.layers, planned.student.width) == (inputs.student.layers, inputs.student.width)
+    ratio = flops_per_token(loaded, planned.teacher) / flops_per_token(loaded, planned.student)
+    assert ratio >= 5
+    assert torch.get_num_threads() == 2
