@@ -90,6 +90,8 @@ CELLS: dict[str, Cell] = {
     "hybrid of all": Cell([HYBRID, *ANNEALED]),
     "response, random start": Cell([losses(), *ANNEALED, "student.init={kind: random}"]),
     "response, projected start": Cell([losses(), *ANNEALED, "student.init={kind: copy, width: project}"]),
+    "response, pruned start": Cell([losses(), *ANNEALED, "student.init={kind: copy, width: pruned}"]),
+    "response, layers by influence": Cell([losses(), *ANNEALED, "student.init={kind: copy, layers: block_influence}"]),
     "two specialists, mixed": Cell([losses(), *ANNEALED], teacher=f"{{kind: mixture, {SPECIALISTS}}}"),
     "two specialists, the more confident": Cell(
         [losses(), *ANNEALED], teacher=f"{{kind: routed, by: confidence, {SPECIALISTS}}}"
