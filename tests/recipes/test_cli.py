@@ -192,7 +192,7 @@ def test_a_damaged_store_is_refused_and_repaired_shard_by_shard(project: Path) -
         (("learning_rate: 5e-3, evaluate_every", "learning_rte: 5e-3, evaluate_every"), "did you mean learning_rate?"),
         (("data/test.jsonl", "data/tost.jsonl"), "no such file"),
         (("width: 1/2", "width: 33"), "more than the teacher's 32"),
-        (("kind: shrunk", "kind: shronk"), "student.kind"),
+        (("kind: shrunk", "kind: shronk"), "student: unknown kind 'shronk'; expected one of shrunk, budget"),
         (("pretrained, model", "pretrained, modell"), "teacher.modell: unknown; did you mean model?"),
     ],
 )

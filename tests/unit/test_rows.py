@@ -159,3 +159,15 @@ def test_fingerprints_depend_on_what_they_are_of() -> None:
     for changed in (rows[::-1], rows[:1], [Row("1", "a2", "x"), rows[1]], [Row("3", "a", "x"), rows[1]]):
         assert rows_fingerprint(changed) != rows_fingerprint(rows)
         assert texts_fingerprint(changed) != texts_fingerprint(rows)
+
+
+def test_a_domain_is_read_and_belongs_to_the_content(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"id": "a", "text": "x", "domain": "law"}\n{"id": "b", "text": "y", "domain": null}\n')
+    first, second = read_rows(path, Columns())
+    assert (first.domain, second.domain) == ("law", None)
+    # Rows without a domain have the fingerprint that they had before there were any.
+    assert first.content == ["a", "x", None, "law"] and second.content == ["b", "y", None]
+    path.write_text('{"id": "a", "text": "x", "field": 3}\n')
+    with pytest.raises(DataError, match='line 1 "field": expected text, found int'):
+        read_rows(path, Columns(domain="field"))
