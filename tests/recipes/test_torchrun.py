@@ -63,6 +63,33 @@ def test_two_processes_make_the_run_of_one_and_keep_it(without_dropout: Path) ->
     assert "started" not in again.stderr and again.stderr.count("train/student: kept") == 1
 
 
+FEATURES = (
+    "losses=[{kind: soft_targets}, {kind: hard_labels}, {kind: hidden_states}, {kind: attention, heads: learned}]"
+)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [FEATURES],
+        [FEATURES, "label.features=online", "label.mode=online"],
+        ["teacher={kind: ema, decay: 0.9, start: {model: teacher}}", "label.mode=online"],
+        ["teacher={kind: mixture, of: {a: {model: teacher}, b: {model: teacher}}}"],
+    ],
+    ids=["features", "online", "ema", "mixture"],
+)
+def test_two_processes_have_the_losses_of_one_with_every_teacher(without_dropout: Path, changes: list[str]) -> None:
+    recipe = without_dropout / "recipe.yaml"
+    said = [part for change in (*changes, "train.baseline=false") for part in ("--set", change)]
+    one, two = without_dropout / "one", without_dropout / "two"
+    potstill("train", recipe, "--out", one, *said)
+    done = torchrun("train", recipe, "--out", two, *said)
+    assert done.returncode == 0, done.stderr
+    # Both lose little here, so rounding is compared with the loss of a whole nat.
+    np.testing.assert_allclose(losses(one / "train/student"), losses(two / "train/student"), rtol=1e-3, atol=3e-4)
+
+
 @pytest.mark.long
 def test_two_stopped_processes_go_on_to_the_run_of_two_that_were_not(without_dropout: Path) -> None:
     recipe = without_dropout / "recipe.yaml"
