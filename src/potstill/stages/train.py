@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -255,9 +255,13 @@ class _Opened:
         ask, device = self.recipe.task.ask, self.engine.device
         return MovingAverage(student, device, ask, reads, decay=settings.decay, every=settings.every)
 
+    @cached_property
+    def _model(self) -> PreTrainedModel:
+        """Loaded once, whether it is asked for distributions, for features, or for both."""
+        return load_teacher(self.recipe, self.run, self.lessons.teacher)
+
     def _asked(self, reads: frozenset[Read]) -> FrozenTeacher:
-        model = load_teacher(self.recipe, self.run, self.lessons.teacher)
-        return FrozenTeacher(model, self.engine.device, self.recipe.task.ask, reads)
+        return FrozenTeacher(self._model, self.engine.device, self.recipe.task.ask, reads)
 
     def _store(self, path: str) -> LabelStore:
         store = LabelStore(self.run.path(path))
