@@ -142,6 +142,25 @@ def test_generations_start_alike_and_teach_each_other(project: Path) -> None:
 
 
 @pytest.mark.long
+def test_later_generations_read_the_layers_of_a_student(project: Path) -> None:
+    smaller = ["student.layers=2", "student.width=1/2", "student.init.of=teacher"]
+    losses = "losses=[{kind: soft_targets, temperature: 1}, {kind: hard_labels}, {kind: hidden_states}]"
+    finished = run(project, "born_again", *smaller, losses, "label.features=stored")
+    layers = [
+        [state["layer"] for state in json.loads(path.read_text())["encoding"]["states"]]
+        for path in (finished / f"label/{name}/hidden_states/manifest.json" for name in ("teacher", "generation-1"))
+    ]
+    # The teacher has four layers, its student two.
+    assert layers == [[2, 4], [1, 2]]
+    beyond = (
+        "losses=[{kind: soft_targets, temperature: 1}, {kind: hard_labels}, {kind: hidden_states, layers: [[1, 3]]}]"
+    )
+    said = [part for change in (*smaller, beyond) for part in ("--set", change)]
+    refused = potstill("check", project / "recipes/born_again.yaml", *said, check=1)
+    assert "the teacher has layers 0 to 2" in refused.stderr
+
+
+@pytest.mark.long
 def test_an_assistant_stands_between_teacher_and_student(project: Path) -> None:
     refused = potstill("check", project / "recipes/assistant_second.yaml", check=1)
     assert "runs/assistant/train/student/model is not there. Finish that run first" in refused.stderr

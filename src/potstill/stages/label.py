@@ -23,6 +23,11 @@ from potstill.training.engine import Engine
 TEACHER = "teacher"
 
 
+def is_generation(name: str) -> bool:
+    """Whether a teacher of this name is a student of an earlier generation."""
+    return name.startswith("generation-")
+
+
 def store_of(name: str) -> str:
     """Where the labels of a teacher of this name lie in a run."""
     return f"label/{name}/logits"

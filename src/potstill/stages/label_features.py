@@ -15,7 +15,7 @@ from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest
 from potstill.stages.common import Inputs, load_teacher
-from potstill.stages.label import TEACHER, label_source, one_of
+from potstill.stages.label import TEACHER, is_generation, label_source, one_of
 from potstill.stages.plan import shapes_of
 from potstill.stages.signals import build_loss
 from potstill.teachers import FrozenTeacher, lead_name
@@ -35,7 +35,7 @@ def label_features(
         # Losses follow the features of the lead.
         name = lead_name(recipe.several)
         recipe, inputs, adapted = one_of(recipe, inputs, adapted, name)
-    shapes = shapes_of(recipe, inputs)
+    shapes = shapes_of(recipe, inputs, taught_by_student=is_generation(name))
     reads = build_loss(recipe, shapes).teacher_reads
     if recipe.label.features == "online" or not reads:
         return None

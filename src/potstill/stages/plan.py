@@ -20,7 +20,7 @@ from potstill.run_dir import RunDir
 from potstill.stages.common import Inputs
 from potstill.stages.respond import planned
 from potstill.stages.shapes import shape_of
-from potstill.stages.signals import planned_signals
+from potstill.stages.signals import build_loss, planned_signals
 from potstill.students import shape_notes, student_config
 from potstill.teachers import MovingAverageTeacher
 
@@ -54,6 +54,9 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         name: recipe.task.encode(split.rows, inputs.tokenizer, inputs.labels) for name, split in learnt.splits.items()
     }
     counts = {name: _counts(split, encoded[name]) for name, split in inputs.splits.items()}
+    if recipe.generations > 1:
+        # From the second on, the teacher is a student: what the losses compare must be there too.
+        build_loss(recipe, shapes_of(recipe, inputs, taught_by_student=True))
     signals = planned_signals(recipe, shapes, encoded["train"], _store_bytes(recipe, inputs, counts))
     store_bytes = sum(signal.size_bytes for signal in signals)
     store_bytes *= max(recipe.generations, len(inputs.several))
@@ -111,12 +114,12 @@ def adapt_split(inputs: Inputs) -> Split:
     return inputs.splits.get("adapt", inputs.splits["train"])
 
 
-def shapes_of(recipe: Recipe, inputs: Inputs) -> Shapes:
-    """The sizes of student and teacher."""
+def shapes_of(recipe: Recipe, inputs: Inputs, *, taught_by_student: bool = False) -> Shapes:
+    """The sizes of student and teacher, where the teacher is not itself a student of this shape."""
     student = shape_of(recipe, student_config(inputs.lead.config, inputs.student), inputs.labels)
     # A moving average has the student's own shape.
-    moving = isinstance(recipe.teacher, MovingAverageTeacher)
-    return Shapes(student, student if moving else shape_of(recipe, inputs.lead.config, inputs.labels))
+    alike = taught_by_student or isinstance(recipe.teacher, MovingAverageTeacher)
+    return Shapes(student, student if alike else shape_of(recipe, inputs.lead.config, inputs.labels))
 
 
 def _warnings(

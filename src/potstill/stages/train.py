@@ -21,7 +21,7 @@ from potstill.run_dir import RunDir, fingerprint, folder_files
 from potstill.schedules import Constant
 from potstill.signals import Read, Teacher
 from potstill.stages.common import Inputs, load_teacher, model_digest, save_model, true_labels
-from potstill.stages.label import label_source, one_of, store_of
+from potstill.stages.label import is_generation, label_source, one_of, store_of
 from potstill.stages.label_features import features_of
 from potstill.stages.plan import shapes_of, total_steps
 from potstill.students import Copy, Importance, copy_from_teacher, measure_importance, student_config
@@ -61,6 +61,8 @@ class Member:
     """Opened when training starts, for this student and the features that its losses read."""
     criterion: MixedLoss
     """What its checkpoints are compared by."""
+    taught_by_student: bool = False
+    """Whether the teacher has the student's own shape, since it was one."""
     depends: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -101,6 +103,7 @@ def train_student(
         settings=recipe.train,
         open_teachers=teachers,
         criterion=_to_the_teacher() if compared else true_labels(),
+        taught_by_student=is_generation(lessons.name),
         depends={
             "labels": lessons.labels.content_digest,
             "mode": recipe.label.mode,
@@ -162,7 +165,7 @@ def _train(
         model = initial_student(recipe, inputs, run, adapted)
         initial = weights_digest(model)
         torch.manual_seed(recipe.seed)  # the projections
-        shapes = shapes_of(recipe, inputs)
+        shapes = shapes_of(recipe, inputs, taught_by_student=member.taught_by_student)
         loss = MixedLoss([loss.build(shapes) for loss in member.losses], compiled=settings.compiled)
         teachers = member.open_teachers(model, loss.teacher_reads)
         job = Job(
