@@ -1,7 +1,7 @@
 """The result of a run as lines and a table for a terminal."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.table import Table
@@ -9,6 +9,7 @@ from rich.table import Table
 from potstill.records import EvaluateRecord, GateRecord, PlanRecord, ShapeRecord
 
 
+@runtime_checkable
 class Costly(Protocol):
     """What a model costs."""
 
