@@ -1,0 +1,188 @@
+"""Students of decoders, and what is cut by importance: whole groups of heads, channels, units and layers."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+from potstill.errors import ModelError
+from potstill.signals import Batch
+from potstill.students import Copy, Importance, Shrunk, copy_from_teacher, measure_importance, student_config
+from potstill.tasks import CausalLM
+from potstill.tasks.causal_lm import ask_for_hidden_states
+
+DECODERS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+
+
+def decoder(family: str, **changes: Any) -> Any:
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 5}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    torch.manual_seed(1)
+    return CausalLM().new_model(DECODERS[family](**sizes | changes))
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_decoder_keeps_the_chosen_layers_and_all_else_as_it_is(family: str) -> None:
+    teacher = decoder(family)
+    settings = Shrunk(layers=3, width=16)
+    student = CausalLM().new_model(student_config(teacher.config, settings))
+    assert isinstance(settings.init, Copy)
+    copy_from_teacher(student, teacher, settings.init)
+    theirs = teacher.state_dict()
+    for name, tensor in student.state_dict().items():
+        # Layers 0, 2 and 4 of five.
+        source = re.sub(r"layers\.(\d)", lambda found: f"layers.{2 * int(found[1])}", name)
+        assert torch.equal(tensor, theirs[source]), name
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_decoder_of_the_teachers_size_is_its_exact_copy(family: str) -> None:
+    teacher = decoder(family, tie_word_embeddings=True).eval()
+    student = CausalLM().new_model(student_config(teacher.config, Shrunk(layers=5, width=16))).eval()
+    copy_from_teacher(student, teacher, Copy())
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(student(input_ids=ids).logits, teacher(input_ids=ids).logits)
+
+
+def test_the_kinds_of_layers_are_those_of_the_layers_that_are_kept() -> None:
+    kinds = ["full_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    teacher = decoder("qwen3", layer_types=kinds, use_sliding_window=True, sliding_window=4)
+    config = student_config(teacher.config, Shrunk(layers=3, width=16))
+    assert config.layer_types == ["full_attention"] * 3
+
+
+GROUPED = {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8}
+"""Three heads share keys and values."""
+
+
+def batches(count: int = 2) -> list[Batch]:
+    generator = torch.Generator().manual_seed(8)
+    found = []
+    for _ in range(count):
+        ids = torch.randint(0, 40, (3, 9), generator=generator)
+        positions = torch.arange(9).expand(3, 9)
+        mask = torch.rand(3, 9, generator=generator) < 0.7
+        found.append(Batch(("a", "b", "c"), {"input_ids": ids, "position_ids": positions}, ids, mask))
+    return found
+
+
+@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("width", ["slice", "project", "pruned"])
+def test_a_narrower_decoder_is_legal_and_keeps_whole_groups_of_heads(family: str, width: Any) -> None:
+    teacher = decoder(family, **GROUPED, tie_word_embeddings=True).eval()
+    settings = Shrunk(layers=2, width="1/2", init=Copy(width=width))
+    config = student_config(teacher.config, settings)
+    assert (config.hidden_size, config.num_attention_heads, config.num_key_value_heads) == (24, 3, 1)
+    assert config.head_dim == 8 and config.intermediate_size == 12
+    student = CausalLM().new_model(config).eval()
+    importance = measure_importance(teacher, batches(), ask_for_hidden_states)
+    assert isinstance(settings.init, Copy)
+    copy_from_teacher(student, teacher, settings.init, importance)
+    assert student.lm_head.weight is student.model.embed_tokens.weight
+    with torch.no_grad():
+        said = student(input_ids=torch.arange(12)[None]).logits
+    assert torch.isfinite(said).all()
+    # A group's queries stay with the keys that they were trained for.
+    kept = 0 if width != "pruned" else int(importance.heads[0].reshape(2, 3).sum(dim=1).argmax())
+    value, theirs = student.model.layers[0].self_attn.v_proj.weight, teacher.model.layers[0].self_attn.v_proj.weight
+    query, them = student.model.layers[0].self_attn.q_proj.weight, teacher.model.layers[0].self_attn.q_proj.weight
+    if width == "slice":
+        assert torch.equal(value, theirs[:8, :24]) and torch.equal(query, them[:24, :24])
+    if width == "pruned":
+        channels = importance.channels.argsort(descending=True)[:24].sort().values
+        assert torch.equal(value, theirs[8 * kept : 8 * kept + 8][:, channels])
+        assert torch.equal(query, them[24 * kept : 24 * kept + 24][:, channels])
+
+
+@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("init", [Copy(width="pruned"), Copy(layers="block_influence"), Copy(width="project")])
+def test_a_decoder_of_full_size_is_its_teacher_however_it_is_cut(family: str, init: Copy) -> None:
+    teacher = decoder(family, **GROUPED).eval()
+    settings = Shrunk(layers=5, width=48, init=init)
+    student = CausalLM().new_model(student_config(teacher.config, settings)).eval()
+    copy_from_teacher(student, teacher, init, measure_importance(teacher, batches(), ask_for_hidden_states))
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(student(input_ids=ids).logits, teacher(input_ids=ids).logits)
+
+
+def test_importance_is_that_of_its_definitions() -> None:
+    teacher = decoder("llama", **GROUPED).eval()
+    found = measure_importance(teacher, batches(), ask_for_hidden_states)
+    states: list[list[torch.Tensor]] = [[] for _ in range(6)]
+    heads: list[list[torch.Tensor]] = [[] for _ in range(5)]
+    units: list[list[torch.Tensor]] = [[] for _ in range(5)]
+    for batch in batches():
+        with torch.no_grad():
+            hidden = teacher.model.embed_tokens(batch.inputs["input_ids"])
+            rotary = teacher.model.rotary_emb(hidden, batch.inputs["position_ids"])
+            states[0].append(hidden[batch.mask])
+            for number, layer in enumerate(teacher.model.layers):
+                inside: dict[str, torch.Tensor] = {}
+                for name, module in (("heads", layer.self_attn.o_proj), ("units", layer.mlp.down_proj)):
+                    module.forward = lambda given, name=name, module=module, inside=inside: (
+                        inside.__setitem__(name, given),
+                        nn.functional.linear(given, module.weight),
+                    )[1]
+                hidden = layer(hidden, position_embeddings=rotary, attention_mask=None)
+                heads[number].append(inside["heads"][batch.mask])
+                units[number].append(inside["units"][batch.mask])
+                states[number + 1].append(hidden[batch.mask])
+    for number in range(5):
+        before, after = torch.cat(states[number]), torch.cat(states[number + 1])
+        cosine = (before * after).sum(-1) / (before.norm(dim=-1) * after.norm(dim=-1))
+        assert found.layers[number].item() == pytest.approx(1 - cosine.mean().item(), abs=1e-5)
+        out = torch.cat(heads[number]).reshape(-1, 6, 8)
+        torch.testing.assert_close(found.heads[number], out.square().mean(dim=(0, 2)).sqrt(), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            found.units[number], torch.cat(units[number]).square().mean(dim=0).sqrt(), rtol=1e-4, atol=1e-6
+        )
+    assert not any(module._forward_pre_hooks for module in teacher.modules())
+
+
+def test_the_layers_with_the_most_influence_are_kept_in_their_order() -> None:
+    teacher = decoder("llama", **GROUPED)
+    zeros = torch.zeros(5, 1)
+    importance = Importance(torch.tensor([0.1, 0.9, 0.2, 0.3, 0.8]), torch.ones(48), zeros, zeros)
+    student = CausalLM().new_model(student_config(teacher.config, Shrunk(layers=3, width=48)))
+    copy_from_teacher(student, teacher, Copy(layers="block_influence"), importance)
+    for own, source in enumerate((1, 3, 4)):
+        theirs = teacher.model.layers[source].state_dict()
+        assert all(torch.equal(t, theirs[name]) for name, t in student.model.layers[own].state_dict().items())
+
+
+def test_a_pruned_student_is_nearer_to_a_teacher_with_silent_channels_than_a_sliced_one() -> None:
+    """Channels, heads and units that are nearly silent stand first, where slicing keeps them."""
+    teacher = decoder("llama", **GROUPED, tie_word_embeddings=True).eval()
+    with torch.no_grad():
+        for name, parameter in teacher.named_parameters():
+            if "embed" in name or "o_proj" in name or "down_proj" in name:
+                (parameter if "embed" in name else parameter.T)[:, :24] *= 1e-3
+    importance = measure_importance(teacher, batches(), ask_for_hidden_states)
+    ids = torch.arange(20)[None]
+
+    def kl(init: Copy) -> float:
+        student = CausalLM().new_model(student_config(teacher.config, Shrunk(layers=5, width=24, heads=6, init=init)))
+        copy_from_teacher(student, teacher, init, importance)
+        with torch.no_grad():
+            p, q = (model.eval()(input_ids=ids).logits.log_softmax(-1) for model in (teacher, student))
+        return float((p.exp() * (p - q)).sum(-1).mean())
+
+    assert kl(Copy(width="pruned")) < 0.1 * kl(Copy(width="slice"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 24, "heads": 4}, r"At width 24 use one of 3, 6"),
+        ({"width": 25}, r"Use a multiple of 3\."),
+        ({"width": 24, "dropout": 0.1}, r"student\.dropout: a decoder"),
+    ],
+)
+def test_a_decoder_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        student_config(decoder("llama", **GROUPED).config, Shrunk.model_validate({"layers": 2} | change))
