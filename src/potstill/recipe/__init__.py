@@ -19,7 +19,7 @@ from potstill.recipe.stage_settings import (
 from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
 from potstill.students import AnyStudent, Shrunk
-from potstill.tasks import AnyTask, CausalLM
+from potstill.tasks import AnyTask
 from potstill.teachers import (
     AnyTeacher,
     BornAgainTeacher,
@@ -76,14 +76,14 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _the_encoding_fits_the_task(self) -> "Recipe":
         dense = isinstance(self.encoding, Dense)
-        if dense == isinstance(self.task, CausalLM):
+        if dense == self.task.writes:
             wanted = "auto, low_rank, hidden, top_k or sampled" if dense else "dense"
             raise ValueError(f"label.encoding: {self.encoding.kind} does not fit {self.task.kind}; use {wanted}.")
         return self
 
     @model_validator(mode="after")
     def _only_language_models_write(self) -> "Recipe":
-        if self.writes_responses and not isinstance(self.task, CausalLM):
+        if self.writes_responses and not self.task.writes:
             raise ValueError(f"label.responses: generated does not fit {self.task.kind}; use given.")
         return self
 
@@ -127,7 +127,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _several_teachers_know_whole_rows(self) -> "Recipe":
-        if self.several and isinstance(self.task, CausalLM):
+        if self.several and self.task.writes:
             raise ValueError(f"teacher: {self.teacher.kind} does not fit {self.task.kind} yet.")
         return self
 
@@ -156,7 +156,7 @@ class Recipe(Settings):
         """How soft labels are stored."""
         if self.label.encoding is not None:
             return self.label.encoding
-        return LowRank() if isinstance(self.task, CausalLM) else Dense()
+        return LowRank() if self.task.writes else Dense()
 
     @property
     def temperatures_used(self) -> tuple[float, float]:

@@ -13,7 +13,6 @@ from potstill.recipe import Recipe
 from potstill.records import ShapeRecord
 from potstill.stages.common import Inputs
 from potstill.stages.shapes import Candidate, flops_per_token, shape_of, sized_candidates, within
-from potstill.tasks import CausalLM
 
 ROUNDS, FORWARDS = 3, 5
 
@@ -93,7 +92,7 @@ def _latencies(recipe: Recipe, inputs: Inputs, configs: Sequence[PretrainedConfi
                     started = time.perf_counter()
                     with torch.inference_mode():
                         said = recipe.task.ask(model, batch)
-                        if isinstance(recipe.task, CausalLM) and said.hidden is not None and said.head is not None:
+                        if recipe.task.writes and said.hidden is not None and said.head is not None:
                             # A token is written from the last position alone.
                             said.head.logits(said.hidden[0, -1:])
                     taken.append(1000 * (time.perf_counter() - started))

@@ -37,7 +37,6 @@ from potstill.stages.findings import findings
 from potstill.stages.plan import adapt_split
 from potstill.stages.train import initial_student
 from potstill.targets import LogitTargets
-from potstill.tasks import CausalLM
 from potstill.teachers import FrozenTeacher, Mixture, Routed, combined, lead_name, routes_of
 from potstill.training.engine import Engine
 
@@ -80,7 +79,7 @@ def evaluate(
         folders["teacher"] = teacher_folder(recipe, run, adapted)
         for name, member in members.items():
             folders[name] = teacher_folder(alone(recipe, inputs, name)[0], run, member)
-        if isinstance(recipe.task, CausalLM):
+        if recipe.task.writes:
             untrained = initial_student(recipe, inputs, run, adapted)
             return evaluate_language(run, recipe, inputs, folders, untrained, engine)
         return _evaluate(run, recipe, inputs, folders, engine)

@@ -10,7 +10,6 @@ from potstill.errors import RecipeError
 from potstill.recipe import Recipe
 from potstill.records import ShapeRecord
 from potstill.students import Budget, Shrunk, candidates, model_shape
-from potstill.tasks import CausalLM
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def flops_per_token(recipe: Recipe, shape: ShapeRecord) -> float:
     Two for each weight that is no embedding, two for each of a language model's output layer, and four for each channel
     of each key that attention sees: half of them, on average, where it looks back only.
     """
-    language = isinstance(recipe.task, CausalLM)
+    language = recipe.task.writes
     keys = recipe.task.max_length * (0.5 if language else 1.0)
     body = shape.parameters - shape.embedding_parameters
     head = shape.vocabulary * shape.width if language else 0

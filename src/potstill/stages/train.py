@@ -25,7 +25,6 @@ from potstill.stages.label import is_generation, label_source, one_of, store_of
 from potstill.stages.label_features import features_of
 from potstill.stages.plan import shapes_of, total_steps
 from potstill.students import Copy, Importance, copy_from_teacher, measure_importance, student_config
-from potstill.tasks import CausalLM
 from potstill.teachers import (
     FrozenTeacher,
     JoinedTeacher,
@@ -87,7 +86,7 @@ def train_student(
 ) -> TrainRecord:
     """A distilled student, cut from the teacher `adapted` and taught by `lessons`."""
     # A teacher that moves would make another measure of each checkpoint.
-    compared = isinstance(recipe.task, CausalLM) and not isinstance(recipe.teacher, MovingAverageTeacher)
+    compared = recipe.task.writes and not isinstance(recipe.teacher, MovingAverageTeacher)
 
     def teachers(student: PreTrainedModel, reads: frozenset[Read]) -> Teachers:
         opened = _Opened(run, recipe, inputs, lessons, engine)

@@ -39,6 +39,11 @@ class CausalLM(Settings):
     """Put examples that fit together into one row, where they do not see each other: less padding is computed."""
 
     @property
+    def writes(self) -> bool:
+        """Whether its models write token by token: labels are distributions over a vocabulary at each position."""
+        return True
+
+    @property
     def primary_metric(self) -> str:
         return "token_accuracy"
 

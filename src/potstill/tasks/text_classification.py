@@ -36,6 +36,10 @@ class TextClassification(Settings):
     """Longest text in tokens; what is cut is counted and reported. Latency grows with it."""
 
     @property
+    def writes(self) -> bool:
+        return False
+
+    @property
     def primary_metric(self) -> str:
         return "accuracy"
 
