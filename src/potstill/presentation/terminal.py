@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.table import Table
 
-from potstill.records import EvaluateRecord, GateRecord, PlanRecord, ShapeRecord
+from potstill.records import Estimate, EvaluateRecord, GateRecord, PlanRecord, ShapeRecord, metric_name
 
 
 @runtime_checkable
@@ -67,13 +67,12 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
     for name in names:
         table.add_column("CE-only baseline" if name == "baseline" else name, justify="right")
     models = [evaluation.models[name] for name in names]
-    teacher = evaluation.models["teacher"]
+    teacher, best = evaluation.models["teacher"], evaluation.primary("teacher").value
     rows = {
-        "accuracy": [
-            f"{m.accuracy:.1%} ({m.accuracy_interval.low:.1%} to {m.accuracy_interval.high:.1%})" for m in models
-        ],
+        **{metric_name(metric): [_share(m.score(metric)) for m in models] for metric in teacher.scores},
+        "accuracy": [_share(m.accuracy_interval) for m in models],
         **_quality_rows(evaluation),
-        "retention": [f"{m.accuracy / max(teacher.accuracy, 1e-12):.1%}" for m in models],
+        "retention": [f"{evaluation.primary(n).value / max(best, 1e-12):.1%}" for n in names],
         "agreement": [
             f"{evaluation.agreement[n].all_rows.value:.1%}" if n in evaluation.agreement else "" for n in names
         ],
@@ -100,6 +99,10 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
             word = "pass" if check.passed else "FAIL"
             console.print(f"  {word}  {check.name} {check.required}: {measured}", highlight=False)
         console.print(f"verdict: {'passed' if gate.passed else 'FAILED'}", style="bold")
+
+
+def _share(estimate: Estimate) -> str:
+    return f"{estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%})"
 
 
 def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None:

@@ -128,7 +128,6 @@ def _evaluate(
     }
     comparisons = [_comparison(of, against, right, accuracy, macro_f1) for of, against in pairs(folders)]
     record = EvaluateRecord(
-        primary_metric=recipe.task.primary_metric,
         test_rows=len(test),
         models=models,
         agreement=agreement,
@@ -145,7 +144,7 @@ def _evaluate(
             batch_size_throughput=recipe.evaluate.batch_size,
         ),
         findings=[],
-        **headline(models, accuracy, comparisons),
+        **headline(models, recipe.task.primary_metric, accuracy, comparisons),
     )
     return record.model_copy(update={"findings": findings(record)})
 

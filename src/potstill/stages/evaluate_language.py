@@ -94,7 +94,6 @@ def evaluate_language(
     }
     comparisons = [_comparison(of, against, tokens, accuracy) for of, against in pairs(folders)]
     record = EvaluateRecord(
-        primary_metric=recipe.task.primary_metric,
         test_rows=len(test),
         test_tokens=len(example_of),
         learnt_from=recipe.label.responses.kind,
@@ -117,7 +116,7 @@ def evaluate_language(
             batch_size_throughput=1,
         ),
         findings=[],
-        **headline(found, accuracy, comparisons),
+        **headline(found, recipe.task.primary_metric, accuracy, comparisons),
     )
     return record.model_copy(update={"findings": findings(record)})
 
