@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.progress import Progress
-from potstill.projects import license_notices, python_code, support_chat
+from potstill.projects import license_names, license_notices, python_code, support_chat
 
 __all__ = ["PROJECTS", "Project"]
 
@@ -26,6 +26,11 @@ PROJECTS: dict[str, Project] = {
             name="license-notices",
             summary="Which of 45 licences a notice grants: 11,475 real notices, and more without a label.",
             write=license_notices.write,
+        ),
+        Project(
+            name="license-names",
+            summary="The same notices for an encoder-decoder, a small T5 from scratch: it writes the licence's name.",
+            write=license_names.write,
         ),
         Project(
             name="support-chat",
