@@ -84,11 +84,13 @@ def _of_whole_targets(evaluation: EvaluateRecord) -> list[str]:
     points = evaluation.gain_over_baseline_points
     if evaluation.primary_metric not in evaluation.models["student"].scores or points is None:
         return []
-    how = "more" if points.low > 0 else "fewer" if points.high < 0 else "about as many"
+    how, than = (
+        ("more", "than") if points.low > 0 else ("fewer", "than") if points.high < 0 else ("about as many", "as")
+    )
     student, baseline = (evaluation.primary(name).value for name in ("student", "baseline"))
     return [
-        f"It writes {how} targets to the letter {'as' if how == 'about as many' else 'than'} the baseline: {student:.1%} "
-        f"against {baseline:.1%} ({points.value:+.1f} points, 95 % interval {points.low:+.1f} to {points.high:+.1f})."
+        f"It writes {how} targets to the letter {than} the baseline: {student:.1%} against "
+        f"{baseline:.1%} ({points.value:+.1f} points, 95 % interval {points.low:+.1f} to {points.high:+.1f})."
     ]
 
 
