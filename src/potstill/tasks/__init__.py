@@ -6,7 +6,8 @@ from pydantic import Field
 
 from potstill.tasks.causal_lm import CausalLM
 from potstill.tasks.text_classification import TextClassification
+from potstill.tasks.token_classification import TokenClassification
 
-AnyTask = Annotated[TextClassification | CausalLM, Field(discriminator="kind")]
+AnyTask = Annotated[TextClassification | TokenClassification | CausalLM, Field(discriminator="kind")]
 
-__all__ = ["AnyTask", "CausalLM", "TextClassification"]
+__all__ = ["AnyTask", "CausalLM", "TextClassification", "TokenClassification"]
