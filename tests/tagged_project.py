@@ -8,7 +8,7 @@ from tests.conftest import CLASSES, FILLERS
 
 
 def write_documents(path: Path, count: int, *, seed: int, labelled: int | None = None) -> None:
-    """Documents of 5 to 60 words. An entity is a word of a kind, and perhaps one more of the words that follow these."""
+    """Documents of 5 to 60 words. An entity is a word of a kind, and perhaps one of the words that follow it alone."""
     draw = random.Random(seed)
     lines = []
     for number in range(count):
