@@ -65,7 +65,7 @@ def losses_of(run: Path, name: str = "student") -> set[str]:
 
 def test_every_recipe_is_listed_and_has_a_test() -> None:
     names = {path.stem for path in RECIPES.glob("*.yaml")}
-    assert names == {*ALONE, *SEVERAL, "born_again", "assistant_first", "assistant_second"}
+    assert names == {*ALONE, *SEVERAL, "born_again", "assistant_first", "assistant_second", "token_classification"}
     listed = (RECIPES / "README.md").read_text()
     assert all(f"`{name}.yaml`" in listed for name in names)
 

