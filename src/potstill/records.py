@@ -60,6 +60,8 @@ class ShapeRecord(Part):
 
     family: str
     layers: int
+    """Of models that read with one stack and write with another, the encoder's."""
+    decoder_layers: int | None = None
     width: int
     heads: int
     key_value_width: int | None = None

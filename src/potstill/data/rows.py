@@ -45,6 +45,10 @@ class Columns(Settings):
     prompt: str = "prompt"
     completion: str = "completion"
     """May be missing or null: the teacher writes it."""
+    source: str = "source"
+    """For encoder-decoder models: the text that is read."""
+    target: str = "target"
+    """May be missing or null: the teacher writes it."""
 
 
 @runtime_checkable

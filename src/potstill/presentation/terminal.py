@@ -138,7 +138,8 @@ def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None
 def _shape(shape: ShapeRecord) -> str:
     body = shape.parameters - shape.embedding_parameters
     size = f"{shape.parameters / 1e6:.1f} M parameters ({body / 1e6:.1f} M without embeddings)"
-    return f"{shape.layers} x {shape.width}, {size}"
+    stacks = f"{shape.layers}" if shape.decoder_layers is None else f"{shape.layers} + {shape.decoder_layers}"
+    return f"{stacks} x {shape.width}, {size}"
 
 
 def _quality_rows(evaluation: EvaluateRecord) -> dict[str, list[str]]:

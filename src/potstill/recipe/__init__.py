@@ -66,7 +66,7 @@ class Recipe(Settings):
     def _language_models_match_the_distribution(cls, values: Any) -> Any:
         """Unless the recipe says otherwise: softening loses more than it teaches where the tail is nearly all."""
         task = values.get("task") if isinstance(values, dict) else None
-        if isinstance(task, dict) and task.get("kind") == "causal_lm" and "losses" not in values:
+        if isinstance(task, dict) and task.get("kind") in ("causal_lm", "seq2seq") and "losses" not in values:
             train = values.get("train")
             mixed = isinstance(train, dict) and train.get("alpha") is not None
             soft: dict[str, Any] = {"kind": "soft_targets", "temperature": 1.0} | ({} if mixed else {"weight": 1.0})

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from potstill.data.chat_tokens import marked_text
 from potstill.data.encoded import Encoded
-from potstill.data.packing import PackedRows
 from potstill.data.prepare import Split
 from potstill.data.rows import labelled_rows
+from potstill.data.token_rows import TokenRows
 from potstill.data.words import EncodedWords
 from potstill.data.written import Written
 from potstill.errors import RecipeError
@@ -98,7 +98,7 @@ def example_lines(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
         yield inputs.tokenizer.decode(first.prompt.tolist(), clean_up_tokenization_spaces=False)
         return
     encoded = recipe.task.encode([first], inputs.tokenizer, inputs.labels)
-    if isinstance(encoded, PackedRows):
+    if isinstance(encoded, TokenRows):
         example = encoded.examples[0]
         yield f"\nThe first example, {example.id}; what is learnt stands between [[ and ]]:"
         pieces = marked_text(example, inputs.tokenizer)
@@ -185,7 +185,7 @@ def _of_prompts(recipe: Recipe, dropped: int) -> list[str]:
 
 
 def _counts(split: Split, encoded: Encoded) -> SplitCounts:
-    counts = encoded.counts if isinstance(encoded, PackedRows) else None
+    counts = encoded.counts if isinstance(encoded, TokenRows) else None
     in_words = encoded if isinstance(encoded, EncodedWords) else None
     return SplitCounts(
         words=sum(in_words.counts) if in_words else None,

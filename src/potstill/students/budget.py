@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 from potstill.errors import ModelError
 from potstill.settings import Settings
 from potstill.students.shape import Copy, Initialisation, Shrunk, student_config
+from potstill.students.two_stacks import LAYER_COUNTS, layer_counts
 
 SHARES = ("1/1", "3/4", "2/3", "1/2", "1/3", "1/4", "1/6", "1/8")
 """Shares of the teacher's depth and width that are tried. Below an eighth a student in one step is hopeless."""
@@ -46,4 +47,5 @@ def candidates(teacher: PretrainedConfig, like: Budget | None = None) -> Iterato
         sizes = (made.num_hidden_layers, made.hidden_size)
         if sizes not in seen and sizes != (teacher.num_hidden_layers, teacher.hidden_size):
             seen.add(sizes)
-            yield Shrunk.model_validate({"layers": sizes[0], "width": sizes[1], **own}), made
+            decoder = {"decoder_layers": layer_counts(made)[1]} if made.model_type in LAYER_COUNTS else {}
+            yield Shrunk.model_validate({"layers": sizes[0], "width": sizes[1], **decoder, **own}), made
