@@ -49,6 +49,10 @@ class SplitCounts(Part):
     near_copies_dropped: int
     fingerprint: str
     tokens: TokensRecord | None = None
+    words: int | None = None
+    """Of token classification: the words that are read and answered."""
+    windows: int | None = None
+    """The parts in which their documents are read."""
 
 
 class ShapeRecord(Part):

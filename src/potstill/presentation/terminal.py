@@ -41,6 +41,8 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
         )
         if split.tokens is not None:
             yield f"{'':12} {split.tokens.tokens:7,} tokens, {split.tokens.trained_tokens:,} of them in responses"
+        if split.words is not None:
+            yield f"{'':12} {split.words:7,} words, in {split.windows:,} windows"
     if plan.responses_to_write:
         yield (
             f"{'responses':12} {plan.responses_to_write:7,} for the teacher to write; tokens and steps of train, and "

@@ -19,7 +19,7 @@ from potstill.recipe.stage_settings import (
 from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
 from potstill.students import AnyStudent, Shrunk
-from potstill.tasks import AnyTask
+from potstill.tasks import AnyTask, TokenClassification
 from potstill.teachers import (
     AnyTeacher,
     BornAgainTeacher,
@@ -129,6 +129,9 @@ class Recipe(Settings):
     def _several_teachers_know_whole_rows(self) -> "Recipe":
         if self.several and self.task.writes:
             raise ValueError(f"teacher: {self.teacher.kind} does not fit {self.task.kind} yet.")
+        by_domain = isinstance(self.teacher, Routed) and self.teacher.by == "domain"
+        if by_domain and isinstance(self.task, TokenClassification):
+            raise ValueError(f"teacher.by: domain does not fit {self.task.kind} yet. Use confidence, or a mixture.")
         return self
 
     @property

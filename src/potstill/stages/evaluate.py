@@ -33,10 +33,12 @@ from potstill.run_dir import RunDir
 from potstill.stages.common import Inputs, ModelFolder, alone, teacher_folder
 from potstill.stages.compared import estimate, headline, pairs, parameters, speed_values
 from potstill.stages.evaluate_language import evaluate_language
+from potstill.stages.evaluate_words import evaluate_words
 from potstill.stages.findings import findings
 from potstill.stages.plan import adapt_split
 from potstill.stages.train import initial_student
 from potstill.targets import LogitTargets
+from potstill.tasks import TokenClassification
 from potstill.teachers import FrozenTeacher, Mixture, Routed, combined, lead_name, routes_of
 from potstill.training.engine import Engine
 
@@ -79,6 +81,8 @@ def evaluate(
         folders["teacher"] = teacher_folder(recipe, run, adapted)
         for name, member in members.items():
             folders[name] = teacher_folder(alone(recipe, inputs, name)[0], run, member)
+        if isinstance(recipe.task, TokenClassification):
+            return evaluate_words(run, recipe, inputs, folders, engine)
         if recipe.task.writes:
             untrained = initial_student(recipe, inputs, run, adapted)
             return evaluate_language(run, recipe, inputs, folders, untrained, engine)

@@ -6,6 +6,7 @@ import torch
 
 from potstill.data.encoded import BatchSource
 from potstill.data.token_rows import TokenRows
+from potstill.data.words import EncodedWords
 from potstill.errors import RecipeError
 from potstill.families import Part
 from potstill.losses import MixedLoss, Shapes
@@ -80,5 +81,8 @@ def _tokens(rows: BatchSource, part: Part) -> Iterator[tuple[int, int]]:
     """For each example the tokens that count, and those that each of them may see."""
     if isinstance(rows, TokenRows):
         yield from rows.maps_of(part)
+        return
+    if isinstance(rows, EncodedWords):
+        yield from zip(rows.counts, rows.lengths, strict=True)
         return
     yield from ((length, length) for length in rows.lengths)
