@@ -76,6 +76,8 @@ def test_the_teacher_is_one_that_the_task_can_read(rules: Path, tmp_path: Path) 
     task.check_tokenizer(tokenizer, config)
     assert start_token(config) == tokenizer.pad_token_id == 0 and tokenizer.eos_token_id == 1
     assert model.config.vocab_size == len(tokenizer) == 300
+    written = model.generate(**tokenizer("a text", return_tensors="pt"), max_new_tokens=2)
+    assert written.shape[0] == 1
     # Bytes are known whatever they are, and the string of the token that ends a text is none.
     text = "Lizenz: naïve </s> ☂"
     ids = task.encode([Pair("a", text, "mit: MIT License")], tokenizer).collate([0])

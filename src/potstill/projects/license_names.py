@@ -89,7 +89,13 @@ def write_teacher(folder: Path, texts: Sequence[str]) -> int:
     from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
     pad, end = SPECIAL_TOKENS
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_tokenizer(texts), pad_token=pad, eos_token=end)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_tokenizer(texts),
+        pad_token=pad,
+        eos_token=end,
+        # Without the types of tokens, which a T5 does not take.
+        model_input_names=["input_ids", "attention_mask"],
+    )
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         config = T5Config(
