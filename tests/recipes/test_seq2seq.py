@@ -56,7 +56,7 @@ def test_a_teacher_that_writes_the_targets_and_a_student_that_learns_them(pair_p
     recipe, out = pair_project / "recipe.yaml", pair_project / "run"
     write_pairs(pair_project / "data/train.jsonl", 80, seed=2, answered=0)
     generated = changed("label.responses={kind: generated, max_new_tokens: 8, temperature: 0}")
-    shown = potstill("plan", recipe, "--out", out, *generated)
+    shown = potstill("check", recipe, *generated)
     assert "the teacher writes what is learnt after it" in shown.stdout
     assert "teacher      4 + 3 x 32" in shown.stdout and "student      2 + 2 x 16" in shown.stdout
     potstill("run", recipe, "--out", out, *generated)
