@@ -129,7 +129,7 @@ data:
   adapt: data/adapt.jsonl
   near_copies: null
 teacher: {{kind: pretrained, model: "{teacher}"}}
-adapt: {{epochs: 20, batch_size: 16, learning_rate: 1e-2, precision: float32}}
+adapt: {{epochs: 6, batch_size: 16, learning_rate: 1e-2, precision: float32}}
 label:
   encoding: {{kind: low_rank, head: 8, rank: 16}}
   temperatures: [1, 2]
