@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from potstill.data.prepare import DataSettings
 from potstill.exporters import AnyExporter, Safetensors
-from potstill.labels import AskedEncoding, Auto, Dense, LowRank, Sampled
+from potstill.labels import AskedEncoding, Auto, Dense, Hidden, LowRank, Sampled
 from potstill.losses import AnyLoss, HardLabels, SoftTargets
 from potstill.recipe.stage_settings import (
     AdaptSettings,
@@ -19,7 +19,7 @@ from potstill.recipe.stage_settings import (
 from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
 from potstill.students import AnyStudent, Shrunk
-from potstill.tasks import AnyTask, TokenClassification
+from potstill.tasks import AnyTask, Seq2Seq, TextClassification
 from potstill.teachers import (
     AnyTeacher,
     BornAgainTeacher,
@@ -126,11 +126,17 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
-    def _several_teachers_know_whole_rows(self) -> "Recipe":
-        if self.several and self.task.writes:
+    def _several_teachers_are_mixed_whole(self) -> "Recipe":
+        if self.several and isinstance(self.task, Seq2Seq):
             raise ValueError(f"teacher: {self.teacher.kind} does not fit {self.task.kind} yet.")
+        whole = self.label.mode == "online" or isinstance(self.encoding, Dense | LowRank | Hidden)
+        if self.several and not whole:
+            raise ValueError(
+                f"label.encoding: {self.encoding.kind} holds no whole distributions, and those of several teachers are "
+                "mixed. Use low_rank or hidden, or label.mode: online."
+            )
         by_domain = isinstance(self.teacher, Routed) and self.teacher.by == "domain"
-        if by_domain and isinstance(self.task, TokenClassification):
+        if by_domain and not isinstance(self.task, TextClassification):
             raise ValueError(f"teacher.by: domain does not fit {self.task.kind} yet. Use confidence, or a mixture.")
         return self
 

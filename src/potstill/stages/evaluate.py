@@ -37,7 +37,7 @@ from potstill.stages.evaluate_words import evaluate_words
 from potstill.stages.findings import findings
 from potstill.stages.plan import adapt_split
 from potstill.stages.train import initial_student
-from potstill.targets import LogitTargets
+from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.tasks import TokenClassification
 from potstill.teachers import FrozenTeacher, Mixture, Routed, combined, lead_name, routes_of
 from potstill.training.engine import Engine
@@ -171,7 +171,7 @@ def _together(several: Mixture | Routed, members: Sequence[Logits], rows: Sequen
     routes = routes_of(several, rows)
     targets = [LogitTargets(torch.from_numpy(logits)) for logits in members]
     target = combined(several, targets, [routes[row.id] for row in rows] if routes else None)
-    said: Logits = target.logits_at(slice(None), 1.0, lambda logits, _: torch.logsumexp(logits, dim=-1)).numpy()
+    said: Logits = target.logits_at(slice(None), 1.0, plain_log_sum_exp).numpy()
     return said
 
 
