@@ -61,7 +61,9 @@ def pair_tokenizer(family: str, **special: str) -> PreTrainedTokenizerFast:
         single="$A </s>" if family == "t5" else "<s> $A </s>", special_tokens=around
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, **{"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"} | special
+        tokenizer_object=core,
+        model_input_names=["input_ids", "attention_mask"],
+        **{"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"} | special,
     )
 
 

@@ -65,10 +65,11 @@ class MixedLoss(nn.Module):
     def _with_features(
         self, sums: LossSums, student: Signals, teacher: Signals, batch: Batch, progress: float
     ) -> LossSums:
-        weights = batch.token_weights
-        weights = weights[weights > 0]
         total, parts = sums.total, dict(sums.parts)
         for loss in self._feature_losses:
+            # All that a loss compares is of the same tokens.
+            weights = batch.weights_of(next(iter(loss.student_reads)).part)
+            weights = weights[weights > 0]
             part = (loss.per_token(student.features, teacher.features) * weights).sum()
             total = total + loss.weight_at(progress) * part
             parts[loss.name] = part.detach()

@@ -12,7 +12,16 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from potstill.presentation import charts
-from potstill.records import ClassRow, Comparison, Estimate, EvaluateRecord, FinishedRun, GateRecord, metric_name
+from potstill.records import (
+    ClassRow,
+    Comparison,
+    Estimate,
+    EvaluateRecord,
+    FinishedRun,
+    GateRecord,
+    ShapeRecord,
+    metric_name,
+)
 
 MAX_TEXT = 300
 """Characters of a sample text that the report shows."""
@@ -254,6 +263,11 @@ def p_value(comparison: Comparison) -> str:
     return "p < 0.001" if comparison.mcnemar_p < 0.001 else f"p = {comparison.mcnemar_p:.3f}"
 
 
+def layers_named(shape: ShapeRecord) -> str:
+    """The layers of a model; of one with two stacks, those of each."""
+    return str(shape.layers) if shape.decoder_layers is None else f"{shape.layers} + {shape.decoder_layers}"
+
+
 def sentence(text: str) -> str:
     """The text with a capital letter at its beginning."""
     return text[:1].upper() + text[1:]
@@ -318,6 +332,7 @@ def _environment(*, autoescape: bool) -> Environment:
         p_value,
         readable,
         metric_name,
+        layers_named,
         cut,
         in_cell,
         teacher_named,

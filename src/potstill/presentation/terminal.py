@@ -118,7 +118,7 @@ def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None
     for each in (teacher, *(costs for _, costs in found)):
         shape = each.shape
         cells = [
-            f"{shape.layers} x {shape.width}" + (" (teacher)" if each is teacher else ""),
+            _sizes(shape) + (" (teacher)" if each is teacher else ""),
             f"{shape.parameters / 1e6:,.1f} M",
             f"{shape.embedding_parameters / 1e6:,.1f} M",
             f"{each.flops_per_token / 1e6:,.1f}",
@@ -132,14 +132,20 @@ def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None
     console.width = max(console.width, 120)
     console.print(table)
     first = found[0][1].shape
-    console.print(f"In the recipe: student: {{layers: {first.layers}, width: {first.width}}}", highlight=False)
+    decoder = "" if first.decoder_layers is None else f"decoder_layers: {first.decoder_layers}, "
+    said = f"In the recipe: student: {{layers: {first.layers}, {decoder}width: {first.width}}}"
+    console.print(said, highlight=False)
 
 
 def _shape(shape: ShapeRecord) -> str:
     body = shape.parameters - shape.embedding_parameters
     size = f"{shape.parameters / 1e6:.1f} M parameters ({body / 1e6:.1f} M without embeddings)"
+    return f"{_sizes(shape)}, {size}"
+
+
+def _sizes(shape: ShapeRecord) -> str:
     stacks = f"{shape.layers}" if shape.decoder_layers is None else f"{shape.layers} + {shape.decoder_layers}"
-    return f"{stacks} x {shape.width}, {size}"
+    return f"{stacks} x {shape.width}"
 
 
 def _quality_rows(evaluation: EvaluateRecord) -> dict[str, list[str]]:

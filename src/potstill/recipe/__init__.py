@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from potstill.data.prepare import DataSettings
 from potstill.exporters import AnyExporter, Safetensors
 from potstill.labels import AskedEncoding, Auto, Dense, Hidden, LowRank, Sampled
-from potstill.losses import AnyLoss, HardLabels, SoftTargets
+from potstill.losses import AnyLoss, HardLabels, SoftTargets, name_of
 from potstill.recipe.stage_settings import (
     AdaptSettings,
     EvaluateSettings,
@@ -178,8 +178,8 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _one_loss_of_a_kind(self) -> "Recipe":
-        kinds = [loss.kind for loss in self.losses]
-        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+        names = [name_of(loss) for loss in self.losses]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"losses: {twice[0]} is listed twice; give each kind once, with its weight.")
         return self
 

@@ -79,6 +79,21 @@ def _of_generations(evaluation: EvaluateRecord) -> list[str]:
     ]
 
 
+def _of_whole_targets(evaluation: EvaluateRecord) -> list[str]:
+    """Of tasks whose responses are right or wrong as a whole: whether more are, for having had a teacher."""
+    points = evaluation.gain_over_baseline_points
+    if evaluation.primary_metric not in evaluation.models["student"].scores or points is None:
+        return []
+    how, than = (
+        ("more", "than") if points.low > 0 else ("fewer", "than") if points.high < 0 else ("about as many", "as")
+    )
+    student, baseline = (evaluation.primary(name).value for name in ("student", "baseline"))
+    return [
+        f"It writes {how} targets to the letter {than} the baseline: {student:.1%} against "
+        f"{baseline:.1%} ({points.value:+.1f} points, 95 % interval {points.low:+.1f} to {points.high:+.1f})."
+    ]
+
+
 def _of_tokens(evaluation: EvaluateRecord) -> list[str]:
     """What is said of language models alone."""
     student, baseline = evaluation.models["student"], evaluation.models.get("baseline")
@@ -104,6 +119,7 @@ def _of_tokens(evaluation: EvaluateRecord) -> list[str]:
             f"Distilling did not measurably pay: the student is no nearer to the teacher than the same student on "
             f"{alone}: {compared}."
         )
+    found.extend(_of_whole_targets(evaluation))
     better = "better than" if loss.low > 0 else "worse than" if loss.high < 0 else "about as well as"
     found.append(
         f"It predicts the true responses {better} the baseline: perplexity {student.perplexity:.1f} against "
