@@ -47,6 +47,8 @@ _DECODER = Family(
 
 # Encoders whose modules are laid out alike: `encoder.layer[i]`, `embeddings`, `LayerNorm`.
 ENCODER_FAMILIES = frozenset({"bert", "roberta", "xlm-roberta", "camembert"})
+# Those whose positions are counted from the id of the padding token.
+POSITIONS_AFTER_PADDING = ENCODER_FAMILIES - {"bert"}
 # Decoders that keep their layers in `model.layers[i]`, of which some can be left out.
 DECODER_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 FAMILIES = dict.fromkeys(ENCODER_FAMILIES, _ENCODER) | dict.fromkeys(DECODER_FAMILIES, _DECODER)

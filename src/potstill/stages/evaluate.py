@@ -91,9 +91,11 @@ def _evaluate(
     run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
 ) -> EvaluateRecord:
     test = inputs.splits["test"].rows
-    encoded = recipe.task.encode(test, inputs.tokenizer, inputs.labels)
-    assert isinstance(encoded, EncodedRows)
-    truth = encoded.labels
+    as_teacher = as_student = _encoded(recipe, inputs, test)
+    if inputs.vocabulary is not None:
+        as_student = _encoded(recipe, inputs.of_student, test)
+    teachers = {"teacher", *(recipe.several.of if recipe.several else ())}
+    truth = as_teacher.labels
     logits: dict[str, Logits] = {}
     counts: dict[str, tuple[int, int]] = {}
     asked = [name for name in folders if not (recipe.several and name == "teacher")]
@@ -101,6 +103,7 @@ def _evaluate(
         for name in asked:
             model = folders[name].load(recipe)
             counts[name] = parameters(recipe, model)
+            encoded = as_teacher if name in teachers else as_student
             logits[name] = _predict(
                 FrozenTeacher(model, engine.device, recipe.task.ask), encoded, recipe.label.batch_size, advance
             )
@@ -148,6 +151,12 @@ def _evaluate(
         **headline(models, accuracy, comparisons),
     )
     return record.model_copy(update={"findings": findings(record)})
+
+
+def _encoded(recipe: Recipe, inputs: Inputs, rows: Sequence[Any]) -> EncodedRows:
+    encoded = recipe.task.encode(rows, inputs.tokenizer, inputs.labels)
+    assert isinstance(encoded, EncodedRows)
+    return encoded
 
 
 def _predict(teacher: FrozenTeacher, rows: EncodedRows, batch_size: int, advance: Advance) -> Logits:

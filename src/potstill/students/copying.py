@@ -24,11 +24,16 @@ from potstill.students.shape import Copy, layer_map
 
 
 def copy_from_teacher(
-    student: PreTrainedModel, teacher: PreTrainedModel, settings: Copy, importance: Importance | None = None
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    settings: Copy,
+    importance: Importance | None = None,
+    pieces: Int[Tensor, "pieces"] | None = None,
 ) -> None:
     """Fill the student's parameters in place from the teacher's, of the same family.
 
-    `importance` is that of the teacher's parts, where the settings choose by it.
+    `importance` is that of the teacher's parts, where the settings choose by it; `pieces` are the teacher's ids of the
+    student's vocabulary, where it has not all of them.
 
     Raises:
         ModelError: a parameter of the student that the teacher has not.
@@ -37,6 +42,7 @@ def copy_from_teacher(
     weights = teacher.state_dict()
     chosen = _layers(student.config.num_hidden_layers, teacher.config.num_hidden_layers, settings, importance)
     embeddings = teacher.get_input_embeddings().weight.detach().float()
+    embeddings = embeddings if pieces is None else embeddings[pieces]
     kept = _Kept(
         _basis(embeddings, student.config.hidden_size, settings, importance),
         importance if settings.width == "pruned" else None,
@@ -49,7 +55,10 @@ def copy_from_teacher(
             source, layer = _teacher_name(name, chosen)
             if source not in weights:
                 raise ModelError(f"student parameter {name}: the teacher has no {source}; use init: random.")
-            parameter.copy_(cut(name, weights[source].float(), layer))
+            tensor = weights[source].float()
+            if pieces is not None and parameter is student.get_input_embeddings().weight:
+                tensor = tensor[pieces]
+            parameter.copy_(cut(name, tensor, layer))
 
 
 def principal_directions(embeddings: Float[Tensor, "vocabulary width"], size: int) -> Float[Tensor, "width {size}"]:

@@ -10,6 +10,8 @@ from potstill.errors import ModelError
 from potstill.families import DECODER_FAMILIES, ENCODER_FAMILIES, spread
 from potstill.records import ShapeRecord
 from potstill.settings import Settings
+from potstill.students.trimming import Trimmed
+from potstill.students.vocabulary import AnyVocabulary, FullVocabulary
 
 
 def _share(text: str) -> str:
@@ -73,15 +75,22 @@ class Shrunk(Settings):
     """Width of the feed-forward layer; by default in the teacher's proportion to the width."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout in training; by default the teacher's."""
+    vocabulary: AnyVocabulary = FullVocabulary()
+    """Which of the teacher's pieces it has."""
     init: Initialisation = Copy()
 
 
-def student_config(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
-    """The teacher's configuration with the student's sizes.
+def student_config(teacher: PretrainedConfig, student: Shrunk, vocabulary: Trimmed | None = None) -> PretrainedConfig:
+    """The teacher's configuration with the student's sizes, in the student's vocabulary.
 
     Raises:
         ModelError: a family that cannot be shrunk, or sizes that make no legal model.
     """
+    made = _smaller(teacher, student)
+    return made if vocabulary is None else vocabulary.config(made)
+
+
+def _smaller(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
     if teacher.model_type in DECODER_FAMILIES:
         return _shallower(teacher, student)
     if teacher.model_type not in ENCODER_FAMILIES:
