@@ -150,8 +150,6 @@ def _train(
         "train": settings.model_dump(mode="json", exclude={"baseline", "trackers", "alpha"}),
         "losses": [loss.model_dump(mode="json") for loss in member.losses],
         "student": inputs.student.model_dump(mode="json"),
-        # A trimmed vocabulary follows from more rows than the baseline's.
-        "tokenizer": inputs.of_student.tokenizer_digest,
         "teacher": adapted.digest,
         "classes": inputs.labels,
         "data": {"train": rows_fingerprint(rows), "validation": inputs.fingerprint_of("validation")},
@@ -160,6 +158,10 @@ def _train(
         "task": recipe.task,
         "seed": recipe.seed,
     }
+
+    if inputs.vocabulary is not None:
+        # It follows from more rows than the baseline's.
+        depends["tokenizer"] = inputs.of_student.tokenizer_digest
 
     def work(folder: Path) -> TrainRecord:
         def save(name: str) -> None:

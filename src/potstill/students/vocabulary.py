@@ -33,5 +33,14 @@ def _kind_alone(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
-AnyVocabulary = Annotated[FullVocabulary | TrimmedVocabulary, Field(discriminator="kind"), BeforeValidator(_kind_alone)]
+def _is_full(vocabulary: Any) -> bool:
+    # Not written down, so that records of before this setting stay valid.
+    return isinstance(vocabulary, FullVocabulary)
+
+
+AnyVocabulary = Annotated[
+    FullVocabulary | TrimmedVocabulary,
+    Field(discriminator="kind", exclude_if=_is_full),
+    BeforeValidator(_kind_alone),
+]
 """`vocabulary: trimmed` is short for `vocabulary: {kind: trimmed}`."""
