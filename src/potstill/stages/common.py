@@ -14,6 +14,7 @@ from potstill.data.dialogues import prompt_of
 from potstill.data.prepare import Split, prepare
 from potstill.data.rows import DataRow
 from potstill.errors import DataError, ModelError, RecipeError
+from potstill.families import WITHOUT_TOKEN_TYPES
 from potstill.locations import local_folder, resolve
 from potstill.losses import HardLabels, MixedLoss
 from potstill.progress import Progress
@@ -23,7 +24,7 @@ from potstill.run_dir import RunDir, atomic_folder, file_digest, fingerprint, fo
 from potstill.schedules import Constant
 from potstill.stages.shapes import chosen_student
 from potstill.students import Shrunk, Trimmed, TrimmedVocabulary, student_config, trim
-from potstill.tasks.loading import tokenizer_fingerprint
+from potstill.tasks.loading import TOKEN_TYPES, tokenizer_fingerprint, without_token_types
 from potstill.teachers import CheckpointTeacher, Mixture, PretrainedTeacher, Routed, lead_name
 from potstill.training.engine import Engine
 
@@ -72,9 +73,11 @@ class Inputs:
     @cached_property
     def of_student(self) -> "Inputs":
         """The same with the student's tokenizer: for all models that read as the student does."""
-        if self.vocabulary is None:
+        tokenizer = self.tokenizer if self.vocabulary is None else self.vocabulary.tokenizer
+        if self.student_config.model_type in WITHOUT_TOKEN_TYPES and TOKEN_TYPES in tokenizer.model_input_names:
+            tokenizer = without_token_types(tokenizer)
+        if tokenizer is self.tokenizer:
             return self
-        tokenizer = self.vocabulary.tokenizer
         return replace(self, tokenizer=tokenizer, tokenizer_digest=tokenizer_fingerprint(tokenizer))
 
 

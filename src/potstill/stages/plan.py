@@ -151,6 +151,11 @@ def _of_capacity(recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: 
     """Where the student differs from what was asked for, and where it may be too small for its teacher."""
     made = inputs.student_config
     found = shape_notes(inputs.lead.config, inputs.student, made)
+    if student.family != teacher.family:
+        found.append(
+            f"the student is another kind of network ({student.family}) than its teacher ({teacher.family}); what it "
+            "is given to start from may fit it less."
+        )
     doubts = []
     if student.layers * 4 < teacher.layers:
         doubts.append("under a quarter of its depth")

@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
 from potstill.settings import Settings
-from potstill.students.shape import Copy, Initialisation, Shrunk, student_config
+from potstill.students.shape import Copy, FamilyName, Initialisation, Shrunk, student_config
 from potstill.students.trimming import Trimmed
 from potstill.students.vocabulary import AnyVocabulary, FullVocabulary
 
@@ -29,6 +29,8 @@ class Budget(Settings):
     """As of a shrunk student."""
     vocabulary: AnyVocabulary = FullVocabulary()
     """As of a shrunk student."""
+    family: FamilyName | None = Field(default=None, exclude_if=lambda family: family is None)
+    """As of a shrunk student."""
     init: Initialisation = Copy()
 
     @model_validator(mode="after")
@@ -42,7 +44,7 @@ def candidates(
     teacher: PretrainedConfig, like: Budget | None = None, vocabulary: Trimmed | None = None
 ) -> Iterator[tuple[Shrunk, PretrainedConfig]]:
     """The legal shapes at shares of the teacher's depth and width, each once, with their configurations."""
-    own = {} if like is None else {"dropout": like.dropout, "vocabulary": like.vocabulary, "init": like.init}
+    own = {} if like is None else {field: getattr(like, field) for field in ("dropout", "vocabulary", "family", "init")}
     seen = set()
     for layers, width in product(SHARES, SHARES):
         try:

@@ -20,6 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from potstill.errors import ModelError
 from potstill.families import ENCODER_FAMILIES
 from potstill.students.importance import Importance
+from potstill.students.layouts import common_name, common_weights, intermediate_size
 from potstill.students.shape import Copy, layer_map
 
 
@@ -30,7 +31,7 @@ def copy_from_teacher(
     importance: Importance | None = None,
     pieces: Int[Tensor, "pieces"] | None = None,
 ) -> None:
-    """Fill the student's parameters in place from the teacher's, of the same family.
+    """Fill the student's parameters in place from the teacher's, of the same family or one that is laid out alike.
 
     `importance` is that of the teacher's parts, where the settings choose by it; `pieces` are the teacher's ids of the
     student's vocabulary, where it has not all of them.
@@ -39,7 +40,7 @@ def copy_from_teacher(
         ModelError: a parameter of the student that the teacher has not.
     """
     assert importance is not None or not settings.measures, "these settings choose by importance"
-    weights = teacher.state_dict()
+    weights = common_weights(teacher.state_dict(), teacher.config, student.config)
     chosen = _layers(student.config.num_hidden_layers, teacher.config.num_hidden_layers, settings, importance)
     embeddings = teacher.get_input_embeddings().weight.detach().float()
     embeddings = embeddings if pieces is None else embeddings[pieces]
@@ -51,7 +52,8 @@ def copy_from_teacher(
         student.config, teacher.config, kept
     )
     with torch.no_grad():
-        for name, parameter in student.named_parameters():
+        for own, parameter in student.named_parameters():
+            name = common_name(own, student.config.model_type)
             source, layer = _teacher_name(name, chosen)
             if source not in weights:
                 raise ModelError(f"student parameter {name}: the teacher has no {source}; use init: random.")
@@ -113,7 +115,7 @@ class _CutEncoder:
         self._kept = kept
         self._head = teacher.hidden_size // teacher.num_attention_heads
         self._heads = student.hidden_size // self._head
-        self._units = student.intermediate_size
+        self._units = intermediate_size(student)
 
     def __call__(self, name: str, tensor: Tensor, layer: int) -> Tensor:
         kept = self._kept
