@@ -4,11 +4,24 @@ What is cut from a teacher, pruned, or compared layer by layer finds its modules
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
+
+
+class Part(StrEnum):
+    """Which stack of layers, and of a decoder with an encoder which attention."""
+
+    ONLY = "only"
+    """Of models that have one stack."""
+    ENCODER = "encoder"
+    DECODER = "decoder"
+    """With its attention to what was written before."""
+    CROSS = "cross"
+    """The decoder's attention to the source."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +78,62 @@ FAMILIES = dict.fromkeys(ENCODER_FAMILIES, _ENCODER) | {"distilbert": _DISTILBER
 FAMILIES |= dict.fromkeys(DECODER_FAMILIES, _DECODER)
 
 
-def family_of(model: PreTrainedModel) -> Family:
-    """The family of a model.
+def _t5(stack: str, attention: str, feed_forward: str) -> Family:
+    return Family(
+        layers=f"{stack}.block",
+        attention=attention,
+        attention_out=f"{attention}.o",
+        feed_forward_out=f"{feed_forward}.DenseReluDense.wo",
+        first_norm="layer.0.layer_norm",
+        final_norm=f"{stack}.final_layer_norm",
+    )
+
+
+def _bart(stack: str, attention: str) -> Family:
+    return Family(
+        layers=f"{stack}.layers",
+        attention=attention,
+        attention_out=f"{attention}.out_proj",
+        feed_forward_out="fc2",
+        first_norm=None,
+        final_norm=None,
+    )
+
+
+# Models that read with one stack and write with another.
+TWO_STACKS: dict[str, dict[Part, Family]] = {
+    "t5": {
+        Part.ENCODER: _t5("encoder", "layer.0.SelfAttention", "layer.1"),
+        Part.DECODER: _t5("decoder", "layer.0.SelfAttention", "layer.2"),
+        Part.CROSS: _t5("decoder", "layer.1.EncDecAttention", "layer.2"),
+    },
+    "bart": {
+        Part.ENCODER: _bart("encoder", "self_attn"),
+        Part.DECODER: _bart("decoder", "self_attn"),
+        Part.CROSS: _bart("decoder", "encoder_attn"),
+    },
+}
+
+
+def family_of(model: PreTrainedModel, part: Part = Part.ONLY) -> Family:
+    """The family of a model, or of one of its stacks.
 
     Raises:
         ModelError: one whose modules are not known here.
     """
-    return family_named(model.config.model_type)
+    return family_named(model.config.model_type, part)
 
 
-def family_named(model_type: str) -> Family:
+def family_named(model_type: str, part: Part = Part.ONLY) -> Family:
     """The family of models of a type, as configurations name it.
 
     Raises:
         ModelError: one whose modules are not known here.
     """
+    if model_type in TWO_STACKS and part is not Part.ONLY:
+        return TWO_STACKS[model_type][part]
     if model_type not in FAMILIES:
-        known = ", ".join(sorted(FAMILIES))
+        known = ", ".join(sorted({*FAMILIES, *TWO_STACKS}))
         raise ModelError(
             f"model family {model_type!r}: where its layers lie is not known here, so losses on features cannot read "
             f"it; known: {known}."
@@ -89,21 +141,21 @@ def family_named(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-def layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The layers of a model, the lowest first."""
-    layers = model.base_model.get_submodule(family_of(model).layers)
+def layers_of(model: PreTrainedModel, part: Part = Part.ONLY) -> nn.ModuleList:
+    """The layers of a model or of one of its stacks, the lowest first."""
+    layers = model.base_model.get_submodule(family_of(model, part).layers)
     assert isinstance(layers, nn.ModuleList)
     return layers
 
 
-def attention_of(model: PreTrainedModel, layer: int) -> nn.Module:
+def attention_of(model: PreTrainedModel, layer: int, part: Part = Part.ONLY) -> nn.Module:
     """The attention of a layer, counted from 0."""
-    return layers_of(model)[layer].get_submodule(family_of(model).attention)
+    return layers_of(model, part)[layer].get_submodule(family_of(model, part).attention)
 
 
-def final_norm_of(model: PreTrainedModel) -> nn.Module | None:
+def final_norm_of(model: PreTrainedModel, part: Part = Part.ONLY) -> nn.Module | None:
     """The norm after the last layer, where the family has one."""
-    name = family_of(model).final_norm
+    name = family_of(model, part).final_norm
     return None if name is None else model.base_model.get_submodule(name)
 
 

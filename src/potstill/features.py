@@ -18,7 +18,7 @@ from transformers.masking_utils import sdpa_mask
 
 from potstill.divergences import at_least_float32
 from potstill.errors import ModelError
-from potstill.families import attention_of, final_norm_of, layers_of
+from potstill.families import Part, attention_of, family_of, final_norm_of, layers_of
 from potstill.signals import Batch, Features, Read, Signal
 
 ATTENTION = "potstill_sdpa"
@@ -145,10 +145,16 @@ class Taken:
 
     def at(self, tokens: Bool[Tensor, "rows length"]) -> Features:
         """The features of these tokens alone, row by row: of maps, the tokens are the queries."""
-        return {
-            read: feature[tokens] if read.signal is Signal.HIDDEN_STATES else feature.transpose(1, 2)[tokens]
-            for read, feature in self._whole.items()
-        }
+        return {read: self.of(read, tokens) for read in self._whole}
+
+    def of_batch(self, batch: Batch) -> Features:
+        """The features of the tokens that count in a batch."""
+        return {read: self.of(read, batch.tokens_of(read.part)) for read in self._whole}
+
+    def of(self, read: Read, tokens: Bool[Tensor, "rows length"]) -> Tensor:
+        """One feature of these tokens."""
+        feature = self._whole[read]
+        return feature[tokens] if read.signal is Signal.HIDDEN_STATES else feature.transpose(1, 2)[tokens]
 
 
 @contextmanager
@@ -160,22 +166,22 @@ def taking(model: PreTrainedModel, reads: frozenset[Read]) -> Iterator[Taken]:
     """
     taken = Taken()
     with ExitStack() as stack:
-        maps: dict[int, list[Read]] = {}
+        maps: dict[tuple[Part, int], list[Read]] = {}
         for read in sorted(reads):
             if read.signal is Signal.HIDDEN_STATES:
                 stack.callback(_hook(model, read, taken).remove)
             else:
-                maps.setdefault(read.layer, []).append(read)
+                maps.setdefault((read.part, read.layer), []).append(read)
         if maps:
             stack.enter_context(_listening(model, maps, taken))
         yield taken
 
 
 def _hook(model: PreTrainedModel, read: Read, taken: Taken) -> torch.utils.hooks.RemovableHandle:
-    layers = layers_of(model)
+    layers = layers_of(model, read.part)
     if not 0 <= read.layer <= len(layers):
         raise ModelError(f"hidden state {read.layer} of a model of {len(layers)} layers; expected 0 to {len(layers)}.")
-    norm = final_norm_of(model) if read.normed and read.layer == len(layers) else None
+    norm = final_norm_of(model, read.part) if read.normed and read.layer == len(layers) else None
 
     def before(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         taken.put(read, given[0] if given else named["hidden_states"])
@@ -191,7 +197,7 @@ def _hook(model: PreTrainedModel, read: Read, taken: Taken) -> torch.utils.hooks
 
 
 @contextmanager
-def _listening(model: PreTrainedModel, maps: Mapping[int, list[Read]], taken: Taken) -> Iterator[None]:
+def _listening(model: PreTrainedModel, maps: Mapping[tuple[Part, int], list[Read]], taken: Taken) -> Iterator[None]:
     """Attention of the layers `maps`, counted from 1, leaves their maps."""
     config = model.config
     usual = config._attn_implementation
@@ -213,18 +219,26 @@ def _listening(model: PreTrainedModel, maps: Mapping[int, list[Read]], taken: Ta
 
         return sink
 
-    modules = {attention_of(model, layer - 1): sink_of(reads) for layer, reads in maps.items()}
+    modules = {attention_of(model, layer - 1, part): sink_of(reads) for (part, layer), reads in maps.items()}
+    configs = [config, *(_stack_config(model, part) for part in {part for part, _ in maps} - {Part.ONLY})]
     _sinks.update(modules)
     # The attribute behind `set_attn_implementation`, which walks the whole model: this is done in every step.
-    config._attn_implementation_internal = ATTENTION
+    for each in configs:
+        each._attn_implementation_internal = ATTENTION
     try:
         yield
     finally:
-        config._attn_implementation_internal = usual
+        for each in configs:
+            each._attn_implementation_internal = usual
         for module in modules:
             del _sinks[module]
 
 
+def _stack_config(model: PreTrainedModel, part: Part) -> Any:
+    """The configuration that a stack reads: of some models a copy of the whole model's."""
+    return model.base_model.get_submodule(family_of(model, part).layers.rpartition(".")[0]).config
+
+
 def features_at(taken: Taken, batch: Batch) -> Features:
     """The features of the tokens that count in a batch, in float32 at least."""
-    return {read: at_least_float32(feature) for read, feature in taken.at(batch.tokens).items()}
+    return {read: at_least_float32(feature) for read, feature in taken.of_batch(batch).items()}

@@ -49,6 +49,10 @@ class SplitCounts(Part):
     near_copies_dropped: int
     fingerprint: str
     tokens: TokensRecord | None = None
+    words: int | None = None
+    """Of token classification: the words that are read and answered."""
+    windows: int | None = None
+    """The parts in which their documents are read."""
 
 
 class ShapeRecord(Part):
@@ -56,6 +60,8 @@ class ShapeRecord(Part):
 
     family: str
     layers: int
+    """Of models that read with one stack and write with another, the encoder's."""
+    decoder_layers: int | None = None
     width: int
     heads: int
     key_value_width: int | None = None
@@ -174,14 +180,29 @@ class TrainRecord(Record):
     labelled_rows: int
 
 
+_METRICS = {
+    "macro_f1": "macro-F1",
+    "token_accuracy": "accuracy at the next token",
+    "entity_f1": "entity F1",
+}
+
+
+def metric_name(metric: str) -> str:
+    """A metric in words."""
+    return _METRICS.get(metric, metric.replace("_", " "))
+
+
 class ModelEvaluation(Part):
     """One model on the test rows and on this machine."""
 
     accuracy: float
     accuracy_interval: Estimate
+    """Over rows; of language models at the next token, of token classification at each word."""
     macro_f1: float | None
     macro_f1_interval: Estimate | None
-    """None for language models, whose accuracy is that of the next token."""
+    """Of one class for each text alone."""
+    scores: dict[str, Estimate] = Field(default_factory=dict)
+    """What else the task measures, by name: shares that are better where they are higher."""
     cross_entropy: float
     expected_calibration_error: float
     latency_p50_ms: float
@@ -206,6 +227,10 @@ class ModelEvaluation(Part):
     time_per_token_ms: float | None = None
     tokens_per_s: float | None = None
 
+    def score(self, metric: str) -> Estimate:
+        """A metric of the task by name, such as its primary one."""
+        return self.scores.get(metric, self.accuracy_interval)
+
 
 class Generation(Part):
     """What the models write after the same prompt, greedily."""
@@ -224,9 +249,15 @@ class Comparison(Part):
     against: str
     accuracy_points: Estimate
     macro_f1_points: Estimate | None
+    score_points: dict[str, Estimate] = Field(default_factory=dict)
+    """Of each of the `scores`."""
     only_of_right: int
     only_against_right: int
     mcnemar_p: float | None
+
+    def points(self, metric: str) -> Estimate:
+        """The difference in a metric of the task by name, such as its primary one."""
+        return self.score_points.get(metric, self.accuracy_points)
 
 
 class Agreement(Part):
@@ -303,6 +334,12 @@ class EvaluateRecord(Record):
     initial_kl_mean: float | None = None
     """KL from the teacher to the student before its training."""
     generations: list[Generation] = Field(default_factory=list)
+    test_words: int | None = None
+    """Of token classification: the words that are classified one by one."""
+
+    def primary(self, model: str) -> Estimate:
+        """What this task judges a model by."""
+        return self.models[model].score(self.primary_metric)
 
 
 class Check(Part):

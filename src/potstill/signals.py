@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from potstill.families import Part
 from potstill.targets import Head, Target
 
 IGNORE_INDEX = -100
@@ -43,6 +44,7 @@ class Read:
     """Of relations: into how many heads the vectors are cut."""
     normed: bool = False
     """Of hidden states: whether after the final norm, which only those of the last layer go through."""
+    part: Part = Part.ONLY
 
 
 Features = Mapping[Read, Tensor]
@@ -90,6 +92,18 @@ class Batch:
     def tokens(self) -> Bool[Tensor, "rows length"]:
         """The tokens that count in a loss on features."""
         return self.token_weights > 0
+
+    def weights_of(self, part: Part) -> Float[Tensor, "rows length"]:
+        """The same for a stack. A row's source tokens share the row's unmasked positions, which are of its target."""
+        if part is not Part.ENCODER:
+            return self.token_weights
+        seen = self.inputs["attention_mask"].float()
+        shares = self.mask.sum(dim=1, keepdim=True) / seen.sum(dim=1, keepdim=True).clamp(min=1)
+        return seen * shares
+
+    def tokens_of(self, part: Part) -> Bool[Tensor, "rows length"]:
+        """The tokens of a stack that count in a loss on features; of attention, the ones that look."""
+        return self.weights_of(part) > 0
 
     def to(self, device: torch.device) -> "Batch":
         move = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from potstill.tasks.loading import tokenizer_fingerprint
 from tests.recipes.test_cli import potstill, record, stages_that_worked
 from tests.recipes.test_flavours import ADAPTED, CHANGES, project, run  # noqa: F401
+from tests.tagged_project import make_tagged_project
 
 WORDS = "student.vocabulary"
 
@@ -87,6 +88,39 @@ def test_several_teachers_are_asked_in_their_own_ids(project: Path, spelling_tea
         assert record(finished, "plan")["student"]["vocabulary"] < 150
         students.append(record(finished, "train/student"))
     assert students[0]["best_validation_loss"] == pytest.approx(students[1]["best_validation_loss"], rel=1e-3)
+
+
+@pytest.mark.long
+def test_words_are_tagged_by_a_distilbert_of_fewer_pieces(tmp_path: Path, spelling_teacher_folder: Path) -> None:
+    project = make_tagged_project(tmp_path, spelling_teacher_folder)  # noqa: F811
+    path = project / "data/test.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    # A word that no row of train has is spelt by the student, in seven pieces for the teacher's one.
+    for row in rows:
+        row["tokens"] = [f"other{number}" if word == "w20" else word for number, word in enumerate(row["tokens"])]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    said = ("--set", f"{WORDS}=trimmed", "--set", "student.family=distilbert", "--set", "train.baseline=false")
+    potstill("run", project / "recipe.yaml", "--out", project / "run", *said)
+    evaluation = record(project / "run", "evaluate")
+    assert evaluation["test_words"] == sum(len(row["tokens"]) for row in rows)
+    assert evaluation["models"]["student"]["scores"]["entity_f1"]["value"] > 0.5
+    assert json.loads((project / "run/train/student/model/config.json").read_text())["model_type"] == "distilbert"
+
+
+@pytest.mark.long
+def test_a_distilbert_follows_the_features_of_a_bert(project: Path) -> None:  # noqa: F811
+    losses = (
+        "losses=[{kind: soft_targets, temperature: 2}, {kind: hard_labels}, {kind: hidden_states}, {kind: attention}, "
+        "{kind: relations, heads: 4}]"
+    )
+    finished = run(project, "hybrid", "student.family=distilbert", losses, "train.baseline=true")
+    plan, evaluation = record(finished, "plan"), record(finished, "evaluate")
+    assert plan["student"]["family"] == "distilbert"
+    assert any("another kind of network (distilbert)" in warning for warning in plan["warnings"])
+    assert evaluation["models"]["student"]["num_parameters"] == plan["student"]["parameters"]
+    tokenizer = AutoTokenizer.from_pretrained(finished / "export/safetensors")
+    model = AutoModelForSequenceClassification.from_pretrained(finished / "export/safetensors")
+    assert model(**tokenizer("w1 zinc", return_tensors="pt")).logits.shape == (1, 3)
 
 
 def test_the_candidates_have_the_students_pieces(project: Path) -> None:  # noqa: F811

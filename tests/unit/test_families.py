@@ -148,7 +148,7 @@ def test_the_features_of_distilbert_are_those_that_transformers_gives() -> None:
 
 
 def rows() -> EncodedRows:
-    tokens = [np.array(ids[seen > 0], dtype=np.int32) for ids, seen in zip(*INPUTS.values(), strict=True)]
+    tokens = [ids[seen > 0].numpy().astype(np.int32) for ids, seen in zip(*INPUTS.values(), strict=True)]
     return EncodedRows(("a", "b"), tokens, np.zeros(2, dtype=np.int64), pad_id=1, truncated=0)
 
 

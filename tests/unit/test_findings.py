@@ -15,10 +15,10 @@ def measured(**changes: Any) -> EvaluateRecord:
 
 def with_accuracy(**accuracies: float) -> EvaluateRecord:
     found = measured()
-    models = {
-        name: model.model_copy(update={"accuracy": accuracies.get(name, model.accuracy)})
-        for name, model in found.models.items()
-    }
+    models = dict(found.models)
+    for name, value in accuracies.items():
+        interval = Estimate(value=value, low=value - 0.02, high=value + 0.02)
+        models[name] = models[name].model_copy(update={"accuracy": value, "accuracy_interval": interval})
     return found.model_copy(update={"models": models})
 
 
@@ -57,3 +57,14 @@ def test_a_loss_on_rare_classes_is_said_even_where_accuracy_gained() -> None:
 
 def test_without_a_baseline_nothing_is_said_about_it() -> None:
     assert not any("hard labels alone" in line for line in findings(evaluation(with_baseline=False)))
+
+
+def test_the_primary_metric_is_what_is_kept_and_compared() -> None:
+    scores = {"teacher": 0.8, "student": 0.7, "baseline": 0.9}
+    models = {
+        name: model.model_copy(update={"scores": {"entity_f1": Estimate(value=scores[name], low=0.6, high=0.95)}})
+        for name, model in measured().models.items()
+    }
+    said = findings(measured(models=models, primary_metric="entity_f1"))
+    assert said[0].startswith("The teacher (80.0%) is worse than the small model trained on hard labels alone (90.0%)")
+    assert "of the teacher's entity F1 (" in said[-1]

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,6 +33,7 @@ from transformers import (
 )
 
 from potstill.data.rows import Row
+from potstill.data.words import windows_of
 from potstill.errors import ModelError
 from potstill.locations import resolve
 from potstill.recipe import Recipe
@@ -279,6 +281,21 @@ def test_a_narrower_student_has_the_first_channels_of_the_kept_embeddings() -> N
     copy_from_teacher(student, teacher, Copy(), pieces=trimmed.kept)
     words = teacher.bert.embeddings.word_embeddings.weight
     assert torch.equal(student.bert.embeddings.word_embeddings.weight, words[trimmed.kept, :8])
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_words_are_answered_in_the_same_order_in_other_windows(kind: str) -> None:
+    documents = [re.findall(r"\w+|\S", " ".join(OTHERS[start : start + 15])) for start in range(0, 1500, 15)]
+    own, theirs = (
+        list(windows_of(tokenizer, documents, max_length=24, overlap=6))
+        for tokenizer in (small(kind).tokenizer, whole(kind))
+    )
+    counts = [[len(windows) for windows in each] for each in (own, theirs)]
+    assert sum(counts[0]) > sum(counts[1]), "words that are spelt take more windows"
+    answered = [
+        [np.concatenate([window.words for window in windows]).tolist() for windows in each] for each in (own, theirs)
+    ]
+    assert answered[0] == answered[1]
 
 
 def test_rarer_pieces_are_left_out_and_their_words_spelt() -> None:

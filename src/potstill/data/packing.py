@@ -6,7 +6,7 @@ that. It does so only without an attention mask and without a cache, so a model 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,6 +16,7 @@ import torch
 from potstill.data.chat_tokens import TokenCounts
 from potstill.data.on_disk import Ragged
 from potstill.data.tokens import TokenFile, Tokenised
+from potstill.families import Part
 from potstill.signals import IGNORE_INDEX, Batch
 
 
@@ -42,6 +43,14 @@ class PackedRows:
     def unpacked(self) -> "PackedRows":
         """The same examples, one in each row."""
         return replace(self, rows=Ragged((number,) for number in range(len(self.examples))))
+
+    def examples_in(self, row: int) -> Sequence[int]:
+        """The numbers of the examples of a row."""
+        return self.rows[row]
+
+    def maps_of(self, part: Part) -> Iterator[tuple[int, int]]:
+        """For each example the tokens that count in a loss on features, and those that each of them may see."""
+        return zip(self.examples.trained_counts.tolist(), self.examples.lengths.tolist(), strict=True)
 
     @cached_property
     def lengths(self) -> Sequence[int]:

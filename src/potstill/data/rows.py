@@ -33,6 +33,10 @@ class Columns(Settings):
     text: str = "text"
     label: str = "label"
     """May be missing or null: such a row is unlabelled."""
+    tokens: str = "tokens"
+    """For token classification: a list of words."""
+    tags: str = "tags"
+    """A list with a tag for each word. May be missing or null: such a row is unlabelled."""
     domain: str = "domain"
     """May be missing or null: of what kind a row is, for several teachers that know different kinds."""
     messages: str = "messages"
@@ -40,6 +44,10 @@ class Columns(Settings):
     `reasoning_content`."""
     prompt: str = "prompt"
     completion: str = "completion"
+    """May be missing or null: the teacher writes it."""
+    source: str = "source"
+    """For encoder-decoder models: the text that is read."""
+    target: str = "target"
     """May be missing or null: the teacher writes it."""
 
 
@@ -79,6 +87,11 @@ class Row:
     @property
     def labelled(self) -> bool:
         return self.label is not None
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The class that somebody gave it, where somebody did."""
+        return () if self.label is None else (self.label,)
 
     @property
     def content(self) -> list[Any]:

@@ -1,6 +1,6 @@
 """Soft labels: a store of the teacher's answers that verifies itself, and how they are encoded."""
 
-from potstill.labels.dense import Dense
+from potstill.labels.dense import Dense, DensePositions
 from potstill.labels.encodings import AnyEncoding, AskedEncoding, Auto, PositionEncoding
 from potstill.labels.low_rank import LowRank
 from potstill.labels.positions import bytes_per_position
@@ -15,6 +15,7 @@ __all__ = [
     "AskedEncoding",
     "Auto",
     "Dense",
+    "DensePositions",
     "Fitted",
     "LabelSource",
     "LabelStore",

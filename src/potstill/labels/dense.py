@@ -1,18 +1,21 @@
 """The dense encoding: all logits of each row. Right for classification, and valid for every temperature."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from potstill.errors import LabelStoreError
+from potstill.labels.positions import Column, Columns
 from potstill.settings import Settings
+from potstill.targets import LogitTargets
 
 
 class Dense(Settings):
@@ -62,6 +65,25 @@ class Dense(Settings):
             row = int(np.nonzero(~np.isfinite(values))[0][0])
             raise LabelStoreError(f"Stored logits non-finite: id {batch.column('id')[row].as_py()}.")
         return values
+
+
+class DensePositions(Settings):
+    """All logits at each position of a row that counts: at each word, where words are classified."""
+
+    kind: Literal["dense_positions"] = "dense_positions"
+    dtype: Literal["float32", "float16"] = "float32"
+    classes: int
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        return {"logits": Column(np.float32 if self.dtype == "float32" else np.float16, self.classes)}
+
+    def encode(self, logits: Float[Tensor, "positions classes"]) -> Columns:
+        with np.errstate(over="ignore"):  # an overflow is refused by who writes it, with its row and position
+            return {"logits": logits.detach().float().cpu().numpy().astype(self.dtype)}
+
+    def decode(self, columns: Columns, device: torch.device) -> LogitTargets:
+        return LogitTargets(torch.from_numpy(columns["logits"]).to(device).float())
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from potstill.labels.dense import Dense
+from potstill.labels.dense import Dense, DensePositions
 from potstill.labels.hidden import Hidden
 from potstill.labels.low_rank import LowRank
 from potstill.labels.positions import Codec, Column, bytes_per_position
@@ -18,7 +18,9 @@ from potstill.settings import Settings
 PositionEncoding = LowRank | Hidden | TopK | Sampled
 """Encodings of language models, which label every trained position of a row."""
 
-AnyEncoding = Annotated[Dense | LowRank | Hidden | TopK | Sampled | States, Field(discriminator="kind")]
+AnyEncoding = Annotated[
+    Dense | DensePositions | LowRank | Hidden | TopK | Sampled | States, Field(discriminator="kind")
+]
 """What a store can hold."""
 
 

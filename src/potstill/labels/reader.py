@@ -3,6 +3,7 @@
 import torch
 
 from potstill.errors import LabelStoreError
+from potstill.labels.dense import Dense, DensePositions
 from potstill.labels.states import States
 from potstill.labels.store import LabelStore
 from potstill.signals import Batch, Signals
@@ -21,7 +22,8 @@ class StoredTeacher:
         Raises:
             LabelStoreError: a row without labels, or with labels of another number of positions.
         """
-        if self._store.codec is None:
+        encoding = self._store.manifest.encoding
+        if isinstance(encoding, Dense):
             logits = torch.from_numpy(self._store.logits(batch.ids)).to(self._device)
             return Signals(logits=logits.float())
         if not batch.mask.any():
@@ -35,6 +37,9 @@ class StoredTeacher:
                 f"{len(batch.ids) - 1} after it, which train {trained}. The rows were made to tokens in another way "
                 "when they were labelled; run potstill label again."
             )
+        if isinstance(encoding, DensePositions):
+            return Signals(target=encoding.decode(columns, self._device))
+        assert self._store.codec is not None
         tensors = {name: torch.from_numpy(values).to(self._device) for name, values in columns.items()}
         return Signals(target=self._store.codec.target(tensors))
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from potstill.data.ids import Index, Keys
 from potstill.errors import LabelStoreError
-from potstill.labels.dense import Dense, DenseLayout
+from potstill.labels.dense import Dense, DenseLayout, DensePositions
 from potstill.labels.encodings import AnyEncoding, load_codec
 from potstill.labels.layout import Layout
 from potstill.labels.positions import Codec, Columns, PositionLayout
@@ -217,7 +217,7 @@ class LabelStore:
 def layout_of(manifest: Manifest, codec: Codec | None) -> Layout:
     if isinstance(manifest.encoding, Dense):
         return DenseLayout(manifest.encoding, len(manifest.source.labels))
-    if isinstance(manifest.encoding, States):
+    if isinstance(manifest.encoding, DensePositions | States):
         return PositionLayout(manifest.encoding.columns)
     assert codec is not None
     return PositionLayout(codec.columns)
@@ -230,7 +230,7 @@ def read_codec(folder: Path, manifest: Manifest) -> Codec | None:
         LabelStoreError: what the encoding stores once is missing or damaged.
     """
     known = manifest.positions
-    if isinstance(manifest.encoding, Dense | States) or known is None:
+    if isinstance(manifest.encoding, Dense | DensePositions | States) or known is None:
         return None
     tensors: dict[str, Tensor] = {}
     if known.codec_sha256 is not None:

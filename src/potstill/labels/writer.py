@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from potstill.data.ids import Index, Keys
 from potstill.errors import LabelStoreError
-from potstill.labels.dense import Dense, DenseLayout
+from potstill.labels.dense import Dense, DenseLayout, DensePositions
 from potstill.labels.encodings import PositionEncoding
 from potstill.labels.layout import Layout
 from potstill.labels.positions import Codec, PositionLayout
@@ -58,7 +58,7 @@ class Fitted:
 class StoreWriter:
     """Writes the shards that are missing, then the manifest."""
 
-    def __init__(self, folder: Path, encoding: Dense | States | Fitted, source: LabelSource) -> None:
+    def __init__(self, folder: Path, encoding: Dense | DensePositions | States | Fitted, source: LabelSource) -> None:
         self.folder = folder
         self.source = source
         self._encoding = encoding
@@ -66,7 +66,7 @@ class StoreWriter:
         match encoding:
             case Dense():
                 self._layout = DenseLayout(encoding, len(source.labels))
-            case States():
+            case DensePositions() | States():
                 self._layout = PositionLayout(encoding.columns)
             case Fitted():
                 self._layout = PositionLayout(encoding.codec.columns)

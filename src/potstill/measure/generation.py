@@ -29,15 +29,21 @@ def greedy(
     model: Any, prompt: Sequence[int], new_tokens: int, *, stop: Collection[int] = ()
 ) -> tuple[list[int], list[float]]:
     """The likeliest tokens after a prompt up to a stop token, with the seconds that each took; the first includes
-    the reading of the prompt."""
+    the reading of the prompt, which an encoder does where the model has one."""
     import torch
 
-    ids = torch.tensor([list(prompt)], device=model.device)
-    past, said, seconds = None, [], []
+    apart = model.config.is_encoder_decoder
+    ids = torch.tensor([[model.config.decoder_start_token_id] if apart else list(prompt)], device=model.device)
+    memory, past, said, seconds = None, None, [], []
     with torch.inference_mode():
         for _ in range(new_tokens):
             started = time.perf_counter()
-            out = model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
+            if apart:
+                if memory is None:
+                    memory = model.get_encoder()(input_ids=torch.tensor([list(prompt)], device=model.device))
+                out = model(encoder_outputs=memory, decoder_input_ids=ids, past_key_values=past, use_cache=True)
+            else:
+                out = model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
             token = int(out.logits[0, -1].argmax())
             seconds.append(time.perf_counter() - started)
             said.append(token)
@@ -50,11 +56,13 @@ def greedy(
 def _measure(request: GenerationRequest) -> dict[str, Any]:
     """Runs in the fresh process."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     torch.set_num_threads(request.threads)
-    model = AutoModelForCausalLM.from_pretrained(
-        request.model, dtype=torch.float32, use_safetensors=True, trust_remote_code=request.trust_remote_code
+    trust = {"trust_remote_code": request.trust_remote_code}
+    apart = AutoConfig.from_pretrained(request.model, **trust).is_encoder_decoder
+    model = (AutoModelForSeq2SeqLM if apart else AutoModelForCausalLM).from_pretrained(
+        request.model, dtype=torch.float32, use_safetensors=True, **trust
     )
     model = model.to(request.device).eval()
     for prompt in request.prompts[: request.warmup]:

@@ -156,18 +156,25 @@ def _measure(request: SpeedRequest) -> dict[str, Any]:
         for model in [next(turns)] if request.in_turn else models:
             model(**inputs).logits.argmax(dim=-1).cpu()
 
-    def seconds(texts: Sequence[str]) -> float:
+    return timed(answer, request.texts, request.warmup, request.batch_size, device)
+
+
+def timed(
+    answer: Callable[[Sequence[Any]], None], rows: Sequence[Any], warmup: int, batch_size: int, device: Any
+) -> dict[str, Any]:
+    """What a process that measures prints: each row alone, then batches of them, after some to warm up."""
+    import torch
+
+    def seconds(rows: Sequence[Any]) -> float:
         started = time.perf_counter()
-        answer(texts)
+        answer(rows)
         return time.perf_counter() - started
 
-    texts = request.texts
-    size = request.batch_size
-    batches = [texts[i : i + size] for i in range(0, len(texts) - size + 1, size)] or [texts]
+    batches = [rows[i : i + batch_size] for i in range(0, len(rows) - batch_size + 1, batch_size)] or [rows]
     with torch.inference_mode():
-        for text in texts[: request.warmup]:
-            answer([text])
-        latencies = [1000 * seconds([text]) for text in texts]
+        for row in rows[:warmup]:
+            answer([row])
+        latencies = [1000 * seconds([row]) for row in rows]
         answer(batches[0])
         per_batch = [(len(batch), seconds(batch)) for batch in batches]
     peak = peak_memory_bytes()

@@ -12,14 +12,13 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from potstill.presentation import charts
-from potstill.records import ClassRow, Comparison, Estimate, EvaluateRecord, FinishedRun, GateRecord
+from potstill.records import ClassRow, Comparison, Estimate, EvaluateRecord, FinishedRun, GateRecord, metric_name
 
 MAX_TEXT = 300
 """Characters of a sample text that the report shows."""
 
 # Marks that turn the direction of what follows, so that a page shows something else than it says.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "token_accuracy": "accuracy at the next token"}
 
 
 def render_html(
@@ -38,7 +37,7 @@ def render_html(
         recipe_yaml=recipe_yaml,
         environment=environment,
         classes=by_drop(run.evaluation.classes),
-        trade_off=Markup(charts.trade_off(run.evaluation.models, run.evaluation.floors)),
+        trade_off=Markup(charts.trade_off(run.evaluation.models, run.evaluation.floors, run.evaluation.primary_metric)),
         curves=[Markup(svg) for svg in _curves(metrics)],
     )
 
@@ -56,13 +55,12 @@ def render_model_card(run: FinishedRun, *, title: str, recipe_yaml: str, environ
 
 
 def _render(template: Template, run: FinishedRun, **more: Any) -> str:
-    metric = run.evaluation.primary_metric
     trainings = {**run.earlier, "student": run.student, "baseline": run.baseline}
     return template.render(
         **vars(run),
         trainings=[(name, trained) for name, trained in trainings.items() if trained is not None],
         verdict=verdict(run.evaluation, run.gate),
-        metric=_METRICS.get(metric, metric),
+        metric=metric_name(run.evaluation.primary_metric),
         comparison=comparison_rows(run.evaluation),
         **more,
     )
@@ -70,14 +68,11 @@ def _render(template: Template, run: FinishedRun, **more: Any) -> str:
 
 def verdict(evaluation: EvaluateRecord, gate: GateRecord) -> str:
     """One sentence: whether the student passed, and the figures that say so."""
-    metric = _METRICS.get(evaluation.primary_metric, evaluation.primary_metric)
-    teacher, student = evaluation.models["teacher"], evaluation.models["student"]
-    scores = [getattr(model, evaluation.primary_metric.removeprefix("token_"), None) for model in (student, teacher)]
-    figures = ""
-    if all(isinstance(score, float) for score in scores):
-        figures = f" ({percent(scores[0])} against {percent(scores[1])})"
+    metric = metric_name(evaluation.primary_metric)
+    student, teacher = (evaluation.primary(name).value for name in ("student", "teacher"))
     kept = (
-        f"The student keeps {percent(evaluation.retention.value)} of the teacher's {metric}{figures} "
+        f"The student keeps {percent(evaluation.retention.value)} of the teacher's {metric} "
+        f"({percent(student)} against {percent(teacher)}) "
         f"and answers {evaluation.speedup:.1f} times as fast"
     )
     if gate.passed:
@@ -105,8 +100,13 @@ def comparison_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
     }
     each = models.values()
     of = " of a token" if evaluation.test_tokens is not None else ""
+    scores = [
+        row(f"{sentence(metric_name(metric))} (95 % interval)", [share(m.score(metric)) for m in each])
+        for metric in teacher.scores
+    ]
     return [
-        row("Accuracy (95 % interval)", [f"{percent(m.accuracy)} ({span(m.accuracy_interval)})" for m in each]),
+        *scores,
+        row("Accuracy (95 % interval)", [share(m.accuracy_interval) for m in each]),
         *_quality_rows(evaluation),
         row("Agreement with the teacher", [agreement.get(name, "–") for name in models]),
         row(f"Latency p50{of}, ms", [f"{m.latency_p50_ms:,.2f}" for m in each]),
@@ -127,8 +127,8 @@ def _quality_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
     """The rows that only classifiers have, or only language models."""
     each = list(evaluation.models.values())
     if evaluation.test_tokens is None:
-        intervals = [(m.macro_f1, m.macro_f1_interval) for m in each]
-        return [("Macro-F1 (95 % interval)", [f"{percent(f1)} ({span(i)})" if i else "–" for f1, i in intervals])]
+        intervals = [m.macro_f1_interval for m in each]
+        return [("Macro-F1 (95 % interval)", [share(i) if i else "–" for i in intervals])] if any(intervals) else []
     return [
         ("Perplexity of the true responses", [number(m.perplexity) for m in each]),
         ("KL from the teacher: mean, nats", [number(m.kl_mean) for m in each]),
@@ -219,6 +219,11 @@ def span(estimate: Estimate) -> str:
     return f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}"
 
 
+def share(estimate: Estimate) -> str:
+    """A share in per cent with its interval."""
+    return f"{percent(estimate.value)} ({span(estimate)})"
+
+
 def points_span(estimate: Estimate | None) -> str:
     if estimate is None:
         return "–"
@@ -247,6 +252,11 @@ def p_value(comparison: Comparison) -> str:
     if comparison.mcnemar_p is None:
         return "–"
     return "p < 0.001" if comparison.mcnemar_p < 0.001 else f"p = {comparison.mcnemar_p:.3f}"
+
+
+def sentence(text: str) -> str:
+    """The text with a capital letter at its beginning."""
+    return text[:1].upper() + text[1:]
 
 
 def readable(name: str) -> str:
@@ -307,6 +317,7 @@ def _environment(*, autoescape: bool) -> Environment:
         number,
         p_value,
         readable,
+        metric_name,
         cut,
         in_cell,
         teacher_named,

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.table import Table
 
-from potstill.records import EvaluateRecord, GateRecord, PlanRecord, ShapeRecord
+from potstill.records import Estimate, EvaluateRecord, GateRecord, PlanRecord, ShapeRecord, metric_name
 
 
 @runtime_checkable
@@ -41,6 +41,8 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
         )
         if split.tokens is not None:
             yield f"{'':12} {split.tokens.tokens:7,} tokens, {split.tokens.trained_tokens:,} of them in responses"
+        if split.words is not None:
+            yield f"{'':12} {split.words:7,} words, in {split.windows:,} windows"
     if plan.responses_to_write:
         yield (
             f"{'responses':12} {plan.responses_to_write:7,} for the teacher to write; tokens and steps of train, and "
@@ -70,13 +72,12 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
     for name in names:
         table.add_column("CE-only baseline" if name == "baseline" else name, justify="right")
     models = [evaluation.models[name] for name in names]
-    teacher = evaluation.models["teacher"]
+    teacher, best = evaluation.models["teacher"], evaluation.primary("teacher").value
     rows = {
-        "accuracy": [
-            f"{m.accuracy:.1%} ({m.accuracy_interval.low:.1%} to {m.accuracy_interval.high:.1%})" for m in models
-        ],
+        **{metric_name(metric): [_share(m.score(metric)) for m in models] for metric in teacher.scores},
+        "accuracy": [_share(m.accuracy_interval) for m in models],
         **_quality_rows(evaluation),
-        "retention": [f"{m.accuracy / max(teacher.accuracy, 1e-12):.1%}" for m in models],
+        "retention": [f"{evaluation.primary(n).value / max(best, 1e-12):.1%}" for n in names],
         "agreement": [
             f"{evaluation.agreement[n].all_rows.value:.1%}" if n in evaluation.agreement else "" for n in names
         ],
@@ -103,6 +104,10 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
             word = "pass" if check.passed else "FAIL"
             console.print(f"  {word}  {check.name} {check.required}: {measured}", highlight=False)
         console.print(f"verdict: {'passed' if gate.passed else 'FAILED'}", style="bold")
+
+
+def _share(estimate: Estimate) -> str:
+    return f"{estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%})"
 
 
 def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None:
@@ -136,7 +141,8 @@ def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None
 def _shape(shape: ShapeRecord) -> str:
     body = shape.parameters - shape.embedding_parameters
     size = f"{shape.parameters / 1e6:.1f} M parameters ({body / 1e6:.1f} M without embeddings)"
-    return f"{shape.layers} x {shape.width}, {size}"
+    stacks = f"{shape.layers}" if shape.decoder_layers is None else f"{shape.layers} + {shape.decoder_layers}"
+    return f"{stacks} x {shape.width}, {size}"
 
 
 def _quality_rows(evaluation: EvaluateRecord) -> dict[str, list[str]]:

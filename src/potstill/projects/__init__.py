@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.progress import Progress
-from potstill.projects import license_notices, python_code, support_chat
+from potstill.projects import license_clauses, license_notices, python_code, support_chat
 
 __all__ = ["PROJECTS", "Project"]
 
@@ -26,6 +26,11 @@ PROJECTS: dict[str, Project] = {
             name="license-notices",
             summary="Which of 45 licences a notice grants: 11,475 real notices, and more without a label.",
             write=license_notices.write,
+        ),
+        Project(
+            name="license-clauses",
+            summary="Where a document names a licence, and of what kind: 2,200 documents of real notices, tagged.",
+            write=license_clauses.write,
         ),
         Project(
             name="support-chat",

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from potstill.data.near_copies import normalised, without_near_copies
@@ -28,7 +29,9 @@ SALT = "license-notices"
 JACCARD = 0.8
 SHINGLE_WORDS = 5
 
-_KEY = re.compile(r"(license_expression|is_license_notice|is_license_text|is_deprecated):\s*(.*)")
+_KEY = re.compile(
+    r"(license_expression|is_license_notice|is_license_text|is_license_reference|is_license_clue|is_deprecated):\s*(.*)"
+)
 _CATEGORY = re.compile(r"^category:\s*(.+)$", re.MULTILINE)
 _COMBINED = re.compile(r"\b(AND|OR|WITH)\b", re.IGNORECASE)
 _RECIPES = {"recipe.yaml": "license_notices.yaml", "recipe-full.yaml": "license_notices_full.yaml"}
@@ -60,7 +63,7 @@ def write(folder: Path, progress: Progress) -> list[str]:
     Raises:
         DataError: the package with the texts is not installed, or holds other texts than expected.
     """
-    paths = sorted(_rules_folder().glob("*.RULE"))
+    paths = sorted(rules_folder().glob("*.RULE"))
     with progress.task("reading notices", len(paths), "files") as advance:
         rules = read_rules(paths, advance)
     classes, chosen, others = select(rules.usable)
@@ -85,7 +88,7 @@ def write(folder: Path, progress: Progress) -> list[str]:
 
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
-    families = {licence: _category(licence) for licence in classes}
+    families = {licence: licence_category(licence) for licence in classes}
     write_text(data / "adapt.jsonl", _lines(adapt, families))
     write_text(data / "train.jsonl", _lines(labelled, families) + _lines(pool))
     write_text(data / "validation.jsonl", _lines(validation, families))
@@ -172,9 +175,10 @@ def select(rules: Sequence[Rule]) -> tuple[list[str], list[Rule], list[Rule]]:
     return sorted(classes), chosen, [rule for rule in rules if rule.licence not in classes]
 
 
-def _category(licence: str) -> str:
+@cache
+def licence_category(licence: str) -> str:
     """The kind of a licence, as its own file tells: copyleft, permissive and so on."""
-    path = _rules_folder().parent / "licenses" / f"{licence}.LICENSE"
+    path = rules_folder().parent / "licenses" / f"{licence}.LICENSE"
     found = _CATEGORY.search(path.read_text(encoding="utf-8"))
     return found[1].strip().lower() if found else "other"
 
@@ -191,7 +195,12 @@ def _lines(rules: Sequence[Rule], families: Mapping[str, str] | None = None) -> 
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
-def _rules_folder() -> Path:
+def rules_folder() -> Path:
+    """The folder of the rules in the installed package.
+
+    Raises:
+        DataError: it is not installed, or another package has its name.
+    """
     # Found without importing it, for only its files are wanted.
     spec = importlib.util.find_spec("licensedcode")
     if spec is None or not spec.submodule_search_locations:

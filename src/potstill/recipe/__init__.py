@@ -20,7 +20,7 @@ from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
 from potstill.signals import Signal
 from potstill.students import AnyStudent, Shrunk, TrimmedVocabulary
-from potstill.tasks import AnyTask
+from potstill.tasks import AnyTask, TokenClassification
 from potstill.teachers import (
     AnyTeacher,
     BornAgainTeacher,
@@ -67,7 +67,7 @@ class Recipe(Settings):
     def _language_models_match_the_distribution(cls, values: Any) -> Any:
         """Unless the recipe says otherwise: softening loses more than it teaches where the tail is nearly all."""
         task = values.get("task") if isinstance(values, dict) else None
-        if isinstance(task, dict) and task.get("kind") == "causal_lm" and "losses" not in values:
+        if isinstance(task, dict) and task.get("kind") in ("causal_lm", "seq2seq") and "losses" not in values:
             train = values.get("train")
             mixed = isinstance(train, dict) and train.get("alpha") is not None
             soft: dict[str, Any] = {"kind": "soft_targets", "temperature": 1.0} | ({} if mixed else {"weight": 1.0})
@@ -130,6 +130,9 @@ class Recipe(Settings):
     def _several_teachers_know_whole_rows(self) -> "Recipe":
         if self.several and self.task.writes:
             raise ValueError(f"teacher: {self.teacher.kind} does not fit {self.task.kind} yet.")
+        by_domain = isinstance(self.teacher, Routed) and self.teacher.by == "domain"
+        if by_domain and isinstance(self.task, TokenClassification):
+            raise ValueError(f"teacher.by: domain does not fit {self.task.kind} yet. Use confidence, or a mixture.")
         return self
 
     @model_validator(mode="after")

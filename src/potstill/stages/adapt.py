@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-from potstill.data.encoded import EncodedRows
 from potstill.data.rows import labelled_rows
 from potstill.errors import RecipeError
 from potstill.locations import GGUF
@@ -91,7 +90,7 @@ def _train(
         settings=settings,
     )
     if settings.frozen_layers:
-        if not (isinstance(rows, EncodedRows) and isinstance(validation, EncodedRows)):
+        if task.writes:
             raise RecipeError(f"adapt.frozen_layers: not for {task.kind} yet. Set it to 0.")
         frozen = FrozenLayers(model, settings.frozen_layers)
         total = len(rows.ids) + len(validation.ids)

@@ -81,6 +81,11 @@ class Inputs:
         return replace(self, tokenizer=tokenizer, tokenizer_digest=tokenizer_fingerprint(tokenizer))
 
 
+def reads_as_teacher(recipe: Recipe, name: str) -> bool:
+    """Whether a model of this name in the evaluation is a teacher; all others read with the student's tokenizer."""
+    return name == "teacher" or (recipe.several is not None and name in recipe.several.of)
+
+
 def alone(recipe: Recipe, inputs: Inputs, name: str) -> tuple[Recipe, Inputs]:
     """Recipe and inputs as they are for one of several teachers, which is adapted on the rows of its domains."""
     assert recipe.several is not None

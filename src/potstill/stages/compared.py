@@ -24,15 +24,20 @@ def pairs(names: Mapping[str, object]) -> list[tuple[str, str]]:
 
 def headline(
     models: Mapping[str, ModelEvaluation],
-    accuracy: Mapping[str, npt.NDArray[np.float64]],
+    primary: str,
+    scores: Mapping[str, npt.NDArray[np.float64]],
     comparisons: Sequence[Comparison],
 ) -> dict[str, Any]:
-    """The fields of an `EvaluateRecord` that set the student against teacher and baseline."""
+    """The fields of an `EvaluateRecord` that set the student against teacher and baseline, by the primary metric.
+
+    `scores` are that metric's values of each model over the resamples.
+    """
     teacher, student = models["teacher"], models["student"]
-    gain = next((each.accuracy_points for each in comparisons if (each.of, each.against) == OVER_BASELINE), None)
+    gain = next((each.points(primary) for each in comparisons if (each.of, each.against) == OVER_BASELINE), None)
     return {
-        "retention": estimate(accuracy["student"] / np.maximum(accuracy["teacher"], 1e-12)),
-        "drop_points": estimate(100 * (accuracy["teacher"] - accuracy["student"])),
+        "primary_metric": primary,
+        "retention": estimate(scores["student"] / np.maximum(scores["teacher"], 1e-12)),
+        "drop_points": estimate(100 * (scores["teacher"] - scores["student"])),
         "speedup": teacher.latency_p50_ms / student.latency_p50_ms,
         "throughput_ratio": student.throughput_per_s / teacher.throughput_per_s,
         "size_ratio": teacher.size_bytes / student.size_bytes,

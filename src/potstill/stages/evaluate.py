@@ -30,13 +30,15 @@ from potstill.records import (
     TrainRecord,
 )
 from potstill.run_dir import RunDir
-from potstill.stages.common import Inputs, ModelFolder, alone, teacher_folder
+from potstill.stages.common import Inputs, ModelFolder, alone, reads_as_teacher, teacher_folder
 from potstill.stages.compared import estimate, headline, pairs, parameters, speed_values
 from potstill.stages.evaluate_language import evaluate_language
+from potstill.stages.evaluate_words import evaluate_words
 from potstill.stages.findings import findings
 from potstill.stages.plan import adapt_split
 from potstill.stages.train import initial_student
 from potstill.targets import LogitTargets
+from potstill.tasks import TokenClassification
 from potstill.teachers import FrozenTeacher, Mixture, Routed, combined, lead_name, routes_of
 from potstill.training.engine import Engine
 
@@ -79,6 +81,8 @@ def evaluate(
         folders["teacher"] = teacher_folder(recipe, run, adapted)
         for name, member in members.items():
             folders[name] = teacher_folder(alone(recipe, inputs, name)[0], run, member)
+        if isinstance(recipe.task, TokenClassification):
+            return evaluate_words(run, recipe, inputs, folders, engine)
         if recipe.task.writes:
             untrained = initial_student(recipe, inputs, run, adapted)
             return evaluate_language(run, recipe, inputs, folders, untrained, engine)
@@ -92,9 +96,8 @@ def _evaluate(
 ) -> EvaluateRecord:
     test = inputs.splits["test"].rows
     as_teacher = as_student = _encoded(recipe, inputs, test)
-    if inputs.vocabulary is not None:
+    if inputs.of_student is not inputs:
         as_student = _encoded(recipe, inputs.of_student, test)
-    teachers = {"teacher", *(recipe.several.of if recipe.several else ())}
     truth = as_teacher.labels
     logits: dict[str, Logits] = {}
     counts: dict[str, tuple[int, int]] = {}
@@ -103,7 +106,7 @@ def _evaluate(
         for name in asked:
             model = folders[name].load(recipe)
             counts[name] = parameters(recipe, model)
-            encoded = as_teacher if name in teachers else as_student
+            encoded = as_teacher if reads_as_teacher(recipe, name) else as_student
             logits[name] = _predict(
                 FrozenTeacher(model, engine.device, recipe.task.ask), encoded, recipe.label.batch_size, advance
             )
@@ -131,7 +134,6 @@ def _evaluate(
     }
     comparisons = [_comparison(of, against, right, accuracy, macro_f1) for of, against in pairs(folders)]
     record = EvaluateRecord(
-        primary_metric=recipe.task.primary_metric,
         test_rows=len(test),
         models=models,
         agreement=agreement,
@@ -148,7 +150,7 @@ def _evaluate(
             batch_size_throughput=recipe.evaluate.batch_size,
         ),
         findings=[],
-        **headline(models, accuracy, comparisons),
+        **headline(models, recipe.task.primary_metric, accuracy, comparisons),
     )
     return record.model_copy(update={"findings": findings(record)})
 

@@ -1,16 +1,15 @@
 """evaluate, for language models: tokens of held-out responses, what the models write, and how fast."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedModel
 
-from potstill.data.chat_tokens import ChatTokens
-from potstill.data.dialogues import Completion, Conversation, Example, PlainText
-from potstill.data.packing import PackedRows
+from potstill.data.rows import DataRow
 from potstill.data.splits import stable_order
+from potstill.data.token_rows import TokenRows
 from potstill.measure import quality
 from potstill.measure.generation import GenerationRequest, greedy
 from potstill.measure.language import TokenMeasures, joined, measure_tokens
@@ -29,15 +28,16 @@ from potstill.run_dir import RunDir
 from potstill.signals import Batch
 from potstill.stages.common import Inputs, ModelFolder
 from potstill.stages.compared import estimate, headline, pairs, parameters, speed_values
+from potstill.stages.exact_match import exact_matches
 from potstill.stages.findings import findings
 from potstill.targets import HiddenTargets
-from potstill.tasks import CausalLM
-from potstill.tasks.causal_lm import end_tokens
+from potstill.tasks.writing import end_tokens, writing
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
 SHOWN_CHARACTERS = 600
 UNTRAINED = "untrained"
+EXACT_MATCH = "exact_match"
 
 
 @dataclass(frozen=True)
@@ -76,25 +76,34 @@ def evaluate_language(
     `untrained` is the student as training found it, of which only the distance from the teacher is measured.
     """
     test = inputs.splits["test"].rows
-    rows = recipe.task.encode(test, inputs.tokenizer, inputs.labels)
-    assert isinstance(rows, PackedRows)
+    task = writing(recipe.task)
+    rows = task.encode(test, inputs.tokenizer)
     models = {name: folder.load(recipe).to(engine.device).eval() for name, folder in folders.items()}
     counts = {name: parameters(recipe, model) for name, model in models.items()}
     tokens, example_of = _tokens(run, recipe, rows, models | {UNTRAINED: untrained}, engine)
     initial = tokens.pop(UNTRAINED)
-    generations = _generations(run, recipe, inputs, test, models)
+    generations = _generations(run, recipe, inputs, models)
+    exact = exact_matches(run, recipe, inputs, models) if task.judges_whole_responses else {}
     models.clear()
     prompts, speed = _speed(run, recipe, inputs, folders, engine)
     # Whole examples are drawn, since the tokens of one are not independent.
     drawn = _Drawn(example_of, quality.bootstrap_weights(len(rows.examples), seed=recipe.seed))
     accuracy = {name: drawn.shares(each.right) for name, each in tokens.items()}
+    whole = {name: quality.accuracies(right, drawn.weights) for name, right in exact.items()}
     found = {
-        name: _model(tokens[name], accuracy[name], speed[name], folder, counts[name], teacher=name == "teacher")
+        name: _model(
+            tokens[name],
+            accuracy[name],
+            {EXACT_MATCH: whole[name]} if whole else {},
+            speed[name],
+            folder,
+            counts[name],
+            teacher=name == "teacher",
+        )
         for name, folder in folders.items()
     }
-    comparisons = [_comparison(of, against, tokens, accuracy) for of, against in pairs(folders)]
+    comparisons = [_comparison(of, against, tokens, accuracy, whole) for of, against in pairs(folders)]
     record = EvaluateRecord(
-        primary_metric=recipe.task.primary_metric,
         test_rows=len(test),
         test_tokens=len(example_of),
         learnt_from=recipe.label.responses.kind,
@@ -117,26 +126,26 @@ def evaluate_language(
             batch_size_throughput=1,
         ),
         findings=[],
-        **headline(found, accuracy, comparisons),
+        **headline(found, recipe.task.primary_metric, whole or accuracy, comparisons),
     )
     return record.model_copy(update={"findings": findings(record)})
 
 
 def _tokens(
-    run: RunDir, recipe: Recipe, rows: PackedRows, models: Mapping[str, PreTrainedModel], engine: Engine
+    run: RunDir, recipe: Recipe, rows: TokenRows, models: Mapping[str, PreTrainedModel], engine: Engine
 ) -> tuple[dict[str, TokenMeasures], npt.NDArray[np.int64]]:
     """The measures of each model at every trained token, and the number of the example that it belongs to."""
     asked = {name: FrozenTeacher(model, engine.device, recipe.task.ask) for name, model in models.items()}
     parts: dict[str, list[TokenMeasures]] = {name: [] for name in models}
     example_of: list[int] = []
-    with run.progress.task("evaluate: tokens", len(rows.rows), "rows") as advance:
-        for index in range(len(rows.rows)):
+    with run.progress.task("evaluate: tokens", len(rows.lengths), "rows") as advance:
+        for index in range(len(rows.lengths)):
             batch = rows.collate([index])
             labels = batch.labels[batch.mask].to(engine.device)
             said = {name: _states(teacher, batch) for name, teacher in asked.items()}
             for name, measured in measure_tokens(said, said["teacher"], labels).items():
                 parts[name].append(measured)
-            for number in rows.rows[index]:
+            for number in rows.examples_in(index):
                 example_of.extend([number] * int(rows.examples.trained_counts[number]))
             advance(1)
     return {name: joined(each) for name, each in parts.items()}, np.array(example_of)
@@ -151,6 +160,7 @@ def _states(teacher: FrozenTeacher, batch: Batch) -> HiddenTargets:
 def _model(
     tokens: TokenMeasures,
     accuracy: npt.NDArray[np.float64],
+    scores: Mapping[str, npt.NDArray[np.float64]],
     speed: Speed,
     folder: ModelFolder,
     counts: tuple[int, int],
@@ -171,6 +181,7 @@ def _model(
         accuracy_interval=estimate(accuracy),
         macro_f1=None,
         macro_f1_interval=None,
+        scores={metric: estimate(values) for metric, values in scores.items()},
         cross_entropy=loss,
         expected_calibration_error=quality.calibration_gap(tokens.confidence, tokens.right),
         size_bytes=folder_bytes(folder.path),
@@ -197,7 +208,11 @@ def _agreement(tokens: Mapping[str, TokenMeasures], name: str, drawn: _Drawn) ->
 
 
 def _comparison(
-    of: str, against: str, tokens: Mapping[str, TokenMeasures], accuracy: Mapping[str, npt.NDArray[np.float64]]
+    of: str,
+    against: str,
+    tokens: Mapping[str, TokenMeasures],
+    accuracy: Mapping[str, npt.NDArray[np.float64]],
+    whole: Mapping[str, npt.NDArray[np.float64]],
 ) -> Comparison:
     first, second = tokens[of].right, tokens[against].right
     return Comparison(
@@ -205,33 +220,33 @@ def _comparison(
         against=against,
         accuracy_points=estimate(100 * (accuracy[of] - accuracy[against])),
         macro_f1_points=None,
+        score_points={EXACT_MATCH: estimate(100 * (whole[of] - whole[against]))} if whole else {},
         only_of_right=int((first & ~second).sum()),
         only_against_right=int((second & ~first).sum()),
         mcnemar_p=None,
     )
 
 
-def _chosen(recipe: Recipe, inputs: Inputs, count: int, salt: str) -> list[tuple[Example, tuple[int, ...]]]:
+def _chosen(recipe: Recipe, inputs: Inputs, count: int, salt: str) -> list[tuple[DataRow, tuple[int, ...]]]:
     """Test rows that have a prompt, by stable hash, with its token ids."""
-    task = recipe.task
-    assert isinstance(task, CausalLM)
-    tokens = ChatTokens(inputs.tokenizer, task.max_length, task.train_on)
-    prompted = [row for row in inputs.splits["test"].rows if not isinstance(row, PlainText)]
-    chosen: list[tuple[Example, tuple[int, ...]]] = []
+    prompts = writing(recipe.task).prompts(inputs.tokenizer)
+    prompted = [row for row in inputs.splits["test"].rows if prompts.asks(row)]
+    chosen: list[tuple[DataRow, tuple[int, ...]]] = []
     for row in stable_order(prompted, lambda row: row.id, salt=salt):
         if len(chosen) == count:
             break
-        ids = tuple(int(token) for token in tokens.prompt_ids(row))
-        if 0 < len(ids) < task.max_length:
-            chosen.append((row, ids))
+        ids = prompts.last(row)
+        if prompts.room(ids) > 0:
+            chosen.append((row, tuple(int(token) for token in ids)))
     return chosen
 
 
 def _generations(
-    run: RunDir, recipe: Recipe, inputs: Inputs, test: Sequence[Example], models: Mapping[str, PreTrainedModel]
+    run: RunDir, recipe: Recipe, inputs: Inputs, models: Mapping[str, PreTrainedModel]
 ) -> list[Generation]:
     """What each model writes after the same prompts."""
     settings, tokenizer = recipe.evaluate, inputs.tokenizer
+    prompts = writing(recipe.task).prompts(tokenizer)
     chosen = _chosen(recipe, inputs, settings.generations, "generations")
     found = []
     with run.progress.task("evaluate: responses", len(chosen) * len(models), "responses") as advance:
@@ -241,18 +256,11 @@ def _generations(
                 ids, _ = greedy(model, prompt, settings.generation_tokens, stop=end_tokens(model, tokenizer))
                 said[name] = tokenizer.decode(ids, skip_special_tokens=True)
                 advance(1)
-            asked, truth = _asked(row)
-            found.append(Generation(id=row.id, prompt=asked, truth=truth, said=said))
+            asked, truth = prompts.shown(row)
+            found.append(
+                Generation(id=row.id, prompt=asked[-SHOWN_CHARACTERS:], truth=truth[:SHOWN_CHARACTERS], said=said)
+            )
     return found
-
-
-def _asked(row: Example) -> tuple[str, str]:
-    """The end of what was asked, and the true response."""
-    if isinstance(row, Conversation):
-        *before, last = row.messages
-        return before[-1].content[-SHOWN_CHARACTERS:], last.content[:SHOWN_CHARACTERS]
-    assert isinstance(row, Completion)
-    return row.prompt[-SHOWN_CHARACTERS:], (row.completion or "")[:SHOWN_CHARACTERS]
 
 
 def _speed(

@@ -1,17 +1,19 @@
 """What an evaluation means, in sentences: first of all whether the teacher was worth following."""
 
-from potstill.records import EvaluateRecord
+from potstill.records import EvaluateRecord, metric_name
 
 
 def findings(evaluation: EvaluateRecord) -> list[str]:
     """Sentences for the report, the worst news first."""
     models = evaluation.models
     teacher, student, baseline = models["teacher"], models["student"], models.get("baseline")
+    metric = metric_name(evaluation.primary_metric)
+    scores = {name: evaluation.primary(name).value for name in models}
     found = []
-    if baseline is not None and teacher.accuracy < baseline.accuracy:
+    if baseline is not None and scores["teacher"] < scores["baseline"]:
         found.append(
-            f"The teacher ({teacher.accuracy:.1%}) is worse than the small model trained on hard labels alone "
-            f"({baseline.accuracy:.1%}): following it cannot pay. Adapt it longer or on more rows, or choose another."
+            f"The teacher ({scores['teacher']:.1%}) is worse than the small model trained on hard labels alone "
+            f"({scores['baseline']:.1%}): following it cannot pay. Adapt it longer or on more rows, or choose another."
         )
     floors = evaluation.floors
     if "teacher_labels" in floors and teacher.accuracy < floors["teacher_labels"].accuracy:
@@ -55,7 +57,7 @@ def findings(evaluation: EvaluateRecord) -> list[str]:
     found.extend(_of_generations(evaluation))
     drop = evaluation.drop_points
     found.append(
-        f"The student keeps {evaluation.retention.value:.1%} of the teacher's accuracy{_of_what(evaluation)} "
+        f"The student keeps {evaluation.retention.value:.1%} of the teacher's {metric} "
         f"(drop {drop.value:.1f} points, 95 % interval {drop.low:.1f} to {drop.high:.1f}) "
         f"and answers {evaluation.speedup:.1f} times as fast."
     )
@@ -68,17 +70,13 @@ def _of_generations(evaluation: EvaluateRecord) -> list[str]:
     earlier = sorted((name for name in models if name.startswith("generation-")), key=lambda name: int(name[11:]))
     if not earlier:
         return []
-    shares = ", ".join(f"{models[name].accuracy:.1%}" for name in (*earlier, "student"))
+    shares = ", ".join(f"{evaluation.primary(name).value:.1%}" for name in (*earlier, "student"))
     against = next(c for c in evaluation.comparisons if (c.of, c.against) == ("student", earlier[0]))
-    points = against.accuracy_points
+    points = against.points(evaluation.primary_metric)
     return [
-        f"Accuracy over the generations: {shares}. The last is {points.value:+.1f} points from the first "
-        f"(95 % interval {points.low:+.1f} to {points.high:+.1f})."
+        f"Over the generations, {metric_name(evaluation.primary_metric)} went: {shares}. The last is "
+        f"{points.value:+.1f} points from the first (95 % interval {points.low:+.1f} to {points.high:+.1f})."
     ]
-
-
-def _of_what(evaluation: EvaluateRecord) -> str:
-    return " at the next token" if evaluation.test_tokens is not None else ""
 
 
 def _of_tokens(evaluation: EvaluateRecord) -> list[str]:

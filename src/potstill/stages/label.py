@@ -9,7 +9,9 @@ from torch import Tensor
 
 from potstill.data.batches import batches_by_length
 from potstill.data.rows import texts_fingerprint
-from potstill.labels import Auto, Dense, LabelSource, StoreWriter
+from potstill.data.words import EncodedWords
+from potstill.labels import Auto, Dense, DensePositions, LabelSource, StoreWriter, bytes_per_position
+from potstill.labels.positions import Columns
 from potstill.labels.store import FORMAT
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
@@ -130,19 +132,26 @@ def _write(
     assert isinstance(encoding, Dense)
     rows = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
     teacher = FrozenTeacher(load_teacher(recipe, run, adapted), engine.device, recipe.task.ask)
-    asked = 0
+    at_words = DensePositions(dtype=encoding.dtype, classes=len(inputs.labels))
+    words = isinstance(rows, EncodedWords)
+    asked = positions = 0
 
-    def ask(batch: Sequence[int]) -> Tensor:
-        nonlocal asked
-        asked += len(batch)
+    def ask(indices: Sequence[int]) -> Tensor | tuple[Sequence[int], Columns]:
+        nonlocal asked, positions
+        asked += len(indices)
+        batch = rows.collate(indices)
         with engine.autocast(settings.precision):
-            logits = teacher(rows.collate(batch)).logits
+            logits = teacher(batch).logits
         assert logits is not None
-        return logits.float()
+        if not words:
+            return logits.float()
+        counts: list[int] = batch.mask.sum(dim=1).tolist()
+        positions += sum(counts)
+        return counts, at_words.encode(logits[batch.mask.to(logits.device)])
 
     started = time.monotonic()
     with run.progress.task("label", len(rows.ids), "rows") as advance:
-        manifest = StoreWriter(folder, encoding, source).write(
+        manifest = StoreWriter(folder, at_words if words else encoding, source).write(
             rows.ids,
             batches_by_length(rows.lengths, settings.batch_size),
             settings.batches_per_shard,
@@ -156,5 +165,7 @@ def _write(
         content_digest=manifest.content_digest,
         size_bytes=sum((folder / name).stat().st_size for name in names),
         rows_per_s=round(asked / seconds, 1) if seconds else 0.0,
+        positions=positions if words else None,
+        bytes_per_position=bytes_per_position(at_words.columns) if words else None,
         files={name: file_digest(folder / name) for name in names},
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from potstill.data.batches import batches_by_length
-from potstill.data.packing import PackedRows
+from potstill.data.token_rows import TokenRows
 from potstill.labels import States, StoreWriter, bytes_per_position
 from potstill.labels.positions import Columns
 from potstill.labels.store import FORMAT
@@ -50,7 +50,7 @@ def label_features(
 
     def work(folder: Path) -> LabelRecord:
         rows = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
-        rows = rows.unpacked() if isinstance(rows, PackedRows) else rows
+        rows = rows.unpacked() if isinstance(rows, TokenRows) else rows
         teacher = FrozenTeacher(load_teacher(recipe, run, adapted), engine.device, recipe.task.ask, reads)
         asked = positions = 0
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from potstill.data.batches import batches_by_length
-from potstill.data.packing import PackedRows
 from potstill.data.splits import stable_order
+from potstill.data.token_rows import TokenRows
 from potstill.errors import LabelStoreError
 from potstill.labels import (
     Auto,
@@ -39,7 +39,7 @@ from potstill.run_dir import RunDir, file_digest, write_text
 from potstill.stages.common import Inputs, load_teacher
 from potstill.stages.plan import LABELLED
 from potstill.targets import Head, HiddenTargets
-from potstill.tasks.causal_lm import CausalLM, head_of
+from potstill.tasks.writing import writing
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
@@ -87,12 +87,12 @@ def write_positions(
         LabelStoreError: the encoding loses more than the recipe accepts; names one that would do.
     """
     settings = recipe.label
-    assert isinstance(recipe.task, CausalLM)
+    task = writing(recipe.task)
     examples = chain.from_iterable(inputs.splits[name].rows for name in LABELLED)
-    rows = recipe.task.encode(examples, inputs.tokenizer, inputs.labels).unpacked()
+    rows = task.encode(examples, inputs.tokenizer, inputs.labels).unpacked()
     model = load_teacher(recipe, run, adapted)
     teacher = FrozenTeacher(model, engine.device, recipe.task.ask)
-    head = head_of(model)
+    head = task.head_of(model)
 
     def hidden_of(indices: Sequence[int]) -> Tensor:
         with engine.autocast(settings.precision):
@@ -141,7 +141,7 @@ def _fit_or_load(
     run: RunDir,
     folder: Path,
     recipe: Recipe,
-    rows: PackedRows,
+    rows: TokenRows,
     head: Head,
     hidden_of: Callable[[Sequence[int]], Tensor],
 ) -> Fitted:
@@ -216,7 +216,7 @@ def _read_fitted(folder: Path, recipe: Recipe, vocabulary: int) -> Fitted | None
     return Fitted(encoding, codec, vocabulary, grid, known.errors)
 
 
-def _sample(recipe: Recipe, rows: PackedRows, head: Head, hidden_of: Callable[[Sequence[int]], Tensor]) -> _Sample:
+def _sample(recipe: Recipe, rows: TokenRows, head: Head, hidden_of: Callable[[Sequence[int]], Tensor]) -> _Sample:
     """States at positions of rows that a stable hash chose: three quarters to fit, one to measure."""
     counts = rows.examples.trained_counts
     order = stable_order(range(len(rows.ids)), lambda index: rows.ids[index], salt="fit")

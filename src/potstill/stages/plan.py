@@ -7,9 +7,10 @@ from pathlib import Path
 
 from potstill.data.chat_tokens import marked_text
 from potstill.data.encoded import Encoded
-from potstill.data.packing import PackedRows
 from potstill.data.prepare import Split
 from potstill.data.rows import labelled_rows
+from potstill.data.token_rows import TokenRows
+from potstill.data.words import EncodedWords
 from potstill.data.written import Written
 from potstill.errors import RecipeError
 from potstill.labels import Dense, bytes_per_position
@@ -97,7 +98,7 @@ def example_lines(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
         yield inputs.tokenizer.decode(first.prompt.tolist(), clean_up_tokenization_spaces=False)
         return
     encoded = recipe.task.encode([first], inputs.tokenizer, inputs.labels)
-    if isinstance(encoded, PackedRows):
+    if isinstance(encoded, TokenRows):
         example = encoded.examples[0]
         yield f"\nThe first example, {example.id}; what is learnt stands between [[ and ]]:"
         pieces = marked_text(example, inputs.tokenizer)
@@ -126,7 +127,8 @@ def _warnings(
     recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: ShapeRecord, counts: dict[str, SplitCounts]
 ) -> list[str]:
     found = []
-    taught = {row.label for row in inputs.splits["train"].rows if inputs.labels and row.label}
+    rows = inputs.splits["train"].rows if inputs.labels else ()
+    taught = {label for row in rows for label in row.classes}
     if unseen := sorted(set(inputs.labels) - taught):
         found.append(
             f"{len(unseen)} of {len(inputs.labels)} classes have no labelled row in train, "
@@ -136,7 +138,12 @@ def _warnings(
         found.append("label.max_kl is null: the error of the stored labels is measured and not judged.")
     found.extend(_of_capacity(recipe, inputs, teacher, student))
     for name, count in counts.items():
-        if count.truncated > 0.25 * count.rows:
+        if count.words is not None and count.truncated:
+            found.append(
+                f"{name}: {count.truncated:,} documents have words that the tokenizer reads as nothing; they are taken "
+                "for tagged O."
+            )
+        elif count.truncated > 0.25 * count.rows:
             share = count.truncated / count.rows
             found.append(f"{name}: {share:.0%} of the rows are cut at {recipe.task.max_length} tokens.")
     if recipe.adapt and "adapt" not in inputs.splits:
@@ -183,8 +190,11 @@ def _of_prompts(recipe: Recipe, dropped: int) -> list[str]:
 
 
 def _counts(split: Split, encoded: Encoded) -> SplitCounts:
-    counts = encoded.counts if isinstance(encoded, PackedRows) else None
+    counts = encoded.counts if isinstance(encoded, TokenRows) else None
+    in_words = encoded if isinstance(encoded, EncodedWords) else None
     return SplitCounts(
+        words=sum(in_words.counts) if in_words else None,
+        windows=len(in_words.windows) if in_words else None,
         read=split.read,
         rows=len(split.rows),
         labelled=split.labelled,
@@ -209,7 +219,8 @@ def _counts(split: Split, encoded: Encoded) -> SplitCounts:
 def _store_bytes(recipe: Recipe, inputs: Inputs, counts: Mapping[str, SplitCounts]) -> int:
     encoding = recipe.encoding
     if isinstance(encoding, Dense):
-        return counts["train"].rows * encoding.bytes_per_row(len(inputs.labels))
+        answers = counts["train"].rows if counts["train"].words is None else counts["train"].words
+        return answers * encoding.bytes_per_row(len(inputs.labels))
     config = inputs.lead.config
     columns = encoding.columns(config.vocab_size, config.hidden_size, recipe.label.temperatures)
     positions = sum(split.trained_tokens for name in LABELLED if (split := counts[name].tokens))

@@ -10,17 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from potstill.data.batches import batches_by_length, hash_seed
-from potstill.data.chat_tokens import ChatTokens
-from potstill.data.dialogues import Completion, Conversation, Example, PlainText
-from potstill.data.rows import OWN_ID
+from potstill.data.rows import OWN_ID, DataRow
 from potstill.data.written import Written, load_written, save_written
 from potstill.errors import DataError, LabelStoreError
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, ResponsesRecord
 from potstill.run_dir import SCRATCH, RunDir, file_digest
 from potstill.stages.common import Inputs, load_teacher
-from potstill.tasks import CausalLM
-from potstill.tasks.causal_lm import end_tokens
+from potstill.tasks.writing import end_tokens, writing
 from potstill.teachers.responses import Generated, Prompt, write_responses
 from potstill.training.engine import Engine
 
@@ -34,6 +31,8 @@ class Request:
 
     id: str
     prompt: Prompt
+    room: int
+    """How many tokens it can have."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Requests:
     """All that the teacher is to write for the rows of a split."""
 
     open: tuple[Request, ...]
-    kept: tuple[Example, ...]
+    kept: tuple[DataRow, ...]
     """Rows that stay as they are given."""
     dropped: tuple[str, ...]
     """Prompts that leave no room for a response."""
@@ -56,28 +55,25 @@ def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
         DataError: there is nothing to write, an id that would occur twice, or a row that the chat template refuses.
         ModelError: a tokenizer without a chat template or an end token, where rows need it.
     """
-    task = recipe.task
-    assert isinstance(task, CausalLM)
-    tokens = ChatTokens(inputs.tokenizer, task.max_length, task.train_on)
+    prompts = writing(recipe.task).prompts(inputs.tokenizer)
     rows = inputs.splits["train"].rows
     wanted: list[Request] = []
-    kept: list[Example] = []
+    kept: list[DataRow] = []
     dropped: list[str] = []
-    ends: dict[type, int] = {}
+    ends: set[int] = set()
     for row in rows:
-        if isinstance(row, PlainText) or (settings.rows == "unanswered" and row.labelled):
+        if not prompts.asks(row) or (settings.rows == "unanswered" and row.labelled):
             kept.append(row)
             continue
-        if type(row) not in ends:
-            ends[type(row)] = tokens.end_id(row)
-        for name, shown in _prompts(row, every=task.train_on == "all_turns" and settings.rows == "all"):
-            prompt = tokens.prompt_ids(shown)
-            if not 0 < len(prompt) < task.max_length:
+        ends.add(prompts.end_of(row))
+        for name, prompt in prompts.of(row, every=settings.rows == "all"):
+            room = min(settings.max_new_tokens, prompts.room(prompt))
+            if room < 1:
                 dropped.append(name)
                 continue
             several = settings.per_prompt > 1
             names = [f"{name}@{sample}" for sample in range(settings.per_prompt)] if several else [name]
-            wanted.extend(Request(each, prompt) for each in names)
+            wanted.extend(Request(each, prompt, room) for each in names)
     if not wanted:
         why = (
             f'{len(dropped)} prompts are empty or fill task.max_length, first "{dropped[0]}". Raise it'
@@ -86,20 +82,17 @@ def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
         )
         raise DataError(f"data.train: there is no response that the teacher could write: {why}.")
     _require_own_names([each.id for each in wanted] + [row.id for row in kept], inputs)
-    return Requests(tuple(wanted), tuple(kept), tuple(dropped), frozenset(ends.values()))
+    return Requests(tuple(wanted), tuple(kept), tuple(dropped), frozenset(ends))
 
 
 def planned(recipe: Recipe, inputs: Inputs) -> tuple[Inputs, int]:
     """The inputs as the later stages will have them, with responses of the greatest length in place of written ones,
     and how many prompts leave no room for one."""
-    settings, task = recipe.label.responses, recipe.task
+    settings = recipe.label.responses
     if not isinstance(settings, Generated):
         return inputs, 0
-    assert isinstance(task, CausalLM)
     asked = requests(recipe, inputs, settings)
-    longest = [
-        Written(each.id, each.prompt, np.zeros(_room(each, settings, task), dtype=np.int32), "") for each in asked.open
-    ]
+    longest = [Written(each.id, each.prompt, np.zeros(each.room, dtype=np.int32), "") for each in asked.open]
     return _with_rows(inputs, [*asked.kept, *longest]), len(asked.dropped)
 
 
@@ -146,8 +139,6 @@ def _write(
     asked: Requests,
     engine: Engine,
 ) -> ResponsesRecord:
-    task = recipe.task
-    assert isinstance(task, CausalLM)
     model = load_teacher(recipe, run, adapted).to(engine.device).eval()
     ends = asked.ends | end_tokens(model, inputs.tokenizer)
     done = folder / SCRATCH
@@ -155,7 +146,7 @@ def _write(
     started, drawn = time.monotonic(), 0
     found: dict[str, Written] = {}
     with run.progress.task(RESPONSES, len(asked.open), "responses") as advance:
-        for number, (room, batch) in enumerate(_batches(asked.open, settings, task)):
+        for number, (room, batch) in enumerate(_batches(asked.open, settings.batch_size)):
             each, path = [asked.open[index] for index in batch], done / f"{number:06}.parquet"
             rows = _finished(path, each)
             if rows is None:
@@ -220,39 +211,16 @@ def _finished(path: Path, wanted: Sequence[Request]) -> list[Written] | None:
     return rows if [row.id for row in rows] == [each.id for each in wanted] else None
 
 
-def _batches(asked: Sequence[Request], settings: Generated, task: CausalLM) -> Iterator[tuple[int, list[int]]]:
+def _batches(asked: Sequence[Request], size: int) -> Iterator[tuple[int, list[int]]]:
     """How long the responses of a batch can be, and which they are: prompts of similar length with the same room."""
     by_room: dict[int, list[int]] = defaultdict(list)
     for number, request in enumerate(asked):
-        by_room[_room(request, settings, task)].append(number)
+        by_room[request.room].append(number)
     for room, numbers in by_room.items():
-        for batch in batches_by_length([len(asked[number].prompt) for number in numbers], settings.batch_size):
+        for batch in batches_by_length([len(asked[number].prompt) for number in numbers], size):
             yield room, [numbers[place] for place in batch]
 
 
-def _room(request: Request, settings: Generated, task: CausalLM) -> int:
-    """How long its response can be."""
-    return min(settings.max_new_tokens, task.max_length - len(request.prompt))
-
-
-def _with_rows(inputs: Inputs, rows: Sequence[Example]) -> Inputs:
+def _with_rows(inputs: Inputs, rows: Sequence[DataRow]) -> Inputs:
     train = replace(inputs.splits["train"], rows=rows)
     return replace(inputs, splits={**inputs.splits, "train": train})
-
-
-def _prompts(row: Conversation | Completion, *, every: bool) -> Iterator[tuple[str, Conversation | Completion]]:
-    """For each response that is to be written its name, and what goes before it."""
-    if isinstance(row, Completion):
-        yield row.id, row
-        return
-    roles = [message.role for message in row.messages]
-    asked = [turns for turns in range(1, len(roles) + 1) if roles[turns - 1] != "assistant" and _answers(roles, turns)]
-    chosen = asked if every else asked[-1:]
-    for number, turns in enumerate(chosen):
-        name = row.id if len(chosen) == 1 else f"{row.id}#{number}"
-        yield name, Conversation(row.id, row.messages[:turns])
-
-
-def _answers(roles: Sequence[str], turns: int) -> bool:
-    """Whether the assistant is to speak after so many turns."""
-    return turns == len(roles) or roles[turns] == "assistant"

@@ -6,6 +6,7 @@ import torch
 
 from potstill.data.encoded import BatchSource
 from potstill.data.packing import PackedRows
+from potstill.data.words import EncodedWords
 from potstill.errors import RecipeError
 from potstill.losses import MixedLoss, Shapes
 from potstill.recipe import Recipe
@@ -72,5 +73,8 @@ def _tokens(rows: BatchSource) -> Iterator[tuple[int, int]]:
     """For each example the tokens that count, and those that each of them may see."""
     if isinstance(rows, PackedRows):
         yield from zip(rows.examples.trained_counts.tolist(), rows.examples.lengths.tolist(), strict=True)
+        return
+    if isinstance(rows, EncodedWords):
+        yield from zip(rows.counts, rows.lengths, strict=True)
         return
     yield from ((length, length) for length in rows.lengths)

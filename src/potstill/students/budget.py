@@ -11,6 +11,7 @@ from potstill.errors import ModelError
 from potstill.settings import Settings
 from potstill.students.shape import Copy, FamilyName, Initialisation, Shrunk, student_config
 from potstill.students.trimming import Trimmed
+from potstill.students.two_stacks import LAYER_COUNTS, layer_counts
 from potstill.students.vocabulary import AnyVocabulary, FullVocabulary
 
 SHARES = ("1/1", "3/4", "2/3", "1/2", "1/3", "1/4", "1/6", "1/8")
@@ -54,4 +55,5 @@ def candidates(
         sizes = (made.num_hidden_layers, made.hidden_size)
         if sizes not in seen and sizes != (teacher.num_hidden_layers, teacher.hidden_size):
             seen.add(sizes)
-            yield Shrunk.model_validate({"layers": sizes[0], "width": sizes[1], **own}), made
+            decoder = {"decoder_layers": layer_counts(made)[1]} if made.model_type in LAYER_COUNTS else {}
+            yield Shrunk.model_validate({"layers": sizes[0], "width": sizes[1], **decoder, **own}), made

@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
-from potstill.families import ENCODER_FAMILIES
+from potstill.families import ENCODER_FAMILIES, TWO_STACKS, Part
+from potstill.students import two_stacks
 from potstill.students.importance import Importance
 from potstill.students.layouts import common_name, common_weights, intermediate_size
 from potstill.students.shape import Copy, layer_map
@@ -41,13 +42,16 @@ def copy_from_teacher(
     """
     assert importance is not None or not settings.measures, "these settings choose by importance"
     weights = common_weights(teacher.state_dict(), teacher.config, student.config)
-    chosen = _layers(student.config.num_hidden_layers, teacher.config.num_hidden_layers, settings, importance)
     embeddings = teacher.get_input_embeddings().weight.detach().float()
     embeddings = embeddings if pieces is None else embeddings[pieces]
     kept = _Kept(
         _basis(embeddings, student.config.hidden_size, settings, importance),
         importance if settings.width == "pruned" else None,
     )
+    if teacher.config.model_type in TWO_STACKS:
+        _copy_two_stacks(student, teacher, settings, kept)
+        return
+    chosen = _layers(student.config.num_hidden_layers, teacher.config.num_hidden_layers, settings, importance)
     cut = (_CutEncoder if teacher.config.model_type in ENCODER_FAMILIES else _CutDecoder)(
         student.config, teacher.config, kept
     )
@@ -61,6 +65,27 @@ def copy_from_teacher(
             if pieces is not None and parameter is student.get_input_embeddings().weight:
                 tensor = tensor[pieces]
             parameter.copy_(cut(name, tensor, layer))
+
+
+def _copy_two_stacks(student: PreTrainedModel, teacher: PreTrainedModel, settings: Copy, kept: "_Kept") -> None:
+    """The same for an encoder-decoder, each of whose stacks has layers of its own."""
+    weights = teacher.state_dict()
+    counts = zip(two_stacks.layer_counts(student.config), two_stacks.layer_counts(teacher.config), strict=True)
+    chosen = {
+        part: layer_map(own, whole, settings.layers)
+        for part, (own, whole) in zip((Part.ENCODER, Part.DECODER), counts, strict=True)
+    }
+    cut = two_stacks.CutTwoStacks(student.config, teacher.config, kept)
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            source = two_stacks.source_name(name, chosen)
+            if source not in weights:
+                raise ModelError(f"student parameter {name}: the teacher has no {source}; use init: random.")
+            parameter.copy_(cut(name, weights[source].float()))
+        # What is added to the logits is as long as the vocabulary, in student and teacher alike.
+        for name, buffer in student.named_buffers():
+            if name in weights:
+                buffer.copy_(weights[name])
 
 
 def principal_directions(embeddings: Float[Tensor, "vocabulary width"], size: int) -> Float[Tensor, "width {size}"]:

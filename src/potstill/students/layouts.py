@@ -109,7 +109,8 @@ def in_family(config: PretrainedConfig, family: str) -> PretrainedConfig:
         ModelError: one is an encoder and the other a decoder, or the other is not known here.
     """
     encoder = config.model_type in ENCODER_FAMILIES
-    kind = ENCODER_FAMILIES if encoder else DECODER_FAMILIES
+    kinds = (ENCODER_FAMILIES, DECODER_FAMILIES, frozenset({config.model_type}))
+    kind = next(each for each in kinds if config.model_type in each)
     if family not in kind:
         raise ModelError(
             f"student.family: {family!r} does not fit a teacher of the family {config.model_type!r}; use one of "

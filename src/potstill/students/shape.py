@@ -7,9 +7,10 @@ from pydantic import AfterValidator, Field
 from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
-from potstill.families import DECODER_FAMILIES, ENCODER_FAMILIES, spread
+from potstill.families import DECODER_FAMILIES, ENCODER_FAMILIES, TWO_STACKS, spread
 from potstill.records import ShapeRecord
 from potstill.settings import Settings
+from potstill.students import two_stacks
 from potstill.students.layouts import in_family, intermediate_size, laid_out_alike, own_name
 from potstill.students.trimming import Trimmed
 from potstill.students.vocabulary import AnyVocabulary, FullVocabulary
@@ -72,6 +73,8 @@ class Shrunk(Settings):
 
     kind: Literal["shrunk"] = "shrunk"
     layers: Size = "1/2"
+    decoder_layers: Size | None = Field(default=None, exclude_if=lambda size: size is None)
+    """Of encoder-decoders; by default as `layers`, which then is that of both stacks."""
     width: Size = "1/2"
     heads: int | None = Field(default=None, ge=1)
     """Attention heads; by default as many as keep the teacher's size of a head."""
@@ -105,10 +108,17 @@ def student_config(teacher: PretrainedConfig, student: Shrunk, vocabulary: Trimm
 
 
 def _smaller(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
+    if teacher.model_type in TWO_STACKS:
+        return _with_two_stacks(teacher, student)
+    if student.decoder_layers is not None:
+        raise ModelError(
+            f"student.decoder_layers: a teacher of the family {teacher.model_type!r} has one stack of layers. Set "
+            "student.layers alone."
+        )
     if teacher.model_type in DECODER_FAMILIES:
         return _shallower(teacher, student)
     if teacher.model_type not in ENCODER_FAMILIES:
-        known = ", ".join(sorted(ENCODER_FAMILIES | DECODER_FAMILIES))
+        known = ", ".join(sorted({*ENCODER_FAMILIES, *DECODER_FAMILIES, *TWO_STACKS}))
         raise ModelError(f"teacher.model: family {teacher.model_type!r} cannot be shrunk yet; known: {known}.")
     head_size = teacher.hidden_size // teacher.num_attention_heads
     layers = _size(student.layers, teacher.num_hidden_layers, "student.layers")
@@ -195,6 +205,49 @@ def _shallower(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
     return type(teacher).from_dict(values)
 
 
+def _with_two_stacks(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
+    """An encoder-decoder with fewer layers in each stack, and perhaps a narrower stream, whose heads keep their size.
+
+    T5's heads times their size need not be the width, BART's must.
+    """
+    if isinstance(student.init, Copy) and student.init.measures:
+        raise ModelError(
+            f"student.init: importance is not measured in encoder-decoders ({teacher.model_type}) yet. Use layers: "
+            "spread, first or last, and width: slice or project."
+        )
+    two_stacks.require_one_number_of_heads(teacher)
+    counts = two_stacks.layer_counts(teacher)
+    asked = (student.layers, student.layers if student.decoder_layers is None else student.decoder_layers)
+    names = ("layers", "layers" if student.decoder_layers is None else "decoder_layers")
+    layers = [_size(size, count, f"student.{name}") for size, count, name in zip(asked, counts, names, strict=True)]
+    head_size, whole = two_stacks.head_size(teacher), teacher.num_attention_heads
+    free = teacher.model_type == "t5"
+    width = _size(student.width, teacher.d_model, "student.width", unit=1 if free else head_size)
+    heads = student.heads or max(1, round(whole * width / teacher.d_model))
+    if heads > whole:
+        raise ModelError(f"student.heads: {heads} is more than the teacher's {whole}; a student must not be larger.")
+    if not free and heads * head_size != width:
+        raise ModelError(
+            f"student.width {width} is not {heads} heads of {head_size}, the teacher's size of a head. Set it to a "
+            f"multiple of {head_size}, and student.heads to that multiple or not at all."
+        )
+    of_teacher = two_stacks.intermediate_size(teacher)
+    intermediate = (
+        max(1, round(of_teacher * width / teacher.d_model))
+        if student.intermediate is None
+        else _size(student.intermediate, of_teacher, "student.intermediate")
+    )
+    values = _own_values(teacher) | two_stacks.sizes(
+        teacher.model_type,
+        layers=(layers[0], layers[1]),
+        width=width,
+        heads=heads,
+        intermediate=intermediate,
+        dropout=student.dropout,
+    )
+    return type(teacher).from_dict(values)
+
+
 def _decoder_heads(teacher: PretrainedConfig, student: Shrunk, width: int) -> int:
     """Heads of a decoder: whole groups of those that share keys and values, as near to the width's share as can be.
 
@@ -255,14 +308,16 @@ def _own_values(teacher: PretrainedConfig) -> dict[str, Any]:
 def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters: int, classes: int) -> ShapeRecord:
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    apart = config.model_type in two_stacks.LAYER_COUNTS
     key_value_width = (getattr(config, "num_key_value_heads", None) or heads) * head_size
     return ShapeRecord(
         family=config.model_type,
         layers=config.num_hidden_layers,
+        decoder_layers=two_stacks.layer_counts(config)[1] if apart else None,
         width=config.hidden_size,
         heads=heads,
         key_value_width=None if key_value_width == config.hidden_size else key_value_width,
-        intermediate=intermediate_size(config),
+        intermediate=two_stacks.intermediate_size(config) if apart else intermediate_size(config),
         vocabulary=config.vocab_size,
         classes=classes,
         parameters=parameters,

@@ -20,6 +20,7 @@ from potstill.errors import DataError, ModelError
 from potstill.settings import Settings
 from potstill.signals import Ask, Batch, Signals
 from potstill.targets import Head
+from potstill.tasks.chat_prompts import ChatPrompts
 from potstill.tasks.loading import explained
 
 PROBE_TOKENS = 8
@@ -48,8 +49,19 @@ class CausalLM(Settings):
         return "token_accuracy"
 
     @property
+    def judges_whole_responses(self) -> bool:
+        """No: a chat has many right answers, and none of them word by word."""
+        return False
+
+    @property
     def ask(self) -> Ask:
         return ask_for_hidden_states
+
+    def head_of(self, model: PreTrainedModel) -> Head:
+        return head_of(model)
+
+    def prompts(self, tokenizer: Tokenizer) -> ChatPrompts:
+        return ChatPrompts(tokenizer, self.max_length, self.train_on)
 
     def read(self, path: Path, columns: Columns) -> OnDisk[Example]:
         return read_dialogues(path, columns)
@@ -170,13 +182,6 @@ def ask_for_hidden_states(model: nn.Module, batch: Batch) -> Signals:
     # With a cache, positions that restart are ignored and packed examples would see each other.
     hidden = model.base_model(**batch.inputs, use_cache=False).last_hidden_state
     return Signals(hidden=hidden, head=head_of(model))
-
-
-def end_tokens(model: PreTrainedModel, tokenizer: Tokenizer) -> set[int]:
-    """The tokens that end a response, by the model's generation settings and the tokenizer."""
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    listed = ends if isinstance(ends, list) else [ends]
-    return {token for token in (*listed, tokenizer.eos_token_id) if token is not None}
 
 
 def head_of(model: PreTrainedModel) -> Head:

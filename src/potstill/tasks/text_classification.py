@@ -20,9 +20,10 @@ from transformers import (
 from potstill.data.encoded import EncodedRows
 from potstill.data.on_disk import OnDisk
 from potstill.data.rows import Columns, Row, read_rows
-from potstill.errors import DataError, ModelError
+from potstill.errors import DataError
 from potstill.settings import Settings
 from potstill.signals import IGNORE_INDEX, Ask, Batch, Signals
+from potstill.tasks.classes import label_maps, own_labels
 from potstill.tasks.loading import explained
 
 ENCODE_CHUNK = 1024
@@ -74,21 +75,7 @@ class TextClassification(Settings):
         """Nothing to check: encoders are read by the tokenizer that lies beside them."""
 
     def teacher_labels(self, config: PretrainedConfig, labels: list[str]) -> list[str]:
-        """The classes in the order of the logits of a teacher that brings its own head.
-
-        Raises:
-            ModelError: its classes are not those of the data.
-        """
-        own = labels_of(config)
-        if sorted(own) != sorted(labels):
-            missing = sorted(set(labels) - set(own))[:3]
-            extra = sorted(set(own) - set(labels))[:3]
-            raise ModelError(
-                f"teacher.model: its head has {len(own)} classes, the data {len(labels)} "
-                f"(only in the data: {missing}, only in the head: {extra}). "
-                "Add an adapt section to give it a head for these classes, or rename the labels."
-            )
-        return own
+        return own_labels(config, labels)
 
     def config_values(self, labels: Sequence[str]) -> dict[str, Any]:
         """What a model's configuration says of the classes."""
@@ -142,16 +129,3 @@ class TextClassification(Settings):
 def ask_for_logits(model: nn.Module, batch: Batch) -> Signals:
     """The logits of the rows."""
     return Signals(logits=model(**batch.inputs).logits)
-
-
-def label_maps(labels: Sequence[str]) -> dict[str, Any]:
-    """The label names as a model configuration carries them."""
-    return {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: number for number, label in enumerate(labels)},
-    }
-
-
-def labels_of(config: PretrainedConfig) -> list[str]:
-    return [config.id2label[number] for number in range(config.num_labels)]

@@ -69,19 +69,23 @@ def write_responses(
 
     Draws by `settings` alone: what the model's own files say of sampling is not heard.
     """
-    # Padded on the left, so that every response starts in the same column. What the padding is does not matter.
+    # A decoder goes on after its prompt: padded on the left, so that every response starts in the same column. An
+    # encoder reads it from the first position on. What the padding is does not matter.
+    apart = bool(model.config.is_encoder_decoder)
     longest = max(len(prompt) for prompt in prompts)
     ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
     shown = torch.zeros_like(ids)
     for place, prompt in enumerate(prompts):
-        ids[place, longest - len(prompt) :] = torch.from_numpy(prompt)
-        shown[place, longest - len(prompt) :] = 1
+        start = 0 if apart else longest - len(prompt)
+        ids[place, start : start + len(prompt)] = torch.from_numpy(prompt)
+        shown[place, start : start + len(prompt)] = 1
     drawn = settings.temperature > 0
     # Values that are not given would be the model's own.
     model.generation_config = GenerationConfig(
         max_new_tokens=new_tokens,
         eos_token_id=sorted(ends),
         pad_token_id=min(ends),
+        decoder_start_token_id=model.config.decoder_start_token_id if apart else None,
         do_sample=drawn,
         num_beams=1,
         **(
@@ -92,8 +96,10 @@ def write_responses(
     )
     with torch.inference_mode(), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        said = model.generate(ids.to(model.device), attention_mask=shown.to(model.device))[:, longest:].tolist()
-    return [_up_to_the_end(response, ends) for response in said]
+        said = model.generate(ids.to(model.device), attention_mask=shown.to(model.device)).tolist()
+    # Before the response stands what the decoder began with.
+    before = 1 if apart else longest
+    return [_up_to_the_end(response[before:], ends) for response in said]
 
 
 def _up_to_the_end(said: list[int], ends: Collection[int]) -> list[int]:

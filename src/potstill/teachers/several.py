@@ -128,7 +128,7 @@ def combined(
 
 @dataclass(frozen=True)
 class SeveralTeachers:
-    """`teacher(batch) -> Signals` from those of several, of rows with one position each."""
+    """`teacher(batch) -> Signals` from those of several, at each position that counts."""
 
     settings: Mixture | Routed
     members: Mapping[str, Teacher]
@@ -138,10 +138,17 @@ class SeveralTeachers:
     def __call__(self, batch: Batch) -> Signals:
         targets: list[FullTarget] = []
         for name in self.settings.of:
-            said = self.members[name](batch).logits
-            assert said is not None
-            targets.append(LogitTargets(said[batch.mask.to(said.device)]))
-        counted = [identity for identity, counts in zip(batch.ids, batch.mask.tolist(), strict=True) if counts]
+            said = self.members[name](batch)
+            if said.logits is None:
+                # Stored labels of words are those of the positions that count.
+                assert said.target is None or isinstance(said.target, FullTarget)
+                targets.extend([said.target] if said.target is not None else [])
+            else:
+                targets.append(LogitTargets(said.logits[batch.mask.to(said.logits.device)]))
+        if not targets:
+            return Signals()
+        positions = batch.mask.reshape(len(batch.ids), -1).sum(dim=1).tolist()
+        counted = [identity for identity, count in zip(batch.ids, positions, strict=True) for _ in range(count)]
         routes = [self.routes[identity] for identity in counted] if self.routes else None
         target = combined(self.settings, targets, routes)
         if isinstance(target, MixedTargets):

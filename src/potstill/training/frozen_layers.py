@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.data.batches import batches_by_length
-from potstill.data.encoded import EncodedRows
+from potstill.data.encoded import Encoded
 from potstill.errors import ModelError
 from potstill.families import family_of, layers_of
 from potstill.progress import Advance
@@ -19,7 +19,7 @@ from potstill.signals import Batch
 class KeptActivations:
     """Rows as the hidden states beneath the trained layers, in float32: a `BatchSource`."""
 
-    rows: EncodedRows
+    rows: Encoded
     hidden: list[Tensor]
 
     @property
@@ -58,7 +58,7 @@ class FrozenLayers:
             )
         self._embeddings = self.model.base_model.embeddings
 
-    def keep(self, rows: EncodedRows, device: torch.device, batch_size: int, advance: Advance) -> KeptActivations:
+    def keep(self, rows: Encoded, device: torch.device, batch_size: int, advance: Advance) -> KeptActivations:
         """Compute the frozen layers once for all rows, without dropout."""
         base = self.model.base_model.to(device)
         training = base.training

@@ -1,0 +1,71 @@
+"""Pairs of a source and its target, for models that read the one and write the other, and their reading from files."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from potstill.data.on_disk import OnDisk
+from potstill.data.rows import Columns, read_each, string_in, text_id
+from potstill.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A text and what is to be made of it; without a target, the teacher writes it."""
+
+    id: str
+    source: str
+    target: str | None
+
+    @property
+    def text(self) -> str:
+        """The source: two rows that ask the same are duplicates, whatever they say is right."""
+        return self.source
+
+    @property
+    def labelled(self) -> bool:
+        return self.target is not None
+
+    @property
+    def content(self) -> list[Any]:
+        return [self.id, self.source, self.target]
+
+    @classmethod
+    def of(cls, content: list[Any]) -> "Pair":
+        return cls(*content)
+
+
+def read_pairs(path: Path, columns: Columns) -> OnDisk[Pair]:
+    """All pairs of a `.jsonl` or `.parquet` file, in its order. Blank lines count as nothing.
+
+    Raises:
+        DataError: the file, or the first bad row in it, by line or row number.
+    """
+    return read_each(
+        path,
+        lambda place, record: _pair(path, place, record, columns),
+        lambda pair: json.dumps([pair.source, pair.target]),
+    )
+
+
+def _pair(path: Path, place: str, record: Any, columns: Columns) -> Pair:
+    if not isinstance(record, dict):
+        kind = type(record).__name__
+        raise DataError(f"{path}: {place}: expected an object with {columns.source!r}, found {kind}.")
+    if columns.source not in record:
+        raise DataError(
+            f'{path}: {place} has no "{columns.source}"; found {sorted(map(str, record))[:12]}. '
+            "Set data.columns.source and data.columns.target to the columns that hold the texts."
+        )
+    # Blank sources are dropped and counted with the duplicates, as blank rows of other tasks are.
+    source = string_in(path, place, columns.source, record[columns.source])
+    target = record.get(columns.target)
+    if target is not None:
+        target = string_in(path, place, columns.target, target)
+        if not target.strip():
+            raise DataError(f'{path}: {place} "{columns.target}": empty; use null where the teacher is to write it.')
+    identity = record.get(columns.id)
+    if identity is None:
+        return Pair(text_id(json.dumps([source, target])), source, target)
+    return Pair(string_in(path, place, columns.id, str(identity)), source, target)

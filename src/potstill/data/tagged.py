@@ -1,0 +1,93 @@
+"""Rows of words and their tags, for token classification, by the conventions of Hugging Face datasets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from potstill.data.on_disk import OnDisk
+from potstill.data.rows import Columns, read_each, string_in, text_id
+from potstill.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedRow:
+    """A document as words, each with its tag where somebody tagged it."""
+
+    id: str
+    tokens: tuple[str, ...]
+    tags: tuple[str, ...] | None
+    domain: str | None = None
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.tokens)
+
+    @property
+    def labelled(self) -> bool:
+        return self.tags is not None
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The tags that somebody gave it."""
+        return self.tags or ()
+
+    @property
+    def content(self) -> list[Any]:
+        return [self.id, self.tokens, self.tags, self.domain]
+
+    @classmethod
+    def of(cls, content: list[Any]) -> "TaggedRow":
+        identity, tokens, tags, domain = content
+        return cls(identity, tuple(tokens), None if tags is None else tuple(tags), domain)
+
+
+def read_tagged(path: Path, columns: Columns) -> OnDisk[TaggedRow]:
+    """All rows of a `.jsonl` or `.parquet` file, in its order.
+
+    Raises:
+        DataError: the file, or the first bad row in it, by line or row number.
+    """
+    return read_each(path, lambda place, record: _row(path, place, record, columns), lambda row: row.text)
+
+
+def _row(path: Path, place: str, record: Any, columns: Columns) -> TaggedRow:
+    if not isinstance(record, dict) or columns.tokens not in record:
+        found = sorted(map(str, record))[:12] if isinstance(record, dict) else type(record).__name__
+        raise DataError(
+            f'{path}: {place} has no "{columns.tokens}"; found {found}. '
+            "Set data.columns.tokens to the column that holds the words."
+        )
+    tokens = _strings(path, place, columns.tokens, record[columns.tokens])
+    for number, token in enumerate(tokens):
+        if len(token.split()) != 1:
+            raise DataError(
+                f'{path}: {place} "{columns.tokens}": word {number} is {token!r}; a word is not empty and holds no '
+                "white space. Split it, or leave it out with its tag."
+            )
+    tags = record.get(columns.tags)
+    if tags is not None:
+        tags = _strings(path, place, columns.tags, tags)
+        if len(tags) != len(tokens):
+            raise DataError(
+                f"{path}: {place}: {len(tokens)} words and {len(tags)} tags; each word has one. Use null in place of "
+                "the list for a row without tags."
+            )
+    identity, domain = record.get(columns.id), record.get(columns.domain)
+    return TaggedRow(
+        text_id(" ".join(tokens)) if identity is None else string_in(path, place, columns.id, str(identity)),
+        tokens,
+        tags,
+        None if domain is None else string_in(path, place, columns.domain, domain),
+    )
+
+
+def _strings(path: Path, place: str, column: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise DataError(f'{path}: {place} "{column}": expected a list, found {type(value).__name__}.')
+    if numbers := [each for each in value if isinstance(each, int)]:
+        raise DataError(
+            f'{path}: {place} "{column}": expected text, found the number {numbers[0]}. Write it as '
+            f'"{numbers[0]}", and tags by their names.'
+        )
+    return tuple(string_in(path, place, column, each) for each in value)

@@ -1,0 +1,36 @@
+"""What stages know of rows whose every trained token is a position: of decoders and of encoder-decoders alike."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from potstill.data.chat_tokens import TokenCounts
+from potstill.data.encoded import Encoded
+from potstill.data.tokens import TokenFile
+from potstill.families import Part
+
+
+@runtime_checkable
+class TokenRows(Encoded, Protocol):
+    """Rows of a task whose models write."""
+
+    @property
+    def examples(self) -> TokenFile:
+        """What a model is shown and must say, one after the other; `trained` is true where it must say a token."""
+        ...
+
+    @property
+    def counts(self) -> TokenCounts | None:
+        """What became of the rows on their way into tokens."""
+        ...
+
+    def unpacked(self) -> "TokenRows":
+        """The same examples, one in each row."""
+        ...
+
+    def examples_in(self, row: int) -> Sequence[int]:
+        """The numbers of the examples that share a row, in the order of their positions."""
+        ...
+
+    def maps_of(self, part: Part) -> Iterator[tuple[int, int]]:
+        """For each example the tokens that count in a loss on features of a stack, and the keys that each may see."""
+        ...

@@ -1,0 +1,159 @@
+"""Documents of words as token ids: pieces of words in windows, of which each word counts in exactly one."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from potstill.signals import IGNORE_INDEX, Batch
+
+Numbers = npt.NDArray[np.int64]
+ENCODE_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a document as the model reads it."""
+
+    tokens: npt.NDArray[np.int32]
+    """With the tokens that begin and end every text."""
+    places: Numbers
+    """Where the first pieces of the words stand that are answered here."""
+    words: Numbers
+    """The numbers of these words in the document."""
+
+
+def windows_of(
+    tokenizer: PreTrainedTokenizerBase, documents: Sequence[Sequence[str]], max_length: int, overlap: int
+) -> Iterator[list[Window]]:
+    """For each document its windows of at most `max_length` tokens, which share `overlap` pieces with the next.
+
+    A word is answered at its first piece, in the window that shows more around it: of the pieces that two windows
+    share, the first half is answered in the earlier one. A word that the tokenizer reads as nothing has no answer.
+    """
+    special = tokenizer.num_special_tokens_to_add()
+    step = max_length - special - overlap
+    assert step > 0, "windows must go on"
+    for start in range(0, len(documents), ENCODE_CHUNK):
+        chunk = [list(words) for words in documents[start : start + ENCODE_CHUNK]]
+        encoded = tokenizer(
+            chunk,
+            is_split_into_words=True,
+            truncation=True,
+            max_length=max_length,
+            stride=overlap,
+            return_overflowing_tokens=True,
+            # What stands in a text stays text.
+            split_special_tokens=True,
+        )
+        parts: list[list[Any]] = [[] for _ in chunk]
+        for encoding, document in zip(encoded.encodings, encoded["overflow_to_sample_mapping"], strict=True):
+            parts[document].append(encoding)
+        for encodings in parts:
+            yield _windows(encodings, step, overlap)
+
+
+def _windows(encodings: Sequence[Any], step: int, overlap: int) -> list[Window]:
+    """The windows of one document, the n-th of which begins at piece n * step."""
+    found: list[Window] = []
+    before: int | None = None  # the word that the piece before this window is of
+    for number, encoding in enumerate(encodings):
+        word_of = [
+            word for word, special in zip(encoding.word_ids, encoding.special_tokens_mask, strict=True) if not special
+        ]
+        offset = next((place for place, special in enumerate(encoding.special_tokens_mask) if not special), 0)
+        first = [word != (before if place == 0 else word_of[place - 1]) for place, word in enumerate(word_of)]
+        low = 0 if number == 0 else overlap // 2
+        high = len(word_of) if number == len(encodings) - 1 else step + overlap // 2
+        places = [place for place in range(low, min(high, len(word_of))) if first[place]]
+        found.append(
+            Window(
+                tokens=np.asarray(encoding.ids, dtype=np.int32),
+                places=np.array([offset + place for place in places], dtype=np.int64),
+                words=np.array([word_of[place] for place in places], dtype=np.int64),
+            )
+        )
+        before = word_of[step - 1] if len(word_of) >= step else None
+    return found
+
+
+@dataclass(frozen=True)
+class EncodedWords:
+    """The windows of tagged documents. Labels hold IGNORE_INDEX where a document is not tagged."""
+
+    ids: tuple[str, ...]
+    """Of the windows: the document's, with a number behind all but its first."""
+    windows: list[Window]
+    labels: list[Numbers]
+    """Of each window the classes of its words."""
+    documents: Numbers
+    """The number of the document that each window is of."""
+    pad_id: int
+    truncated: int
+    """Documents with a word that the tokenizer reads as nothing."""
+
+    @cached_property
+    def lengths(self) -> Sequence[int]:
+        return [len(window.tokens) for window in self.windows]
+
+    @property
+    def counts(self) -> Sequence[int]:
+        """How many words are answered in each window."""
+        return [len(window.places) for window in self.windows]
+
+    def collate(self, indices: Sequence[int]) -> Batch:
+        """Windows `indices` padded on the right; the mask is true at the first pieces of the words that count."""
+        shape = len(indices), max(self.lengths[index] for index in indices)
+        input_ids = np.full(shape, self.pad_id, dtype=np.int64)
+        attention = np.zeros(shape, dtype=np.int64)
+        labels = np.full(shape, IGNORE_INDEX, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.bool_)
+        for row, index in enumerate(indices):
+            window = self.windows[index]
+            input_ids[row, : len(window.tokens)] = window.tokens
+            attention[row, : len(window.tokens)] = 1
+            labels[row, window.places] = self.labels[index]
+            mask[row, window.places] = True
+        return Batch(
+            ids=tuple(self.ids[index] for index in indices),
+            inputs={"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention)},
+            labels=torch.from_numpy(labels),
+            mask=torch.from_numpy(mask),
+        )
+
+
+def encode_words(
+    rows: Sequence[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    numbers: dict[str, int],
+    *,
+    max_length: int,
+    overlap: int,
+) -> EncodedWords:
+    """The windows of tagged rows, whose tags are numbered by `numbers`."""
+    ids, windows, labels, documents = [], [], [], []
+    truncated = 0
+    split = windows_of(tokenizer, [row.tokens for row in rows], max_length, overlap)
+    for document, (row, parts) in enumerate(zip(rows, split, strict=True)):
+        classes = np.full(len(row.tokens), IGNORE_INDEX, dtype=np.int64)
+        if row.tags is not None:
+            classes[:] = [numbers[tag] for tag in row.tags]
+        for number, window in enumerate(parts):
+            ids.append(f"{row.id}#{number + 1}" if number else row.id)
+            windows.append(window)
+            labels.append(classes[window.words])
+            documents.append(document)
+        truncated += sum(len(window.words) for window in parts) < len(row.tokens)
+    return EncodedWords(
+        ids=tuple(ids),
+        windows=windows,
+        labels=labels,
+        documents=np.array(documents, dtype=np.int64),
+        pad_id=tokenizer.pad_token_id or 0,
+        truncated=truncated,
+    )

@@ -1,0 +1,207 @@
+"""The project license-clauses: where does a document name a licence, and of what kind? From licensedcode-data.
+
+A document is put together from real notices, references and clues, each on a line of its own, as they follow each other
+in the files of a code base. A reference names a licence as a whole; in a notice, so does every text that is the name of
+a licence or a reference of another rule. Each of the splits has notices and references of its own.
+"""
+
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from potstill.data.near_copies import normalised, without_near_copies
+from potstill.data.splits import stable_order
+from potstill.errors import DataError
+from potstill.progress import Advance, Progress
+from potstill.projects.license_notices import JACCARD, SHINGLE_WORDS, licence_category, rules_folder, split_rule
+from potstill.projects.recipe_files import write_recipes
+from potstill.run_dir import write_text
+
+SALT = "license-clauses"
+KINDS = {"permissive": "permissive", "copyleft": "copyleft", "copyleft limited": "weak-copyleft"}
+"""Categories of licences that are kinds of their own; all others are `other`."""
+MAX_REFERENCE_WORDS = 12
+MIN_NOTICE_WORDS, MAX_NOTICE_WORDS = 8, 120
+DOCUMENTS = {"test": 300, "validation": 100, "adapt": 900, "train": 900}
+LABELLED = 150
+"""Of the training documents those with tags: few, as where tagging is what costs."""
+SHARES = {"test": 0.2, "validation": 0.1, "adapt": 0.35, "train": 0.35}
+"""Of the notices and references that each split is made of."""
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+_NAMES = re.compile(r"^(?:name|short_name|spdx_license_key): *(.+)$", re.MULTILINE)
+_COMBINED = re.compile(r"\b(AND|OR|WITH)\b")
+
+Words = tuple[str, ...]
+Rule = TypeVar("Rule")
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A text that names a licence, as words, with the kind of the licence."""
+
+    words: Words
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A text that grants a licence."""
+
+    id: str
+    text: str
+    kind: str
+
+
+def write(folder: Path, progress: Progress) -> list[str]:
+    """Write the recipe and `data/{adapt,train,validation,test}.jsonl` into `folder`; return what was done.
+
+    Raises:
+        DataError: the package with the texts is not installed, or holds other texts than expected.
+    """
+    paths = sorted(rules_folder().glob("*.RULE"))
+    with progress.task("reading rules", len(paths), "files") as advance:
+        notices, mentions = read(paths, advance)
+    names = known_names(mentions, sorted((rules_folder().parent / "licenses").glob("*.LICENSE")))
+    notices_of = _disjoint_notices(divided(notices, lambda each: each.id), progress)
+    mentions_of = divided(mentions, lambda each: " ".join(each.words))
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    said = [
+        f"{len(paths):,} rules read from licensedcode-data (CC-BY-4.0): {len(notices):,} notices and {len(mentions):,} "
+        "references and clues of one licence"
+    ]
+    for split, count in DOCUMENTS.items():
+        if len(notices_of[split]) < 100 or len(mentions_of[split]) < 100:
+            raise DataError(
+                f"licensedcode: too few rules for {split} ({len(notices_of[split])} notices). "
+                "Run: pip install --upgrade 'potstill[demo]'"
+            )
+        documents = list(assembled(split, count, notices_of[split], mentions_of[split], names))
+        labelled = LABELLED if split == "train" else count
+        write_text(data / f"{split}.jsonl", "".join(_line(split, n, d, n < labelled) for n, d in enumerate(documents)))
+        kinds = Counter(tag[2:] for _, tags in documents for tag in tags if tag.startswith("B-"))
+        found = ", ".join(f"{number:,} {kind}" for kind, number in sorted(kinds.items()))
+        said.append(f"{split}: {count:,} documents, {labelled:,} of them tagged; entities: {found}")
+    write_recipes(folder, {"recipe.yaml": "license_clauses.yaml"})
+    return said
+
+
+def read(paths: Sequence[Path], advance: Advance) -> tuple[list[Notice], list[Mention]]:
+    """Notices, and short references and clues, of one licence each; each text once."""
+    notices, mentions = [], []
+    seen: set[str] = set()
+    for path in paths:
+        advance()
+        keys, text = split_rule(path)
+        licence = keys.get("license_expression", "")
+        true = {key for key, value in keys.items() if value.lower() in {"yes", "true", "on"}}
+        key = normalised(text)
+        if "is_deprecated" in true or not licence or _COMBINED.search(licence) or not key or key in seen:
+            continue
+        words = tuple(_WORD.findall(_unmarked(text)))
+        if true & {"is_license_reference", "is_license_clue"}:
+            # An address is no name, and a long one would be most of a document.
+            if len(words) <= MAX_REFERENCE_WORDS and "://" not in text:
+                seen.add(key)
+                mentions.append(Mention(words, _kind(licence)))
+        elif "is_license_notice" in true and MIN_NOTICE_WORDS <= len(words) <= MAX_NOTICE_WORDS:
+            seen.add(key)
+            notices.append(Notice(path.stem, _unmarked(text), _kind(licence)))
+    return notices, mentions
+
+
+def known_names(mentions: Sequence[Mention], licences: Sequence[Path]) -> Mapping[Words, str]:
+    """The kind that each name stands for, in lower case: of licences, and of references of two words or more.
+
+    A text that names licences of several kinds stands for the most frequent of them.
+    """
+    kinds: dict[Words, Counter[str]] = {}
+    for mention in mentions:
+        if len(mention.words) > 1:
+            kinds.setdefault(_lower(mention.words), Counter())[mention.kind] += 1
+    for path in licences:
+        for name in _NAMES.findall(path.read_text(encoding="utf-8").split("---\n")[1]):
+            words = _lower(tuple(_WORD.findall(name.strip("'\" "))))
+            # A word such as "Free" is the name of some licence, and mostly is not meant.
+            if len(words) > 1:
+                kinds.setdefault(words, Counter())[_kind(path.stem)] += 1
+    return {words: counts.most_common(1)[0][0] for words, counts in sorted(kinds.items())}
+
+
+def tagged(words: Sequence[str], names: Mapping[Words, str], longest: int) -> list[str]:
+    """Tags of the words: at each place the longest name that begins there is an entity."""
+    lower, tags, place = _lower(words), ["O"] * len(words), 0
+    while place < len(words):
+        lengths = range(min(longest, len(words) - place), 0, -1)
+        length = next((size for size in lengths if lower[place : place + size] in names), 0)
+        if length:
+            kind = names[lower[place : place + length]]
+            tags[place : place + length] = [f"B-{kind}"] + [f"I-{kind}"] * (length - 1)
+        place += max(1, length)
+    return tags
+
+
+def assembled(
+    split: str, count: int, notices: Sequence[Notice], mentions: Sequence[Mention], names: Mapping[Words, str]
+) -> Iterator[tuple[list[str], list[str]]]:
+    """Documents of one to four notices and two to five references in a random order, with their tags."""
+    draw = random.Random(f"{SALT} {split}")
+    longest = max(map(len, names))
+    for _ in range(count):
+        parts: list[tuple[Sequence[str], list[str]]] = []
+        for notice in draw.sample(notices, draw.randint(1, 4)):
+            words = _WORD.findall(notice.text)
+            parts.append((words, tagged(words, names, longest)))
+        for mention in draw.sample(mentions, draw.randint(2, 5)):
+            tags = [f"B-{mention.kind}"] + [f"I-{mention.kind}"] * (len(mention.words) - 1)
+            parts.append((mention.words, tags))
+        draw.shuffle(parts)
+        yield [word for words, _ in parts for word in words], [tag for _, tags in parts for tag in tags]
+
+
+def divided(rules: Sequence[Rule], name: Callable[[Rule], str]) -> dict[str, list[Rule]]:
+    """The rules of each split."""
+    ordered = stable_order(rules, name, salt=SALT)
+    result, start = {}, 0.0
+    for split, share in SHARES.items():
+        result[split] = ordered[round(start * len(ordered)) : round((start + share) * len(ordered))]
+        start += share
+    return result
+
+
+def _disjoint_notices(notices: Mapping[str, list[Notice]], progress: Progress) -> dict[str, list[Notice]]:
+    """Without the notices of a teaching split that nearly copy a held-out one."""
+    held_out = [*notices["test"], *notices["validation"]]
+    result = dict(notices)
+    taught = ("adapt", "train")
+    with progress.task("looking for near-copies", sum(len(notices[name]) for name in taught), "notices") as advance:
+        for name in taught:
+            result[name] = without_near_copies(
+                notices[name], held_out, jaccard=JACCARD, shingle_words=SHINGLE_WORDS, advance=advance
+            )
+    return result
+
+
+def _line(split: str, number: int, document: tuple[list[str], list[str]], labelled: bool) -> str:
+    tokens, tags = document
+    row = {"id": f"{split}-{number}", "tokens": tokens, "tags": tags if labelled else None}
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _unmarked(text: str) -> str:
+    """The text without the marks of phrases that a rule requires."""
+    return text.replace("{{", " ").replace("}}", " ")
+
+
+def _lower(words: Sequence[str]) -> Words:
+    return tuple(word.lower() for word in words)
+
+
+def _kind(licence: str) -> str:
+    return KINDS.get(licence_category(licence), "other")

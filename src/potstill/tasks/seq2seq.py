@@ -1,0 +1,256 @@
+"""Sequence to sequence: encoder-decoder models that read a source and write its target.
+
+They are read by their decoder's last hidden states and their head, as language models are, and never by whole logits.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from potstill.data.on_disk import OnDisk
+from potstill.data.pair_tokens import PairRows, PairTokens
+from potstill.data.pairs import Pair, read_pairs
+from potstill.data.rows import Columns
+from potstill.data.written import Written
+from potstill.errors import DataError, ModelError
+from potstill.settings import Settings
+from potstill.signals import Ask, Batch, Signals
+from potstill.targets import Head
+from potstill.tasks.causal_lm import PROBE_TOKENS, TOLERANCE
+from potstill.tasks.loading import explained
+from potstill.tasks.writing import Prompt
+
+
+class Seq2Seq(Settings):
+    """A target written for each source, such as a translation or a summary; the model is an encoder-decoder."""
+
+    kind: Literal["seq2seq"] = "seq2seq"
+    max_length: int = Field(default=512, ge=8)
+    """Longest source in tokens; what is cut is counted and reported. Latency grows with it."""
+    max_target_length: int = Field(default=128, ge=2)
+    """Longest target in tokens, with the one that ends it; what is cut is counted, and its end is not learnt."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether its models write token by token: labels are distributions over a vocabulary at each position."""
+        return True
+
+    @property
+    def judges_whole_responses(self) -> bool:
+        """A target is right or wrong as a whole, too."""
+        return True
+
+    @property
+    def primary_metric(self) -> str:
+        return "exact_match"
+
+    @property
+    def ask(self) -> Ask:
+        return ask_for_hidden_states
+
+    def head_of(self, model: PreTrainedModel) -> Head:
+        return head_of(model)
+
+    def prompts(self, tokenizer: Tokenizer) -> "Sources":
+        return Sources(self._tokens(tokenizer), self.max_target_length)
+
+    def read(self, path: Path, columns: Columns) -> OnDisk[Pair]:
+        return read_pairs(path, columns)
+
+    def label_names(self, splits: Mapping[str, Sequence[Pair]]) -> list[str]:
+        """None: what can be said is the vocabulary, which the tokenizer's fingerprint pins.
+
+        Raises:
+            DataError: a row without a target.
+        """
+        for name, rows in splits.items():
+            if missing := [row.id for row in rows if not row.labelled]:
+                raise DataError(
+                    f'data.{name}: {len(missing)} of {len(rows)} rows have no target, first "{missing[0]}". '
+                    "Give each one; those of train the teacher writes with label.responses: {kind: generated}."
+                )
+        return []
+
+    def check_tokenizer(self, tokenizer: Tokenizer, config: PretrainedConfig) -> None:
+        """Every token must have a row in the embedding matrix, and the decoder a token to start from.
+
+        Raises:
+            ModelError: names what is missing.
+        """
+        beyond = sorted(
+            (number, token) for token, number in tokenizer.get_vocab().items() if number >= config.vocab_size
+        )
+        if beyond:
+            number, token = beyond[0]
+            raise ModelError(
+                f"teacher.model: token {token!r} has the id {number}, and the model has {config.vocab_size} tokens. "
+                "Resize its embeddings, or take the tokenizer that it was trained with."
+            )
+        start_token(config)
+
+    def teacher_labels(self, config: PretrainedConfig, labels: list[str]) -> list[str]:
+        return labels
+
+    def config_values(self, labels: Sequence[str]) -> dict[str, Any]:
+        return {}
+
+    def embedding_parameters(self, model: PreTrainedModel) -> int:
+        """Those of the input and, where it is another matrix, of the output."""
+        matrices = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+        return sum({id(matrix): matrix.numel() for matrix in matrices}.values())
+
+    def load_config(self, location: str, **where: Any) -> PretrainedConfig:
+        with explained(location):
+            return AutoConfig.from_pretrained(location, **where)
+
+    def load_tokenizer(self, location: str, **where: Any) -> Tokenizer:
+        with explained(location):
+            return AutoTokenizer.from_pretrained(location, **where)
+
+    def load_model(self, location: str, labels: Sequence[str] | None = None, **where: Any) -> PreTrainedModel:
+        """The model in float32. Never reads pickle files.
+
+        Raises:
+            ModelError: it cannot be loaded, or makes its logits in a way that is not known here.
+        """
+        with explained(location):
+            model = AutoModelForSeq2SeqLM.from_pretrained(location, dtype=torch.float32, use_safetensors=True, **where)
+        require_known_head(model, location)
+        return model
+
+    def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
+        """A model with random weights, drawn from torch's global generator."""
+        return AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
+
+    def encode(self, rows: Iterable[Pair | Written], tokenizer: Tokenizer, labels: Sequence[str] = ()) -> PairRows:
+        """Answered pairs as token ids, with the counts of what did not fit.
+
+        Raises:
+            DataError: an id that occurs twice.
+            ModelError: a tokenizer without an end token.
+        """
+        examples, counts = self._tokens(tokenizer).tokenise(rows)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        return PairRows(examples, pad or 0, counts)
+
+    def _tokens(self, tokenizer: Tokenizer) -> PairTokens:
+        return PairTokens(tokenizer, self.max_length, self.max_target_length)
+
+
+class Sources:
+    """The sources of pairs as prompts: they go into the encoder, and take no room of the target's."""
+
+    def __init__(self, tokens: PairTokens, max_target: int) -> None:
+        self._tokens = tokens
+        self._room = max_target
+
+    def asks(self, row: Pair) -> bool:
+        return True
+
+    def of(self, row: Pair, *, every: bool) -> Iterator[tuple[str, Prompt]]:
+        yield row.id, self.last(row)
+
+    def last(self, row: Pair) -> Prompt:
+        ids, _ = self._tokens.source_ids(row.source)
+        return ids
+
+    def room(self, prompt: Prompt) -> int:
+        return self._room
+
+    def end_of(self, row: Pair) -> int:
+        return self._tokens.end
+
+    def shown(self, row: Pair) -> tuple[str, str]:
+        return row.source, row.target or ""
+
+    def said(self, row: Pair) -> list[int]:
+        return self._tokens.text_ids(row.target or "")
+
+
+def ask_for_hidden_states(model: nn.Module, batch: Batch) -> Signals:
+    """The decoder's last hidden states, after its final norm, and the head; logits are left to who needs them."""
+    assert isinstance(model, PreTrainedModel)
+    inputs = batch.inputs
+    attention = inputs["attention_mask"]
+    # The stacks by themselves, for some models make whole logits beside their states.
+    memory = model.get_encoder()(input_ids=inputs["input_ids"], attention_mask=attention).last_hidden_state
+    said = model.get_decoder()(
+        input_ids=shifted(inputs["target_ids"], start_token(model.config)),
+        attention_mask=inputs["decoder_attention_mask"],
+        encoder_hidden_states=memory,
+        encoder_attention_mask=attention,
+        use_cache=False,
+    )
+    return Signals(hidden=said.last_hidden_state, head=head_of(model))
+
+
+def shifted(targets: Int[Tensor, "rows length"], start: int) -> Int[Tensor, "rows length"]:
+    """What the decoder is shown at each position: the start token, then the target up to the token before."""
+    return torch.cat([torch.full_like(targets[:, :1], start), targets[:, :-1]], dim=1)
+
+
+def start_token(config: PretrainedConfig) -> int:
+    """The token that a decoder starts from: of T5 the padding, of BART the end of a sequence.
+
+    Raises:
+        ModelError: the configuration does not tell.
+    """
+    start = getattr(config, "decoder_start_token_id", None)
+    if start is None:
+        raise ModelError(
+            f"teacher.model: the configuration of this {config.model_type} model has no decoder_start_token_id, so "
+            "what its decoder starts from is not known. Set it in config.json as it was in training (T5: pad_token_id)."
+        )
+    return int(start)
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """The map from the decoder's last hidden states to logits.
+
+    T5 multiplies by d_model**-0.5 where its configuration says so; BART adds a bias that is no weight.
+    """
+    output = model.get_output_embeddings()
+    bias = getattr(output, "bias", None)
+    fixed = getattr(model, "final_logits_bias", None)
+    if fixed is not None:
+        bias = fixed[0] if bias is None else bias + fixed[0]
+    config = model.config
+    scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
+    return Head(output.weight, bias, scale)
+
+
+def require_known_head(model: PreTrainedModel, location: str) -> None:
+    """Compare the logits that head and hidden states give with the model's own, on a few tokens.
+
+    Raises:
+        ModelError: no encoder-decoder, or its logits differ, so that a loss would teach another distribution.
+    """
+    if not model.config.is_encoder_decoder:
+        raise ModelError(f"{location}: {model.config.model_type!r} is no encoder-decoder. Use task.kind: causal_lm.")
+    device = next(model.parameters()).device
+    ids = torch.arange(PROBE_TOKENS, device=device)[None] % model.config.vocab_size
+    ones = torch.ones_like(ids)
+    given = {"input_ids": ids, "attention_mask": ones, "target_ids": ids.flip(1), "decoder_attention_mask": ones}
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        shown = shifted(given["target_ids"], start_token(model.config))
+        own = model(input_ids=ids, decoder_input_ids=shown, use_cache=False).logits[0].float()
+        said = ask_for_hidden_states(model, Batch(("probe",), given, given["target_ids"], ones.bool()))
+        assert said.hidden is not None and said.head is not None
+        made = said.head.logits(said.hidden[0])
+    model.train(training)
+    far = (own - made).abs().max().item() if own.shape == made.shape else float("inf")
+    if not far <= TOLERANCE * max(1.0, own.abs().max().item()):
+        raise ModelError(
+            f"{location}: its logits are not those of its output layer on its decoder's last hidden states (they "
+            f"differ by {far:.3g}), so its head does something that is not known here. Please report the model family "
+            f"{model.config.model_type!r}."
+        )

@@ -1,0 +1,133 @@
+"""One class for each word: entities, clauses and other spans, in documents of any length."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from potstill.data.on_disk import OnDisk
+from potstill.data.rows import Columns
+from potstill.data.tagged import TaggedRow, read_tagged
+from potstill.data.words import EncodedWords, encode_words
+from potstill.errors import DataError, ModelError
+from potstill.settings import Settings
+from potstill.signals import Ask
+from potstill.tasks.classes import label_maps, own_labels
+from potstill.tasks.loading import explained
+from potstill.tasks.text_classification import ask_for_logits
+
+
+class TokenClassification(Settings):
+    """One tag for each word of a document; the model is an encoder with a head on each of its tokens."""
+
+    kind: Literal["token_classification"] = "token_classification"
+    max_length: int = Field(default=128, ge=8)
+    """Tokens that are read at a time. Longer documents are read in several windows, and nothing is cut."""
+    overlap: int = Field(default=32, ge=0)
+    """Pieces that neighbouring windows share: each word is answered in the window that shows more around it. A quarter
+    of the window; the question answering examples of transformers share a third (128 of 384)."""
+
+    @model_validator(mode="after")
+    def _windows_go_on(self) -> "TokenClassification":
+        # Four: more tokens than any encoder puts around a text.
+        if self.overlap > self.max_length - 5:
+            raise ValueError(f"overlap {self.overlap} leaves nothing new in a window of {self.max_length}. Lower it.")
+        return self
+
+    @property
+    def writes(self) -> bool:
+        return False
+
+    @property
+    def primary_metric(self) -> str:
+        return "entity_f1"
+
+    @property
+    def ask(self) -> Ask:
+        return ask_for_logits
+
+    def read(self, path: Path, columns: Columns) -> OnDisk[TaggedRow]:
+        return read_tagged(path, columns)
+
+    def label_names(self, splits: Mapping[str, Sequence[TaggedRow]]) -> list[str]:
+        """The tags, sorted, from the rows that teach; the held-out rows must add none.
+
+        Raises:
+            DataError: fewer than two tags, or a held-out tag that no training row has.
+        """
+        taught = {tag for name in ("train", "adapt") for row in splits.get(name, ()) for tag in row.tags or ()}
+        if len(taught) < 2:
+            raise DataError(
+                f"data: {len(taught)} tag in the tagged training rows ({sorted(taught)}); expected 2 or more."
+            )
+        for name in ("validation", "test"):
+            unknown = sorted({tag for row in splits[name] for tag in row.tags or ()} - taught)
+            if unknown:
+                raise DataError(
+                    f"data.{name}: tag {unknown[0]!r} (and {len(unknown) - 1} more) occurs in no training row. "
+                    "Add rows with it to train or adapt, or remove it here."
+                )
+        return sorted(taught)
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
+        """Words are matched with their pieces, which only fast tokenizers tell.
+
+        Raises:
+            ModelError: a tokenizer that does not.
+        """
+        if not tokenizer.is_fast:
+            raise ModelError(
+                f"teacher.model: its tokenizer ({type(tokenizer).__name__}) cannot tell which pieces are of which "
+                "word. Take a model with a tokenizer.json."
+            )
+
+    def teacher_labels(self, config: PretrainedConfig, labels: list[str]) -> list[str]:
+        return own_labels(config, labels)
+
+    def config_values(self, labels: Sequence[str]) -> dict[str, Any]:
+        """What a model's configuration says of the tags."""
+        return label_maps(labels)
+
+    def embedding_parameters(self, model: PreTrainedModel) -> int:
+        return sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
+
+    def load_config(self, location: str, **where: Any) -> PretrainedConfig:
+        with explained(location):
+            return AutoConfig.from_pretrained(location, **where)
+
+    def load_tokenizer(self, location: str, **where: Any) -> PreTrainedTokenizerBase:
+        with explained(location):
+            tokenizer = AutoTokenizer.from_pretrained(location, **where)
+            if getattr(tokenizer, "add_prefix_space", None) is False:
+                # Else words that are given one by one would be read as if no space stood before them.
+                tokenizer = AutoTokenizer.from_pretrained(location, add_prefix_space=True, **where)
+            return tokenizer
+
+    def load_model(self, location: str, labels: Sequence[str] | None = None, **where: Any) -> PreTrainedModel:
+        """The model in float32, with a new head for `labels` where they are given. Never reads pickle files."""
+        head = {} if labels is None else label_maps(labels) | {"ignore_mismatched_sizes": True}
+        with explained(location):
+            return AutoModelForTokenClassification.from_pretrained(
+                location, dtype=torch.float32, use_safetensors=True, **head, **where
+            )
+
+    def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
+        """A model with random weights, drawn from torch's global generator."""
+        return AutoModelForTokenClassification.from_config(config)
+
+    def encode(
+        self, rows: Sequence[TaggedRow], tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]
+    ) -> EncodedWords:
+        """The windows of the documents."""
+        numbers = {label: number for number, label in enumerate(labels)}
+        return encode_words(rows, tokenizer, numbers, max_length=self.max_length, overlap=self.overlap)

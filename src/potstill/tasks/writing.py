@@ -1,0 +1,82 @@
+"""What stages ask of a task whose models write token by token: of decoders and of encoder-decoders alike."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int32
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from potstill.data.token_rows import TokenRows
+from potstill.targets import Head
+
+Prompt = Int32[np.ndarray, "_"]
+
+
+@runtime_checkable
+class Prompts(Protocol):
+    """What models are shown before they write, by the rules of one tokenizer."""
+
+    def asks(self, row: Any) -> bool:
+        """Whether the row has a prompt; a plain text has none."""
+        ...
+
+    def of(self, row: Any, *, every: bool) -> Iterator[tuple[str, Prompt]]:
+        """For each response to be written its name and its prompt: of every turn that is learnt, or of the last.
+
+        Raises:
+            DataError: a row that the chat template refuses.
+            ModelError: a tokenizer without a chat template, where rows need it.
+        """
+        ...
+
+    def last(self, row: Any) -> Prompt:
+        """What is shown before the last response, or the only one; raises as `of`."""
+        ...
+
+    def room(self, prompt: Prompt) -> int:
+        """How many tokens a response can have; none where the prompt cannot be used."""
+        ...
+
+    def end_of(self, row: Any) -> int:
+        """The token that ends responses to such rows."""
+        ...
+
+    def shown(self, row: Any) -> tuple[str, str]:
+        """For people: what is asked, and what is right."""
+        ...
+
+    def said(self, row: Any) -> list[int]:
+        """What is right as tokens, however long, without what stands around it."""
+        ...
+
+
+@runtime_checkable
+class WritingTask(Protocol):
+    """A task whose rows become `TokenRows` and whose models are asked for hidden states and a head."""
+
+    @property
+    def judges_whole_responses(self) -> bool:
+        """Whether a response that is written greedily can be right or wrong as a whole."""
+        ...
+
+    def prompts(self, tokenizer: PreTrainedTokenizerBase) -> Prompts: ...
+
+    def encode(
+        self, rows: Iterable[Any], tokenizer: PreTrainedTokenizerBase, labels: Sequence[str] = ()
+    ) -> TokenRows: ...
+
+    def head_of(self, model: PreTrainedModel) -> Head: ...
+
+
+def writing(task: object) -> WritingTask:
+    """The task, of which the recipe knows that its models write."""
+    assert isinstance(task, WritingTask)
+    return task
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end a response, by the model's generation settings and the tokenizer."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    listed = ends if isinstance(ends, list) else [ends]
+    return {token for token in (*listed, tokenizer.eos_token_id) if token is not None}

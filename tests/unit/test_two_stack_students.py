@@ -1,0 +1,163 @@
+"""Students of encoder-decoders: legal shapes, and first weights cut from the teacher."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import BartConfig, BertConfig, PreTrainedModel, T5Config
+
+from potstill.errors import ModelError
+from potstill.families import TWO_STACKS
+from potstill.records import ShapeRecord
+from potstill.students import Budget, Copy, Random, Shrunk, candidates, copy_from_teacher, model_shape, student_config
+from potstill.tasks import Seq2Seq
+from tests.pair_models import SIZES, pair_model
+
+FAMILIES = sorted(TWO_STACKS)
+SOURCE = torch.tensor([[5, 9, 7, 12, 3], [8, 6, 4, 1, 1]])
+SEEN = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+SHOWN = torch.tensor([[2, 7, 9], [2, 11, 4]])
+
+
+def student_of(teacher: PreTrainedModel, settings: Shrunk) -> PreTrainedModel:
+    torch.manual_seed(99)
+    model: PreTrainedModel = Seq2Seq().new_model(student_config(teacher.config, settings)).eval()
+    if isinstance(settings.init, Copy):
+        copy_from_teacher(model, teacher, settings.init)
+    return model
+
+
+def say(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=SOURCE, attention_mask=SEEN, decoder_input_ids=SHOWN).logits
+    return logits
+
+
+def stacks(model: PreTrainedModel) -> tuple[torch.nn.ModuleList, torch.nn.ModuleList]:
+    base = model.base_model
+    encoder, decoder = base.get_encoder(), base.get_decoder()
+    return (encoder.block, decoder.block) if hasattr(encoder, "block") else (encoder.layers, decoder.layers)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layers", ["spread", "first", "last"])
+@pytest.mark.parametrize("width", ["slice", "project"])
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False}])
+def test_a_copy_in_the_teachers_own_shape_is_the_teacher(
+    family: str, layers: Any, width: Any, changes: dict[str, Any]
+) -> None:
+    teacher = pair_model(family, 1, **changes)
+    student = student_of(teacher, Shrunk(layers=4, decoder_layers=3, width=32, init=Copy(layers=layers, width=width)))
+    for name, parameter in student.named_parameters():
+        assert torch.equal(parameter, teacher.get_parameter(name)), name
+    assert torch.equal(say(student), say(teacher))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_student_of_random_weights_is_not_its_teacher(family: str) -> None:
+    teacher = pair_model(family, 1)
+    student = student_of(teacher, Shrunk(layers="1/1", width=32, init=Random()))
+    assert not torch.allclose(say(student), say(teacher), atol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("layers", "chosen"), [("spread", ([0, 3], [0, 2])), ("first", ([0, 1], [0, 1])), ("last", ([2, 3], [1, 2]))]
+)
+def test_each_stack_has_the_chosen_layers_and_t5s_bias_of_the_first(
+    family: str, layers: Any, chosen: tuple[list[int], list[int]]
+) -> None:
+    teacher = pair_model(family, 1)
+    student = student_of(teacher, Shrunk(layers=2, width=32, init=Copy(layers=layers)))
+    for own, whole, numbers in zip(stacks(student), stacks(teacher), chosen, strict=True):
+        assert len(own) == 2
+        for number, source in enumerate(numbers):
+            given, kept = whole[source].state_dict(), own[number].state_dict()
+            for name in kept:
+                taken = whole[0].state_dict() if "relative_attention_bias" in name else given
+                assert torch.equal(kept[name], taken[name]), (number, name)
+    if family == "t5":
+        assert any("relative_attention_bias" in name for name in stacks(student)[1][0].state_dict())
+    else:
+        assert torch.equal(student.final_logits_bias, teacher.final_logits_bias)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stacks_can_be_of_different_depth(family: str) -> None:
+    settings = Shrunk(layers="3/4", decoder_layers="1/3", width="1/2")
+    shape = shape_of(student_of(pair_model(family, 1), settings))
+    assert (shape.layers, shape.decoder_layers, shape.width, shape.heads, shape.intermediate) == (3, 1, 16, 2, 24)
+
+
+def shape_of(model: PreTrainedModel) -> ShapeRecord:
+    return model_shape(model.config, 1, 1, 0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("width", ["slice", "project"])
+def test_a_narrower_student_is_cut_deterministically_and_listens_to_source_and_target(family: str, width: Any) -> None:
+    teacher = pair_model(family, 1)
+    settings = Shrunk(layers="1/2", width="1/2", init=Copy(width=width))
+    student = student_of(teacher, settings)
+    said = say(student)
+    assert torch.equal(said, say(student_of(teacher, settings))) and torch.isfinite(said).all()
+    with torch.no_grad():
+        other = student(input_ids=SOURCE.flip(1), attention_mask=SEEN, decoder_input_ids=SHOWN).logits
+    assert not torch.allclose(said[0], other[0], atol=1e-4) and not torch.allclose(said[0], said[1], atol=1e-4)
+
+
+def test_the_first_heads_keep_their_bias() -> None:
+    teacher = pair_model("t5", 1)
+    student = student_of(teacher, Shrunk(layers=2, width=20, heads=3))
+    assert student.config.d_kv == teacher.config.d_kv == 8
+    bias = student.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    assert torch.equal(bias, teacher.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight[:, :3])
+
+
+def test_what_t5_does_with_its_states_before_the_head_stays() -> None:
+    """Version 1.1 does not scale them; a student that did would start far from its teacher."""
+    for tied in (True, False):
+        config = pair_model("t5", 1, tie_word_embeddings=tied).config
+        assert student_config(config, Shrunk()).scale_decoder_outputs is tied
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"),
+    [
+        ("t5", {"layers": 5}, "student.layers: 5 is more than the teacher's 4"),
+        ("t5", {"layers": 4}, "student.layers: 4 is more than the teacher's 3"),
+        ("t5", {"layers": 2, "decoder_layers": 4}, "student.decoder_layers: 4 is more than the teacher's 3"),
+        ("t5", {"heads": 5}, "student.heads: 5 is more than the teacher's 4"),
+        ("bart", {"width": 20}, "student.width 20 is not 2 heads of 8"),
+        ("bart", {"width": 16, "heads": 4}, "student.width 16 is not 4 heads of 8"),
+        ("t5", {"init": {"kind": "copy", "width": "pruned"}}, "importance is not measured in encoder-decoders"),
+        ("bart", {"init": {"kind": "copy", "layers": "block_influence"}}, "importance is not measured"),
+    ],
+)
+def test_an_impossible_shape_is_refused_with_the_numbers(family: str, change: dict[str, Any], message: str) -> None:
+    config = (T5Config if family == "t5" else BartConfig)(vocab_size=50, **SIZES[family])
+    with pytest.raises(ModelError, match=message):
+        student_config(config, Shrunk.model_validate({"width": 32} | change))
+
+
+def test_stacks_that_differ_in_heads_are_refused() -> None:
+    config = BartConfig(vocab_size=50, **SIZES["bart"] | {"decoder_attention_heads": 8})
+    with pytest.raises(ModelError, match="encoder_attention_heads is 4 and decoder_attention_heads 8"):
+        student_config(config, Shrunk())
+
+
+def test_a_model_of_one_stack_has_no_decoder_layers() -> None:
+    with pytest.raises(ModelError, match=r"student.decoder_layers: a teacher of the family 'bert' has one stack"):
+        student_config(BertConfig(), Shrunk(decoder_layers=1))
+    # What was recorded of such students before stays as it was.
+    assert "decoder_layers" not in Shrunk().model_dump(mode="json")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_budgets_know_both_stacks(family: str) -> None:
+    config = pair_model(family, 1).config
+    found = list(candidates(config, Budget(parameters=10**9)))
+    assert len(found) > 4
+    for settings, made in found:
+        again = student_config(config, settings)
+        assert again.to_dict() == made.to_dict()
