@@ -18,7 +18,8 @@ from potstill.recipe.stage_settings import (
 )
 from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
-from potstill.students import AnyStudent, Shrunk
+from potstill.signals import Signal
+from potstill.students import AnyStudent, Shrunk, TrimmedVocabulary
 from potstill.tasks import AnyTask, Seq2Seq, TextClassification
 from potstill.teachers import (
     AnyTeacher,
@@ -138,6 +139,26 @@ class Recipe(Settings):
         by_domain = isinstance(self.teacher, Routed) and self.teacher.by == "domain"
         if by_domain and not isinstance(self.task, TextClassification):
             raise ValueError(f"teacher.by: domain does not fit {self.task.kind} yet. Use confidence, or a mixture.")
+        return self
+
+    @model_validator(mode="after")
+    def _a_trimmed_vocabulary_reads_as_the_teacher_does(self) -> "Recipe":
+        vocabulary = self.student.vocabulary
+        if not isinstance(vocabulary, TrimmedVocabulary):
+            return self
+        if self.task.writes:
+            raise ValueError(
+                f"student.vocabulary: trimmed does not fit {self.task.kind}, whose labels are over the whole "
+                "vocabulary. Use full."
+            )
+        online = self.label.mode == "online" and not isinstance(self.teacher, MovingAverageTeacher)
+        on_features = any(loss.reads() - {Signal.LOGITS} for loss in self.losses)
+        if vocabulary.min_count > 1 and (online or on_features):
+            what = "label.mode: online shows" if online else "losses on features compare"
+            raise ValueError(
+                f"student.vocabulary.min_count: {vocabulary.min_count} leaves out pieces of train, and {what} the "
+                "teacher's pieces to the student's one by one. Set it to 1."
+            )
         return self
 
     @property

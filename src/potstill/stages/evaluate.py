@@ -30,7 +30,7 @@ from potstill.records import (
     TrainRecord,
 )
 from potstill.run_dir import RunDir
-from potstill.stages.common import Inputs, ModelFolder, alone, teacher_folder
+from potstill.stages.common import Inputs, ModelFolder, alone, reads_as_teacher, teacher_folder
 from potstill.stages.compared import estimate, headline, pairs, parameters, speed_values
 from potstill.stages.evaluate_language import evaluate_language
 from potstill.stages.evaluate_words import evaluate_words
@@ -95,9 +95,10 @@ def _evaluate(
     run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
 ) -> EvaluateRecord:
     test = inputs.splits["test"].rows
-    encoded = recipe.task.encode(test, inputs.tokenizer, inputs.labels)
-    assert isinstance(encoded, EncodedRows)
-    truth = encoded.labels
+    as_teacher = as_student = _encoded(recipe, inputs, test)
+    if inputs.of_student is not inputs:
+        as_student = _encoded(recipe, inputs.of_student, test)
+    truth = as_teacher.labels
     logits: dict[str, Logits] = {}
     counts: dict[str, tuple[int, int]] = {}
     asked = [name for name in folders if not (recipe.several and name == "teacher")]
@@ -105,6 +106,7 @@ def _evaluate(
         for name in asked:
             model = folders[name].load(recipe)
             counts[name] = parameters(recipe, model)
+            encoded = as_teacher if reads_as_teacher(recipe, name) else as_student
             logits[name] = _predict(
                 FrozenTeacher(model, engine.device, recipe.task.ask), encoded, recipe.label.batch_size, advance
             )
@@ -151,6 +153,12 @@ def _evaluate(
         **headline(models, recipe.task.primary_metric, accuracy, comparisons),
     )
     return record.model_copy(update={"findings": findings(record)})
+
+
+def _encoded(recipe: Recipe, inputs: Inputs, rows: Sequence[Any]) -> EncodedRows:
+    encoded = recipe.task.encode(rows, inputs.tokenizer, inputs.labels)
+    assert isinstance(encoded, EncodedRows)
+    return encoded
 
 
 def _predict(teacher: FrozenTeacher, rows: EncodedRows, batch_size: int, advance: Advance) -> Logits:

@@ -49,7 +49,7 @@ def _export(
 ) -> Artefact:
     target = folder / exporter.kind
     exporter.export(source, target)
-    rows = recipe.task.encode(inputs.splits["test"].rows[:COMPARED_ROWS], inputs.tokenizer, inputs.labels)
+    rows = recipe.task.encode(inputs.splits["test"].rows[:COMPARED_ROWS], inputs.of_student.tokenizer, inputs.labels)
     batch = rows.collate(range(min(COMPARED_ROWS, len(rows.lengths))))
     answers = []
     for path in (source, target):

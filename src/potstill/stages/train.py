@@ -24,12 +24,13 @@ from potstill.stages.common import Inputs, load_teacher, model_digest, save_mode
 from potstill.stages.label import is_generation, label_source, one_of, store_of
 from potstill.stages.label_features import features_of
 from potstill.stages.plan import shapes_of, total_steps
-from potstill.students import Copy, Importance, copy_from_teacher, measure_importance, student_config
+from potstill.students import Copy, Importance, copy_from_teacher, measure_importance
 from potstill.teachers import (
     FrozenTeacher,
     JoinedTeacher,
     MovingAverage,
     MovingAverageTeacher,
+    RenumberedTeacher,
     SeveralTeachers,
     lead_name,
     routes_of,
@@ -141,7 +142,8 @@ def _train(
     run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine, member: Member
 ) -> TrainRecord:
     settings, rows = member.settings, member.rows
-    length = len(recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels).lengths)
+    tokenizer = inputs.of_student.tokenizer
+    length = len(recipe.task.encode(inputs.splits["train"].rows, tokenizer, inputs.labels).lengths)
     steps = total_steps(settings, length)
     depends = {
         **member.depends,
@@ -157,9 +159,13 @@ def _train(
         "seed": recipe.seed,
     }
 
+    if inputs.vocabulary is not None:
+        # It follows from more rows than the baseline's.
+        depends["tokenizer"] = inputs.of_student.tokenizer_digest
+
     def work(folder: Path) -> TrainRecord:
         def save(name: str) -> None:
-            save_model(model, inputs.tokenizer, folder / name, engine)
+            save_model(model, tokenizer, folder / name, engine)
 
         model = initial_student(recipe, inputs, run, adapted)
         initial = weights_digest(model)
@@ -170,8 +176,8 @@ def _train(
         job = Job(
             name=f"train/{member.name}",
             model=model,
-            rows=recipe.task.encode(rows, inputs.tokenizer, inputs.labels),
-            validation=recipe.task.encode(inputs.splits["validation"].rows, inputs.tokenizer, inputs.labels),
+            rows=recipe.task.encode(rows, tokenizer, inputs.labels),
+            validation=recipe.task.encode(inputs.splits["validation"].rows, tokenizer, inputs.labels),
             ask=recipe.task.ask,
             loss=loss,
             teacher=teachers.of_training,
@@ -262,12 +268,18 @@ class _Opened:
         """Loaded once, whether it is asked for distributions, for features, or for both."""
         return load_teacher(self.recipe, self.run, self.lessons.teacher)
 
-    def _asked(self, reads: frozenset[Read]) -> FrozenTeacher:
-        return FrozenTeacher(self._model, self.engine.device, self.recipe.task.ask, reads)
+    def _asked(self, reads: frozenset[Read]) -> Teacher:
+        teacher = FrozenTeacher(self._model, self.engine.device, self.recipe.task.ask, reads)
+        vocabulary = self.inputs.vocabulary
+        # A student of an earlier generation has the same vocabulary as this one.
+        if vocabulary is None or is_generation(self.lessons.name):
+            return teacher
+        return RenumberedTeacher(teacher, vocabulary.kept)
 
     def _store(self, path: str) -> LabelStore:
         store = LabelStore(self.run.path(path))
-        store.require(label_source(self.recipe, self.inputs, self.lessons.teacher))
+        inputs = self.inputs.of_student if is_generation(self.lessons.name) else self.inputs
+        store.require(label_source(self.recipe, inputs, self.lessons.teacher))
         return store
 
 
@@ -278,7 +290,7 @@ def _to_the_teacher() -> MixedLoss:
 
 def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
     """The student before training: a function of recipe, teacher and seed."""
-    config = student_config(inputs.lead.config, inputs.student)
+    config = inputs.student_config
     config = type(config).from_dict(config.to_dict() | recipe.task.config_values(inputs.labels))
     torch.manual_seed(recipe.seed)
     student = recipe.task.new_model(config)
@@ -286,7 +298,8 @@ def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptR
     if isinstance(init, Copy):
         source = _original(recipe, inputs) if init.of == "original" else load_teacher(recipe, run, adapted)
         importance = _importance(recipe, inputs, source, init.sample) if init.measures else None
-        copy_from_teacher(student, source, init, importance)
+        pieces = None if inputs.vocabulary is None else inputs.vocabulary.kept
+        copy_from_teacher(student, source, init, importance, pieces)
     return student
 
 
