@@ -176,6 +176,7 @@ class TrainRecord(Record):
 
 _METRICS = {
     "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
     "token_accuracy": "accuracy at the next token",
     "entity_f1": "entity F1",
 }
@@ -191,14 +192,16 @@ class ModelEvaluation(Part):
 
     accuracy: float
     accuracy_interval: Estimate
-    """Over rows; of language models at the next token, of token classification at each word."""
+    """Over rows; of language models at the next token, of token classification at each word. Of several labels for a
+    text the share of rows that have exactly the right ones."""
     macro_f1: float | None
     macro_f1_interval: Estimate | None
-    """Of one class for each text alone."""
+    """Of one class for each text, or of several labels."""
     scores: dict[str, Estimate] = Field(default_factory=dict)
     """What else the task measures, by name: shares that are better where they are higher."""
     cross_entropy: float
     expected_calibration_error: float
+    """Both over rows, or over tokens or words; of several labels for a text over each decision about one."""
     latency_p50_ms: float
     latency_p95_ms: float
     latency_p99_ms: float
@@ -255,7 +258,10 @@ class Comparison(Part):
 
 
 class Agreement(Part):
-    """How often a model says what the teacher says: the top class, on all rows and where the teacher errs."""
+    """How often a model says what the teacher says: the top class, on all rows and where the teacher errs.
+
+    Where a text has several labels, each decision about one counts by itself.
+    """
 
     all_rows: Estimate
     teacher_wrong: float | None
@@ -269,9 +275,17 @@ class Floor(Part):
     labelled_rows: int
     accuracy: float
     macro_f1: float
+    scores: dict[str, float] = Field(default_factory=dict)
+    """What else the task measures, by name."""
+
+    def score(self, metric: str) -> float:
+        """A metric of the task by name, such as its primary one."""
+        return self.scores.get(metric, self.accuracy)
 
 
 class ClassRow(Part):
+    """A class, and the share of its rows that each model recognises."""
+
     label: str
     rows: int
     teacher_accuracy: float | None
@@ -330,10 +344,17 @@ class EvaluateRecord(Record):
     generations: list[Generation] = Field(default_factory=list)
     test_words: int | None = None
     """Of token classification: the words that are classified one by one."""
+    problem_type: Literal["single_label_classification", "multi_label_classification"] = "single_label_classification"
+    """Of text classification: whether a text has one class or any number of labels."""
 
     def primary(self, model: str) -> Estimate:
         """What this task judges a model by."""
         return self.models[model].score(self.primary_metric)
+
+
+def accuracy_name(evaluation: EvaluateRecord) -> str:
+    """What an accuracy is of in this evaluation, in words."""
+    return "all labels right" if evaluation.problem_type == "multi_label_classification" else "accuracy"
 
 
 class Check(Part):

@@ -32,7 +32,8 @@ class Columns(Settings):
     """Rows without this column are named by a hash of their content."""
     text: str = "text"
     label: str = "label"
-    """May be missing or null: such a row is unlabelled."""
+    """May be missing or null: such a row is unlabelled. A class, or where the task has several for a text a list of
+    them, which is empty for a text that is labelled with none."""
     domain: str = "domain"
     """May be missing or null: of what kind a row is, for several teachers that know different kinds."""
     messages: str = "messages"
@@ -67,13 +68,15 @@ class DataRow(Protocol):
 
 
 R = TypeVar("R", bound=DataRow)
+Label = str | tuple[str, ...]
+"""What a row is labelled with: one class, or several in alphabetical order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     id: str
     text: str
-    label: str | None
+    label: Label | None
     domain: str | None = None
 
     @property
@@ -85,18 +88,60 @@ class Row:
         # Without a domain as it ever was, so that a run from before there were any goes on.
         return [self.id, self.text, self.label, *([] if self.domain is None else [self.domain])]
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that its label names."""
+        return (self.label,) if isinstance(self.label, str) else self.label or ()
+
     @classmethod
     def of(cls, content: list[Any]) -> "Row":
-        return cls(*content)
+        identity, text, label, *domain = content
+        return cls(identity, text, tuple(label) if isinstance(label, list) else label, *domain)
 
 
-def read_rows(path: Path, columns: Columns) -> OnDisk[Row]:
+LabelIn = Callable[[Path, str, str, Any], Label]
+"""What stands in the label's column, which is not null, as a label: from file, place, column and value."""
+
+
+def class_in(path: Path, place: str, column: str, value: Any) -> str:
+    """One class.
+
+    Raises:
+        DataError: it is none.
+    """
+    if isinstance(value, bool | float | list | dict):
+        hint = " Set task.problem_type for labels of another form." if isinstance(value, float | list) else ""
+        raise DataError(f'{path}: {place} "{column}": expected a class name, found {type(value).__name__}.{hint}')
+    label = string_in(path, place, column, str(value))
+    if not label:
+        raise DataError(f'{path}: {place} "{column}": empty; use null for a row without a label.')
+    return label
+
+
+def classes_in(path: Path, place: str, column: str, value: Any) -> tuple[str, ...]:
+    """Several classes, in alphabetical order.
+
+    Raises:
+        DataError: they are no list of names.
+    """
+    if not isinstance(value, list):
+        kind = type(value).__name__
+        raise DataError(
+            f'{path}: {place} "{column}": expected a list of class names, found {kind}. A text with none has [], one '
+            "without a label null."
+        )
+    if None in value:
+        raise DataError(f'{path}: {place} "{column}": expected a list of class names, found null in it.')
+    return tuple(sorted({class_in(path, place, column, each) for each in value}))
+
+
+def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in) -> OnDisk[Row]:
     """All rows of a `.jsonl` or `.parquet` file, in its order. Blank lines count as nothing.
 
     Raises:
         DataError: the file, or the first bad row in it, by line or row number.
     """
-    return read_each(path, lambda place, record: _row(path, place, record, columns), lambda row: row.text)
+    return read_each(path, lambda place, record: _row(path, place, record, columns, label_in), lambda row: row.text)
 
 
 def read_each(path: Path, row_of: Callable[[str, Any], R], stands_for: Callable[[R], str]) -> OnDisk[R]:
@@ -226,7 +271,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path}: not a readable Parquet file ({error}).") from None
 
 
-def _row(path: Path, place: str, record: Any, columns: Columns) -> Row:
+def _row(path: Path, place: str, record: Any, columns: Columns, label_in: LabelIn) -> Row:
     if not isinstance(record, dict):
         kind = type(record).__name__
         raise DataError(f"{path}: {place}: expected an object with {columns.text!r}, found {kind}.")
@@ -238,12 +283,7 @@ def _row(path: Path, place: str, record: Any, columns: Columns) -> Row:
     text = string_in(path, place, columns.text, record[columns.text])
     label = record.get(columns.label)
     if label is not None:
-        if isinstance(label, bool | float | list | dict):
-            kind = type(label).__name__
-            raise DataError(f'{path}: {place} "{columns.label}": expected a class name, found {kind}.')
-        label = string_in(path, place, columns.label, str(label))
-        if not label:
-            raise DataError(f'{path}: {place} "{columns.label}": empty; use null for a row without a label.')
+        label = label_in(path, place, columns.label, label)
     identity = record.get(columns.id)
     row_id = text_id(text) if identity is None else string_in(path, place, columns.id, str(identity))
     domain = record.get(columns.domain)

@@ -11,6 +11,8 @@ from scipy import stats
 Logits = Float[np.ndarray, "rows classes"]
 Classes = Int[np.ndarray, "rows"]
 Weights = Float[np.ndarray, "resamples rows"]
+Decisions = Bool[np.ndarray, "rows labels"]
+"""Which labels a row has, where it can have several."""
 
 RESAMPLES = 2000
 """Enough for the ends of a 95 % interval: about 50 resamples lie beyond each (Efron and Tibshirani 1993, ch. 13)."""
@@ -50,6 +52,26 @@ def macro_f1s(truth: Classes, predicted: Classes, classes: int, weights: Weights
     f1 = 2 * hits / np.maximum(support + said, 1e-12)
     present = support > 0
     return np.asarray((f1 * present).sum(axis=1) / present.sum(axis=1))
+
+
+def micro_f1s(truth: Decisions, said: Decisions, weights: Weights) -> Float[np.ndarray, "resamples"]:
+    """F1 over all decisions together in each resample; 0 where nothing is true and nothing said."""
+    hits = weights @ (truth & said).sum(axis=1)
+    return np.asarray(2 * hits / np.maximum(weights @ (truth.sum(axis=1) + said.sum(axis=1)), 1e-12))
+
+
+def label_f1s(truth: Decisions, said: Decisions, weights: Weights) -> Float[np.ndarray, "resamples"]:
+    """The mean of the labels' F1 in each resample, over the labels that occur in its truth."""
+    hits = weights @ (truth & said)
+    support = weights @ truth
+    f1 = 2 * hits / np.maximum(support + weights @ said, 1e-12)
+    present = support > 0
+    return np.asarray((f1 * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1))
+
+
+def label_recalls(truth: Decisions, said: Decisions) -> list[float | None]:
+    """Share of each label's rows on which it was said; None for a label without rows."""
+    return [float(each[true].mean()) if true.any() else None for true, each in zip(truth.T, said.T, strict=True)]
 
 
 def mcnemar(first: Bool[np.ndarray, "rows"], second: Bool[np.ndarray, "rows"]) -> tuple[int, int, float]:

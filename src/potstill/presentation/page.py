@@ -12,7 +12,16 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from potstill.presentation import charts
-from potstill.records import ClassRow, Comparison, Estimate, EvaluateRecord, FinishedRun, GateRecord, metric_name
+from potstill.records import (
+    ClassRow,
+    Comparison,
+    Estimate,
+    EvaluateRecord,
+    FinishedRun,
+    GateRecord,
+    accuracy_name,
+    metric_name,
+)
 
 MAX_TEXT = 300
 """Characters of a sample text that the report shows."""
@@ -62,6 +71,8 @@ def _render(template: Template, run: FinishedRun, **more: Any) -> str:
         verdict=verdict(run.evaluation, run.gate),
         metric=metric_name(run.evaluation.primary_metric),
         comparison=comparison_rows(run.evaluation),
+        accuracy=accuracy_name(run.evaluation),
+        several=run.evaluation.problem_type == "multi_label_classification",
         **more,
     )
 
@@ -100,13 +111,14 @@ def comparison_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
     }
     each = models.values()
     of = " of a token" if evaluation.test_tokens is not None else ""
+    by_label = " of a label" if evaluation.problem_type == "multi_label_classification" else ""
     scores = [
         row(f"{sentence(metric_name(metric))} (95 % interval)", [share(m.score(metric)) for m in each])
         for metric in teacher.scores
     ]
     return [
         *scores,
-        row("Accuracy (95 % interval)", [share(m.accuracy_interval) for m in each]),
+        row(f"{sentence(accuracy_name(evaluation))} (95 % interval)", [share(m.accuracy_interval) for m in each]),
         *_quality_rows(evaluation),
         row("Agreement with the teacher", [agreement.get(name, "–") for name in models]),
         row(f"Latency p50{of}, ms", [f"{m.latency_p50_ms:,.2f}" for m in each]),
@@ -118,8 +130,8 @@ def comparison_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
         row("Size on disk", [size(m.size_bytes) for m in each]),
         row("Parameters", [f"{m.num_parameters:,}" for m in each]),
         row("… without embeddings", [f"{m.num_parameters_without_embeddings:,}" for m in each]),
-        row("Calibration error (ECE)", [f"{m.expected_calibration_error:.3f}" for m in each]),
-        row("Cross-entropy, nats", [f"{m.cross_entropy:.3f}" for m in each]),
+        row(f"Calibration error (ECE){by_label}", [f"{m.expected_calibration_error:.3f}" for m in each]),
+        row(f"Cross-entropy{by_label}, nats", [f"{m.cross_entropy:.3f}" for m in each]),
     ]
 
 

@@ -6,7 +6,15 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.table import Table
 
-from potstill.records import Estimate, EvaluateRecord, GateRecord, PlanRecord, ShapeRecord, metric_name
+from potstill.records import (
+    Estimate,
+    EvaluateRecord,
+    GateRecord,
+    PlanRecord,
+    ShapeRecord,
+    accuracy_name,
+    metric_name,
+)
 
 
 @runtime_checkable
@@ -70,7 +78,7 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
     teacher, best = evaluation.models["teacher"], evaluation.primary("teacher").value
     rows = {
         **{metric_name(metric): [_share(m.score(metric)) for m in models] for metric in teacher.scores},
-        "accuracy": [_share(m.accuracy_interval) for m in models],
+        accuracy_name(evaluation): [_share(m.accuracy_interval) for m in models],
         **_quality_rows(evaluation),
         "retention": [f"{evaluation.primary(n).value / max(best, 1e-12):.1%}" for n in names],
         "agreement": [
@@ -90,7 +98,8 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
     console = Console()
     console.print(table)
     for name, floor in evaluation.floors.items():
-        console.print(f"TF-IDF floor, {floor.labelled_rows:,} {name.replace('_', ' ')}: {floor.accuracy:.1%}")
+        reached = floor.score(evaluation.primary_metric)
+        console.print(f"TF-IDF floor, {floor.labelled_rows:,} {name.replace('_', ' ')}: {reached:.1%}")
     for finding in evaluation.findings:
         console.print(finding, highlight=False)
     if gate is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.progress import Progress
-from potstill.projects import license_notices, python_code, support_chat
+from potstill.projects import license_notices, license_sets, python_code, support_chat
 
 __all__ = ["PROJECTS", "Project"]
 
@@ -26,6 +26,11 @@ PROJECTS: dict[str, Project] = {
             name="license-notices",
             summary="Which of 45 licences a notice grants: 11,475 real notices, and more without a label.",
             write=license_notices.write,
+        ),
+        Project(
+            name="license-sets",
+            summary="Which of 51 licences a notice names, alone or several together: any number of labels a text.",
+            write=license_sets.write,
         ),
         Project(
             name="support-chat",

@@ -60,7 +60,7 @@ def write(folder: Path, progress: Progress) -> list[str]:
     Raises:
         DataError: the package with the texts is not installed, or holds other texts than expected.
     """
-    paths = sorted(_rules_folder().glob("*.RULE"))
+    paths = sorted(rules_folder().glob("*.RULE"))
     with progress.task("reading notices", len(paths), "files") as advance:
         rules = read_rules(paths, advance)
     classes, chosen, others = select(rules.usable)
@@ -174,7 +174,7 @@ def select(rules: Sequence[Rule]) -> tuple[list[str], list[Rule], list[Rule]]:
 
 def _category(licence: str) -> str:
     """The kind of a licence, as its own file tells: copyleft, permissive and so on."""
-    path = _rules_folder().parent / "licenses" / f"{licence}.LICENSE"
+    path = rules_folder().parent / "licenses" / f"{licence}.LICENSE"
     found = _CATEGORY.search(path.read_text(encoding="utf-8"))
     return found[1].strip().lower() if found else "other"
 
@@ -191,7 +191,7 @@ def _lines(rules: Sequence[Rule], families: Mapping[str, str] | None = None) -> 
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
-def _rules_folder() -> Path:
+def rules_folder() -> Path:
     # Found without importing it, for only its files are wanted.
     spec = importlib.util.find_spec("licensedcode")
     if spec is None or not spec.submodule_search_locations:

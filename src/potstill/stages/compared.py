@@ -1,6 +1,7 @@
 """Models side by side: what the evaluations of all tasks say of teacher, student and baseline alike."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,26 @@ from transformers import PreTrainedModel
 from potstill.measure import quality
 from potstill.measure.speed import Speed
 from potstill.recipe import Recipe
-from potstill.records import Comparison, Estimate, ModelEvaluation
+from potstill.records import Agreement, ClassRow, Comparison, Disagreement, Estimate, Floor, ModelEvaluation
 
+DISAGREEMENT_CHARACTERS = 600
 OVER_BASELINE = ("student", "baseline")
 _PAIRS = (("student", "teacher"), OVER_BASELINE, ("baseline", "teacher"))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the answers about whole texts say of the models, whatever the form of the answers."""
+
+    quality: Mapping[str, dict[str, Any]]
+    """For each model the fields of its `ModelEvaluation` that are about its answers."""
+    primary: Mapping[str, npt.NDArray[np.float64]]
+    """For each model the primary metric over the resamples."""
+    agreement: dict[str, Agreement]
+    comparisons: list[Comparison]
+    floors: dict[str, Floor]
+    classes: list[ClassRow]
+    disagreements: list[Disagreement]
 
 
 def pairs(names: Mapping[str, object]) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from potstill.run_dir import RunDir, file_digest, fingerprint
 from potstill.stages.common import Inputs, alone, load_teacher
 from potstill.stages.label_language import judged_temperatures, require_within_bound, write_positions
 from potstill.stages.plan import LABELLED
+from potstill.tasks import TextClassification
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
@@ -127,7 +128,8 @@ def _write(
     engine: Engine,
 ) -> LabelRecord:
     settings, encoding = recipe.label, recipe.encoding
-    assert isinstance(encoding, Dense)
+    assert isinstance(encoding, Dense) and isinstance(recipe.task, TextClassification)
+    answer = recipe.task.answer
     rows = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
     teacher = FrozenTeacher(load_teacher(recipe, run, adapted), engine.device, recipe.task.ask)
     asked = 0
@@ -136,9 +138,8 @@ def _write(
         nonlocal asked
         asked += len(batch)
         with engine.autocast(settings.precision):
-            logits = teacher(rows.collate(batch)).logits
-        assert logits is not None
-        return logits.float()
+            outputs = answer.outputs(teacher(rows.collate(batch)))
+        return outputs.float()
 
     started = time.monotonic()
     with run.progress.task("label", len(rows.ids), "rows") as advance:

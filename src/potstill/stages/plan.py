@@ -22,6 +22,7 @@ from potstill.stages.respond import planned
 from potstill.stages.shapes import shape_of
 from potstill.stages.signals import build_loss, planned_signals
 from potstill.students import shape_notes, student_config
+from potstill.tasks import TextClassification
 from potstill.teachers import MovingAverageTeacher
 
 LABELLED = ("train", "validation")
@@ -126,8 +127,9 @@ def _warnings(
     recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: ShapeRecord, counts: dict[str, SplitCounts]
 ) -> list[str]:
     found = []
-    taught = {row.label for row in inputs.splits["train"].rows if inputs.labels and row.label}
-    if unseen := sorted(set(inputs.labels) - taught):
+    classified = isinstance(recipe.task, TextClassification)
+    taught = {label for row in inputs.splits["train"].rows if classified for label in row.classes}
+    if classified and (unseen := sorted(set(inputs.labels) - taught)):
         found.append(
             f"{len(unseen)} of {len(inputs.labels)} classes have no labelled row in train, "
             f"so the student learns them from the teacher alone: {', '.join(unseen[:5])}"

@@ -25,6 +25,7 @@ from potstill.stages.label import is_generation, label_source, one_of, store_of
 from potstill.stages.label_features import features_of
 from potstill.stages.plan import shapes_of, total_steps
 from potstill.students import Copy, Importance, copy_from_teacher, measure_importance, student_config
+from potstill.tasks import TextClassification
 from potstill.teachers import (
     FrozenTeacher,
     JoinedTeacher,
@@ -229,7 +230,10 @@ class _Opened:
             return SeveralTeachers(several, members, routes_of(several, self.inputs.splits["train"].rows))
         if self.recipe.label.mode == "online":
             return self._asked(frozenset())
-        return StoredTeacher(self._store(store_of(self.lessons.name)), self.engine.device)
+        store = self._store(store_of(self.lessons.name))
+        if isinstance(self.recipe.task, TextClassification):
+            return StoredTeacher(store, self.engine.device, self.recipe.task.answer.said)
+        return StoredTeacher(store, self.engine.device)
 
     def _member(self, name: str) -> "_Opened":
         recipe, inputs, teacher = one_of(self.recipe, self.inputs, self.lessons.teacher, name)

@@ -128,7 +128,7 @@ def combined(
 
 @dataclass(frozen=True)
 class SeveralTeachers:
-    """`teacher(batch) -> Signals` from those of several, of rows with one position each."""
+    """`teacher(batch) -> Signals` from those of several, of rows with one position each or one for each label."""
 
     settings: Mixture | Routed
     members: Mapping[str, Teacher]
@@ -141,7 +141,8 @@ class SeveralTeachers:
             said = self.members[name](batch).logits
             assert said is not None
             targets.append(LogitTargets(said[batch.mask.to(said.device)]))
-        counted = [identity for identity, counts in zip(batch.ids, batch.mask.tolist(), strict=True) if counts]
+        positions = batch.mask.reshape(len(batch.ids), -1).sum(dim=1).tolist()
+        counted = [identity for identity, count in zip(batch.ids, positions, strict=True) for _ in range(count)]
         routes = [self.routes[identity] for identity in counted] if self.routes else None
         target = combined(self.settings, targets, routes)
         if isinstance(target, MixedTargets):
