@@ -56,6 +56,8 @@ class Signals:
     hidden: Float[Tensor, "*batch width"] | None = None
     """Last hidden states, after the final norm: what the head makes logits of."""
     head: Head | None = None
+    mean: Float[Tensor, "*batch"] | None = None
+    """Of a model that says a number: the mean of a Gaussian of unit variance."""
     target: Target | None = None
     """A teacher's distributions at the unmasked positions alone, in their order."""
     features: Features = field(default_factory=dict)
@@ -66,12 +68,13 @@ class Signals:
 class Batch:
     """Rows on their way through a model.
 
-    `mask` is true where a position counts at all; `labels` is IGNORE_INDEX where there is no hard label.
+    `mask` is true where a position counts at all; `labels` is IGNORE_INDEX where there is no hard label. Labels
+    that are numbers are floating, and NaN where there is none.
     """
 
     ids: tuple[str, ...]
     inputs: Mapping[str, Tensor]
-    labels: Int[Tensor, "*batch"]
+    labels: Int[Tensor, "*batch"] | Float[Tensor, "*batch"]
     mask: Bool[Tensor, "*batch"]
     whole_rows: bool = False
     """Of a mask of two dimensions: whether its positions are answers about a whole row, such as its labels, and not
@@ -145,6 +148,20 @@ class LogitLoss(Protocol):
         student_logits: Float[Tensor, "positions classes"],
         teacher: "TeacherAt | None",
         labels: Int[Tensor, "positions"],
+        *,
+        progress: float,
+    ) -> Float[Tensor, "positions"]: ...
+
+
+@runtime_checkable
+class ValueLoss(LogitLoss, Protocol):
+    """A logit loss that also knows what it is where models say numbers, as means of Gaussians of unit variance."""
+
+    def per_value(
+        self,
+        student: Float[Tensor, "positions"],
+        teacher: Float[Tensor, "positions"] | None,
+        labels: Float[Tensor, "positions"],
         *,
         progress: float,
     ) -> Float[Tensor, "positions"]: ...

@@ -37,12 +37,12 @@ class Encoded(BatchSource, Protocol):
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Token ids of rows that are labelled as a whole. `labels` holds IGNORE_INDEX where a row is unlabelled."""
+    """Token ids of rows that are labelled as a whole. `labels` is as in a `Batch`."""
 
     ids: tuple[str, ...]
     tokens: list[npt.NDArray[np.int32]]
-    labels: npt.NDArray[np.int64]
-    """A class for each row, or rows x labels in {0, 1} where a row has several."""
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    """A class for each row, rows x labels in {0, 1} where a row has several, or numbers."""
     pad_id: int
     truncated: int
 

@@ -3,6 +3,7 @@
 import codecs
 import hashlib
 import json
+import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ class Columns(Settings):
     """Rows without this column are named by a hash of their content."""
     text: str = "text"
     label: str = "label"
-    """May be missing or null: such a row is unlabelled. A class, or where the task has several for a text a list of
-    them, which is empty for a text that is labelled with none."""
+    """May be missing or null: such a row is unlabelled. A class, or as the task says: a list of them, which is empty
+    for a text that is labelled with none, or a number."""
     domain: str = "domain"
     """May be missing or null: of what kind a row is, for several teachers that know different kinds."""
     messages: str = "messages"
@@ -68,8 +69,8 @@ class DataRow(Protocol):
 
 
 R = TypeVar("R", bound=DataRow)
-Label = str | tuple[str, ...]
-"""What a row is labelled with: one class, or several in alphabetical order."""
+Label = str | tuple[str, ...] | float
+"""What a row is labelled with: one class, several in alphabetical order, or a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,9 @@ class Row:
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes that its label names."""
-        return (self.label,) if isinstance(self.label, str) else self.label or ()
+        if isinstance(self.label, str):
+            return (self.label,)
+        return self.label if isinstance(self.label, tuple) else ()
 
     @classmethod
     def of(cls, content: list[Any]) -> "Row":
@@ -133,6 +136,23 @@ def classes_in(path: Path, place: str, column: str, value: Any) -> tuple[str, ..
     if None in value:
         raise DataError(f'{path}: {place} "{column}": expected a list of class names, found null in it.')
     return tuple(sorted({class_in(path, place, column, each) for each in value}))
+
+
+def number_in(path: Path, place: str, column: str, value: Any) -> float:
+    """A number.
+
+    Raises:
+        DataError: it is none, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f'{path}: {place} "{column}": expected a number, found {type(value).__name__}.')
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise DataError(f'{path}: {place} "{column}": expected a finite number; use null for a row without a label.')
+    return number
 
 
 def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in) -> OnDisk[Row]:

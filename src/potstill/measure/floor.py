@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from scipy.sparse import spmatrix
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
 MAX_TERMS = 30_000
 
@@ -28,6 +28,17 @@ def tfidf_labels(
         constant = column.all() or not column.any()
         said[:, number] = column[0] if constant else _logistic(seed).fit(known, column).predict(new)
     return said
+
+
+def tfidf_numbers(
+    texts: Sequence[str], labels: Float[np.ndarray, "texts"], asked: Sequence[str]
+) -> Float[np.ndarray, "asked"]:
+    """The numbers of the texts `asked`, by ridge regression on the same terms.
+
+    A penalty of 0.3 explained a little more than scikit-learn's 1, where it was tried.
+    """
+    known, new = _terms(texts, asked)
+    return np.asarray(Ridge(alpha=0.3).fit(known, labels).predict(new), dtype=np.float64)
 
 
 def _terms(texts: Sequence[str], asked: Sequence[str]) -> tuple[spmatrix, spmatrix]:

@@ -78,9 +78,9 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
     teacher, best = evaluation.models["teacher"], evaluation.primary("teacher").value
     rows = {
         **{metric_name(metric): [_share(m.score(metric)) for m in models] for metric in teacher.scores},
-        accuracy_name(evaluation): [_share(m.accuracy_interval) for m in models],
+        **_accuracy_row(evaluation),
         **_quality_rows(evaluation),
-        "retention": [f"{evaluation.primary(n).value / max(best, 1e-12):.1%}" for n in names],
+        "retention": [f"{evaluation.primary(n).value / best if best > 0 else 0:.1%}" for n in names],
         "agreement": [
             f"{evaluation.agreement[n].all_rows.value:.1%}" if n in evaluation.agreement else "" for n in names
         ],
@@ -108,6 +108,15 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
             word = "pass" if check.passed else "FAIL"
             console.print(f"  {word}  {check.name} {check.required}: {measured}", highlight=False)
         console.print(f"verdict: {'passed' if gate.passed else 'FAILED'}", style="bold")
+
+
+def _accuracy_row(evaluation: EvaluateRecord) -> dict[str, list[str]]:
+    intervals = [model.accuracy_interval for model in evaluation.models.values()]
+    return (
+        {accuracy_name(evaluation): ["" if each is None else _share(each) for each in intervals]}
+        if any(intervals)
+        else {}
+    )
 
 
 def _share(estimate: Estimate) -> str:
@@ -151,6 +160,8 @@ def _shape(shape: ShapeRecord) -> str:
 def _quality_rows(evaluation: EvaluateRecord) -> dict[str, list[str]]:
     """The rows that only classifiers have, or only language models."""
     models = list(evaluation.models.values())
+    if evaluation.problem_type == "regression":
+        return {"RMSE": ["" if m.rmse is None else f"{m.rmse.value:.4g}" for m in models]}
     if evaluation.test_tokens is None:
         return {"macro-F1": ["" if m.macro_f1 is None else f"{m.macro_f1:.3f}" for m in models]}
 

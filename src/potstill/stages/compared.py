@@ -53,13 +53,18 @@ def headline(
     gain = next((each.points(primary) for each in comparisons if (each.of, each.against) == OVER_BASELINE), None)
     return {
         "primary_metric": primary,
-        "retention": estimate(scores["student"] / np.maximum(scores["teacher"], 1e-12)),
+        "retention": estimate(retained(scores["student"], scores["teacher"])),
         "drop_points": estimate(100 * (scores["teacher"] - scores["student"])),
         "speedup": teacher.latency_p50_ms / student.latency_p50_ms,
         "throughput_ratio": student.throughput_per_s / teacher.throughput_per_s,
         "size_ratio": teacher.size_bytes / student.size_bytes,
         "gain_over_baseline_points": gain,
     }
+
+
+def retained(student: npt.NDArray[np.float64], teacher: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Student / teacher; 0 where the teacher has nothing to keep, or, as an R² can be, less than nothing."""
+    return np.divide(student, teacher, out=np.zeros_like(student), where=teacher > 0)
 
 
 def parameters(recipe: Recipe, model: PreTrainedModel) -> tuple[int, int]:

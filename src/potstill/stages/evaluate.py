@@ -43,6 +43,7 @@ from potstill.stages.compared import (
 )
 from potstill.stages.evaluate_labels import judge_labels
 from potstill.stages.evaluate_language import evaluate_language
+from potstill.stages.evaluate_values import judge_values
 from potstill.stages.findings import findings
 from potstill.stages.plan import adapt_split
 from potstill.stages.train import initial_student
@@ -105,7 +106,6 @@ def _evaluate(
     task = recipe.task
     encoded = task.encode(test, inputs.tokenizer, inputs.labels)
     assert isinstance(encoded, EncodedRows) and isinstance(task, TextClassification)
-    truth = encoded.labels
     logits: dict[str, Logits] = {}
     counts: dict[str, tuple[int, int]] = {}
     asked = [name for name in folders if not (recipe.several and name == "teacher")]
@@ -126,8 +126,7 @@ def _evaluate(
     speed = _speed(run, recipe, inputs, folders, engine)
     # In one order everywhere, however the models were asked.
     logits = {name: logits[name] for name in folders}
-    judge = judge_labels if task.problem_type == "multi_label_classification" else _judge_classes
-    judged = judge(run, recipe, inputs, logits, truth)
+    judged = _judged(run, recipe, inputs, logits, encoded.labels)
     models = {
         name: ModelEvaluation(
             size_bytes=sizes[name],
@@ -159,6 +158,19 @@ def _evaluate(
         **headline(models, task.primary_metric, judged.primary, judged.comparisons),
     )
     return record.model_copy(update={"findings": findings(record)})
+
+
+def _judged(
+    run: RunDir, recipe: Recipe, inputs: Inputs, outputs: Mapping[str, Logits], labels: npt.NDArray[Any]
+) -> Judged:
+    assert isinstance(recipe.task, TextClassification)
+    match recipe.task.problem_type:
+        case "multi_label_classification":
+            return judge_labels(run, recipe, inputs, outputs, labels)
+        case "regression":
+            return judge_values(run, recipe, inputs, outputs, labels)
+        case _:
+            return _judge_classes(run, recipe, inputs, outputs, labels)
 
 
 def _judge_classes(

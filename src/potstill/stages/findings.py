@@ -18,13 +18,13 @@ def findings(evaluation: EvaluateRecord) -> list[str]:
     floors = {name: floor.score(evaluation.primary_metric) for name, floor in evaluation.floors.items()}
     if "teacher_labels" in floors and scores["teacher"] < floors["teacher_labels"]:
         found.append(
-            f"The teacher ({scores['teacher']:.1%}) is below TF-IDF with logistic regression on the "
+            f"The teacher ({scores['teacher']:.1%}) is below TF-IDF with {_floor_of(evaluation)} on the "
             f"{evaluation.floors['teacher_labels'].labelled_rows:,} rows that it can be adapted on "
             f"({floors['teacher_labels']:.1%}): it is under-trained."
         )
     if "student_labels" in floors and scores["student"] < floors["student_labels"]:
         found.append(
-            f"The student ({scores['student']:.1%}) is below TF-IDF with logistic regression on the same labelled "
+            f"The student ({scores['student']:.1%}) is below TF-IDF with {_floor_of(evaluation)} on the same labelled "
             f"rows ({floors['student_labels']:.1%}): that simpler model serves better."
         )
     pair = next((c for c in evaluation.comparisons if (c.of, c.against) == ("student", "baseline")), None)
@@ -62,6 +62,10 @@ def findings(evaluation: EvaluateRecord) -> list[str]:
         f"and answers {evaluation.speedup:.1f} times as fast."
     )
     return found
+
+
+def _floor_of(evaluation: EvaluateRecord) -> str:
+    return "ridge regression" if evaluation.problem_type == "regression" else "logistic regression"
 
 
 def _of_generations(evaluation: EvaluateRecord) -> list[str]:

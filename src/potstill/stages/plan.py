@@ -127,7 +127,7 @@ def _warnings(
     recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: ShapeRecord, counts: dict[str, SplitCounts]
 ) -> list[str]:
     found = []
-    classified = isinstance(recipe.task, TextClassification)
+    classified = isinstance(recipe.task, TextClassification) and recipe.task.problem_type != "regression"
     taught = {label for row in inputs.splits["train"].rows if classified for label in row.classes}
     if classified and (unseen := sorted(set(inputs.labels) - taught)):
         found.append(

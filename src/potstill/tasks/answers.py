@@ -1,4 +1,4 @@
-"""What a classifier of whole texts can answer: one class, or several labels of which each is a question of its own."""
+"""What can be answered about a whole text: one class, several labels that are each a question of its own, a number."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from potstill.data.rows import LabelIn, Row, class_in, classes_in
+from potstill.data.rows import LabelIn, Row, class_in, classes_in, number_in
 from potstill.errors import DataError
 from potstill.signals import IGNORE_INDEX, Signals
 
@@ -30,13 +30,18 @@ class Answer(Protocol):
     def primary_metric(self) -> str: ...
 
     @property
-    def least_classes(self) -> int: ...
-
-    @property
     def label_in(self) -> LabelIn: ...
 
-    def targets(self, rows: Sequence[Row], labels: Sequence[str]) -> npt.NDArray[np.int64]:
-        """The labels of the rows as numbers, IGNORE_INDEX where a row has none."""
+    def label_names(self, splits: Mapping[str, Sequence[Row]]) -> list[str]:
+        """What the outputs of a head are called.
+
+        Raises:
+            DataError: the rows do not fit this form of answer.
+        """
+        ...
+
+    def targets(self, rows: Sequence[Row], labels: Sequence[str]) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+        """The labels of the rows as numbers, as a `Batch` has them."""
         ...
 
     def said(self, outputs: Outputs) -> Signals:
@@ -54,8 +59,10 @@ class OneClass:
     # Not written down: it is what transformers takes a model without the word for, and models from before have none.
     problem_type = None
     primary_metric = "accuracy"
-    least_classes = 2
     label_in = staticmethod(class_in)
+
+    def label_names(self, splits: Mapping[str, Sequence[Row]]) -> list[str]:
+        return classes_of(splits, least=2)
 
     def targets(self, rows: Sequence[Row], labels: Sequence[str]) -> npt.NDArray[np.int64]:
         numbers = {label: number for number, label in enumerate(labels)}
@@ -79,8 +86,10 @@ class SeveralLabels:
 
     problem_type = "multi_label_classification"
     primary_metric = "micro_f1"
-    least_classes = 1
     label_in = staticmethod(classes_in)
+
+    def label_names(self, splits: Mapping[str, Sequence[Row]]) -> list[str]:
+        return classes_of(splits, least=1)
 
     def targets(self, rows: Sequence[Row], labels: Sequence[str]) -> npt.NDArray[np.int64]:
         numbers = {label: number for number, label in enumerate(labels)}
@@ -98,6 +107,36 @@ class SeveralLabels:
         assert said.logits is not None
         log_odds: Tensor = said.logits[..., 1] - said.logits[..., 0]
         return log_odds
+
+
+class Number:
+    """A number for each text: the output is the mean of a Gaussian of unit variance.
+
+    A saved model speaks in the unit of the labels. While it is trained, its output and all labels are in standard units
+    (`tasks/units.py`), so that neither the learning rate nor the weights of the losses depend on the unit.
+    """
+
+    problem_type = "regression"
+    primary_metric = "r2"
+    label_in = staticmethod(number_in)
+
+    def label_names(self, splits: Mapping[str, Sequence[Row]]) -> list[str]:
+        for name in ("train", "adapt", "test"):
+            if len({row.label for row in splits.get(name, ()) if row.labelled} or {0, 1}) < 2:
+                raise DataError(
+                    f"data.{name}: all labels are the same number, so there is nothing to learn or to judge."
+                )
+        return ["value"]
+
+    def targets(self, rows: Sequence[Row], labels: Sequence[str]) -> npt.NDArray[np.float32]:
+        return np.array([np.nan if row.label is None else row.label for row in rows], dtype=np.float32)
+
+    def said(self, outputs: Outputs) -> Signals:
+        return Signals(mean=outputs[:, 0])
+
+    def outputs(self, said: Signals) -> Outputs:
+        assert said.mean is not None
+        return said.mean[:, None]
 
 
 def classes_of(splits: Mapping[str, Sequence[Row]], least: int) -> list[str]:

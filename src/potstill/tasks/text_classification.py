@@ -1,4 +1,4 @@
-"""Answers about whole texts: one class, or several labels."""
+"""Answers about whole texts: one class, several labels, or a number."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,20 +22,21 @@ from potstill.data.encoded import EncodedRows
 from potstill.data.on_disk import OnDisk
 from potstill.data.rows import Columns, Row, read_rows
 from potstill.errors import ModelError
+from potstill.records import ProblemType
 from potstill.settings import Settings
 from potstill.signals import Ask, Batch, Signals
-from potstill.tasks.answers import Answer, OneClass, SeveralLabels, classes_of, config_of
+from potstill.tasks.answers import Answer, Number, OneClass, SeveralLabels, config_of
 from potstill.tasks.loading import explained
 
 ENCODE_CHUNK = 1024
 
 
 class TextClassification(Settings):
-    """A class for each text, or several; the model is a transformer with a sequence classification head."""
+    """A class for each text, several, or a number; the model is a transformer with a sequence classification head."""
 
     kind: Literal["text_classification"] = "text_classification"
-    problem_type: Literal["single_label_classification", "multi_label_classification"] = "single_label_classification"
-    """One class for each text, or any number of them; the names are those of transformers."""
+    problem_type: ProblemType = "single_label_classification"
+    """One class for each text, any number of them, or a number; the names are those of transformers."""
     max_length: int = Field(default=128, ge=8)
     """Longest text in tokens; what is cut is counted and reported. Latency grows with it."""
 
@@ -54,7 +55,13 @@ class TextClassification(Settings):
     @property
     def answer(self) -> Answer:
         """The form of the answers."""
-        return SeveralLabels() if self.problem_type == "multi_label_classification" else OneClass()
+        match self.problem_type:
+            case "multi_label_classification":
+                return SeveralLabels()
+            case "regression":
+                return Number()
+            case _:
+                return OneClass()
 
     @property
     def primary_metric(self) -> str:
@@ -71,9 +78,9 @@ class TextClassification(Settings):
         """The classes, sorted, from the rows that teach; the held-out rows must add none.
 
         Raises:
-            DataError: too few classes, or a held-out class that no training row has.
+            DataError: too few classes, a held-out class that no training row has, or numbers that are all the same.
         """
-        return classes_of(splits, self.answer.least_classes)
+        return self.answer.label_names(splits)
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
         """Nothing to check: encoders are read by the tokenizer that lies beside them."""
@@ -90,6 +97,8 @@ class TextClassification(Settings):
                 "Set task.problem_type, or add an adapt section to give it another head."
             )
         own = labels_of(config)
+        if self.problem_type == "regression" and len(own) == 1:
+            return own
         if sorted(own) != sorted(labels):
             missing = sorted(set(labels) - set(own))[:3]
             extra = sorted(set(own) - set(labels))[:3]

@@ -136,11 +136,11 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
 class Validation:
     """What chooses the checkpoint, not the scheduled loss: the mean criterion in nats, and share of right answers.
 
-    A row with several labels is right where all of them are.
+    A row with several labels is right where all of them are; of numbers none is right or wrong.
     """
 
     validation_loss: float
-    validation_accuracy: float
+    validation_accuracy: float | None
 
 
 def validate(job: Job, engine: Engine) -> Validation:
@@ -165,14 +165,16 @@ def validate(job: Job, engine: Engine) -> Validation:
         raise TrainingError(
             f"the validation loss is {loss}: the weights have grown out of bounds. Lower learning_rate."
         )
-    return Validation(loss / count, right / answers)
+    return Validation(loss / count, right / answers if answers else None)
 
 
 def _right_answers(said: Signals, batch: Batch) -> tuple[Tensor, Tensor]:
     """How many answers have the true label as the likeliest, and how many there are.
 
-    Each unmasked position is an answer, or all those of a row together where they are about it.
+    Each unmasked position is an answer, or all those of a row together where they are about it. A number is none.
     """
+    if said.mean is not None:
+        return batch.mask.new_zeros((), dtype=torch.int64), batch.mask.new_zeros((), dtype=torch.int64)
     if said.logits is not None and batch.whole_rows and batch.mask.dim() == 2:
         right = (said.logits.argmax(dim=-1) == batch.labels) | ~batch.mask
         counted = batch.mask.any(dim=1)
@@ -260,6 +262,7 @@ def _judged(done: Progressed, found: Validation, settings: OptimiserSettings) ->
     better = loss < done.best_validation_loss
     if settings.select_by == "validation_accuracy":
         best = done.best_validation_accuracy
+        assert accuracy is not None and best is not None, "a recipe that selects by it has answers that can be right"
         # The first evaluation is the best so far even where nothing was right.
         better = accuracy > best or (accuracy == best and better)
     if better:
