@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from potstill.data.prepare import DataSettings
+from potstill.divergences import GaussianDivergence
 from potstill.exporters import AnyExporter, Safetensors
 from potstill.labels import AskedEncoding, Auto, Dense, Hidden, LowRank, Sampled
 from potstill.losses import AnyLoss, HardLabels, SoftTargets, name_of
@@ -159,6 +160,32 @@ class Recipe(Settings):
                 f"student.vocabulary.min_count: {vocabulary.min_count} leaves out pieces of train, and {what} the "
                 "teacher's pieces to the student's one by one. Set it to 1."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_are_gaussians(self) -> "Recipe":
+        if not (isinstance(self.task, TextClassification) and self.task.problem_type == "regression"):
+            return self
+        for number, loss in enumerate(self.losses):
+            if isinstance(loss, SoftTargets) and not isinstance(loss.divergence, GaussianDivergence):
+                raise ValueError(
+                    f"losses[{number}].divergence: {loss.divergence.kind} is of distributions over classes, and "
+                    "task.problem_type is regression; use forward_kl or reverse_kl."
+                )
+            if isinstance(loss, HardLabels) and loss.label_smoothing:
+                raise ValueError(
+                    f"losses[{number}].label_smoothing: numbers have no other classes to share with. Drop it."
+                )
+        for name, trained in (("adapt", self.adapt), ("train", self.train)):
+            if trained is not None and trained.select_by == "validation_accuracy":
+                raise ValueError(f"{name}.select_by: of numbers none is right or wrong; use validation_loss.")
+        if self.several:
+            raise ValueError(
+                f"teacher: {self.teacher.kind} mixes distributions over classes, and task.problem_type is regression. "
+                "Name one teacher."
+            )
+        if self.gate.min_agreement is not None:
+            raise ValueError("gate.min_agreement: numbers that are near each other do not agree. Drop it.")
         return self
 
     @property
