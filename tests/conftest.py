@@ -33,8 +33,20 @@ def _vocabulary() -> list[str]:
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random 4 x 32 BERT without a head for any task, as a folder."""
-    folder = tmp_path_factory.mktemp("teacher")
-    vocabulary = {token: number for number, token in enumerate(_vocabulary())}
+    return write_teacher(tmp_path_factory.mktemp("teacher"), _vocabulary())
+
+
+@pytest.fixture(scope="session")
+def spelling_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with words that no row has, and single characters to spell words with."""
+    characters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    more = [*characters, *(f"##{character}" for character in characters), *(f"other{number}" for number in range(200))]
+    vocabulary = _vocabulary()
+    return write_teacher(tmp_path_factory.mktemp("spelling"), vocabulary[:5] + more + vocabulary[5:])
+
+
+def write_teacher(folder: Path, pieces: list[str]) -> Path:
+    vocabulary = {token: number for number, token in enumerate(pieces)}
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

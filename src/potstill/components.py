@@ -8,7 +8,7 @@ from potstill.exporters import AnyExporter
 from potstill.labels import AskedEncoding
 from potstill.losses import AnyLoss
 from potstill.schedules import Schedule
-from potstill.students import AnyStudent
+from potstill.students import AnyStudent, AnyVocabulary
 from potstill.tasks import AnyTask
 from potstill.teachers import AnyTeacher
 
@@ -16,6 +16,7 @@ COMPONENTS: dict[str, Any] = {
     "tasks": AnyTask,
     "teachers": AnyTeacher,
     "students": AnyStudent,
+    "vocabularies": AnyVocabulary,
     "losses": AnyLoss,
     "schedules": Schedule,
     "encodings": AskedEncoding,

@@ -49,6 +49,14 @@ _ENCODER = Family(
     first_norm=None,
     final_norm=None,
 )
+_DISTILBERT = Family(
+    layers="transformer.layer",
+    attention="attention",
+    attention_out="attention.out_lin",
+    feed_forward_out="ffn.lin2",
+    first_norm=None,
+    final_norm=None,
+)
 _DECODER = Family(
     layers="layers",
     attention="self_attn",
@@ -58,11 +66,16 @@ _DECODER = Family(
     final_norm="norm",
 )
 
-# Encoders whose modules are laid out alike: `encoder.layer[i]`, `embeddings`, `LayerNorm`.
-ENCODER_FAMILIES = frozenset({"bert", "roberta", "xlm-roberta", "camembert"})
+# Encoders that keep their layers in one list beside `embeddings`, and end each with a norm.
+ENCODER_FAMILIES = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "distilbert"})
+# Those whose positions are counted from the id of the padding token.
+POSITIONS_AFTER_PADDING = frozenset({"roberta", "xlm-roberta", "camembert"})
+# Those that do not take `token_type_ids`, which BERT's tokenizer gives.
+WITHOUT_TOKEN_TYPES = frozenset({"distilbert"})
 # Decoders that keep their layers in `model.layers[i]`, of which some can be left out.
 DECODER_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-FAMILIES = dict.fromkeys(ENCODER_FAMILIES, _ENCODER) | dict.fromkeys(DECODER_FAMILIES, _DECODER)
+FAMILIES = dict.fromkeys(ENCODER_FAMILIES, _ENCODER) | {"distilbert": _DISTILBERT}
+FAMILIES |= dict.fromkeys(DECODER_FAMILIES, _DECODER)
 
 
 def _t5(stack: str, attention: str, feed_forward: str) -> Family:

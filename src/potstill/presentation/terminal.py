@@ -6,7 +6,15 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.table import Table
 
-from potstill.records import Estimate, EvaluateRecord, GateRecord, PlanRecord, ShapeRecord, metric_name
+from potstill.records import (
+    Estimate,
+    EvaluateRecord,
+    GateRecord,
+    PlanRecord,
+    ShapeRecord,
+    accuracy_name,
+    metric_name,
+)
 
 
 @runtime_checkable
@@ -52,6 +60,9 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
         yield f"{'classes':12} {len(plan.labels):7,}"
     yield f"{'teacher':12} {_shape(plan.teacher)}; adapted in {plan.adapt_steps:,} steps"
     yield f"{'student':12} {_shape(plan.student)}; trained in {plan.steps:,} steps"
+    pieces = plan.student.vocabulary, plan.teacher.vocabulary
+    if pieces[0] != pieces[1]:
+        yield f"{'vocabulary':12} {pieces[0]:7,} of the teacher's {pieces[1]:,} pieces"
     yield f"{'disk':12} up to {plan.disk_bytes / 1e6:,.0f} MB, of which labels {plan.label_store_bytes / 1e6:,.1f} MB"
     for signal in plan.signals:
         of = f" of layers {', '.join(map(str, signal.layers))}" if signal.layers else ""
@@ -72,9 +83,9 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
     teacher, best = evaluation.models["teacher"], evaluation.primary("teacher").value
     rows = {
         **{metric_name(metric): [_share(m.score(metric)) for m in models] for metric in teacher.scores},
-        "accuracy": [_share(m.accuracy_interval) for m in models],
+        **_accuracy_row(evaluation),
         **_quality_rows(evaluation),
-        "retention": [f"{evaluation.primary(n).value / max(best, 1e-12):.1%}" for n in names],
+        "retention": [f"{evaluation.primary(n).value / best if best > 0 else 0:.1%}" for n in names],
         "agreement": [
             f"{evaluation.agreement[n].all_rows.value:.1%}" if n in evaluation.agreement else "" for n in names
         ],
@@ -92,7 +103,8 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
     console = Console()
     console.print(table)
     for name, floor in evaluation.floors.items():
-        console.print(f"TF-IDF floor, {floor.labelled_rows:,} {name.replace('_', ' ')}: {floor.accuracy:.1%}")
+        reached = floor.score(evaluation.primary_metric)
+        console.print(f"TF-IDF floor, {floor.labelled_rows:,} {name.replace('_', ' ')}: {reached:.1%}")
     for finding in evaluation.findings:
         console.print(finding, highlight=False)
     if gate is not None:
@@ -101,6 +113,15 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
             word = "pass" if check.passed else "FAIL"
             console.print(f"  {word}  {check.name} {check.required}: {measured}", highlight=False)
         console.print(f"verdict: {'passed' if gate.passed else 'FAILED'}", style="bold")
+
+
+def _accuracy_row(evaluation: EvaluateRecord) -> dict[str, list[str]]:
+    intervals = [model.accuracy_interval for model in evaluation.models.values()]
+    return (
+        {accuracy_name(evaluation): ["" if each is None else _share(each) for each in intervals]}
+        if any(intervals)
+        else {}
+    )
 
 
 def _share(estimate: Estimate) -> str:
@@ -151,6 +172,8 @@ def _sizes(shape: ShapeRecord) -> str:
 def _quality_rows(evaluation: EvaluateRecord) -> dict[str, list[str]]:
     """The rows that only classifiers have, or only language models."""
     models = list(evaluation.models.values())
+    if evaluation.problem_type == "regression":
+        return {"RMSE": ["" if m.rmse is None else f"{m.rmse.value:.4g}" for m in models]}
     if evaluation.test_tokens is None:
         return {"macro-F1": ["" if m.macro_f1 is None else f"{m.macro_f1:.3f}" for m in models]}
 

@@ -5,8 +5,9 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from potstill.data.prepare import DataSettings
+from potstill.divergences import GaussianDivergence
 from potstill.exporters import AnyExporter, Safetensors
-from potstill.labels import AskedEncoding, Auto, Dense, LowRank, Sampled
+from potstill.labels import AskedEncoding, Auto, Dense, Hidden, LowRank, Sampled
 from potstill.losses import AnyLoss, HardLabels, SoftTargets, name_of
 from potstill.recipe.stage_settings import (
     AdaptSettings,
@@ -18,8 +19,9 @@ from potstill.recipe.stage_settings import (
 )
 from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
-from potstill.students import AnyStudent, Shrunk
-from potstill.tasks import AnyTask, TokenClassification
+from potstill.signals import Signal
+from potstill.students import AnyStudent, Shrunk, TrimmedVocabulary
+from potstill.tasks import AnyTask, Seq2Seq, TextClassification
 from potstill.teachers import (
     AnyTeacher,
     BornAgainTeacher,
@@ -126,12 +128,64 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
-    def _several_teachers_know_whole_rows(self) -> "Recipe":
-        if self.several and self.task.writes:
+    def _several_teachers_are_mixed_whole(self) -> "Recipe":
+        if self.several and isinstance(self.task, Seq2Seq):
             raise ValueError(f"teacher: {self.teacher.kind} does not fit {self.task.kind} yet.")
+        whole = self.label.mode == "online" or isinstance(self.encoding, Dense | LowRank | Hidden)
+        if self.several and not whole:
+            raise ValueError(
+                f"label.encoding: {self.encoding.kind} holds no whole distributions, and those of several teachers are "
+                "mixed. Use low_rank or hidden, or label.mode: online."
+            )
         by_domain = isinstance(self.teacher, Routed) and self.teacher.by == "domain"
-        if by_domain and isinstance(self.task, TokenClassification):
+        if by_domain and not isinstance(self.task, TextClassification):
             raise ValueError(f"teacher.by: domain does not fit {self.task.kind} yet. Use confidence, or a mixture.")
+        return self
+
+    @model_validator(mode="after")
+    def _a_trimmed_vocabulary_reads_as_the_teacher_does(self) -> "Recipe":
+        vocabulary = self.student.vocabulary
+        if not isinstance(vocabulary, TrimmedVocabulary):
+            return self
+        if self.task.writes:
+            raise ValueError(
+                f"student.vocabulary: trimmed does not fit {self.task.kind}, whose labels are over the whole "
+                "vocabulary. Use full."
+            )
+        online = self.label.mode == "online" and not isinstance(self.teacher, MovingAverageTeacher)
+        on_features = any(loss.reads() - {Signal.LOGITS} for loss in self.losses)
+        if vocabulary.min_count > 1 and (online or on_features):
+            what = "label.mode: online shows" if online else "losses on features compare"
+            raise ValueError(
+                f"student.vocabulary.min_count: {vocabulary.min_count} leaves out pieces of train, and {what} the "
+                "teacher's pieces to the student's one by one. Set it to 1."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_are_gaussians(self) -> "Recipe":
+        if not (isinstance(self.task, TextClassification) and self.task.problem_type == "regression"):
+            return self
+        for number, loss in enumerate(self.losses):
+            if isinstance(loss, SoftTargets) and not isinstance(loss.divergence, GaussianDivergence):
+                raise ValueError(
+                    f"losses[{number}].divergence: {loss.divergence.kind} is of distributions over classes, and "
+                    "task.problem_type is regression; use forward_kl or reverse_kl."
+                )
+            if isinstance(loss, HardLabels) and loss.label_smoothing:
+                raise ValueError(
+                    f"losses[{number}].label_smoothing: numbers have no other classes to share with. Drop it."
+                )
+        for name, trained in (("adapt", self.adapt), ("train", self.train)):
+            if trained is not None and trained.select_by == "validation_accuracy":
+                raise ValueError(f"{name}.select_by: of numbers none is right or wrong; use validation_loss.")
+        if self.several:
+            raise ValueError(
+                f"teacher: {self.teacher.kind} mixes distributions over classes, and task.problem_type is regression. "
+                "Name one teacher."
+            )
+        if self.gate.min_agreement is not None:
+            raise ValueError("gate.min_agreement: numbers that are near each other do not agree. Drop it.")
         return self
 
     @property

@@ -46,7 +46,7 @@ def costs_of_students(
     config = inputs.lead.config
     teacher = shape_of(recipe, config, inputs.labels)
     flops = flops_per_token(recipe, teacher)
-    found = sized_candidates(recipe, config, inputs.labels)
+    found = sized_candidates(recipe, config, inputs.labels, vocabulary=inputs.vocabulary)
     chosen = _spread(within(found, flops, parameters=parameters, flops_ratio=flops_ratio), most)
     configs = [config, *(each.config for each in chosen)]
     latencies: list[float | None] = [None] * len(configs)
@@ -76,7 +76,10 @@ def _spread(found: Sequence[Candidate], most: int) -> list[Candidate]:
 def _latencies(recipe: Recipe, inputs: Inputs, configs: Sequence[PretrainedConfig], advance) -> Iterator[float]:  # type: ignore[no-untyped-def]
     """Of each, with random weights: what a forward pass costs does not depend on them."""
     rows = inputs.splits["test"].rows[:1]
-    batch = recipe.task.encode(rows, inputs.tokenizer, inputs.labels).collate([0])
+    # The first is the teacher.
+    of_teacher, of_student = (
+        recipe.task.encode(rows, own.tokenizer, inputs.labels).collate([0]) for own in (inputs, inputs.of_student)
+    )
     before = torch.get_num_threads()
     torch.set_num_threads(recipe.evaluate.threads)
     models = []
@@ -91,7 +94,7 @@ def _latencies(recipe: Recipe, inputs: Inputs, configs: Sequence[PretrainedConfi
                 for _ in range(FORWARDS):
                     started = time.perf_counter()
                     with torch.inference_mode():
-                        said = recipe.task.ask(model, batch)
+                        said = recipe.task.ask(model, of_student if number else of_teacher)
                         if recipe.task.writes and said.hidden is not None and said.head is not None:
                             # A token is written from the last position alone.
                             said.head.logits(said.hidden[0, -1:])

@@ -2,14 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from potstill.data.batches import batches_by_length
 from potstill.data.dialogues import prompt_of
+from potstill.data.encoded import Encoded, EncodedRows
 from potstill.data.prepare import Split, prepare
-from potstill.data.rows import DataRow
+from potstill.data.rows import DataRow, labelled_rows
 from potstill.errors import DataError, ModelError, RecipeError
+from potstill.families import WITHOUT_TOKEN_TYPES
 from potstill.locations import local_folder, resolve
 from potstill.losses import HardLabels, MixedLoss
 from potstill.progress import Progress
@@ -18,8 +24,10 @@ from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, atomic_folder, file_digest, fingerprint, folder_files
 from potstill.schedules import Constant
 from potstill.stages.shapes import chosen_student
-from potstill.students import Shrunk
-from potstill.tasks.loading import tokenizer_fingerprint
+from potstill.students import Shrunk, Trimmed, TrimmedVocabulary, student_config, trim
+from potstill.tasks import TextClassification
+from potstill.tasks.loading import TOKEN_TYPES, tokenizer_fingerprint, without_token_types
+from potstill.tasks.units import Units
 from potstill.teachers import CheckpointTeacher, Mixture, PretrainedTeacher, Routed, lead_name
 from potstill.training.engine import Engine
 
@@ -47,6 +55,8 @@ class Inputs:
     """The recipe's, or what was chosen within its budget."""
     several: Mapping[str, Files] = field(default_factory=dict)
     """Of all teachers by name, where there are several."""
+    vocabulary: Trimmed | None = None
+    """The student's, where it is not the teacher's."""
 
     def fingerprint_of(self, split: str) -> str:
         return self.splits[split].fingerprint
@@ -57,6 +67,26 @@ class Inputs:
         if not self.several:
             return self.lead.digest
         return fingerprint({name: files.digest for name, files in self.several.items()})
+
+    @property
+    def student_config(self) -> PretrainedConfig:
+        """The student's configuration, without the classes."""
+        return student_config(self.lead.config, self.student, self.vocabulary)
+
+    @cached_property
+    def of_student(self) -> "Inputs":
+        """The same with the student's tokenizer: for all models that read as the student does."""
+        tokenizer = self.tokenizer if self.vocabulary is None else self.vocabulary.tokenizer
+        if self.student_config.model_type in WITHOUT_TOKEN_TYPES and TOKEN_TYPES in tokenizer.model_input_names:
+            tokenizer = without_token_types(tokenizer)
+        if tokenizer is self.tokenizer:
+            return self
+        return replace(self, tokenizer=tokenizer, tokenizer_digest=tokenizer_fingerprint(tokenizer))
+
+
+def reads_as_teacher(recipe: Recipe, name: str) -> bool:
+    """Whether a model of this name in the evaluation is a teacher; all others read with the student's tokenizer."""
+    return name == "teacher" or (recipe.several is not None and name in recipe.several.of)
 
 
 def alone(recipe: Recipe, inputs: Inputs, name: str) -> tuple[Recipe, Inputs]:
@@ -98,9 +128,31 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
     labels = recipe.task.label_names(said)
     if recipe.adapt is None:
         labels = recipe.task.teacher_labels(lead.config, labels)
-    student = chosen_student(recipe, lead.config, labels)
-    inputs = Inputs(splits, labels, lead, tokenizer, tokenizer_fingerprint(tokenizer), student)
+    vocabulary = _vocabulary(recipe, said, labels, lead, tokenizer)
+    student = chosen_student(recipe, lead.config, labels, vocabulary)
+    digest = tokenizer_fingerprint(tokenizer)
+    inputs = Inputs(splits, labels, lead, tokenizer, digest, student, vocabulary=vocabulary)
     return inputs if recipe.several is None else _with_several(recipe, recipe.several, inputs, base)
+
+
+def _vocabulary(
+    recipe: Recipe,
+    splits: Mapping[str, Sequence[Any]],
+    labels: list[str],
+    lead: Files,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Trimmed | None:
+    """The student's vocabulary, where the recipe trims it to what the rows say."""
+    settings = recipe.student.vocabulary
+    if not isinstance(settings, TrimmedVocabulary):
+        return None
+    counts = torch.zeros(max(tokenizer.get_vocab().values()) + 1, dtype=torch.int64)
+    for name in ("train", "adapt") if settings.rows == "train_and_adapt" else ("train",):
+        encoded = recipe.task.encode(splits.get(name, []), tokenizer, labels)
+        for indices in batches_by_length(encoded.lengths, recipe.label.batch_size):
+            said = encoded.collate(indices).inputs
+            counts += torch.bincount(said["input_ids"][said["attention_mask"] > 0], minlength=len(counts))
+    return trim(tokenizer, lead.config, counts, settings)
 
 
 def _read_files(recipe: Recipe, teacher: PretrainedTeacher, base: Path) -> tuple[Files, PreTrainedTokenizerBase]:
@@ -190,6 +242,24 @@ def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     with atomic_folder(folder) as target:
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
+
+
+def units_of(recipe: Recipe, rows: Sequence[Any]) -> Units | None:
+    """The units of the labels of these rows, where they are numbers."""
+    task = recipe.task
+    numbers = isinstance(task, TextClassification) and task.problem_type == "regression"
+    return Units.of(labelled_rows(rows)) if numbers else None
+
+
+def in_units(recipe: Recipe, inputs: Inputs, rows: Sequence[Any], units: Units | None) -> Encoded:
+    """The rows as they are trained on: labels that are numbers in standard units."""
+    encoded = recipe.task.encode(rows, inputs.tokenizer, inputs.labels)
+    return units.of_rows(encoded) if units is not None and isinstance(encoded, EncodedRows) else encoded
+
+
+def gives_numbers(config: PretrainedConfig) -> bool:
+    """Whether a model of this configuration has a head that gives numbers in the unit of the labels."""
+    return bool(config.problem_type == "regression" and config.num_labels == 1)
 
 
 def true_labels() -> MixedLoss:

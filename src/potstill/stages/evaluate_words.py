@@ -28,10 +28,10 @@ from potstill.records import (
     ModelEvaluation,
 )
 from potstill.run_dir import RunDir
-from potstill.stages.common import Inputs, ModelFolder
+from potstill.stages.common import Inputs, ModelFolder, reads_as_teacher
 from potstill.stages.compared import estimate, headline, pairs, parameters, speed_values
 from potstill.stages.findings import findings
-from potstill.targets import LogitTargets
+from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.tasks import TokenClassification
 from potstill.teachers import FrozenTeacher, combined, lead_name
 from potstill.training.engine import Engine
@@ -81,16 +81,18 @@ def evaluate_words(
 ) -> EvaluateRecord:
     """Entity F1 with intervals over documents, agreement, speed, memory and size of all models."""
     rows = list(inputs.splits["test"].rows)
-    encoded = recipe.task.encode(rows, inputs.tokenizer, inputs.labels)
-    assert isinstance(encoded, EncodedWords)
+    encoded = as_student = _encoded(recipe, inputs, rows)
+    if inputs.of_student is not inputs:
+        # In other pieces and perhaps other windows; each word is answered once, in the order of the documents.
+        as_student = _encoded(recipe, inputs.of_student, rows)
     documents = _Documents(rows, encoded, inputs.labels, quality.bootstrap_weights(len(rows), seed=recipe.seed))
-    logits, counts = _answers(run, recipe, encoded, folders, engine)
+    logits, counts = _answers(run, recipe, encoded, as_student, folders, engine)
     sizes = {name: folder_bytes(folder.path) for name, folder in folders.items()}
     if recipe.several is not None:
         names = list(recipe.several.of)
         targets = [LogitTargets(torch.from_numpy(logits[name])) for name in names]
         together = combined(recipe.several, targets)
-        logits["teacher"] = together.logits_at(slice(None), 1.0, lambda x, _: torch.logsumexp(x, dim=-1)).numpy()
+        logits["teacher"] = together.logits_at(slice(None), 1.0, plain_log_sum_exp).numpy()
         counts["teacher"] = (sum(counts[name][0] for name in names), sum(counts[name][1] for name in names))
         sizes["teacher"] = sum(sizes[name] for name in names)
     speed = _speed(run, recipe, inputs, folders, engine)
@@ -145,17 +147,29 @@ def evaluate_words(
     return record.model_copy(update={"findings": findings(record)})
 
 
+def _encoded(recipe: Recipe, inputs: Inputs, rows: Sequence[Any]) -> EncodedWords:
+    encoded = recipe.task.encode(rows, inputs.tokenizer, inputs.labels)
+    assert isinstance(encoded, EncodedWords)
+    return encoded
+
+
 def _answers(
-    run: RunDir, recipe: Recipe, encoded: EncodedWords, folders: Mapping[str, ModelFolder], engine: Engine
+    run: RunDir,
+    recipe: Recipe,
+    as_teacher: EncodedWords,
+    as_student: EncodedWords,
+    folders: Mapping[str, ModelFolder],
+    engine: Engine,
 ) -> tuple[dict[str, Logits], dict[str, tuple[int, int]]]:
     """Of each model the logits of all answered words, and its parameters."""
     asked = [name for name in folders if not (recipe.several and name == "teacher")]
     logits, counts = {}, {}
-    with run.progress.task("evaluate: quality", len(encoded.ids) * len(asked), "windows") as advance:
+    with run.progress.task("evaluate: quality", len(as_teacher.ids) * len(asked), "windows") as advance:
         for name in asked:
             model = folders[name].load(recipe)
             counts[name] = parameters(recipe, model)
             teacher = FrozenTeacher(model, engine.device, recipe.task.ask)
+            encoded = as_teacher if reads_as_teacher(recipe, name) else as_student
             logits[name] = _predict(teacher, encoded, recipe.label.batch_size, advance)
     return logits, counts
 

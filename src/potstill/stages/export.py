@@ -49,7 +49,7 @@ def _export(
 ) -> Artefact:
     target = folder / exporter.kind
     exporter.export(source, target)
-    rows = recipe.task.encode(inputs.splits["test"].rows[:COMPARED_ROWS], inputs.tokenizer, inputs.labels)
+    rows = recipe.task.encode(inputs.splits["test"].rows[:COMPARED_ROWS], inputs.of_student.tokenizer, inputs.labels)
     batch = rows.collate(range(min(COMPARED_ROWS, len(rows.lengths))))
     answers = []
     for path in (source, target):
@@ -66,7 +66,9 @@ def _export(
 
 
 def _logits(said: Signals) -> Tensor:
-    """The logits of the rows, or of a language model's first trained tokens."""
+    """The logits or numbers of the rows, or the logits of a language model's first trained tokens."""
+    if said.mean is not None:
+        return said.mean
     if said.logits is not None:
         return said.logits
     assert isinstance(said.target, HiddenTargets)

@@ -20,7 +20,7 @@ def generations(
         record = train_student(run, recipe, inputs, adapted, lessons, engine, name)
         earlier[name] = record
         teacher = AdaptRecord(adapted=True, location=f"train/{name}/model", digest=record.digest)
-        labels = label(run, recipe, inputs, teacher, engine, name)
-        features = label_features(run, recipe, inputs, teacher, engine, name)
+        labels = label(run, recipe, inputs.of_student, teacher, engine, name)
+        features = label_features(run, recipe, inputs.of_student, teacher, engine, name)
         lessons = Lessons(name, teacher, labels, features)
     return lessons, earlier

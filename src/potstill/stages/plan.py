@@ -22,7 +22,8 @@ from potstill.stages.common import Inputs
 from potstill.stages.respond import planned
 from potstill.stages.shapes import shape_of
 from potstill.stages.signals import build_loss, planned_signals
-from potstill.students import shape_notes, student_config
+from potstill.students import shape_notes
+from potstill.tasks import TextClassification
 from potstill.teachers import MovingAverageTeacher
 
 LABELLED = ("train", "validation")
@@ -117,7 +118,7 @@ def adapt_split(inputs: Inputs) -> Split:
 
 def shapes_of(recipe: Recipe, inputs: Inputs, *, taught_by_student: bool = False) -> Shapes:
     """The sizes of student and teacher, where the teacher is not itself a student of this shape."""
-    student = shape_of(recipe, student_config(inputs.lead.config, inputs.student), inputs.labels)
+    student = shape_of(recipe, inputs.student_config, inputs.labels)
     # A moving average has the student's own shape.
     alike = taught_by_student or isinstance(recipe.teacher, MovingAverageTeacher)
     return Shapes(student, student if alike else shape_of(recipe, inputs.lead.config, inputs.labels))
@@ -127,9 +128,10 @@ def _warnings(
     recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: ShapeRecord, counts: dict[str, SplitCounts]
 ) -> list[str]:
     found = []
-    rows = inputs.splits["train"].rows if inputs.labels else ()
-    taught = {label for row in rows for label in row.classes}
-    if unseen := sorted(set(inputs.labels) - taught):
+    numbers = isinstance(recipe.task, TextClassification) and recipe.task.problem_type == "regression"
+    classified = bool(inputs.labels) and not numbers
+    taught = {label for row in inputs.splits["train"].rows if classified for label in row.classes}
+    if classified and (unseen := sorted(set(inputs.labels) - taught)):
         found.append(
             f"{len(unseen)} of {len(inputs.labels)} classes have no labelled row in train, "
             f"so the student learns them from the teacher alone: {', '.join(unseen[:5])}"
@@ -156,8 +158,13 @@ def _warnings(
 
 def _of_capacity(recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: ShapeRecord) -> list[str]:
     """Where the student differs from what was asked for, and where it may be too small for its teacher."""
-    made = student_config(inputs.lead.config, inputs.student)
+    made = inputs.student_config
     found = shape_notes(inputs.lead.config, inputs.student, made)
+    if student.family != teacher.family:
+        found.append(
+            f"the student is another kind of network ({student.family}) than its teacher ({teacher.family}); what it "
+            "is given to start from may fit it less."
+        )
     doubts = []
     if student.layers * 4 < teacher.layers:
         doubts.append("under a quarter of its depth")

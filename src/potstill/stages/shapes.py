@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 from potstill.errors import RecipeError
 from potstill.recipe import Recipe
 from potstill.records import ShapeRecord
-from potstill.students import Budget, Shrunk, candidates, model_shape
+from potstill.students import Budget, Shrunk, Trimmed, candidates, model_shape
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,15 @@ def flops_per_token(recipe: Recipe, shape: ShapeRecord) -> float:
 
 
 def sized_candidates(
-    recipe: Recipe, teacher: PretrainedConfig, labels: Sequence[str], like: Budget | None = None
+    recipe: Recipe,
+    teacher: PretrainedConfig,
+    labels: Sequence[str],
+    like: Budget | None = None,
+    vocabulary: Trimmed | None = None,
 ) -> list[Candidate]:
     """All candidates, the one with the most parameters first."""
     found = []
-    for settings, config in candidates(teacher, like):
+    for settings, config in candidates(teacher, like, vocabulary):
         shape = shape_of(recipe, config, labels)
         found.append(Candidate(settings, config, shape, flops_per_token(recipe, shape)))
     return sorted(found, key=lambda each: (-each.shape.parameters, -each.shape.layers))
@@ -70,7 +74,9 @@ def within(
     ]
 
 
-def chosen_student(recipe: Recipe, teacher: PretrainedConfig, labels: Sequence[str]) -> Shrunk:
+def chosen_student(
+    recipe: Recipe, teacher: PretrainedConfig, labels: Sequence[str], vocabulary: Trimmed | None = None
+) -> Shrunk:
     """The student's settings as numbers: the recipe's own, or the largest within its budget.
 
     Raises:
@@ -79,7 +85,7 @@ def chosen_student(recipe: Recipe, teacher: PretrainedConfig, labels: Sequence[s
     asked = recipe.student
     if isinstance(asked, Shrunk):
         return asked
-    found = sized_candidates(recipe, teacher, labels, asked)
+    found = sized_candidates(recipe, teacher, labels, asked, vocabulary)
     flops = flops_per_token(recipe, shape_of(recipe, teacher, labels))
     fitting = within(found, flops, parameters=asked.parameters, flops_ratio=asked.flops_ratio)
     if not fitting:

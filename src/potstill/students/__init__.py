@@ -8,6 +8,8 @@ from potstill.students.budget import Budget, candidates
 from potstill.students.copying import copy_from_teacher
 from potstill.students.importance import Importance, measure_importance
 from potstill.students.shape import Copy, Random, Shrunk, model_shape, shape_notes, student_config
+from potstill.students.trimming import Trimmed, trim
+from potstill.students.vocabulary import AnyVocabulary, FullVocabulary, TrimmedVocabulary
 
 
 def _shrunk_unless_said(value: Any) -> Any:
@@ -18,15 +20,20 @@ AnyStudent = Annotated[Shrunk | Budget, Field(discriminator="kind"), BeforeValid
 
 __all__ = [
     "AnyStudent",
+    "AnyVocabulary",
     "Budget",
     "Copy",
+    "FullVocabulary",
     "Importance",
     "Random",
     "Shrunk",
+    "Trimmed",
+    "TrimmedVocabulary",
     "candidates",
     "copy_from_teacher",
     "measure_importance",
     "model_shape",
     "shape_notes",
     "student_config",
+    "trim",
 ]

@@ -9,8 +9,10 @@ from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
 from potstill.settings import Settings
-from potstill.students.shape import Copy, Initialisation, Shrunk, student_config
+from potstill.students.shape import Copy, FamilyName, Initialisation, Shrunk, student_config
+from potstill.students.trimming import Trimmed
 from potstill.students.two_stacks import LAYER_COUNTS, layer_counts
+from potstill.students.vocabulary import AnyVocabulary, FullVocabulary
 
 SHARES = ("1/1", "3/4", "2/3", "1/2", "1/3", "1/4", "1/6", "1/8")
 """Shares of the teacher's depth and width that are tried. Below an eighth a student in one step is hopeless."""
@@ -26,6 +28,10 @@ class Budget(Settings):
     """At least so many times fewer floating-point operations a token than the teacher."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """As of a shrunk student."""
+    vocabulary: AnyVocabulary = FullVocabulary()
+    """As of a shrunk student."""
+    family: FamilyName | None = Field(default=None, exclude_if=lambda family: family is None)
+    """As of a shrunk student."""
     init: Initialisation = Copy()
 
     @model_validator(mode="after")
@@ -35,13 +41,15 @@ class Budget(Settings):
         return self
 
 
-def candidates(teacher: PretrainedConfig, like: Budget | None = None) -> Iterator[tuple[Shrunk, PretrainedConfig]]:
+def candidates(
+    teacher: PretrainedConfig, like: Budget | None = None, vocabulary: Trimmed | None = None
+) -> Iterator[tuple[Shrunk, PretrainedConfig]]:
     """The legal shapes at shares of the teacher's depth and width, each once, with their configurations."""
-    own = {} if like is None else {"dropout": like.dropout, "init": like.init}
+    own = {} if like is None else {field: getattr(like, field) for field in ("dropout", "vocabulary", "family", "init")}
     seen = set()
     for layers, width in product(SHARES, SHARES):
         try:
-            made = student_config(teacher, Shrunk.model_validate({"layers": layers, "width": width, **own}))
+            made = student_config(teacher, Shrunk.model_validate({"layers": layers, "width": width, **own}), vocabulary)
         except ModelError:
             continue
         sizes = (made.num_hidden_layers, made.hidden_size)

@@ -21,22 +21,29 @@ from potstill.errors import ModelError
 from potstill.families import ENCODER_FAMILIES, TWO_STACKS, Part
 from potstill.students import two_stacks
 from potstill.students.importance import Importance
+from potstill.students.layouts import common_name, common_weights, intermediate_size
 from potstill.students.shape import Copy, layer_map
 
 
 def copy_from_teacher(
-    student: PreTrainedModel, teacher: PreTrainedModel, settings: Copy, importance: Importance | None = None
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    settings: Copy,
+    importance: Importance | None = None,
+    pieces: Int[Tensor, "pieces"] | None = None,
 ) -> None:
-    """Fill the student's parameters in place from the teacher's, of the same family.
+    """Fill the student's parameters in place from the teacher's, of the same family or one that is laid out alike.
 
-    `importance` is that of the teacher's parts, where the settings choose by it.
+    `importance` is that of the teacher's parts, where the settings choose by it; `pieces` are the teacher's ids of the
+    student's vocabulary, where it has not all of them.
 
     Raises:
         ModelError: a parameter of the student that the teacher has not.
     """
     assert importance is not None or not settings.measures, "these settings choose by importance"
-    weights = teacher.state_dict()
+    weights = common_weights(teacher.state_dict(), teacher.config, student.config)
     embeddings = teacher.get_input_embeddings().weight.detach().float()
+    embeddings = embeddings if pieces is None else embeddings[pieces]
     kept = _Kept(
         _basis(embeddings, student.config.hidden_size, settings, importance),
         importance if settings.width == "pruned" else None,
@@ -49,11 +56,15 @@ def copy_from_teacher(
         student.config, teacher.config, kept
     )
     with torch.no_grad():
-        for name, parameter in student.named_parameters():
+        for own, parameter in student.named_parameters():
+            name = common_name(own, student.config.model_type)
             source, layer = _teacher_name(name, chosen)
             if source not in weights:
                 raise ModelError(f"student parameter {name}: the teacher has no {source}; use init: random.")
-            parameter.copy_(cut(name, weights[source].float(), layer))
+            tensor = weights[source].float()
+            if pieces is not None and parameter is student.get_input_embeddings().weight:
+                tensor = tensor[pieces]
+            parameter.copy_(cut(name, tensor, layer))
 
 
 def _copy_two_stacks(student: PreTrainedModel, teacher: PreTrainedModel, settings: Copy, kept: "_Kept") -> None:
@@ -129,7 +140,7 @@ class _CutEncoder:
         self._kept = kept
         self._head = teacher.hidden_size // teacher.num_attention_heads
         self._heads = student.hidden_size // self._head
-        self._units = student.intermediate_size
+        self._units = intermediate_size(student)
 
     def __call__(self, name: str, tensor: Tensor, layer: int) -> Tensor:
         kept = self._kept

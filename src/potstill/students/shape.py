@@ -11,6 +11,9 @@ from potstill.families import DECODER_FAMILIES, ENCODER_FAMILIES, TWO_STACKS, sp
 from potstill.records import ShapeRecord
 from potstill.settings import Settings
 from potstill.students import two_stacks
+from potstill.students.layouts import in_family, intermediate_size, laid_out_alike, own_name
+from potstill.students.trimming import Trimmed
+from potstill.students.vocabulary import AnyVocabulary, FullVocabulary
 
 
 def _share(text: str) -> str:
@@ -62,6 +65,9 @@ class Copy(Settings):
 Initialisation = Annotated[Random | Copy, Field(discriminator="kind")]
 
 
+FamilyName = Literal["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "llama", "mistral", "qwen2", "qwen3"]
+
+
 class Shrunk(Settings):
     """A smaller model of the teacher's family."""
 
@@ -76,15 +82,32 @@ class Shrunk(Settings):
     """Width of the feed-forward layer; by default in the teacher's proportion to the width."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout in training; by default the teacher's."""
+    vocabulary: AnyVocabulary = FullVocabulary()
+    """Which of the teacher's pieces it has."""
+    family: FamilyName | None = Field(default=None, exclude_if=lambda family: family is None)
+    """By default the teacher's. Another one takes copied weights where its modules correspond, as DistilBERT's do to
+    BERT's, and random ones elsewhere (`init: {kind: random}`)."""
     init: Initialisation = Copy()
 
 
-def student_config(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
-    """The teacher's configuration with the student's sizes.
+def student_config(teacher: PretrainedConfig, student: Shrunk, vocabulary: Trimmed | None = None) -> PretrainedConfig:
+    """The teacher's configuration with the student's sizes, in the student's vocabulary.
 
     Raises:
         ModelError: a family that cannot be shrunk, or sizes that make no legal model.
     """
+    made = _smaller(teacher, student)
+    if student.family is not None and student.family != teacher.model_type:
+        made = in_family(made, student.family)
+        if isinstance(student.init, Copy) and not laid_out_alike(teacher.model_type, student.family):
+            raise ModelError(
+                f"student.init: a student of the family {student.family!r} cannot start from the weights of a teacher "
+                f"of the family {teacher.model_type!r}, whose modules are others. Set student.init: {{kind: random}}."
+            )
+    return made if vocabulary is None else vocabulary.config(made)
+
+
+def _smaller(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
     if teacher.model_type in TWO_STACKS:
         return _with_two_stacks(teacher, student)
     if student.decoder_layers is not None:
@@ -115,19 +138,19 @@ def student_config(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConf
             f"or {remedy}."
         )
     if student.intermediate is None:
-        intermediate = round(teacher.intermediate_size * width / teacher.hidden_size)
+        intermediate = round(intermediate_size(teacher) * width / teacher.hidden_size)
     else:
-        intermediate = _size(student.intermediate, teacher.intermediate_size, "student.intermediate")
-    values = _own_values(teacher)
-    values |= {
+        intermediate = _size(student.intermediate, intermediate_size(teacher), "student.intermediate")
+    sizes: dict[str, Any] = {
         "num_hidden_layers": layers,
         "hidden_size": width,
         "num_attention_heads": heads,
         "intermediate_size": intermediate,
     }
     if student.dropout is not None:
-        values |= {"hidden_dropout_prob": student.dropout, "attention_probs_dropout_prob": student.dropout}
-    return type(teacher).from_dict(values)
+        sizes |= {"hidden_dropout_prob": student.dropout, "attention_probs_dropout_prob": student.dropout}
+    own = {own_name(field, teacher.model_type): value for field, value in sizes.items()}
+    return type(teacher).from_dict(_own_values(teacher) | own)
 
 
 def layer_map(student_layers: int, teacher_layers: int, pattern: str) -> list[int]:
@@ -294,7 +317,7 @@ def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters:
         width=config.hidden_size,
         heads=heads,
         key_value_width=None if key_value_width == config.hidden_size else key_value_width,
-        intermediate=two_stacks.intermediate_size(config) if apart else config.intermediate_size,
+        intermediate=two_stacks.intermediate_size(config) if apart else intermediate_size(config),
         vocabulary=config.vocab_size,
         classes=classes,
         parameters=parameters,

@@ -1,5 +1,6 @@
 """What every task needs to load a model: one clear error for a bad one, and a fingerprint of its tokenizer."""
 
+import copy
 import hashlib
 import json
 from typing import Any
@@ -8,6 +9,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from potstill.errors import ModelError
+
+TOKEN_TYPES = "token_type_ids"
 
 
 class explained:
@@ -34,3 +37,12 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
         content[1] |= {"padding": None, "truncation": None}
     content += [tokenizer.chat_template, {name: str(token) for name, token in tokenizer.special_tokens_map.items()}]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def without_token_types(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The same tokenizer for a model that takes no token types, also when it is saved and loaded again."""
+    other = copy.deepcopy(tokenizer)
+    names = [name for name in tokenizer.model_input_names if name != TOKEN_TYPES]
+    other.model_input_names = names
+    other.init_kwargs["model_input_names"] = names
+    return other

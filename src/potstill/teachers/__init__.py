@@ -9,6 +9,7 @@ from potstill.teachers.frozen import FrozenTeacher
 from potstill.teachers.joined import JoinedTeacher
 from potstill.teachers.moving_average import MovingAverage
 from potstill.teachers.pretrained import PretrainedTeacher
+from potstill.teachers.renumbered import RenumberedTeacher
 from potstill.teachers.self_taught import BornAgainTeacher, CheckpointTeacher, MovingAverageTeacher
 from potstill.teachers.several import Mixture, Routed, SeveralTeachers, combined, routes_of
 
@@ -33,6 +34,7 @@ __all__ = [
     "MovingAverage",
     "MovingAverageTeacher",
     "PretrainedTeacher",
+    "RenumberedTeacher",
     "Routed",
     "SeveralTeachers",
     "combined",

@@ -1,7 +1,7 @@
 """The lower layers of an encoder frozen, and what they compute kept: a pass costs only the layers above."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from potstill.data.batches import batches_by_length
 from potstill.data.encoded import Encoded
 from potstill.errors import ModelError
+from potstill.families import family_of, layers_of
 from potstill.progress import Advance
 from potstill.signals import Batch
 
@@ -29,13 +30,16 @@ class KeptActivations:
         batch = self.rows.collate(indices)
         hidden = nn.utils.rnn.pad_sequence([self.hidden[index] for index in indices], batch_first=True)
         inputs = {"inputs_embeds": hidden, "attention_mask": batch.inputs["attention_mask"]}
-        return Batch(batch.ids, inputs, batch.labels, batch.mask)
+        return replace(batch, inputs=inputs)
 
 
 class _GivenEmbeddings(nn.Module):
     """Stands in for the embeddings of a model that is fed with hidden states."""
 
-    def forward(self, input_ids: Tensor | None = None, *, inputs_embeds: Tensor, **_: object) -> Tensor:
+    def forward(
+        self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, *_: object, **others: object
+    ) -> Tensor:
+        assert inputs_embeds is not None
         return inputs_embeds
 
 
@@ -47,20 +51,19 @@ class FrozenLayers:
     count: int
 
     def __post_init__(self) -> None:
-        encoder = self.model.base_model.encoder
-        if self.count >= len(encoder.layer):
+        self._layers = layers_of(self.model)
+        if self.count >= len(self._layers):
             raise ModelError(
-                f"adapt.frozen_layers: {self.count} of {len(encoder.layer)} layers; at least one must be trained."
+                f"adapt.frozen_layers: {self.count} of {len(self._layers)} layers; at least one must be trained."
             )
         self._embeddings = self.model.base_model.embeddings
-        self._layers = encoder.layer
 
     def keep(self, rows: Encoded, device: torch.device, batch_size: int, advance: Advance) -> KeptActivations:
         """Compute the frozen layers once for all rows, without dropout."""
         base = self.model.base_model.to(device)
         training = base.training
         base.eval()
-        base.encoder.layer = self._layers[: self.count]
+        self._put(self._layers[: self.count])
         hidden: dict[int, Tensor] = {}
         with torch.inference_mode():
             for indices in batches_by_length(rows.lengths, batch_size):
@@ -69,16 +72,20 @@ class FrozenLayers:
                 for place, index in enumerate(indices):
                     hidden[index] = states[place, : rows.lengths[index]].clone()
                 advance(len(indices))
-        base.encoder.layer = self._layers
+        self._put(self._layers)
         base.train(training)
         # Copies made outside inference mode, since tensors from inside it cannot enter autograd.
         return KeptActivations(rows, [hidden[index].clone() for index in range(len(rows.ids))])
 
     def detach(self) -> None:
         """Leave only the trained layers in the model."""
-        self.model.base_model.encoder.layer = self._layers[self.count :]
+        self._put(self._layers[self.count :])
         self.model.base_model.embeddings = _GivenEmbeddings()
 
     def restore(self) -> None:
-        self.model.base_model.encoder.layer = self._layers
+        self._put(self._layers)
         self.model.base_model.embeddings = self._embeddings
+
+    def _put(self, layers: nn.Module) -> None:
+        """Make these the layers of the model."""
+        self.model.base_model.set_submodule(family_of(self.model).layers, layers)

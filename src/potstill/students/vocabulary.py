@@ -1,0 +1,46 @@
+"""Which pieces of its teacher's vocabulary a student has."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from potstill.settings import Settings
+
+
+class FullVocabulary(Settings):
+    """All of the teacher's pieces: the student reads with the teacher's tokenizer."""
+
+    kind: Literal["full"] = "full"
+
+
+class TrimmedVocabulary(Settings):
+    """The pieces that occur in the task's rows, and single characters for all else: a much smaller embedding matrix.
+
+    Texts of these pieces are read as the teacher reads them, with other numbers; all others are spelt with shorter
+    pieces. The soft labels stay as they are.
+    """
+
+    kind: Literal["trimmed"] = "trimmed"
+    min_count: int = Field(default=1, ge=1)
+    """How often a piece must occur. From 2 on, also some rows of train are spelt otherwise than the teacher reads
+    them, so that its features do not fit the student's tokens."""
+    rows: Literal["train", "train_and_adapt"] = "train"
+    """Where it must occur. Rows of adapt add pieces that the student will not see in training, but of which it has
+    the teacher's embeddings."""
+
+
+def _kind_alone(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+def _is_full(vocabulary: Any) -> bool:
+    # Not written down, so that records of before this setting stay valid.
+    return isinstance(vocabulary, FullVocabulary)
+
+
+AnyVocabulary = Annotated[
+    FullVocabulary | TrimmedVocabulary,
+    Field(discriminator="kind", exclude_if=_is_full),
+    BeforeValidator(_kind_alone),
+]
+"""`vocabulary: trimmed` is short for `vocabulary: {kind: trimmed}`."""
