@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from potstill.losses import AnyLoss, HardLabels, SoftTargets, soft_target_kl
+from potstill.losses import AnyLoss, HardLabels, MixedLoss, SoftTargets, soft_target_kl
 from potstill.schedules import Constant, Cosine, Linear
-from potstill.signals import IGNORE_INDEX
+from potstill.signals import IGNORE_INDEX, Batch, Signals
 from tests.contracts.reference import (
     FAST,
     LOSSES,
@@ -306,3 +306,13 @@ def test_the_public_function_softens_over_classes_and_not_over_the_sequence() ->
     teacher = torch.tensor([[[5.0, 0.0], [0.0, 5.0], [5.0, 5.0]]])
     student = teacher + torch.tensor([[[1.0], [2.0], [3.0]]])
     assert soft_target_kl(student, teacher, temperature=1.0).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_store_that_has_nothing_to_say_of_a_batch_without_positions_costs_nothing() -> None:
+    # As a process under torchrun has it in a step whose rows are all of the others.
+    loss = MixedLoss([SoftTargets().build(), HardLabels().build()])
+    student = torch.randn(2, 5, 3, requires_grad=True)
+    batch = Batch(("a", "b"), {}, torch.zeros(2, 5, dtype=torch.int64), torch.zeros(2, 5, dtype=torch.bool))
+    total = loss(Signals(logits=student), Signals(), batch, progress=0.5).total
+    (gradient,) = torch.autograd.grad(total, student)
+    assert total.item() == 0 and not gradient.any()

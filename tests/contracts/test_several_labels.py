@@ -196,8 +196,8 @@ def test_several_teachers_are_mixed_label_by_label(temperature: float) -> None:
     assert total(SeveralTeachers(mixture, members, {})(batch)) == pytest.approx(expected, rel=1e-6)
 
     routed = Routed.model_validate({"of": of, "by": "domain", "domains": {"a": ["x"], "b": ["y"]}})
-    routes = {"r0": 1, "r1": 0, "r2": 0, "r3": 1}
-    chosen = torch.stack([outputs["b" if routes[name] else "a"][row] for row, name in enumerate(batch.ids)])
+    routes = {"r0": (1, 3), "r1": (0, 3), "r2": (0, 3), "r3": (1, 3)}
+    chosen = torch.stack([outputs["b" if routes[name][0] else "a"][row] for row, name in enumerate(batch.ids)])
     assert total(SeveralTeachers(routed, members, routes)(batch)) == pytest.approx(total(ANSWER.said(chosen)), rel=1e-6)
 
 

@@ -148,6 +148,23 @@ class TestRouted:
         for row, member in enumerate((1, 0, 1, 0)):
             assert found[row].tolist() == pytest.approx(softmax(members[member][row], 2.0), rel=1e-6)
 
+    def test_packed_rows_are_routed_example_by_example(self) -> None:
+        members = logits(2, 6, 3, 6)
+        settings = Routed.model_validate({"of": TWO, "by": "domain", "domains": {"a": ["x"], "b": ["y"]}})
+        teachers = {
+            name: lambda batch, member=member: Signals(target=LogitTargets(torch.tensor(member)))
+            for name, member in zip("ab", members, strict=True)
+        }
+        # Two rows, the first of which holds the examples p and q.
+        mask = torch.tensor([[True, True, False, True], [True, False, True, True]])
+        batch = Batch(("p", "q", "r"), {}, torch.zeros(2, 4, dtype=torch.int64), mask)
+        several = SeveralTeachers(settings, teachers, {"r": (0, 3), "q": (1, 1), "p": (0, 2)})
+        found = said(several(batch).target, 1.5)
+        for position, member in enumerate((0, 0, 1, 0, 0, 0)):
+            assert found[position].tolist() == pytest.approx(softmax(members[member][position], 1.5), rel=1e-6)
+        empty = SeveralTeachers(settings, {name: lambda batch: Signals() for name in "ab"}, several.routes)
+        assert empty(Batch(batch.ids, {}, batch.labels, torch.zeros_like(mask))).target is None
+
     def test_by_confidence_the_one_with_the_surest_answer_speaks_at_every_temperature(self) -> None:
         sure, unsure = np.array([[5.0, 0.0, 0.0], [1.0, 0.9, 0.8]]), np.array([[1.0, 0.5, 0.9], [0.0, 0.0, 3.0]])
         settings = Routed.model_validate({"of": TWO, "by": "confidence"})

@@ -63,5 +63,21 @@ def test_labels_that_are_no_whole_distributions_are_refused(project: Path, chat_
         teacher = f"teacher={{kind: mixture, {of}}}"
         done = potstill("check", recipe, *changed(teacher, f"label.encoding={change}"), check=1)
         assert f"label.encoding: {encoding} holds no whole distributions" in done.stderr
+
+
+def test_each_row_hears_the_teacher_of_its_domain(project: Path, chat_teacher_folder: Path) -> None:
+    of = f"of: {{a: {{model: '{chat_teacher_folder}'}}, b: {{model: '{chat_teacher_folder}'}}}}"
     routed = f"teacher={{kind: routed, by: domain, {of}, domains: {{a: [few], b: [others]}}}}"
-    assert "domain does not fit causal_lm yet" in potstill("check", recipe, *changed(routed), check=1).stderr
+    recipe, out = project / "recipe.yaml", project / "run"
+    potstill("run", recipe, "--out", out, *changed(routed))
+    evaluation = record(out, "evaluate")
+    # A teacher that was asked about the other's rows, or whose rows were swapped in packing, would not know all.
+    assert evaluation["models"]["teacher"]["accuracy"] > 0.97
+    assert all(evaluation["models"][name]["accuracy"] < 0.95 for name in "ab")
+    assert evaluation["models"]["student"]["kl_mean"] < 0.5 * evaluation["initial_kl_mean"]
+    (sample,) = evaluation["generations"]
+    assert sample["said"]["teacher"] in (sample["said"]["a"], sample["said"]["b"])
+    with (project / "data/validation.jsonl").open("a") as file:
+        row = {"messages": [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}], "domain": "sea"}
+        file.write(json.dumps(row) + "\n")
+    assert "its domain is 'sea'" in potstill("check", recipe, *changed(routed), check=1).stderr

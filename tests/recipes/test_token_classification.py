@@ -114,12 +114,28 @@ def test_its_recipe(tmp_path: Path, teacher_folder: Path) -> None:
     assert (project / "run/report/report.html").exists()
 
 
-def test_an_unknown_tag_and_a_domain_route_are_refused(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_documents_are_routed_by_their_domains(finished: Path, tmp_path: Path, teacher_folder: Path) -> None:
+    project = Path(shutil.copytree(finished, tmp_path / "copy", ignore=shutil.ignore_patterns("run")))
+    for path in (project / "data").iterdir():
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [json.dumps(row | {"domain": "odd" if number % 2 else "even"}) for number, row in enumerate(rows)]
+        path.write_text("\n".join(lines) + "\n")
+    of = f"of: {{a: {{model: '{teacher_folder}'}}, b: {{model: '{teacher_folder}'}}}}"
+    teacher = f"teacher={{kind: routed, by: domain, {of}, domains: {{a: [odd], b: [even]}}}}"
+    changes = [teacher, "train.epochs=1", "train.baseline=false", "evaluate.latency_rows=4"]
+    potstill(
+        "run", project / "recipe.yaml", "--out", project / "run", *(x for each in changes for x in ("--set", each))
+    )
+    evaluation = record(project / "run", "evaluate")
+    together, *alone = (evaluation["models"][name]["cross_entropy"] for name in ("teacher", "a", "b"))
+    # Half of the documents from each: what they say together is neither's.
+    assert min(alone) < together < max(alone)
+
+
+def test_an_unknown_tag_is_refused(finished: Path, tmp_path: Path) -> None:
     project = Path(shutil.copytree(finished, tmp_path / "copy", ignore=shutil.ignore_patterns("run")))
     with (project / "data/test.jsonl").open("a") as file:
         file.write(json.dumps({"tokens": ["w1", "gold"], "tags": ["O", "B-coin"]}) + "\n")
     done = potstill("check", project / "recipe.yaml", check=1)
     assert "data.test: tag 'B-coin' (and 0 more) occurs in no training row" in done.stderr
-    route = "teacher={kind: routed, by: domain, of: {a: {model: x}, b: {model: x}}, domains: {a: [p], b: [q]}}"
-    done = potstill("check", project / "recipe.yaml", "--set", route, check=1)
-    assert "domain does not fit token_classification yet" in done.stderr

@@ -30,6 +30,16 @@ class Encoded(BatchSource, Protocol):
     def ids(self) -> Sequence[str]: ...
 
     @property
+    def positions(self) -> Sequence[int]:
+        """How many positions count of each of `ids`."""
+        ...
+
+    @property
+    def row_ids(self) -> Sequence[str]:
+        """The row of data that each of `ids` is of, or is a part of."""
+        ...
+
+    @property
     def truncated(self) -> int:
         """Rows of which something was cut or left out."""
         ...
@@ -49,6 +59,14 @@ class EncodedRows:
     @cached_property
     def lengths(self) -> Sequence[int]:
         return [len(tokens) for tokens in self.tokens]
+
+    @property
+    def positions(self) -> Sequence[int]:
+        return [self.labels[0].size if len(self.labels) else 0] * len(self.ids)
+
+    @property
+    def row_ids(self) -> Sequence[str]:
+        return self.ids
 
     def collate(self, indices: Sequence[int]) -> Batch:
         """Rows `indices` padded on the right to the longest among them; the padding is not attended to."""

@@ -151,6 +151,15 @@ class PairRows:
         return self.examples.names
 
     @property
+    def positions(self) -> Sequence[int]:
+        counts: list[int] = self.examples.trained_counts.tolist()
+        return counts
+
+    @property
+    def row_ids(self) -> Sequence[str]:
+        return self.ids
+
+    @property
     def truncated(self) -> int:
         """Rows of which something was cut."""
         return 0 if self.counts is None else self.counts.rows_cut

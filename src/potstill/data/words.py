@@ -102,7 +102,13 @@ class EncodedWords:
         return [len(window.tokens) for window in self.windows]
 
     @property
-    def counts(self) -> Sequence[int]:
+    def row_ids(self) -> Sequence[str]:
+        """Of the document that each window is of."""
+        firsts = {document: self.ids[window] for window, document in reversed(list(enumerate(self.documents.tolist())))}
+        return [firsts[document] for document in self.documents.tolist()]
+
+    @cached_property
+    def positions(self) -> Sequence[int]:
         """How many words are answered in each window."""
         return [len(window.places) for window in self.windows]
 

@@ -115,7 +115,9 @@ class MixedLoss(nn.Module):
             logits = blank_masked(teacher.logits.reshape(-1, classes), mask)
             return lambda temperature: logits
         if not isinstance(target := teacher.target, FullTarget):
-            return None
+            # A store has nothing to say of a batch of which nothing counts, as a process without rows has.
+            nothing = None if mask.any() else torch.zeros(len(mask), classes, device=mask.device)
+            return None if nothing is None else lambda temperature: nothing
 
         def at(temperature: float) -> Tensor:
             unmasked = target.logits_at(slice(None), temperature, self._kernels.log_sum_exp)

@@ -1,5 +1,6 @@
 """Speed of a saved language model that writes greedily, token by token, measured in a process of its own."""
 
+import itertools
 import json
 import sys
 import time
@@ -25,6 +26,8 @@ class GenerationRequest:
     trust_remote_code: bool = False
     beside: tuple[str, ...] = ()
     """Further models that speak with it, where several teachers speak as one."""
+    in_turn: bool = False
+    """Of several, one speaks after each prompt, as where rows are routed by domain, instead of all."""
 
 
 Together = Callable[[Sequence[Any]], Any]
@@ -106,9 +109,10 @@ def _measure(request: GenerationRequest) -> dict[str, Any]:
         kind.from_pretrained(each, dtype=torch.float32, use_safetensors=True, **trust).to(request.device).eval()
         for each in (request.model, *request.beside)
     ]
+    turns = itertools.cycle([[model] for model in models] if request.in_turn else [models])
     for prompt in request.prompts[: request.warmup]:
-        greedy(models, prompt, min(2, request.new_tokens))
-    taken = [greedy(models, prompt, request.new_tokens)[1] for prompt in request.prompts]
+        greedy(next(turns), prompt, min(2, request.new_tokens))
+    taken = [greedy(next(turns), prompt, request.new_tokens)[1] for prompt in request.prompts]
     peak = torch.cuda.max_memory_allocated() if request.device == "cuda" else peak_memory_bytes()
     return {
         "first_ms": [1000 * seconds[0] for seconds in taken],

@@ -1,5 +1,6 @@
 """Speed of a saved model that tags words, documents in and tags out, measured in a process of its own."""
 
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ class WordRequest:
     trust_remote_code: bool = False
     beside: tuple[str, ...] = ()
     """Further models that are loaded and answer with it, where several teachers speak as one."""
+    in_turn: bool = False
+    """Of several, documents are answered by one, as where they are routed by domain, instead of by all."""
 
 
 def _measure(request: WordRequest) -> dict[str, Any]:
@@ -43,6 +46,8 @@ def _measure(request: WordRequest) -> dict[str, Any]:
         for each in (request.model, *request.beside)
     ]
 
+    turns = itertools.cycle(models)
+
     def answer(documents: Sequence[Sequence[str]]) -> None:
         split = windows_of(tokenizer, documents, request.max_length, request.overlap)
         tokens = [torch.from_numpy(window.tokens).long() for windows in split for window in windows]
@@ -51,7 +56,7 @@ def _measure(request: WordRequest) -> dict[str, Any]:
             ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True, padding_value=tokenizer.pad_token_id or 0)
             lengths = torch.tensor([len(each) for each in part])
             mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-            for model in models:
+            for model in [next(turns)] if request.in_turn else models:
                 model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.argmax(dim=-1).cpu()
 
     return timed(answer, request.documents, request.warmup, request.batch_size, device)

@@ -137,9 +137,6 @@ class Recipe(Settings):
                 f"label.encoding: {self.encoding.kind} holds no whole distributions, and those of several teachers are "
                 "mixed. Use low_rank or hidden, or label.mode: online."
             )
-        by_domain = isinstance(self.teacher, Routed) and self.teacher.by == "domain"
-        if by_domain and not isinstance(self.task, TextClassification):
-            raise ValueError(f"teacher.by: domain does not fit {self.task.kind} yet. Use confidence, or a mixture.")
         return self
 
     @model_validator(mode="after")

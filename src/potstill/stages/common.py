@@ -191,7 +191,7 @@ def _with_several(recipe: Recipe, several: Mixture | Routed, inputs: Inputs, bas
             )
         found[name] = files
     if isinstance(several, Routed) and several.by == "domain":
-        for split in ("train", "test"):
+        for split in ("train", "validation", "test") if recipe.task.writes else ("train", "test"):
             for row in inputs.splits[split].rows:
                 several.member_for(row.domain, row.id)
     return replace(inputs, several=found)

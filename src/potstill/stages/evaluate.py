@@ -51,7 +51,7 @@ from potstill.stages.train import initial_student
 from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.tasks import TextClassification, TokenClassification
 from potstill.tasks.answers import Answer, OneClass
-from potstill.teachers import FrozenTeacher, Mixture, Routed, combined, lead_name, routes_of
+from potstill.teachers import FrozenTeacher, Mixture, Routed, combined, lead_name, route_numbers, routes_of
 from potstill.training.engine import Engine
 
 Logits = npt.NDArray[np.float32]
@@ -126,7 +126,7 @@ def _evaluate(
     if recipe.several is not None:
         # What the student learnt from is all of them together.
         names = list(recipe.several.of)
-        logits["teacher"] = _together(recipe.several, task.answer, [logits[name] for name in names], test)
+        logits["teacher"] = _together(recipe.several, task.answer, [logits[name] for name in names], as_teacher, test)
         counts["teacher"] = (sum(counts[name][0] for name in names), sum(counts[name][1] for name in names))
         sizes["teacher"] = sum(sizes[name] for name in names)
     speed = _speed(run, recipe, inputs, folders, engine)
@@ -221,17 +221,17 @@ def _predict(teacher: FrozenTeacher, answer: Answer, rows: EncodedRows, batch_si
     return result
 
 
-def _together(several: Mixture | Routed, answer: Answer, members: Sequence[Logits], rows: Sequence[Row]) -> Logits:
+def _together(
+    several: Mixture | Routed, answer: Answer, members: Sequence[Logits], encoded: EncodedRows, rows: Sequence[Row]
+) -> Logits:
     """The outputs of several teachers as one, at temperature 1."""
-    routes = routes_of(several, rows)
     targets, shape = [], torch.Size()
     for outputs in members:
         logits = answer.said(torch.from_numpy(outputs)).logits
         assert logits is not None
         shape = logits.shape
         targets.append(LogitTargets(logits.reshape(-1, shape[-1])))
-    positions = len(targets[0]) // len(rows)
-    numbers = [routes[row.id] for row in rows for _ in range(positions)] if routes else None
+    numbers = route_numbers(routes_of(several, encoded, rows))
     said = combined(several, targets, numbers).logits_at(slice(None), 1.0, plain_log_sum_exp)
     together: Logits = answer.outputs(Signals(logits=said.reshape(shape))).numpy()
     return together

@@ -35,7 +35,7 @@ from potstill.stages.exact_match import exact_matches
 from potstill.stages.findings import findings
 from potstill.targets import FullTarget, HiddenTargets, LogitTargets, plain_log_sum_exp
 from potstill.tasks.writing import end_tokens, writing
-from potstill.teachers import FrozenTeacher, combined, lead_name
+from potstill.teachers import FrozenTeacher, Routed, Routes, combined, lead_name, route_numbers, routes_of
 from potstill.training.engine import Engine
 
 SHOWN_CHARACTERS = 600
@@ -90,9 +90,10 @@ def evaluate_language(
         # What the student learnt from is all of them together.
         counts["teacher"] = (sum(counts[name][0] for name in several.of), sum(counts[name][1] for name in several.of))
         sizes["teacher"] = sum(sizes[name] for name in several.of)
-    tokens, example_of = _tokens(run, recipe, rows, models | {UNTRAINED: untrained}, engine)
+    routes = {} if several is None else routes_of(several, rows, test)
+    tokens, example_of = _tokens(run, recipe, rows, models | {UNTRAINED: untrained}, routes, engine)
     initial = tokens.pop(UNTRAINED)
-    generations = _generations(run, recipe, inputs, models)
+    generations = _generations(run, recipe, inputs, models, routes)
     exact = exact_matches(run, recipe, inputs, models) if task.judges_whole_responses else {}
     models.clear()
     prompts, speed = _speed(run, recipe, inputs, folders, engine)
@@ -142,7 +143,12 @@ def evaluate_language(
 
 
 def _tokens(
-    run: RunDir, recipe: Recipe, rows: TokenRows, models: Mapping[str, PreTrainedModel], engine: Engine
+    run: RunDir,
+    recipe: Recipe,
+    rows: TokenRows,
+    models: Mapping[str, PreTrainedModel],
+    routes: Routes,
+    engine: Engine,
 ) -> tuple[dict[str, TokenMeasures], npt.NDArray[np.int64]]:
     """The measures of each model at every trained token, and the number of the example that it belongs to."""
     asked = {name: FrozenTeacher(model, engine.device, recipe.task.ask) for name, model in models.items()}
@@ -156,7 +162,8 @@ def _tokens(
             labels = batch.labels[batch.mask].to(engine.device)
             said: dict[str, FullTarget] = {name: _states(teacher, batch) for name, teacher in asked.items()}
             if recipe.several is not None:
-                said["teacher"] = combined(recipe.several, [said[name] for name in recipe.several.of])
+                numbers = route_numbers({name: routes[name] for name in batch.ids} if routes else {})
+                said["teacher"] = combined(recipe.several, [said[name] for name in recipe.several.of], numbers)
             for name, measured in measure_tokens(said, said["teacher"], labels, chunk_rows=chunk_rows).items():
                 parts[name].append(measured)
             for number in rows.examples_in(index):
@@ -256,7 +263,7 @@ def _chosen(recipe: Recipe, inputs: Inputs, count: int, salt: str) -> list[tuple
 
 
 def _generations(
-    run: RunDir, recipe: Recipe, inputs: Inputs, models: Mapping[str, PreTrainedModel]
+    run: RunDir, recipe: Recipe, inputs: Inputs, models: Mapping[str, PreTrainedModel], routes: Routes
 ) -> list[Generation]:
     """What each model writes after the same prompts."""
     settings, tokenizer = recipe.evaluate, inputs.tokenizer
@@ -269,6 +276,8 @@ def _generations(
     with run.progress.task("evaluate: responses", len(chosen) * len(speakers), "responses") as advance:
         for row, prompt in chosen:
             said = {}
+            if recipe.several is not None and routes:
+                speakers["teacher"] = [models[list(recipe.several.of)[routes[row.id][0]]]]
             for name, speaking in speakers.items():
                 ends = end_tokens(speaking[0], tokenizer)
                 together = partial(_next_of_all, recipe)
@@ -300,7 +309,7 @@ def _speed(
     beside: dict[str, Any] = {}
     if several := recipe.several:
         others = (str(folders[name].path) for name in several.of if name != lead_name(several))
-        beside = {"beside": tuple(others)}
+        beside = {"beside": tuple(others), "in_turn": isinstance(several, Routed) and several.by == "domain"}
     requests = {
         name: GenerationRequest(
             model=str(folder.path),

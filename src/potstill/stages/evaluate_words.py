@@ -33,7 +33,7 @@ from potstill.stages.compared import estimate, headline, pairs, parameters, spee
 from potstill.stages.findings import findings
 from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.tasks import TokenClassification
-from potstill.teachers import FrozenTeacher, combined, lead_name
+from potstill.teachers import FrozenTeacher, Routed, combined, lead_name, route_numbers, routes_of
 from potstill.training.engine import Engine
 
 Logits = npt.NDArray[np.float32]
@@ -53,7 +53,7 @@ class _Documents:
 
     @property
     def document_of(self) -> npt.NDArray[np.int64]:
-        return np.repeat(self.encoded.documents, self.encoded.counts)
+        return np.repeat(self.encoded.documents, self.encoded.positions)
 
     @property
     def truth(self) -> npt.NDArray[np.int64]:
@@ -91,7 +91,7 @@ def evaluate_words(
     if recipe.several is not None:
         names = list(recipe.several.of)
         targets = [LogitTargets(torch.from_numpy(logits[name])) for name in names]
-        together = combined(recipe.several, targets)
+        together = combined(recipe.several, targets, route_numbers(routes_of(recipe.several, encoded, rows)))
         logits["teacher"] = together.logits_at(slice(None), 1.0, plain_log_sum_exp).numpy()
         counts["teacher"] = (sum(counts[name][0] for name in names), sum(counts[name][1] for name in names))
         sizes["teacher"] = sum(sizes[name] for name in names)
@@ -181,7 +181,7 @@ def _predict(teacher: FrozenTeacher, encoded: EncodedWords, batch_size: int, adv
         values = teacher(batch).logits
         assert values is not None
         answers = values[batch.mask.to(values.device)].float().cpu().numpy()
-        ends = np.cumsum([encoded.counts[index] for index in indices])
+        ends = np.cumsum([encoded.positions[index] for index in indices])
         for index, part in zip(indices, np.split(answers, ends[:-1]), strict=True):
             parts[index] = part
         advance(len(indices))
@@ -301,7 +301,7 @@ def _speed(
     beside: dict[str, Any] = {}
     if several := recipe.several:
         others = (str(folders[name].path) for name in several.of if name != lead_name(several))
-        beside = {"beside": tuple(others)}
+        beside = {"beside": tuple(others), "in_turn": isinstance(several, Routed) and several.by == "domain"}
     requests = {
         name: WordRequest(
             model=str(folder.path),

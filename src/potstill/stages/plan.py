@@ -195,7 +195,7 @@ def _counts(split: Split, encoded: Encoded) -> SplitCounts:
     counts = encoded.counts if isinstance(encoded, TokenRows) else None
     in_words = encoded if isinstance(encoded, EncodedWords) else None
     return SplitCounts(
-        words=sum(in_words.counts) if in_words else None,
+        words=sum(in_words.positions) if in_words else None,
         windows=len(in_words.windows) if in_words else None,
         read=split.read,
         rows=len(split.rows),

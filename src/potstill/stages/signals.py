@@ -83,6 +83,6 @@ def _tokens(rows: BatchSource, part: Part) -> Iterator[tuple[int, int]]:
         yield from rows.maps_of(part)
         return
     if isinstance(rows, EncodedWords):
-        yield from zip(rows.counts, rows.lengths, strict=True)
+        yield from zip(rows.positions, rows.lengths, strict=True)
         return
     yield from ((length, length) for length in rows.lengths)

@@ -33,7 +33,7 @@ from potstill.stages.common import (
 )
 from potstill.stages.label import is_generation, label_source, one_of, store_of
 from potstill.stages.label_features import features_of
-from potstill.stages.plan import shapes_of, total_steps
+from potstill.stages.plan import LABELLED, shapes_of, total_steps
 from potstill.students import Copy, Importance, copy_from_teacher, measure_importance
 from potstill.tasks import TextClassification
 from potstill.teachers import (
@@ -251,7 +251,13 @@ class _Opened:
         several = self.recipe.several
         if several is not None:
             members = {name: self._member(name).distributions() for name in several.of}
-            return SeveralTeachers(several, members, routes_of(several, self.inputs.splits["train"].rows))
+            routes: dict[str, tuple[int, int]] = {}
+            # A language model's teachers also speak of the validation rows.
+            for name in LABELLED if self.recipe.task.writes else ("train",):
+                rows = self.inputs.splits[name].rows
+                encoded = self.recipe.task.encode(rows, self.inputs.tokenizer, self.inputs.labels)
+                routes |= routes_of(several, encoded, rows)
+            return SeveralTeachers(several, members, routes)
         if self.recipe.label.mode == "online":
             return self._asked(frozenset())
         store = self._store(store_of(self.lessons.name))

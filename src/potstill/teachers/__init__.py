@@ -11,7 +11,15 @@ from potstill.teachers.moving_average import MovingAverage
 from potstill.teachers.pretrained import PretrainedTeacher
 from potstill.teachers.renumbered import RenumberedTeacher
 from potstill.teachers.self_taught import BornAgainTeacher, CheckpointTeacher, MovingAverageTeacher
-from potstill.teachers.several import Mixture, Routed, SeveralTeachers, combined, routes_of
+from potstill.teachers.several import (
+    Mixture,
+    Routed,
+    Routes,
+    SeveralTeachers,
+    combined,
+    route_numbers,
+    routes_of,
+)
 
 
 def _pretrained_unless_said(value: Any) -> Any:
@@ -36,10 +44,12 @@ __all__ = [
     "PretrainedTeacher",
     "RenumberedTeacher",
     "Routed",
+    "Routes",
     "SeveralTeachers",
     "combined",
     "lead_name",
     "lead_of",
+    "route_numbers",
     "routes_of",
     "snapshot_name",
 ]

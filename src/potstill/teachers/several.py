@@ -1,7 +1,7 @@
 """Several teachers of one student: mixed by weights, or each for the rows that it knows best."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
+from potstill.data.encoded import Encoded
 from potstill.errors import DataError
 from potstill.settings import Settings
 from potstill.signals import Batch, Signals, Teacher
@@ -103,11 +104,27 @@ def _check(members: Mapping[str, object], lead: str | None, **named: Mapping[str
         raise ValueError(f"lead: no teacher {lead!r}; there are: {', '.join(members)}.")
 
 
-def routes_of(settings: Mixture | Routed, rows: Sequence[Any]) -> dict[str, int]:
-    """The number of the teacher for the id of each row, where rows are routed by domain; else nothing."""
+Routes = Mapping[str, tuple[int, int]]
+"""For each id of encoded rows the number of its teacher, and how many of its positions count. Empty where rows are not
+routed by domain."""
+
+
+def routes_of(settings: Mixture | Routed, encoded: Encoded, rows: Iterable[Any]) -> Routes:
+    """The routes of `rows` as they are encoded.
+
+    Raises:
+        DataError: a row of a domain that no teacher knows.
+    """
     if not isinstance(settings, Routed) or settings.by != "domain":
         return {}
-    return {row.id: settings.member_for(row.domain, row.id) for row in rows}
+    members = {row.id: settings.member_for(row.domain, row.id) for row in rows}
+    parts = zip(encoded.ids, encoded.row_ids, encoded.positions, strict=True)
+    return {identity: (members[row], positions) for identity, row, positions in parts}
+
+
+def route_numbers(routes: Routes) -> list[int] | None:
+    """The number of the teacher at each position, in the order of the routes; None where there are none."""
+    return [member for member, positions in routes.values() for _ in range(positions)] or None
 
 
 def combined(
@@ -132,8 +149,7 @@ class SeveralTeachers:
 
     settings: Mixture | Routed
     members: Mapping[str, Teacher]
-    routes: Mapping[str, int]
-    """The number of the teacher for each id, where rows are routed by domain."""
+    routes: Routes
 
     def __call__(self, batch: Batch) -> Signals:
         targets: list[FullTarget] = []
@@ -147,10 +163,17 @@ class SeveralTeachers:
                 targets.append(LogitTargets(said.logits[batch.mask.to(said.logits.device)]))
         if not targets:
             return Signals()
-        positions = batch.mask.reshape(len(batch.ids), -1).sum(dim=1).tolist()
-        counted = [identity for identity, count in zip(batch.ids, positions, strict=True) for _ in range(count)]
-        routes = [self.routes[identity] for identity in counted] if self.routes else None
-        target = combined(self.settings, targets, routes)
+        target = combined(self.settings, targets, self._numbers(batch) if self.routes else None)
         if isinstance(target, MixedTargets):
             target = MixedTargets(target.members, target.weights.to(batch.mask.device))
         return Signals(target=target)
+
+    def _numbers(self, batch: Batch) -> list[int]:
+        """The number of the teacher at each position that counts."""
+        counts = [self.routes[identity][1] for identity in batch.ids]
+        if len(batch.ids) == len(batch.mask):
+            counts = batch.mask.reshape(len(batch.ids), -1).sum(dim=1).tolist()
+        elif not batch.mask.any():
+            # Packed rows of a process that has none in this step.
+            counts = [0] * len(batch.ids)
+        return [n for name, count in zip(batch.ids, counts, strict=True) for n in [self.routes[name][0]] * count]
