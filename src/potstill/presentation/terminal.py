@@ -25,6 +25,9 @@ class Costly(Protocol):
     @property
     def weight_bytes(self) -> int: ...
 
+    @property
+    def design(self) -> str | None: ...
+
 
 def plan_lines(plan: PlanRecord) -> Iterator[str]:
     """What will happen, for `potstill check`."""
@@ -119,9 +122,9 @@ def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None
     for name in ("latency, ms", "faster") if timed else ():
         table.add_column(name, justify="right", no_wrap=True)
     for each in (teacher, *(costs for _, costs in found)):
-        shape = each.shape
+        shape, called = each.shape, "teacher" if each is teacher else each.design
         cells = [
-            f"{shape.layers} x {shape.width}" + (" (teacher)" if each is teacher else ""),
+            f"{shape.layers} x {shape.width}" + (f" ({called})" if called else ""),
             f"{shape.parameters / 1e6:,.1f} M",
             f"{shape.embedding_parameters / 1e6:,.1f} M",
             f"{each.flops_per_token / 1e6:,.1f}",
@@ -134,8 +137,9 @@ def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None
     console = Console()
     console.width = max(console.width, 120)
     console.print(table)
-    first = found[0][1].shape
-    console.print(f"In the recipe: student: {{layers: {first.layers}, width: {first.width}}}", highlight=False)
+    first, design = found[0][1].shape, found[0][1].design
+    said = f"kind: design, name: {design}" if design else f"layers: {first.layers}, width: {first.width}"
+    console.print(f"In the recipe: student: {{{said}}}", highlight=False)
 
 
 def _shape(shape: ShapeRecord) -> str:

@@ -22,7 +22,7 @@ from potstill.stages.common import Inputs
 from potstill.stages.respond import planned
 from potstill.stages.shapes import shape_of
 from potstill.stages.signals import build_loss, planned_signals
-from potstill.students import shape_notes
+from potstill.students import Design, design_note, shape_notes
 from potstill.teachers import MovingAverageTeacher
 
 LABELLED = ("train", "validation")
@@ -158,6 +158,8 @@ def _of_capacity(recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: 
     """Where the student differs from what was asked for, and where it may be too small for its teacher."""
     made = inputs.student_config
     found = shape_notes(inputs.lead.config, inputs.student, made)
+    if isinstance(recipe.student, Design) and (note := design_note(inputs.lead.config, recipe.student)):
+        found.append(note)
     if student.family != teacher.family:
         found.append(
             f"the student is another kind of network ({student.family}) than its teacher ({teacher.family}); what it "
