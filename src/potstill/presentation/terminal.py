@@ -56,8 +56,11 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
     yield f"{'teacher':12} {_shape(plan.teacher)}; adapted in {plan.adapt_steps:,} steps"
     yield f"{'student':12} {_shape(plan.student)}; trained in {plan.steps:,} steps"
     pieces = plan.student.vocabulary, plan.teacher.vocabulary
-    if pieces[0] != pieces[1]:
-        yield f"{'vocabulary':12} {pieces[0]:7,} of the teacher's {pieces[1]:,} pieces"
+    if plan.spelt_share is not None:
+        yield (
+            f"{'vocabulary':12} {pieces[0]:7,} of the teacher's {pieces[1]:,} pieces; {plan.spelt_share:.1%} of those "
+            "of validation are spelt with others"
+        )
     yield f"{'disk':12} up to {plan.disk_bytes / 1e6:,.0f} MB, of which labels {plan.label_store_bytes / 1e6:,.1f} MB"
     for signal in plan.signals:
         of = f" of layers {', '.join(map(str, signal.layers))}" if signal.layers else ""

@@ -18,7 +18,7 @@ from potstill.losses import Shapes
 from potstill.recipe import OptimiserSettings, Recipe
 from potstill.records import PlanRecord, ShapeRecord, SplitCounts, TokensRecord
 from potstill.run_dir import RunDir
-from potstill.stages.common import Inputs
+from potstill.stages.common import Inputs, piece_counts
 from potstill.stages.respond import planned
 from potstill.stages.shapes import shape_of
 from potstill.stages.signals import build_loss, planned_signals
@@ -84,6 +84,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         signals=signals,
         responses_to_write=sum(isinstance(row, Written) for row in learnt.splits["train"].rows),
         prompts_dropped=dropped,
+        spelt_share=_spelt_share(inputs, encoded["validation"]),
         disk_bytes=disk,
         disk_free_bytes=free,
         warnings=[*_warnings(recipe, inputs, teacher, student, counts), *_of_prompts(recipe, dropped)],
@@ -232,6 +233,14 @@ def _store_bytes(recipe: Recipe, inputs: Inputs, counts: Mapping[str, SplitCount
 def _adapt_rows(recipe: Recipe, inputs: Inputs) -> int:
     rows = labelled_rows(adapt_split(inputs).rows)
     return len(recipe.task.encode(rows, inputs.tokenizer, inputs.labels).lengths)
+
+
+def _spelt_share(inputs: Inputs, validation: Encoded) -> float | None:
+    """The share of a split's pieces that the student's vocabulary has not."""
+    if inputs.vocabulary is None:
+        return None
+    counts = piece_counts(validation, inputs.tokenizer)
+    return 1 - (counts[inputs.vocabulary.kept].sum() / counts.sum()).item()
 
 
 def _existing(folder: Path) -> Path:
