@@ -65,7 +65,8 @@ def from_teacher(recipe: Recipe, inputs: Inputs, folders: list[ModelFolder], eng
             target = model(batch).target
             assert isinstance(target, HiddenTargets)
             said[str(number)] = target
-        found = measure_tokens(said, said["0"], batch.labels[batch.mask].to(engine.device))
+        size = said["0"].head.chunk_rows // 4
+        found = measure_tokens(said, said["0"], batch.labels[batch.mask].to(engine.device), chunk_rows=size)
         for number, part in enumerate(parts):
             part.append(found[str(number)])
     return [joined(part) for part in parts]

@@ -61,7 +61,9 @@ def pair_tokenizer(family: str, **special: str) -> PreTrainedTokenizerFast:
         single="$A </s>" if family == "t5" else "<s> $A </s>", special_tokens=around
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, **{"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"} | special
+        tokenizer_object=core,
+        model_input_names=["input_ids", "attention_mask"],
+        **{"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"} | special,
     )
 
 
@@ -127,7 +129,7 @@ data:
   adapt: data/adapt.jsonl
   near_copies: null
 teacher: {{kind: pretrained, model: "{teacher}"}}
-adapt: {{epochs: 20, batch_size: 16, learning_rate: 1e-2, precision: float32}}
+adapt: {{epochs: 6, batch_size: 16, learning_rate: 1e-2, precision: float32}}
 label:
   encoding: {{kind: low_rank, head: 8, rank: 16}}
   temperatures: [1, 2]

@@ -51,6 +51,13 @@ class Divergence(Protocol):
     ) -> Float[Tensor, "*batch classes"]: ...
 
 
+@runtime_checkable
+class GaussianDivergence(Divergence, Protocol):
+    """A divergence that has a closed form between two Gaussians of unit variance."""
+
+    def between_means(self, p: Float[Tensor, "*batch"], q: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]: ...
+
+
 def temperature_scale(divergence: Divergence, temperature: Any) -> Any:
     """T^2, which keeps soft and hard gradients on one scale when T changes; 1 where that does not hold."""
     return temperature**2 if divergence.shrinks_as_inverse_square else temperature**0
@@ -77,6 +84,9 @@ class ForwardKL(_InverseSquare):
     ) -> Float[Tensor, "*batch classes"]:
         return log_q.exp() - log_p.exp()
 
+    def between_means(self, p: Float[Tensor, "*batch"], q: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        return (p - q).square() / 2
+
 
 class ReverseKL(_InverseSquare):
     """KL(q || p): the student keeps to what the teacher finds likely (MiniLLM, arXiv:2306.08543)."""
@@ -92,6 +102,10 @@ class ReverseKL(_InverseSquare):
         self, log_p: Float[Tensor, "*batch classes"], log_q: Float[Tensor, "*batch classes"]
     ) -> Float[Tensor, "*batch classes"]:
         return _through_softmax(log_q - log_p, log_q)
+
+    def between_means(self, p: Float[Tensor, "*batch"], q: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        # Of equal variances neither direction is another.
+        return (p - q).square() / 2
 
 
 class GeneralisedJSD(_InverseSquare):

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from potstill.run_dir import Record
 
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""What is answered about a text, as transformers calls it."""
+
 
 class Part(BaseModel):
     """A piece of a record."""
@@ -176,7 +179,8 @@ class TrainRecord(Record):
     planned_steps: int
     best_step: int
     best_validation_loss: float
-    best_validation_accuracy: float
+    best_validation_accuracy: float | None
+    """None where labels are numbers."""
     stopped_early: bool
     train_rows: int
     labelled_rows: int
@@ -184,6 +188,9 @@ class TrainRecord(Record):
 
 _METRICS = {
     "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+    "r2": "R²",
+    "spearman": "Spearman's rank correlation",
     "token_accuracy": "accuracy at the next token",
     "entity_f1": "entity F1",
 }
@@ -197,16 +204,23 @@ def metric_name(metric: str) -> str:
 class ModelEvaluation(Part):
     """One model on the test rows and on this machine."""
 
-    accuracy: float
-    accuracy_interval: Estimate
-    """Over rows; of language models at the next token, of token classification at each word."""
+    accuracy: float | None
+    accuracy_interval: Estimate | None
+    """Over rows; of language models at the next token, of token classification at each word. Of several labels for a
+    text the share of rows that have exactly the right ones. None where labels are numbers."""
     macro_f1: float | None
     macro_f1_interval: Estimate | None
-    """Of one class for each text alone."""
+    """Of one class for each text, or of several labels."""
     scores: dict[str, Estimate] = Field(default_factory=dict)
     """What else the task measures, by name: shares that are better where they are higher."""
-    cross_entropy: float
-    expected_calibration_error: float
+    rmse: Estimate | None = None
+    """Where labels are numbers: the root of the mean squared error, in their unit."""
+    rmse_from_teacher: Estimate | None = None
+    """The same of the difference from what the teacher says."""
+    cross_entropy: float | None
+    expected_calibration_error: float | None
+    """Both over rows, or over tokens or words; of several labels for a text over each decision about one. None where
+    labels are numbers."""
     latency_p50_ms: float
     latency_p95_ms: float
     latency_p99_ms: float
@@ -231,7 +245,9 @@ class ModelEvaluation(Part):
 
     def score(self, metric: str) -> Estimate:
         """A metric of the task by name, such as its primary one."""
-        return self.scores.get(metric, self.accuracy_interval)
+        found = self.scores.get(metric, self.accuracy_interval)
+        assert found is not None, f"{metric} was not measured"
+        return found
 
 
 class Generation(Part):
@@ -249,21 +265,27 @@ class Comparison(Part):
 
     of: str
     against: str
-    accuracy_points: Estimate
+    accuracy_points: Estimate | None
     macro_f1_points: Estimate | None
     score_points: dict[str, Estimate] = Field(default_factory=dict)
     """Of each of the `scores`."""
-    only_of_right: int
-    only_against_right: int
+    only_of_right: int | None
+    only_against_right: int | None
+    """None where labels are numbers, of which none is right or wrong."""
     mcnemar_p: float | None
 
     def points(self, metric: str) -> Estimate:
         """The difference in a metric of the task by name, such as its primary one."""
-        return self.score_points.get(metric, self.accuracy_points)
+        found = self.score_points.get(metric, self.accuracy_points)
+        assert found is not None, f"{metric} was not compared"
+        return found
 
 
 class Agreement(Part):
-    """How often a model says what the teacher says: the top class, on all rows and where the teacher errs."""
+    """How often a model says what the teacher says: the top class, on all rows and where the teacher errs.
+
+    Where a text has several labels, each decision about one counts by itself.
+    """
 
     all_rows: Estimate
     teacher_wrong: float | None
@@ -272,14 +294,27 @@ class Agreement(Part):
 
 
 class Floor(Part):
-    """TF-IDF and logistic regression on the same labelled rows: what a model must beat to be worth its cost."""
+    """TF-IDF and logistic regression on the same labelled rows: what a model must beat to be worth its cost.
+
+    Ridge regression where labels are numbers.
+    """
 
     labelled_rows: int
-    accuracy: float
-    macro_f1: float
+    accuracy: float | None
+    macro_f1: float | None
+    scores: dict[str, float] = Field(default_factory=dict)
+    """What else the task measures, by name."""
+
+    def score(self, metric: str) -> float:
+        """A metric of the task by name, such as its primary one."""
+        found = self.scores.get(metric, self.accuracy)
+        assert found is not None, f"{metric} was not measured"
+        return found
 
 
 class ClassRow(Part):
+    """A class, and the share of its rows that each model recognises."""
+
     label: str
     rows: int
     teacher_accuracy: float | None
@@ -338,10 +373,17 @@ class EvaluateRecord(Record):
     generations: list[Generation] = Field(default_factory=list)
     test_words: int | None = None
     """Of token classification: the words that are classified one by one."""
+    problem_type: ProblemType = "single_label_classification"
+    """Of text classification: whether a text has one class, any number of labels, or a number."""
 
     def primary(self, model: str) -> Estimate:
         """What this task judges a model by."""
         return self.models[model].score(self.primary_metric)
+
+
+def accuracy_name(evaluation: EvaluateRecord) -> str:
+    """What an accuracy is of in this evaluation, in words."""
+    return "all labels right" if evaluation.problem_type == "multi_label_classification" else "accuracy"
 
 
 class Check(Part):

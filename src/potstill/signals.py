@@ -4,7 +4,7 @@ The loop knows a teacher as `teacher(batch) -> Signals` and a logit loss as one 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -58,6 +58,8 @@ class Signals:
     hidden: Float[Tensor, "*batch width"] | None = None
     """Last hidden states, after the final norm: what the head makes logits of."""
     head: Head | None = None
+    mean: Float[Tensor, "*batch"] | None = None
+    """Of a model that says a number: the mean of a Gaussian of unit variance."""
     target: Target | None = None
     """A teacher's distributions at the unmasked positions alone, in their order."""
     features: Features = field(default_factory=dict)
@@ -68,25 +70,31 @@ class Signals:
 class Batch:
     """Rows on their way through a model.
 
-    `mask` is true where a position counts at all; `labels` is IGNORE_INDEX where there is no hard label.
+    `mask` is true where a position counts at all; `labels` is IGNORE_INDEX where there is no hard label. Labels
+    that are numbers are floating, and NaN where there is none.
     """
 
     ids: tuple[str, ...]
     inputs: Mapping[str, Tensor]
-    labels: Int[Tensor, "*batch"]
+    labels: Int[Tensor, "*batch"] | Float[Tensor, "*batch"]
     mask: Bool[Tensor, "*batch"]
+    whole_rows: bool = False
+    """Of a mask of two dimensions: whether its positions are answers about a whole row, such as its labels, and not
+    the row's tokens. A mask of one dimension is always about rows."""
 
     @property
     def token_weights(self) -> Float[Tensor, "rows length"]:
         """How much each token counts in a loss on features; they sum to the number of unmasked positions.
 
-        So features share the normaliser of all losses. Where each token is a position, it counts as one; where a row
-        is, its tokens have equal shares of it. Padding counts nothing.
+        So features share the normaliser of all losses. Where each token is a position, it counts as one; where
+        positions are about a row, its tokens have equal shares of them. Padding counts nothing.
         """
-        if self.mask.dim() == 2:
+        if self.mask.dim() == 2 and not self.whole_rows:
             return self.mask.float()
-        seen = self.inputs["attention_mask"] * self.mask[:, None]
-        return seen / seen.sum(dim=1, keepdim=True).clamp(min=1)
+        about_rows = self.mask if self.mask.dim() == 2 else self.mask[:, None]
+        positions = about_rows.sum(dim=1, keepdim=True)
+        seen = self.inputs["attention_mask"] * (positions > 0)
+        return seen / seen.sum(dim=1, keepdim=True).clamp(min=1) * positions
 
     @property
     def tokens(self) -> Bool[Tensor, "rows length"]:
@@ -107,7 +115,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         move = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
-        return Batch(self.ids, move, self.labels.to(device), self.mask.to(device))
+        return replace(self, inputs=move, labels=self.labels.to(device), mask=self.mask.to(device))
 
 
 TeacherAt = Callable[[float], Float[Tensor, "positions classes"]]
@@ -154,6 +162,20 @@ class LogitLoss(Protocol):
         student_logits: Float[Tensor, "positions classes"],
         teacher: "TeacherAt | None",
         labels: Int[Tensor, "positions"],
+        *,
+        progress: float,
+    ) -> Float[Tensor, "positions"]: ...
+
+
+@runtime_checkable
+class ValueLoss(LogitLoss, Protocol):
+    """A logit loss that also knows what it is where models say numbers, as means of Gaussians of unit variance."""
+
+    def per_value(
+        self,
+        student: Float[Tensor, "positions"],
+        teacher: Float[Tensor, "positions"] | None,
+        labels: Float[Tensor, "positions"],
         *,
         progress: float,
     ) -> Float[Tensor, "positions"]: ...

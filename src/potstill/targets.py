@@ -28,6 +28,11 @@ LEAST_LOG_MASS = -80.0
 RowLogSumExp = Callable[[Float[Tensor, "positions vocabulary"], float], Float[Tensor, "positions"]]
 
 
+def plain_log_sum_exp(logits: Tensor, temperature: float) -> Tensor:
+    """The log of the sum of exp(x / T) over each row, without kernels."""
+    return torch.logsumexp(logits / temperature, dim=-1)
+
+
 @dataclass(frozen=True)
 class Head:
     """The map from last hidden states to logits: `cap(scale * (h W^T + b))` with `cap(z) = c tanh(z / c)`."""

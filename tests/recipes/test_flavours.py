@@ -30,6 +30,10 @@ DOMAINS = dict(zip(sorted(CLASSES), ("copyleft", "permissive", "commercial"), st
 LEARNT = ["adapt.epochs=16", "adapt.learning_rate=3e-3", "adapt.frozen_layers=0"]
 ALONE = ["response", "hidden_states", "attention", "relations", "hybrid", "distilbert", "moving_average", "trimmed"]
 SEVERAL = ["mixture", "routed"]
+PAIRS = ["seq2seq", "sequence_level"]
+"""Tested in test_seq2seq.py."""
+OTHER_ANSWERS = ["multi_label"]
+"""Tested in test_answers.py."""
 
 
 @pytest.fixture
@@ -66,7 +70,8 @@ def losses_of(run: Path, name: str = "student") -> set[str]:
 
 def test_every_recipe_is_listed_and_has_a_test() -> None:
     names = {path.stem for path in RECIPES.glob("*.yaml")}
-    assert names == {*ALONE, *SEVERAL, "born_again", "assistant_first", "assistant_second", "token_classification"}
+    others = {"born_again", "assistant_first", "assistant_second", "token_classification"}
+    assert names == {*ALONE, *SEVERAL, *PAIRS, *OTHER_ANSWERS, *others}
     listed = (RECIPES / "README.md").read_text()
     assert all(f"`{name}.yaml`" in listed for name in names)
 

@@ -68,3 +68,40 @@ def test_the_primary_metric_is_what_is_kept_and_compared() -> None:
     said = findings(measured(models=models, primary_metric="entity_f1"))
     assert said[0].startswith("The teacher (80.0%) is worse than the small model trained on hard labels alone (90.0%)")
     assert "of the teacher's entity F1 (" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1.0, 9.0, "more targets to the letter than"),
+        (-9.0, -1.0, "fewer targets to the letter than"),
+        (-2, 3, "about as many targets to the letter as"),
+    ],
+)
+def test_whole_targets_are_compared_with_those_of_the_baseline(low: float, high: float, expected: str) -> None:
+    scores = {"teacher": 0.8, "student": 0.75, "baseline": 0.7}
+    models = {
+        name: each.model_copy(
+            update={
+                "scores": {"exact_match": Estimate(value=scores[name], low=0.6, high=0.9)},
+                "perplexity": 1.5,
+                "kl_mean": None if name == "teacher" else 0.2,
+            }
+        )
+        for name, each in measured().models.items()
+    }
+    gain = Estimate(value=(low + high) / 2, low=low, high=high)
+    nats = Estimate(value=0.1, low=0.05, high=0.2)
+    said = findings(
+        measured(
+            models=models,
+            primary_metric="exact_match",
+            gain_over_baseline_points=gain,
+            kl_gain_over_baseline=nats,
+            loss_gain_over_baseline=nats,
+            test_tokens=100,
+        )
+    )
+    line = next(line for line in said if "to the letter" in line)
+    assert f"It writes {expected} the baseline: 75.0% against 70.0% ({gain.value:+.1f} points" in line
+    assert any("of the teacher's exact match" in line for line in said)

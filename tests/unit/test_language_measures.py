@@ -2,10 +2,12 @@
 
 import numpy as np
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from potstill.measure.generation import greedy
 from potstill.measure.language import joined, measure_tokens
 from potstill.measure.quality import bootstrap_weights, pooled_shares
-from potstill.targets import Head, HiddenTargets
+from potstill.targets import Head, HiddenTargets, MixedTargets
 
 
 def states(seed: int, count: int = 150) -> HiddenTargets:
@@ -17,7 +19,7 @@ def states(seed: int, count: int = 150) -> HiddenTargets:
 def test_measures_are_those_of_whole_logits_over_more_than_a_chunk() -> None:
     teacher, student = states(1), states(2)
     labels = torch.randint(0, 30, (150,), generator=torch.Generator().manual_seed(3))
-    found = measure_tokens({"teacher": teacher, "student": student}, teacher, labels)
+    found = measure_tokens({"teacher": teacher, "student": student}, teacher, labels, chunk_rows=4)
     p, q = (torch.softmax(each.hidden @ each.head.weight.T, dim=1) for each in (teacher, student))
     got = found["student"]
     np.testing.assert_allclose(got.loss, -q.gather(1, labels[:, None]).squeeze(1).log().numpy())
@@ -30,6 +32,35 @@ def test_measures_are_those_of_whole_logits_over_more_than_a_chunk() -> None:
     assert not found["teacher"].kl.any() and found["teacher"].agrees.all()
     both = joined([got, found["teacher"]])
     assert len(both.kl) == 300 and both.kl[150:].sum() == 0
+
+
+def test_a_student_of_several_teachers_is_compared_with_their_mixture() -> None:
+    members, student = (states(1), states(2)), states(3)
+    teacher = MixedTargets(members, torch.tensor([0.25, 0.75], dtype=torch.float64).expand(150, 2))
+    labels = torch.zeros(150, dtype=torch.int64)
+    found = measure_tokens({"student": student}, teacher, labels, chunk_rows=64)["student"]
+    one, other, q = (torch.softmax(each.hidden @ each.head.weight.T, dim=1) for each in (*members, student))
+    p = 0.25 * one + 0.75 * other
+    np.testing.assert_allclose(found.kl, (p * (p / q).log()).sum(dim=1).numpy())
+
+
+def test_several_models_write_what_is_likeliest_for_all() -> None:
+    models = []
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        models.append(LlamaForCausalLM(LlamaConfig(vocab_size=12, **sizes)).eval())
+    text = [3, 1, 4]
+    with torch.no_grad():
+        for _ in range(6):
+            shares = [model(input_ids=torch.tensor([text])).logits[0, -1].softmax(dim=-1) for model in models]
+            text.append(int((shares[0] + shares[1]).argmax()))
+    assert greedy(models, [3, 1, 4], 6)[0] == text[3:]
+    alone = [greedy([model], [3, 1, 4], 6)[0] for model in models]
+    assert text[3:] not in alone, "the two must be seen to be asked together"
+    second = greedy(models, [3, 1, 4], 6, together=lambda logits: logits[1])[0]
+    assert second == alone[1]
+    assert greedy(models[:1], [3, 1, 4], 6, stop={alone[0][2]})[0] == alone[0][: alone[0].index(alone[0][2]) + 1]
 
 
 def test_shares_of_rows_with_several_trials_draw_whole_rows() -> None:

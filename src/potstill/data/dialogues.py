@@ -29,6 +29,7 @@ class Conversation:
 
     id: str
     messages: tuple[Message, ...]
+    domain: str | None = None
 
     @property
     def text(self) -> str:
@@ -41,12 +42,13 @@ class Conversation:
 
     @property
     def content(self) -> list[Any]:
-        return [self.id, [[message.role, message.content, message.reasoning] for message in self.messages]]
+        turns = [[message.role, message.content, message.reasoning] for message in self.messages]
+        return [self.id, turns, *_given(self.domain)]
 
     @classmethod
     def of(cls, content: list[Any]) -> "Conversation":
-        identity, messages = content
-        return cls(identity, tuple(Message(*message) for message in messages))
+        identity, messages, *domain = content
+        return cls(identity, tuple(Message(*message) for message in messages), *domain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Completion:
     id: str
     prompt: str
     completion: str | None
+    domain: str | None = None
 
     @property
     def text(self) -> str:
@@ -67,7 +70,7 @@ class Completion:
 
     @property
     def content(self) -> list[Any]:
-        return [self.id, self.prompt, self.completion]
+        return [self.id, self.prompt, self.completion, *_given(self.domain)]
 
     @classmethod
     def of(cls, content: list[Any]) -> "Completion":
@@ -80,6 +83,7 @@ class PlainText:
 
     id: str
     text: str
+    domain: str | None = None
 
     @property
     def labelled(self) -> bool:
@@ -87,11 +91,16 @@ class PlainText:
 
     @property
     def content(self) -> list[Any]:
-        return [self.id, self.text]
+        return [self.id, self.text, *_given(self.domain)]
 
     @classmethod
     def of(cls, content: list[Any]) -> "PlainText":
         return cls(*content)
+
+
+def _given(domain: str | None) -> list[str]:
+    # Content without a domain stays as it was before there were any, and so do runs.
+    return [] if domain is None else [domain]
 
 
 Example: TypeAlias = Conversation | Completion | PlainText | Written
@@ -171,7 +180,7 @@ class _Reader:
         if messages[-1].role == "system":
             raise self._error(f' "{column}": ends with a system turn, which asks for nothing. Drop or move it')
         content = json.dumps([[message.role, message.content, message.reasoning] for message in messages])
-        return Conversation(self._id(given, content), messages)
+        return Conversation(self._id(given, content), messages, self._domain(given))
 
     def _message(self, where: str, turn: Any) -> Message:
         if not isinstance(turn, dict):
@@ -201,12 +210,17 @@ class _Reader:
         completion = given.get(names.completion)
         if completion is not None:
             completion = self._filled(names.completion, completion, "use null where the teacher is to write it")
-        return Completion(self._id(given, json.dumps([prompt, completion])), prompt, completion)
+        identity = self._id(given, json.dumps([prompt, completion]))
+        return Completion(identity, prompt, completion, self._domain(given))
 
     def _plain_text(self, given: dict[str, Any]) -> PlainText:
         # Blank texts are dropped and counted with the duplicates, as blank rows of other tasks are.
         text = string_in(self.path, self.place, self.columns.text, given[self.columns.text])
-        return PlainText(self._id(given, text), text)
+        return PlainText(self._id(given, text), text, self._domain(given))
+
+    def _domain(self, given: dict[str, Any]) -> str | None:
+        domain = given.get(self.columns.domain)
+        return None if domain is None else string_in(self.path, self.place, self.columns.domain, domain)
 
     def _id(self, given: dict[str, Any], content: str) -> str:
         identity = given.get(self.columns.id)

@@ -37,11 +37,12 @@ class Encoded(BatchSource, Protocol):
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Token ids of single-label rows. `labels` holds IGNORE_INDEX where a row is unlabelled."""
+    """Token ids of rows that are labelled as a whole. `labels` is as in a `Batch`."""
 
     ids: tuple[str, ...]
     tokens: list[npt.NDArray[np.int32]]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    """A class for each row, rows x labels in {0, 1} where a row has several, or numbers."""
     pad_id: int
     truncated: int
 
@@ -58,11 +59,13 @@ class EncodedRows:
             tokens = self.tokens[index]
             input_ids[place, : len(tokens)] = tokens
             attention[place, : len(tokens)] = 1
+        labels = torch.from_numpy(self.labels[list(indices)])
         return Batch(
             ids=tuple(self.ids[index] for index in indices),
             inputs={"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention)},
-            labels=torch.from_numpy(self.labels[list(indices)]),
-            mask=torch.ones(len(indices), dtype=torch.bool),
+            labels=labels,
+            mask=torch.ones_like(labels, dtype=torch.bool),
+            whole_rows=True,
         )
 
     def select(self, indices: Sequence[int]) -> "EncodedRows":

@@ -3,6 +3,7 @@
 import codecs
 import hashlib
 import json
+import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ class Columns(Settings):
     """Rows without this column are named by a hash of their content."""
     text: str = "text"
     label: str = "label"
-    """May be missing or null: such a row is unlabelled."""
+    """May be missing or null: such a row is unlabelled. A class, or as the task says: a list of them, which is empty
+    for a text that is labelled with none, or a number."""
     tokens: str = "tokens"
     """For token classification: a list of words."""
     tags: str = "tags"
@@ -75,13 +77,15 @@ class DataRow(Protocol):
 
 
 R = TypeVar("R", bound=DataRow)
+Label = str | tuple[str, ...] | float
+"""What a row is labelled with: one class, several in alphabetical order, or a number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     id: str
     text: str
-    label: str | None
+    label: Label | None
     domain: str | None = None
 
     @property
@@ -89,27 +93,83 @@ class Row:
         return self.label is not None
 
     @property
-    def classes(self) -> Sequence[str]:
-        """The class that somebody gave it, where somebody did."""
-        return () if self.label is None else (self.label,)
-
-    @property
     def content(self) -> list[Any]:
         # Without a domain as it ever was, so that a run from before there were any goes on.
         return [self.id, self.text, self.label, *([] if self.domain is None else [self.domain])]
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that its label names."""
+        if isinstance(self.label, str):
+            return (self.label,)
+        return self.label if isinstance(self.label, tuple) else ()
+
     @classmethod
     def of(cls, content: list[Any]) -> "Row":
-        return cls(*content)
+        identity, text, label, *domain = content
+        return cls(identity, text, tuple(label) if isinstance(label, list) else label, *domain)
 
 
-def read_rows(path: Path, columns: Columns) -> OnDisk[Row]:
+LabelIn = Callable[[Path, str, str, Any], Label]
+"""What stands in the label's column, which is not null, as a label: from file, place, column and value."""
+
+
+def class_in(path: Path, place: str, column: str, value: Any) -> str:
+    """One class.
+
+    Raises:
+        DataError: it is none.
+    """
+    if isinstance(value, bool | float | list | dict):
+        hint = " Set task.problem_type for labels of another form." if isinstance(value, float | list) else ""
+        raise DataError(f'{path}: {place} "{column}": expected a class name, found {type(value).__name__}.{hint}')
+    label = string_in(path, place, column, str(value))
+    if not label:
+        raise DataError(f'{path}: {place} "{column}": empty; use null for a row without a label.')
+    return label
+
+
+def classes_in(path: Path, place: str, column: str, value: Any) -> tuple[str, ...]:
+    """Several classes, in alphabetical order.
+
+    Raises:
+        DataError: they are no list of names.
+    """
+    if not isinstance(value, list):
+        kind = type(value).__name__
+        raise DataError(
+            f'{path}: {place} "{column}": expected a list of class names, found {kind}. A text with none has [], one '
+            "without a label null."
+        )
+    if None in value:
+        raise DataError(f'{path}: {place} "{column}": expected a list of class names, found null in it.')
+    return tuple(sorted({class_in(path, place, column, each) for each in value}))
+
+
+def number_in(path: Path, place: str, column: str, value: Any) -> float:
+    """A number.
+
+    Raises:
+        DataError: it is none, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f'{path}: {place} "{column}": expected a number, found {type(value).__name__}.')
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise DataError(f'{path}: {place} "{column}": expected a finite number; use null for a row without a label.')
+    return number
+
+
+def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in) -> OnDisk[Row]:
     """All rows of a `.jsonl` or `.parquet` file, in its order. Blank lines count as nothing.
 
     Raises:
         DataError: the file, or the first bad row in it, by line or row number.
     """
-    return read_each(path, lambda place, record: _row(path, place, record, columns), lambda row: row.text)
+    return read_each(path, lambda place, record: _row(path, place, record, columns, label_in), lambda row: row.text)
 
 
 def read_each(path: Path, row_of: Callable[[str, Any], R], stands_for: Callable[[R], str]) -> OnDisk[R]:
@@ -239,7 +299,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path}: not a readable Parquet file ({error}).") from None
 
 
-def _row(path: Path, place: str, record: Any, columns: Columns) -> Row:
+def _row(path: Path, place: str, record: Any, columns: Columns, label_in: LabelIn) -> Row:
     if not isinstance(record, dict):
         kind = type(record).__name__
         raise DataError(f"{path}: {place}: expected an object with {columns.text!r}, found {kind}.")
@@ -251,12 +311,7 @@ def _row(path: Path, place: str, record: Any, columns: Columns) -> Row:
     text = string_in(path, place, columns.text, record[columns.text])
     label = record.get(columns.label)
     if label is not None:
-        if isinstance(label, bool | float | list | dict):
-            kind = type(label).__name__
-            raise DataError(f'{path}: {place} "{columns.label}": expected a class name, found {kind}.')
-        label = string_in(path, place, columns.label, str(label))
-        if not label:
-            raise DataError(f'{path}: {place} "{columns.label}": empty; use null for a row without a label.')
+        label = label_in(path, place, columns.label, label)
     identity = record.get(columns.id)
     row_id = text_id(text) if identity is None else string_in(path, place, columns.id, str(identity))
     domain = record.get(columns.domain)

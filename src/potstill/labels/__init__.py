@@ -2,6 +2,7 @@
 
 from potstill.labels.dense import Dense, DensePositions
 from potstill.labels.encodings import AnyEncoding, AskedEncoding, Auto, PositionEncoding
+from potstill.labels.hidden import Hidden
 from potstill.labels.low_rank import LowRank
 from potstill.labels.positions import bytes_per_position
 from potstill.labels.reader import StoredFeatures, StoredTeacher
@@ -17,6 +18,7 @@ __all__ = [
     "Dense",
     "DensePositions",
     "Fitted",
+    "Hidden",
     "LabelSource",
     "LabelStore",
     "LowRank",

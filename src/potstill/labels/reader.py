@@ -1,6 +1,9 @@
 """Stored labels and stored features in the role of the teacher."""
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from potstill.errors import LabelStoreError
 from potstill.labels.dense import Dense, DensePositions
@@ -10,11 +13,17 @@ from potstill.signals import Batch, Signals
 
 
 class StoredTeacher:
-    """`teacher(batch) -> Signals` from a label store, by the ids of the batch."""
+    """`teacher(batch) -> Signals` from a label store, by the ids of the batch.
 
-    def __init__(self, store: LabelStore, device: torch.device) -> None:
+    `said` makes distributions of what is stored of whole rows, which are logits unless it says otherwise.
+    """
+
+    def __init__(
+        self, store: LabelStore, device: torch.device, said: Callable[[Tensor], Signals] = lambda x: Signals(logits=x)
+    ) -> None:
         self._store = store
         self._device = device
+        self._said = said
 
     def __call__(self, batch: Batch) -> Signals:
         """The logits of the rows, or the distributions at the unmasked positions.
@@ -25,7 +34,7 @@ class StoredTeacher:
         encoding = self._store.manifest.encoding
         if isinstance(encoding, Dense):
             logits = torch.from_numpy(self._store.logits(batch.ids)).to(self._device)
-            return Signals(logits=logits.float())
+            return self._said(logits.float())
         if not batch.mask.any():
             # A process without rows in this step has a batch of which nothing counts.
             return Signals()

@@ -8,7 +8,9 @@ from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
+from potstill.families import Part
 from potstill.labels.positions import Column, Columns
 from potstill.settings import Settings
 from potstill.signals import Features, Read, Signal
@@ -19,14 +21,16 @@ class StoredState(Settings):
 
     layer: int
     normed: bool
+    part: Part = Field(default=Part.ONLY, exclude_if=lambda part: part is Part.ONLY)
 
     @property
     def column(self) -> str:
-        return f"layer_{self.layer}{'_normed' if self.normed else ''}"
+        stack = "" if self.part is Part.ONLY else f"{self.part.value}_"
+        return f"{stack}layer_{self.layer}{'_normed' if self.normed else ''}"
 
     @property
     def read(self) -> Read:
-        return Read(Signal.HIDDEN_STATES, self.layer, normed=self.normed)
+        return Read(Signal.HIDDEN_STATES, self.layer, normed=self.normed, part=self.part)
 
 
 class States(Settings):
@@ -41,7 +45,7 @@ class States(Settings):
         """The states that are read, of a model so wide."""
         ordered = sorted(reads)
         assert all(read.signal is Signal.HIDDEN_STATES for read in ordered)
-        return cls(width=width, states=tuple(StoredState(layer=r.layer, normed=r.normed) for r in ordered))
+        return cls(width=width, states=tuple(StoredState(layer=r.layer, normed=r.normed, part=r.part) for r in ordered))
 
     @property
     def columns(self) -> Mapping[str, Column]:

@@ -13,10 +13,19 @@ from potstill.losses.maps import Attention, Relations
 from potstill.losses.mixing import LossSums, MixedLoss
 from potstill.losses.response import SoftTargets, soft_target_kl
 from potstill.losses.shapes import Shapes
+from potstill.losses.stacks import loss_name
 
 AnyLoss = Annotated[
     SoftTargets | HardLabels | HiddenStates | Attention | Relations | Embeddings | Cosine, Field(discriminator="kind")
 ]
+
+
+def name_of(loss: AnyLoss) -> str:
+    """What a loss is called in metrics and errors; a recipe can list each name once."""
+    if isinstance(loss, HiddenStates | Attention | Embeddings | Cosine):
+        return loss_name(loss.kind, loss.of)
+    return loss.kind
+
 
 __all__ = [
     "AnyLoss",
@@ -30,5 +39,6 @@ __all__ = [
     "Relations",
     "Shapes",
     "SoftTargets",
+    "name_of",
     "soft_target_kl",
 ]

@@ -17,7 +17,10 @@ from potstill.signals import IGNORE_INDEX, Signal, TeacherAt
 
 
 class HardLabels(Settings):
-    """`weight * cross-entropy` with the true class in nats; rows without a label add nothing."""
+    """`weight * cross-entropy` with the true class in nats; rows without a label add nothing.
+
+    Where labels are numbers, it is (label - said)^2 / 2: the same of a Gaussian of unit variance, up to a constant.
+    """
 
     kind: Literal["hard_labels"] = "hard_labels"
     weight: Schedule = Linear(start=0.3, end=0.5)
@@ -60,6 +63,19 @@ class HardLabelsLoss:
             ignore_index=IGNORE_INDEX,
             label_smoothing=self._smoothing,
         )
+
+    def per_value(
+        self,
+        student: Float[Tensor, "positions"],
+        teacher: Float[Tensor, "positions"] | None,
+        labels: Float[Tensor, "positions"],
+        *,
+        progress: float,
+    ) -> Float[Tensor, "positions"]:
+        known = ~labels.isnan()
+        # where before the square: the gradient of NaN is NaN, even where zero flows into it.
+        distance = (at_least_float32(student) - labels).where(known, 0.0)
+        return distance.square() / 2
 
     def term_at(self, progress: float) -> HardTerm:
         return HardTerm(self.name, self._weight.at(progress), self._smoothing)

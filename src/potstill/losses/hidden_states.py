@@ -5,13 +5,15 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from potstill.divergences import at_least_float32
 from potstill.errors import RecipeError
-from potstill.families import family_named
+from potstill.families import Part, family_named
 from potstill.losses.layer_maps import LayerMap, layer_pairs
 from potstill.losses.shapes import Shapes
+from potstill.losses.stacks import Stack, layers_in, loss_name, part_of
 from potstill.records import ShapeRecord
 from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
@@ -19,6 +21,7 @@ from potstill.signals import Features, Read, Signal
 
 States = Float[Tensor, "tokens width"]
 Distance = Literal["mse", "cosine", "normalised_mse"]
+STACKS = ("encoder", "decoder")
 
 
 def hidden_state_distance(student: States, teacher: States, how: Distance) -> Float[Tensor, "tokens"]:
@@ -43,6 +46,8 @@ class HiddenStates(Settings):
 
     kind: Literal["hidden_states"] = "hidden_states"
     weight: Schedule = Constant(value=1.0)
+    of: Stack | None = Field(default=None, exclude_if=lambda of: of is None)
+    """Of encoder-decoders, whose layers are read; listed once for each, where both are."""
     layers: LayerMap = "uniform"
     """A pattern, or pairs [student, teacher], where layer 0 is the output of the embeddings."""
     distance: Distance = "mse"
@@ -59,16 +64,17 @@ class HiddenStates(Settings):
     def build(self, shapes: Shapes | None = None) -> "HiddenStatesLoss":
         """Raises RecipeError: a layer that is not there, or widths that differ without a projection."""
         assert shapes is not None
-        layers = (shapes.student.layers, shapes.teacher.layers)
-        pairs = layer_pairs(self.layers, *layers, lowest=0, loss=self.kind)
+        part = part_of(self.of, shapes, self.kind, STACKS)
+        pairs = layer_pairs(self.layers, *layers_in(shapes, part), lowest=0, loss=self.kind)
         return HiddenStatesLoss(
-            self.kind,
+            loss_name(self.kind, self.of),
             self.weight,
             pairs,
             shapes,
             distance=self.distance,
             projected=self.projection == "learned",
             normed=self.final_norm == "after",
+            part=part,
         )
 
 
@@ -77,6 +83,8 @@ class Embeddings(Settings):
 
     kind: Literal["embeddings"] = "embeddings"
     weight: Schedule = Constant(value=1.0)
+    of: Stack | None = Field(default=None, exclude_if=lambda of: of is None)
+    """Of encoder-decoders, whose layers are read; listed once for each, where both are."""
     distance: Distance = "mse"
     projection: Literal["learned", "none"] = "learned"
     """As in hidden_states."""
@@ -87,9 +95,15 @@ class Embeddings(Settings):
     def build(self, shapes: Shapes | None = None) -> "HiddenStatesLoss":
         """Raises RecipeError: widths that differ without a projection."""
         assert shapes is not None
-        projected = self.projection == "learned"
         return HiddenStatesLoss(
-            self.kind, self.weight, [(0, 0)], shapes, distance=self.distance, projected=projected, normed=False
+            loss_name(self.kind, self.of),
+            self.weight,
+            [(0, 0)],
+            shapes,
+            distance=self.distance,
+            projected=self.projection == "learned",
+            normed=False,
+            part=part_of(self.of, shapes, self.kind, STACKS),
         )
 
 
@@ -98,6 +112,8 @@ class Cosine(Settings):
 
     kind: Literal["cosine"] = "cosine"
     weight: Schedule = Constant(value=1.0)
+    of: Stack | None = Field(default=None, exclude_if=lambda of: of is None)
+    """Of encoder-decoders, whose layers are read; listed once for each, where both are."""
     projection: Literal["learned", "none"] = "none"
     """DistilBERT is as wide as its teacher and has none; a narrower student needs one."""
 
@@ -107,17 +123,23 @@ class Cosine(Settings):
     def build(self, shapes: Shapes | None = None) -> "HiddenStatesLoss":
         """Raises RecipeError: widths that differ without a projection."""
         assert shapes is not None
-        last = (shapes.student.layers, shapes.teacher.layers)
-        projected = self.projection == "learned"
+        part = part_of(self.of, shapes, self.kind, STACKS)
         return HiddenStatesLoss(
-            self.kind, self.weight, [last], shapes, distance="cosine", projected=projected, normed=True
+            loss_name(self.kind, self.of),
+            self.weight,
+            [layers_in(shapes, part)],
+            shapes,
+            distance="cosine",
+            projected=self.projection == "learned",
+            normed=True,
+            part=part,
         )
 
 
-def _read(layer: int, shape: ShapeRecord, *, normed: bool) -> Read:
+def _read(layer: int, last: int, shape: ShapeRecord, part: Part, *, normed: bool) -> Read:
     # Only the last layer's state goes through the final norm, and not all families have one.
-    has_norm = family_named(shape.family).final_norm is not None
-    return Read(Signal.HIDDEN_STATES, layer, normed=normed and has_norm and layer == shape.layers)
+    has_norm = family_named(shape.family, part).final_norm is not None
+    return Read(Signal.HIDDEN_STATES, layer, normed=normed and has_norm and layer == last, part=part)
 
 
 class HiddenStatesLoss(nn.Module):
@@ -133,6 +155,7 @@ class HiddenStatesLoss(nn.Module):
         distance: Distance,
         projected: bool,
         normed: bool,
+        part: Part = Part.ONLY,
     ) -> None:
         super().__init__()
         self.name = name
@@ -146,8 +169,10 @@ class HiddenStatesLoss(nn.Module):
             )
         self._pairs = [
             tuple(
-                _read(layer, shape, normed=normed)
-                for layer, shape in zip(pair, (shapes.student, shapes.teacher), strict=True)
+                _read(layer, last, shape, part, normed=normed)
+                for layer, last, shape in zip(
+                    pair, layers_in(shapes, part), (shapes.student, shapes.teacher), strict=True
+                )
             )
             for pair in pairs
         ]

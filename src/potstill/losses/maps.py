@@ -9,8 +9,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from potstill.errors import RecipeError
+from potstill.families import TWO_STACKS
 from potstill.losses.layer_maps import LayerMap, layer_pairs
 from potstill.losses.shapes import Shapes
+from potstill.losses.stacks import Looking, layers_in, loss_name, part_of
 from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
 from potstill.signals import Features, Read, Signal
@@ -43,6 +45,9 @@ class Attention(Settings):
 
     kind: Literal["attention"] = "attention"
     weight: Schedule = Constant(value=1.0)
+    of: Looking | None = Field(default=None, exclude_if=lambda of: of is None)
+    """Of encoder-decoders, whose maps are read: how source tokens look at each other, target tokens at those before
+    them, or (cross) target tokens at the source. Listed once for each that is."""
     layers: LayerMap = "uniform"
     """A pattern, or pairs [student, teacher] of layers, counted from 1."""
     distance: Literal["kl", "mse"] = "kl"
@@ -64,7 +69,7 @@ class AttentionLoss(nn.Module):
 
     def __init__(self, settings: Attention, shapes: Shapes) -> None:
         super().__init__()
-        self.name: str = settings.kind
+        self.name = loss_name(settings.kind, settings.of)
         self._settings = settings
         heads = (shapes.student.heads, shapes.teacher.heads)
         self._mix = settings.heads
@@ -75,9 +80,9 @@ class AttentionLoss(nn.Module):
                 f"losses: attention.heads is matched, and the student has {heads[0]} heads, the teacher {heads[1]}. "
                 "Use mean or learned."
             )
-        layers = (shapes.student.layers, shapes.teacher.layers)
-        pairs = layer_pairs(settings.layers, *layers, lowest=1, loss=self.name)
-        self._pairs = [tuple(Read(Signal.ATTENTION, layer) for layer in pair) for pair in pairs]
+        part = part_of(settings.of, shapes, settings.kind, ("encoder", "decoder", "cross"))
+        pairs = layer_pairs(settings.layers, *layers_in(shapes, part), lowest=1, loss=settings.kind)
+        self._pairs = [tuple(Read(Signal.ATTENTION, layer, part=part) for layer in pair) for pair in pairs]
         # Zeros: each of the teacher's heads begins with the plain average of the student's.
         self.mixers = nn.ParameterList(
             nn.Parameter(torch.zeros(heads[1], heads[0])) for _ in pairs if self._mix == "learned"
@@ -128,6 +133,11 @@ class Relations(Settings):
     def build(self, shapes: Shapes | None = None) -> "RelationsLoss":
         """Raises RecipeError: a layer that is not there, or channels that cannot be cut into the heads."""
         assert shapes is not None
+        if shapes.teacher.family in TWO_STACKS:
+            raise RecipeError(
+                f"losses: relations are not read of models of two stacks ({shapes.teacher.family}) yet. Use attention, "
+                "whose of names a stack, or hidden_states."
+            )
         for whose, shape in (("student", shapes.student), ("teacher", shapes.teacher)):
             for each in self.of:
                 width = shape.width if each == "query" else shape.key_value_width or shape.width

@@ -5,6 +5,7 @@ head, the logits of a language model never exist as a whole, and the chunked cor
 on features are differentiated by autograd in either case.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from potstill.losses.chunked import chunked_loss
 from potstill.losses.kernels import Kernels
 from potstill.losses.reduction import blank_masked, masked_sum
 from potstill.losses.terms import TermLoss
-from potstill.signals import IGNORE_INDEX, Batch, FeatureLoss, LogitLoss, Read, Signals, TeacherAt
+from potstill.signals import IGNORE_INDEX, Batch, FeatureLoss, LogitLoss, Read, Signals, TeacherAt, ValueLoss
 from potstill.targets import FullTarget
 
 
@@ -56,7 +57,9 @@ class MixedLoss(nn.Module):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, *, progress: float) -> LossSums:
         """The sums of all losses over the batch."""
-        if student.logits is not None:
+        if student.mean is not None:
+            sums = self._from_means(student.mean, teacher, batch, progress)
+        elif student.logits is not None:
             sums = self._from_logits(student.logits, teacher, batch, progress)
         else:
             sums = self._from_hidden(student, teacher, batch, progress)
@@ -65,10 +68,11 @@ class MixedLoss(nn.Module):
     def _with_features(
         self, sums: LossSums, student: Signals, teacher: Signals, batch: Batch, progress: float
     ) -> LossSums:
-        weights = batch.token_weights
-        weights = weights[weights > 0]
         total, parts = sums.total, dict(sums.parts)
         for loss in self._feature_losses:
+            # All that a loss compares is of the same tokens.
+            weights = batch.weights_of(next(iter(loss.student_reads)).part)
+            weights = weights[weights > 0]
             part = (loss.per_token(student.features, teacher.features) * weights).sum()
             total = total + loss.weight_at(progress) * part
             parts[loss.name] = part.detach()
@@ -87,6 +91,21 @@ class MixedLoss(nn.Module):
         for loss in self._logit_losses:
             values = loss.per_position(student_logits, teacher_at, labels, progress=progress)
             part = masked_sum(values, mask)
+            total = total + loss.weight_at(progress) * part
+            parts[loss.name] = part.detach()
+        return LossSums(total, parts)
+
+    def _from_means(self, means: Float[Tensor, "*batch"], teacher: Signals, batch: Batch, progress: float) -> LossSums:
+        mask = batch.mask.reshape(-1)
+        said = means.reshape(-1).where(mask, 0.0)
+        taught = None if teacher.mean is None else teacher.mean.reshape(-1).where(mask, 0.0)
+        labels = batch.labels.reshape(-1).where(mask, math.nan)
+        total = torch.zeros((), dtype=torch.float32, device=said.device)
+        parts: dict[str, Tensor] = {}
+        for loss in self._logit_losses:
+            if not isinstance(loss, ValueLoss):
+                raise ValueError(f"{loss.name} is between distributions over classes, and these models say numbers")
+            part = masked_sum(loss.per_value(said, taught, labels, progress=progress), mask)
             total = total + loss.weight_at(progress) * part
             parts[loss.name] = part.detach()
         return LossSums(total, parts)

@@ -11,6 +11,7 @@ from torch import Tensor
 from potstill.divergences import (
     AnyDivergence,
     ForwardKL,
+    GaussianDivergence,
     NamedDivergence,
     at_least_float32,
     kl_divergence,
@@ -49,7 +50,8 @@ def soft_target_kl(
 class SoftTargets(Settings):
     """`weight * T^2 * divergence(teacher, student)`, both at temperature T (Hinton 2015, arXiv:1503.02531).
 
-    The divergence is KL(teacher || student) unless said otherwise; total variation goes without T^2.
+    The divergence is KL(teacher || student) unless said otherwise; total variation goes without T^2. Where models say
+    numbers, it is (teacher - student)^2 / 2 in the variance of the labels, whatever the temperature.
     """
 
     kind: Literal["soft_targets"] = "soft_targets"
@@ -102,6 +104,21 @@ class SoftTargetsLoss:
         log_p = torch.log_softmax(at_least_float32(teacher(temperature)) / temperature, dim=-1)
         log_q = torch.log_softmax(at_least_float32(student_logits) / temperature, dim=-1)
         value: Tensor = self._divergence.value(log_p, log_q) * temperature_scale(self._divergence, temperature)
+        return value
+
+    def per_value(
+        self,
+        student: Float[Tensor, "positions"],
+        teacher: Float[Tensor, "positions"] | None,
+        labels: Float[Tensor, "positions"],
+        *,
+        progress: float,
+    ) -> Float[Tensor, "positions"]:
+        assert teacher is not None and isinstance(self._divergence, GaussianDivergence)
+        # A Gaussian of unit variance whose natural parameter, the mean, is divided by T as logits are.
+        temperature = self._temperature.at(progress)
+        p, q = at_least_float32(teacher) / temperature, at_least_float32(student) / temperature
+        value: Tensor = self._divergence.between_means(p, q) * temperature_scale(self._divergence, temperature)
         return value
 
     def term_at(self, progress: float) -> SoftTerm:

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,34 +23,74 @@ class GenerationRequest:
     warmup: int
     device: str
     trust_remote_code: bool = False
+    beside: tuple[str, ...] = ()
+    """Further models that speak with it, where several teachers speak as one."""
+
+
+Together = Callable[[Sequence[Any]], Any]
+"""The logits of the next token that several models have together, from those of each."""
 
 
 def greedy(
-    model: Any, prompt: Sequence[int], new_tokens: int, *, stop: Collection[int] = ()
+    models: Sequence[Any],
+    prompt: Sequence[int],
+    new_tokens: int,
+    *,
+    stop: Collection[int] = (),
+    together: Together | None = None,
 ) -> tuple[list[int], list[float]]:
     """The likeliest tokens after a prompt up to a stop token, with the seconds that each took; the first includes
-    the reading of the prompt, which an encoder does where the model has one."""
+    the reading of the prompt, which an encoder does where the model has one. Of several models `together` makes the
+    logits that count; by default their probabilities are averaged."""
     import torch
 
-    apart = model.config.is_encoder_decoder
-    ids = torch.tensor([[model.config.decoder_start_token_id] if apart else list(prompt)], device=model.device)
-    memory, past, said, seconds = None, None, [], []
+    readers = [_Reader(model, prompt) for model in models]
+    said: list[int] = []
+    seconds: list[float] = []
     with torch.inference_mode():
         for _ in range(new_tokens):
             started = time.perf_counter()
-            if apart:
-                if memory is None:
-                    memory = model.get_encoder()(input_ids=torch.tensor([list(prompt)], device=model.device))
-                out = model(encoder_outputs=memory, decoder_input_ids=ids, past_key_values=past, use_cache=True)
-            else:
-                out = model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
-            token = int(out.logits[0, -1].argmax())
+            logits = [reader.next(said) for reader in readers]
+            token = int((logits[0] if len(logits) == 1 else (together or _averaged)(logits)).argmax())
             seconds.append(time.perf_counter() - started)
             said.append(token)
             if token in stop:
                 break
-            past, ids = out.past_key_values, torch.tensor([[token]], device=model.device)
     return said, seconds
+
+
+class _Reader:
+    """A model on its way through a text, with what it keeps of the tokens before."""
+
+    def __init__(self, model: Any, prompt: Sequence[int]) -> None:
+        self._model, self._prompt = model, prompt
+        self._past: Any = None
+        self._memory: Any = None
+
+    def next(self, said: Sequence[int]) -> Any:
+        """The logits of the next token, after the prompt and what was said."""
+        model = self._model
+        if not model.config.is_encoder_decoder:
+            ids = self._tensor(said[-1:] or self._prompt)
+            out = model(input_ids=ids, past_key_values=self._past, use_cache=True, logits_to_keep=1)
+        else:
+            if self._memory is None:
+                self._memory = model.get_encoder()(input_ids=self._tensor(self._prompt))
+            ids = self._tensor(said[-1:] or [model.config.decoder_start_token_id])
+            out = model(encoder_outputs=self._memory, decoder_input_ids=ids, past_key_values=self._past, use_cache=True)
+        self._past = out.past_key_values
+        return out.logits[0, -1]
+
+    def _tensor(self, ids: Sequence[int]) -> Any:
+        import torch
+
+        return torch.tensor([list(ids)], device=self._model.device)
+
+
+def _averaged(logits: Sequence[Any]) -> Any:
+    import torch
+
+    return torch.stack([each.softmax(dim=-1) for each in logits]).mean(dim=0)
 
 
 def _measure(request: GenerationRequest) -> dict[str, Any]:
@@ -61,13 +101,14 @@ def _measure(request: GenerationRequest) -> dict[str, Any]:
     torch.set_num_threads(request.threads)
     trust = {"trust_remote_code": request.trust_remote_code}
     apart = AutoConfig.from_pretrained(request.model, **trust).is_encoder_decoder
-    model = (AutoModelForSeq2SeqLM if apart else AutoModelForCausalLM).from_pretrained(
-        request.model, dtype=torch.float32, use_safetensors=True, **trust
-    )
-    model = model.to(request.device).eval()
+    kind = AutoModelForSeq2SeqLM if apart else AutoModelForCausalLM
+    models = [
+        kind.from_pretrained(each, dtype=torch.float32, use_safetensors=True, **trust).to(request.device).eval()
+        for each in (request.model, *request.beside)
+    ]
     for prompt in request.prompts[: request.warmup]:
-        greedy(model, prompt, min(2, request.new_tokens))
-    taken = [greedy(model, prompt, request.new_tokens)[1] for prompt in request.prompts]
+        greedy(models, prompt, min(2, request.new_tokens))
+    taken = [greedy(models, prompt, request.new_tokens)[1] for prompt in request.prompts]
     peak = torch.cuda.max_memory_allocated() if request.device == "cuda" else peak_memory_bytes()
     return {
         "first_ms": [1000 * seconds[0] for seconds in taken],

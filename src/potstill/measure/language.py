@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from potstill.targets import HiddenTargets
+from potstill.targets import FullTarget, plain_log_sum_exp
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,12 @@ class TokenMeasures:
 
 @torch.inference_mode()
 def measure_tokens(
-    models: Mapping[str, HiddenTargets], teacher: HiddenTargets, labels: Int[Tensor, "positions"]
+    models: Mapping[str, FullTarget], teacher: FullTarget, labels: Int[Tensor, "positions"], *, chunk_rows: int
 ) -> dict[str, TokenMeasures]:
-    """Compare each model with the teacher and the true tokens at these positions."""
+    """Compare each model with the teacher and the true tokens at these positions, so many of them at a time."""
     found: dict[str, list[list[Tensor]]] = {name: [] for name in models}
-    # Several arrays of a chunk's size are held.
-    size = teacher.head.chunk_rows // 4
-    for start in range(0, len(labels), size):
-        rows = slice(start, start + size)
+    for start in range(0, len(labels), chunk_rows):
+        rows = slice(start, start + chunk_rows)
         log_p = _log_softmax(teacher, rows)
         for name, model in models.items():
             log_q = log_p if model is teacher else _log_softmax(model, rows)
@@ -50,8 +48,8 @@ def measure_tokens(
     }
 
 
-def _log_softmax(model: HiddenTargets, rows: slice) -> Float[Tensor, "positions vocabulary"]:
-    return torch.log_softmax(model.head.logits(model.hidden[rows]), dim=1)
+def _log_softmax(model: FullTarget, rows: slice) -> Float[Tensor, "positions vocabulary"]:
+    return torch.log_softmax(model.logits_at(rows, 1.0, plain_log_sum_exp), dim=1)
 
 
 def _measured(

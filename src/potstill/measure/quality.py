@@ -11,6 +11,9 @@ from scipy import stats
 Logits = Float[np.ndarray, "rows classes"]
 Classes = Int[np.ndarray, "rows"]
 Weights = Float[np.ndarray, "resamples rows"]
+Values = Float[np.ndarray, "rows"]
+Decisions = Bool[np.ndarray, "rows labels"]
+"""Which labels a row has, where it can have several."""
 
 RESAMPLES = 2000
 """Enough for the ends of a 95 % interval: about 50 resamples lie beyond each (Efron and Tibshirani 1993, ch. 13)."""
@@ -50,6 +53,62 @@ def macro_f1s(truth: Classes, predicted: Classes, classes: int, weights: Weights
     f1 = 2 * hits / np.maximum(support + said, 1e-12)
     present = support > 0
     return np.asarray((f1 * present).sum(axis=1) / present.sum(axis=1))
+
+
+def micro_f1s(truth: Decisions, said: Decisions, weights: Weights) -> Float[np.ndarray, "resamples"]:
+    """F1 over all decisions together in each resample; 0 where nothing is true and nothing said."""
+    hits = weights @ (truth & said).sum(axis=1)
+    return np.asarray(2 * hits / np.maximum(weights @ (truth.sum(axis=1) + said.sum(axis=1)), 1e-12))
+
+
+def label_f1s(truth: Decisions, said: Decisions, weights: Weights) -> Float[np.ndarray, "resamples"]:
+    """The mean of the labels' F1 in each resample, over the labels that occur in its truth."""
+    hits = weights @ (truth & said)
+    support = weights @ truth
+    f1 = 2 * hits / np.maximum(support + weights @ said, 1e-12)
+    present = support > 0
+    return np.asarray((f1 * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1))
+
+
+def label_recalls(truth: Decisions, said: Decisions) -> list[float | None]:
+    """Share of each label's rows on which it was said; None for a label without rows."""
+    return [float(each[true].mean()) if true.any() else None for true, each in zip(truth.T, said.T, strict=True)]
+
+
+def r2s(truth: Values, said: Values, weights: Weights) -> Float[np.ndarray, "resamples"]:
+    """The share of the variance that is explained, 1 - sum (y - s)^2 / sum (y - mean y)^2, in each resample.
+
+    0 for one who always says the mean of the rows, and negative for one who is further away.
+    """
+    total = weights.sum(axis=1)
+    mean = weights @ truth / total
+    # Around a value near the mean, so that the difference of two large sums keeps its digits.
+    centred = truth - truth.mean()
+    variance = weights @ centred**2 / total - (mean - truth.mean()) ** 2
+    return np.asarray(1 - (weights @ (truth - said) ** 2 / total) / np.maximum(variance, 1e-300))
+
+
+def rmses(truth: Values, said: Values, weights: Weights) -> Float[np.ndarray, "resamples"]:
+    """The root of the mean squared error in each resample."""
+    return np.asarray(np.sqrt(weights @ (truth - said) ** 2 / weights.sum(axis=1)))
+
+
+def spearmans(truth: Values, said: Values, weights: Weights) -> Float[np.ndarray, "resamples"]:
+    """The correlation of the ranks in each resample, equal values at the mean of their ranks; 0 where all are equal."""
+    true, guessed = (np.unique(values, return_inverse=True)[1] for values in (truth, said))
+    return np.array([_correlation(_ranks(true, drawn), _ranks(guessed, drawn), drawn) for drawn in weights])
+
+
+def _ranks(groups: Int[np.ndarray, "rows"], drawn: Float[np.ndarray, "rows"]) -> Float[np.ndarray, "rows"]:
+    """The rank of each row among those that were drawn, where rows of equal values are a group."""
+    sizes = np.bincount(groups, weights=drawn)
+    return np.asarray((np.cumsum(sizes) - sizes / 2)[groups])
+
+
+def _correlation(a: Float[np.ndarray, "rows"], b: Float[np.ndarray, "rows"], drawn: Float[np.ndarray, "rows"]) -> float:
+    a, b = (each - np.average(each, weights=drawn) for each in (a, b))
+    spread = np.sqrt((drawn @ a**2) * (drawn @ b**2))
+    return float(drawn @ (a * b) / spread) if spread > 0 else 0.0
 
 
 def mcnemar(first: Bool[np.ndarray, "rows"], second: Bool[np.ndarray, "rows"]) -> tuple[int, int, float]:

@@ -20,6 +20,8 @@ from typing import Any, Protocol, runtime_checkable
 from potstill.errors import ModelError
 
 TIMEOUT_S = 1800
+SEVERAL_LABELS = "multi_label_classification"
+"""As the configuration of a model calls it."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,9 @@ def _measure(request: SpeedRequest) -> dict[str, Any]:
         )
         inputs = encoded.to(device)
         for model in [next(turns)] if request.in_turn else models:
-            model(**inputs).logits.argmax(dim=-1).cpu()
+            logits = model(**inputs).logits
+            # The decision is part of the answer.
+            (logits > 0 if model.config.problem_type == SEVERAL_LABELS else logits.argmax(dim=-1)).cpu()
 
     return timed(answer, request.texts, request.warmup, request.batch_size, device)
 

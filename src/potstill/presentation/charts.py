@@ -54,10 +54,11 @@ def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor]
         figure = Figure(figsize=(7.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for floor in floors.values():
-            axes.axhline(100 * floor.accuracy, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.55)
+            height = 100 * floor.score(metric)
+            axes.axhline(height, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.55)
             axes.annotate(
                 f"TF-IDF, {floor.labelled_rows:,} labelled rows",
-                (0.995, 100 * floor.accuracy),
+                (0.995, height),
                 xycoords=("axes fraction", "data"),
                 xytext=(0, 3),
                 textcoords="offset points",

@@ -12,7 +12,17 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from potstill.presentation import charts
-from potstill.records import ClassRow, Comparison, Estimate, EvaluateRecord, FinishedRun, GateRecord, metric_name
+from potstill.records import (
+    ClassRow,
+    Comparison,
+    Estimate,
+    EvaluateRecord,
+    FinishedRun,
+    GateRecord,
+    ShapeRecord,
+    accuracy_name,
+    metric_name,
+)
 
 MAX_TEXT = 300
 """Characters of a sample text that the report shows."""
@@ -62,6 +72,9 @@ def _render(template: Template, run: FinishedRun, **more: Any) -> str:
         verdict=verdict(run.evaluation, run.gate),
         metric=metric_name(run.evaluation.primary_metric),
         comparison=comparison_rows(run.evaluation),
+        accuracy=accuracy_name(run.evaluation),
+        numbers=run.evaluation.problem_type == "regression",
+        several=run.evaluation.problem_type == "multi_label_classification",
         **more,
     )
 
@@ -106,9 +119,13 @@ def comparison_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
     ]
     return [
         *scores,
-        row("Accuracy (95 % interval)", [share(m.accuracy_interval) for m in each]),
+        *_accuracy_row(evaluation),
         *_quality_rows(evaluation),
-        row("Agreement with the teacher", [agreement.get(name, "–") for name in models]),
+        *(
+            [row("Agreement with the teacher", [agreement.get(name, "–") for name in models])]
+            if evaluation.agreement
+            else []
+        ),
         row(f"Latency p50{of}, ms", [f"{m.latency_p50_ms:,.2f}" for m in each]),
         row(f"Latency p95{of}, ms", [f"{m.latency_p95_ms:,.2f}" for m in each]),
         row(f"Latency p99{of}, ms", [f"{m.latency_p99_ms:,.2f}" for m in each]),
@@ -118,14 +135,39 @@ def comparison_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
         row("Size on disk", [size(m.size_bytes) for m in each]),
         row("Parameters", [f"{m.num_parameters:,}" for m in each]),
         row("… without embeddings", [f"{m.num_parameters_without_embeddings:,}" for m in each]),
-        row("Calibration error (ECE)", [f"{m.expected_calibration_error:.3f}" for m in each]),
-        row("Cross-entropy, nats", [f"{m.cross_entropy:.3f}" for m in each]),
+        *_likelihood_rows(evaluation),
+    ]
+
+
+def _accuracy_row(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
+    intervals = [model.accuracy_interval for model in evaluation.models.values()]
+    name = f"{sentence(accuracy_name(evaluation))} (95 % interval)"
+    return [(name, [share(i) if i else "–" for i in intervals])] if any(intervals) else []
+
+
+def _likelihood_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
+    """What is measured of the probabilities of answers, which numbers have none of."""
+    by_label = " of a label" if evaluation.problem_type == "multi_label_classification" else ""
+    each = evaluation.models.values()
+    rows = {
+        f"Calibration error (ECE){by_label}": [m.expected_calibration_error for m in each],
+        f"Cross-entropy{by_label}, nats": [m.cross_entropy for m in each],
+    }
+    return [
+        (name, ["–" if value is None else f"{value:.3f}" for value in values])
+        for name, values in rows.items()
+        if any(value is not None for value in values)
     ]
 
 
 def _quality_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
     """The rows that only classifiers have, or only language models."""
     each = list(evaluation.models.values())
+    if evaluation.problem_type == "regression":
+        return [
+            ("RMSE (95 % interval)", [number_span(m.rmse) for m in each]),
+            ("RMSE from the teacher (95 % interval)", [number_span(m.rmse_from_teacher) for m in each]),
+        ]
     if evaluation.test_tokens is None:
         intervals = [m.macro_f1_interval for m in each]
         return [("Macro-F1 (95 % interval)", [share(i) if i else "–" for i in intervals])] if any(intervals) else []
@@ -248,10 +290,20 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def number_span(estimate: Estimate | None) -> str:
+    """A number with its interval."""
+    return "–" if estimate is None else f"{number(estimate.value)} ({number(estimate.low)}–{number(estimate.high)})"
+
+
 def p_value(comparison: Comparison) -> str:
     if comparison.mcnemar_p is None:
         return "–"
     return "p < 0.001" if comparison.mcnemar_p < 0.001 else f"p = {comparison.mcnemar_p:.3f}"
+
+
+def layers_named(shape: ShapeRecord) -> str:
+    """The layers of a model; of one with two stacks, those of each."""
+    return str(shape.layers) if shape.decoder_layers is None else f"{shape.layers} + {shape.decoder_layers}"
 
 
 def sentence(text: str) -> str:
@@ -318,6 +370,7 @@ def _environment(*, autoescape: bool) -> Environment:
         p_value,
         readable,
         metric_name,
+        layers_named,
         cut,
         in_cell,
         teacher_named,

@@ -6,7 +6,15 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.table import Table
 
-from potstill.records import Estimate, EvaluateRecord, GateRecord, PlanRecord, ShapeRecord, metric_name
+from potstill.records import (
+    Estimate,
+    EvaluateRecord,
+    GateRecord,
+    PlanRecord,
+    ShapeRecord,
+    accuracy_name,
+    metric_name,
+)
 
 
 @runtime_checkable
@@ -81,9 +89,9 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
     teacher, best = evaluation.models["teacher"], evaluation.primary("teacher").value
     rows = {
         **{metric_name(metric): [_share(m.score(metric)) for m in models] for metric in teacher.scores},
-        "accuracy": [_share(m.accuracy_interval) for m in models],
+        **_accuracy_row(evaluation),
         **_quality_rows(evaluation),
-        "retention": [f"{evaluation.primary(n).value / max(best, 1e-12):.1%}" for n in names],
+        "retention": [f"{evaluation.primary(n).value / best if best > 0 else 0:.1%}" for n in names],
         "agreement": [
             f"{evaluation.agreement[n].all_rows.value:.1%}" if n in evaluation.agreement else "" for n in names
         ],
@@ -101,7 +109,8 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
     console = Console()
     console.print(table)
     for name, floor in evaluation.floors.items():
-        console.print(f"TF-IDF floor, {floor.labelled_rows:,} {name.replace('_', ' ')}: {floor.accuracy:.1%}")
+        reached = floor.score(evaluation.primary_metric)
+        console.print(f"TF-IDF floor, {floor.labelled_rows:,} {name.replace('_', ' ')}: {reached:.1%}")
     for finding in evaluation.findings:
         console.print(finding, highlight=False)
     if gate is not None:
@@ -110,6 +119,15 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
             word = "pass" if check.passed else "FAIL"
             console.print(f"  {word}  {check.name} {check.required}: {measured}", highlight=False)
         console.print(f"verdict: {'passed' if gate.passed else 'FAILED'}", style="bold")
+
+
+def _accuracy_row(evaluation: EvaluateRecord) -> dict[str, list[str]]:
+    intervals = [model.accuracy_interval for model in evaluation.models.values()]
+    return (
+        {accuracy_name(evaluation): ["" if each is None else _share(each) for each in intervals]}
+        if any(intervals)
+        else {}
+    )
 
 
 def _share(estimate: Estimate) -> str:
@@ -127,7 +145,7 @@ def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None
     for each in (teacher, *(costs for _, costs in found)):
         shape, called = each.shape, "teacher" if each is teacher else each.design
         cells = [
-            f"{shape.layers} x {shape.width}" + (f" ({called})" if called else ""),
+            _sizes(shape) + (f" ({called})" if called else ""),
             f"{shape.parameters / 1e6:,.1f} M",
             f"{shape.embedding_parameters / 1e6:,.1f} M",
             f"{each.flops_per_token / 1e6:,.1f}",
@@ -141,20 +159,28 @@ def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None
     console.width = max(console.width, 120)
     console.print(table)
     first, design = found[0][1].shape, found[0][1].design
-    said = f"kind: design, name: {design}" if design else f"layers: {first.layers}, width: {first.width}"
+    decoder = "" if first.decoder_layers is None else f"decoder_layers: {first.decoder_layers}, "
+    sizes = f"layers: {first.layers}, {decoder}width: {first.width}"
+    said = f"kind: design, name: {design}" if design else sizes
     console.print(f"In the recipe: student: {{{said}}}", highlight=False)
 
 
 def _shape(shape: ShapeRecord) -> str:
     body = shape.parameters - shape.embedding_parameters
     size = f"{shape.parameters / 1e6:.1f} M parameters ({body / 1e6:.1f} M without embeddings)"
+    return f"{_sizes(shape)}, {size}"
+
+
+def _sizes(shape: ShapeRecord) -> str:
     stacks = f"{shape.layers}" if shape.decoder_layers is None else f"{shape.layers} + {shape.decoder_layers}"
-    return f"{stacks} x {shape.width}, {size}"
+    return f"{stacks} x {shape.width}"
 
 
 def _quality_rows(evaluation: EvaluateRecord) -> dict[str, list[str]]:
     """The rows that only classifiers have, or only language models."""
     models = list(evaluation.models.values())
+    if evaluation.problem_type == "regression":
+        return {"RMSE": ["" if m.rmse is None else f"{m.rmse.value:.4g}" for m in models]}
     if evaluation.test_tokens is None:
         return {"macro-F1": ["" if m.macro_f1 is None else f"{m.macro_f1:.3f}" for m in models]}
 

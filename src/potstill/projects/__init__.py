@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.progress import Progress
-from potstill.projects import license_clauses, license_notices, python_code, support_chat
+from potstill.projects import (
+    license_clauses,
+    license_names,
+    license_notices,
+    license_sets,
+    python_code,
+    support_chat,
+)
 
 __all__ = ["PROJECTS", "Project"]
 
@@ -31,6 +38,16 @@ PROJECTS: dict[str, Project] = {
             name="license-clauses",
             summary="Where a document names a licence, and of what kind: 2,200 documents of real notices, tagged.",
             write=license_clauses.write,
+        ),
+        Project(
+            name="license-sets",
+            summary="Which of 51 licences a notice names, alone or several together: any number of labels a text.",
+            write=license_sets.write,
+        ),
+        Project(
+            name="license-names",
+            summary="The same notices for an encoder-decoder, a small T5 from scratch: it writes the licence's name.",
+            write=license_names.write,
         ),
         Project(
             name="support-chat",

@@ -167,10 +167,10 @@ def wanted(keys: dict[str, str]) -> bool:
     return notice and "is_deprecated" not in true and "license_expression" in keys
 
 
-def select(rules: Sequence[Rule]) -> tuple[list[str], list[Rule], list[Rule]]:
+def select(rules: Sequence[Rule], least: int = MIN_CLASS_ROWS) -> tuple[list[str], list[Rule], list[Rule]]:
     """The classes, the rules of one licence that has enough of them, and all other rules."""
     counts = Counter(rule.licence for rule in rules if not _COMBINED.search(rule.licence))
-    classes = {licence for licence, count in counts.items() if count >= MIN_CLASS_ROWS}
+    classes = {licence for licence, count in counts.items() if count >= least}
     chosen = [rule for rule in rules if rule.licence in classes]
     return sorted(classes), chosen, [rule for rule in rules if rule.licence not in classes]
 

@@ -5,9 +5,10 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from potstill.data.prepare import DataSettings
+from potstill.divergences import GaussianDivergence
 from potstill.exporters import AnyExporter, Safetensors
-from potstill.labels import AskedEncoding, Auto, Dense, LowRank, Sampled
-from potstill.losses import AnyLoss, HardLabels, SoftTargets
+from potstill.labels import AskedEncoding, Auto, Dense, Hidden, LowRank, Sampled
+from potstill.losses import AnyLoss, HardLabels, SoftTargets, name_of
 from potstill.recipe.stage_settings import (
     AdaptSettings,
     EvaluateSettings,
@@ -20,7 +21,7 @@ from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
 from potstill.signals import Signal
 from potstill.students import AnyStudent, Shrunk, TrimmedVocabulary
-from potstill.tasks import AnyTask, TokenClassification
+from potstill.tasks import AnyTask, Seq2Seq, TextClassification
 from potstill.teachers import (
     AnyTeacher,
     BornAgainTeacher,
@@ -127,11 +128,17 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
-    def _several_teachers_know_whole_rows(self) -> "Recipe":
-        if self.several and self.task.writes:
+    def _several_teachers_are_mixed_whole(self) -> "Recipe":
+        if self.several and isinstance(self.task, Seq2Seq):
             raise ValueError(f"teacher: {self.teacher.kind} does not fit {self.task.kind} yet.")
+        whole = self.label.mode == "online" or isinstance(self.encoding, Dense | LowRank | Hidden)
+        if self.several and not whole:
+            raise ValueError(
+                f"label.encoding: {self.encoding.kind} holds no whole distributions, and those of several teachers are "
+                "mixed. Use low_rank or hidden, or label.mode: online."
+            )
         by_domain = isinstance(self.teacher, Routed) and self.teacher.by == "domain"
-        if by_domain and isinstance(self.task, TokenClassification):
+        if by_domain and not isinstance(self.task, TextClassification):
             raise ValueError(f"teacher.by: domain does not fit {self.task.kind} yet. Use confidence, or a mixture.")
         return self
 
@@ -153,6 +160,32 @@ class Recipe(Settings):
                 f"student.vocabulary.min_count: {vocabulary.min_count} leaves out pieces of train, and {what} the "
                 "teacher's pieces to the student's one by one. Set it to 1."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_are_gaussians(self) -> "Recipe":
+        if not (isinstance(self.task, TextClassification) and self.task.problem_type == "regression"):
+            return self
+        for number, loss in enumerate(self.losses):
+            if isinstance(loss, SoftTargets) and not isinstance(loss.divergence, GaussianDivergence):
+                raise ValueError(
+                    f"losses[{number}].divergence: {loss.divergence.kind} is of distributions over classes, and "
+                    "task.problem_type is regression; use forward_kl or reverse_kl."
+                )
+            if isinstance(loss, HardLabels) and loss.label_smoothing:
+                raise ValueError(
+                    f"losses[{number}].label_smoothing: numbers have no other classes to share with. Drop it."
+                )
+        for name, trained in (("adapt", self.adapt), ("train", self.train)):
+            if trained is not None and trained.select_by == "validation_accuracy":
+                raise ValueError(f"{name}.select_by: of numbers none is right or wrong; use validation_loss.")
+        if self.several:
+            raise ValueError(
+                f"teacher: {self.teacher.kind} mixes distributions over classes, and task.problem_type is regression. "
+                "Name one teacher."
+            )
+        if self.gate.min_agreement is not None:
+            raise ValueError("gate.min_agreement: numbers that are near each other do not agree. Drop it.")
         return self
 
     @property
@@ -193,8 +226,8 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _one_loss_of_a_kind(self) -> "Recipe":
-        kinds = [loss.kind for loss in self.losses]
-        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+        names = [name_of(loss) for loss in self.losses]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"losses: {twice[0]} is listed twice; give each kind once, with its weight.")
         return self
 

@@ -1,5 +1,6 @@
 """adapt: fine-tune the teacher on labelled rows, with the same loop and hard labels alone."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,17 @@ from potstill.locations import GGUF
 from potstill.recipe import AdaptSettings, Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, fingerprint, folder_files
-from potstill.stages.common import Inputs, alone, model_digest, save_model, true_labels, write_model
+from potstill.stages.common import (
+    Inputs,
+    alone,
+    gives_numbers,
+    in_units,
+    model_digest,
+    save_model,
+    true_labels,
+    units_of,
+    write_model,
+)
 from potstill.stages.plan import adapt_split, total_steps
 from potstill.teachers import lead_name
 from potstill.training.engine import Engine
@@ -74,8 +85,12 @@ def _train(
         trust_remote_code=teacher.trust_remote_code,
     )
     labelled = labelled_rows(adapt_split(inputs).rows)
-    rows = task.encode(labelled, inputs.tokenizer, inputs.labels)
-    validation = task.encode(inputs.splits["validation"].rows, inputs.tokenizer, inputs.labels)
+    units = units_of(recipe, labelled)
+    if units and gives_numbers(inputs.lead.config):
+        # Else its head is new, and is taken to speak in standard units.
+        units.standardise(model)
+    rows = in_units(recipe, inputs, labelled, units)
+    validation = in_units(recipe, inputs, inputs.splits["validation"].rows, units)
     job = Job(
         name=stage,
         model=model,
@@ -101,7 +116,8 @@ def _train(
         frozen.restore()
     else:
         done = fit(job, folder, engine, run.progress)
-    save_model(model, inputs.tokenizer, folder / "model", engine)
+    with units.spoken(model) if units else nullcontext():
+        save_model(model, inputs.tokenizer, folder / "model", engine)
     return AdaptRecord(
         adapted=True,
         location=f"{stage}/model",

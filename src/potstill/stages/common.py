@@ -13,9 +13,9 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from potstill.data.batches import batches_by_length
 from potstill.data.dialogues import prompt_of
-from potstill.data.encoded import BatchSource
+from potstill.data.encoded import BatchSource, Encoded, EncodedRows
 from potstill.data.prepare import Split, prepare
-from potstill.data.rows import DataRow
+from potstill.data.rows import DataRow, labelled_rows
 from potstill.errors import DataError, ModelError, RecipeError
 from potstill.families import WITHOUT_TOKEN_TYPES
 from potstill.locations import local_folder, resolve
@@ -27,7 +27,9 @@ from potstill.run_dir import RunDir, atomic_folder, file_digest, fingerprint, fo
 from potstill.schedules import Constant
 from potstill.stages.shapes import chosen_student
 from potstill.students import Shrunk, Trimmed, TrimmedVocabulary, student_config, trim
+from potstill.tasks import TextClassification
 from potstill.tasks.loading import TOKEN_TYPES, tokenizer_fingerprint, without_token_types
+from potstill.tasks.units import Units
 from potstill.teachers import CheckpointTeacher, Mixture, PretrainedTeacher, Routed, lead_name
 from potstill.training.engine import Engine
 
@@ -252,6 +254,24 @@ def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     with atomic_folder(folder) as target:
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
+
+
+def units_of(recipe: Recipe, rows: Sequence[Any]) -> Units | None:
+    """The units of the labels of these rows, where they are numbers."""
+    task = recipe.task
+    numbers = isinstance(task, TextClassification) and task.problem_type == "regression"
+    return Units.of(labelled_rows(rows)) if numbers else None
+
+
+def in_units(recipe: Recipe, inputs: Inputs, rows: Sequence[Any], units: Units | None) -> Encoded:
+    """The rows as they are trained on: labels that are numbers in standard units."""
+    encoded = recipe.task.encode(rows, inputs.tokenizer, inputs.labels)
+    return units.of_rows(encoded) if units is not None and isinstance(encoded, EncodedRows) else encoded
+
+
+def gives_numbers(config: PretrainedConfig) -> bool:
+    """Whether a model of this configuration has a head that gives numbers in the unit of the labels."""
+    return bool(config.problem_type == "regression" and config.num_labels == 1)
 
 
 def true_labels() -> MixedLoss:

@@ -10,7 +10,7 @@ import torch
 
 from potstill.data.batches import batches_by_length
 from potstill.data.encoded import EncodedRows
-from potstill.data.rows import Row
+from potstill.data.rows import Row, labelled_rows
 from potstill.data.splits import stable_order
 from potstill.measure import quality
 from potstill.measure.floor import tfidf_predictions
@@ -30,20 +30,31 @@ from potstill.records import (
     TrainRecord,
 )
 from potstill.run_dir import RunDir
+from potstill.signals import Signals
 from potstill.stages.common import Inputs, ModelFolder, alone, reads_as_teacher, teacher_folder
-from potstill.stages.compared import estimate, headline, pairs, parameters, speed_values
+from potstill.stages.compared import (
+    DISAGREEMENT_CHARACTERS,
+    Judged,
+    estimate,
+    headline,
+    pairs,
+    parameters,
+    speed_values,
+)
+from potstill.stages.evaluate_labels import judge_labels
 from potstill.stages.evaluate_language import evaluate_language
+from potstill.stages.evaluate_values import judge_values
 from potstill.stages.evaluate_words import evaluate_words
 from potstill.stages.findings import findings
 from potstill.stages.plan import adapt_split
 from potstill.stages.train import initial_student
-from potstill.targets import LogitTargets
-from potstill.tasks import TokenClassification
+from potstill.targets import LogitTargets, plain_log_sum_exp
+from potstill.tasks import TextClassification, TokenClassification
+from potstill.tasks.answers import Answer, OneClass
 from potstill.teachers import FrozenTeacher, Mixture, Routed, combined, lead_name, routes_of
 from potstill.training.engine import Engine
 
 Logits = npt.NDArray[np.float32]
-DISAGREEMENT_CHARACTERS = 600
 
 
 def evaluate(
@@ -95,10 +106,11 @@ def _evaluate(
     run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
 ) -> EvaluateRecord:
     test = inputs.splits["test"].rows
+    task = recipe.task
+    assert isinstance(task, TextClassification)
     as_teacher = as_student = _encoded(recipe, inputs, test)
     if inputs.of_student is not inputs:
         as_student = _encoded(recipe, inputs.of_student, test)
-    truth = as_teacher.labels
     logits: dict[str, Logits] = {}
     counts: dict[str, tuple[int, int]] = {}
     asked = [name for name in folders if not (recipe.several and name == "teacher")]
@@ -108,39 +120,38 @@ def _evaluate(
             counts[name] = parameters(recipe, model)
             encoded = as_teacher if reads_as_teacher(recipe, name) else as_student
             logits[name] = _predict(
-                FrozenTeacher(model, engine.device, recipe.task.ask), encoded, recipe.label.batch_size, advance
+                FrozenTeacher(model, engine.device, task.ask), task.answer, encoded, recipe.label.batch_size, advance
             )
     sizes = {name: folder_bytes(folder.path) for name, folder in folders.items()}
     if recipe.several is not None:
         # What the student learnt from is all of them together.
         names = list(recipe.several.of)
-        logits["teacher"] = _together(recipe.several, [logits[name] for name in names], test)
+        logits["teacher"] = _together(recipe.several, task.answer, [logits[name] for name in names], test)
         counts["teacher"] = (sum(counts[name][0] for name in names), sum(counts[name][1] for name in names))
         sizes["teacher"] = sum(sizes[name] for name in names)
     speed = _speed(run, recipe, inputs, folders, engine)
-    weights = quality.bootstrap_weights(len(test), seed=recipe.seed)
-    said = {name: values.argmax(axis=1) for name, values in logits.items()}
-    right = {name: classes == truth for name, classes in said.items()}
-    accuracy = {name: quality.accuracies(values, weights) for name, values in right.items()}
-    macro_f1 = {name: quality.macro_f1s(truth, classes, len(inputs.labels), weights) for name, classes in said.items()}
+    # In one order everywhere, however the models were asked.
+    logits = {name: logits[name] for name in folders}
+    judged = _judged(run, recipe, inputs, logits, as_teacher.labels)
     models = {
-        name: _model(logits[name], truth, accuracy[name], macro_f1[name], speed[name], sizes[name], counts[name])
+        name: ModelEvaluation(
+            size_bytes=sizes[name],
+            num_parameters=counts[name][0],
+            num_parameters_without_embeddings=counts[name][1],
+            **judged.quality[name],
+            **speed_values(speed[name]),
+        )
         for name in folders
     }
-    agreement = {
-        name: _agreement(logits["teacher"], logits[name], right["teacher"], weights)
-        for name in folders
-        if name != "teacher"
-    }
-    comparisons = [_comparison(of, against, right, accuracy, macro_f1) for of, against in pairs(folders)]
     record = EvaluateRecord(
         test_rows=len(test),
         models=models,
-        agreement=agreement,
-        comparisons=comparisons,
-        floors=_floors(run, recipe, inputs, truth) if recipe.evaluate.floor else {},
-        classes=_classes(inputs.labels, truth, said),
-        disagreements=_disagreements(recipe, inputs, test, truth, said),
+        agreement=judged.agreement,
+        comparisons=judged.comparisons,
+        floors=judged.floors,
+        classes=judged.classes,
+        disagreements=judged.disagreements,
+        problem_type=task.problem_type,
         measurement=Measurement(
             threads=recipe.evaluate.threads,
             device=engine.device.type,
@@ -150,7 +161,7 @@ def _evaluate(
             batch_size_throughput=recipe.evaluate.batch_size,
         ),
         findings=[],
-        **headline(models, recipe.task.primary_metric, accuracy, comparisons),
+        **headline(models, task.primary_metric, judged.primary, judged.comparisons),
     )
     return record.model_copy(update={"findings": findings(record)})
 
@@ -161,11 +172,47 @@ def _encoded(recipe: Recipe, inputs: Inputs, rows: Sequence[Any]) -> EncodedRows
     return encoded
 
 
-def _predict(teacher: FrozenTeacher, rows: EncodedRows, batch_size: int, advance: Advance) -> Logits:
+def _judged(
+    run: RunDir, recipe: Recipe, inputs: Inputs, outputs: Mapping[str, Logits], labels: npt.NDArray[Any]
+) -> Judged:
+    assert isinstance(recipe.task, TextClassification)
+    match recipe.task.problem_type:
+        case "multi_label_classification":
+            return judge_labels(run, recipe, inputs, outputs, labels)
+        case "regression":
+            return judge_values(run, recipe, inputs, outputs, labels)
+        case _:
+            return _judge_classes(run, recipe, inputs, outputs, labels)
+
+
+def _judge_classes(
+    run: RunDir, recipe: Recipe, inputs: Inputs, logits: Mapping[str, Logits], truth: npt.NDArray[np.int64]
+) -> Judged:
+    """The models by their logits of one class for each text."""
+    weights = quality.bootstrap_weights(len(truth), seed=recipe.seed)
+    said = {name: values.argmax(axis=1) for name, values in logits.items()}
+    right = {name: classes == truth for name, classes in said.items()}
+    accuracy = {name: quality.accuracies(values, weights) for name, values in right.items()}
+    macro_f1 = {name: quality.macro_f1s(truth, classes, len(inputs.labels), weights) for name, classes in said.items()}
+    return Judged(
+        quality={name: _quality(logits[name], truth, accuracy[name], macro_f1[name]) for name in logits},
+        primary=accuracy,
+        agreement={
+            name: _agreement(logits["teacher"], logits[name], right["teacher"], weights)
+            for name in logits
+            if name != "teacher"
+        },
+        comparisons=[_comparison(of, against, right, accuracy, macro_f1) for of, against in pairs(logits)],
+        floors=_floors(run, recipe, inputs, truth) if recipe.evaluate.floor else {},
+        classes=_classes(inputs.labels, truth, said),
+        disagreements=_disagreements(recipe, inputs, inputs.splits["test"].rows, truth, said),
+    )
+
+
+def _predict(teacher: FrozenTeacher, answer: Answer, rows: EncodedRows, batch_size: int, advance: Advance) -> Logits:
     result: Logits | None = None
     for indices in batches_by_length(rows.lengths, batch_size):
-        values = teacher(rows.collate(indices)).logits
-        assert values is not None
+        values = answer.outputs(teacher(rows.collate(indices)))
         if result is None:
             result = np.empty((len(rows.ids), values.shape[-1]), dtype=np.float32)
         result[indices] = values.float().cpu().numpy()
@@ -174,13 +221,20 @@ def _predict(teacher: FrozenTeacher, rows: EncodedRows, batch_size: int, advance
     return result
 
 
-def _together(several: Mixture | Routed, members: Sequence[Logits], rows: Sequence[Row]) -> Logits:
-    """The logits of several teachers as one, at temperature 1."""
+def _together(several: Mixture | Routed, answer: Answer, members: Sequence[Logits], rows: Sequence[Row]) -> Logits:
+    """The outputs of several teachers as one, at temperature 1."""
     routes = routes_of(several, rows)
-    targets = [LogitTargets(torch.from_numpy(logits)) for logits in members]
-    target = combined(several, targets, [routes[row.id] for row in rows] if routes else None)
-    said: Logits = target.logits_at(slice(None), 1.0, lambda logits, _: torch.logsumexp(logits, dim=-1)).numpy()
-    return said
+    targets, shape = [], torch.Size()
+    for outputs in members:
+        logits = answer.said(torch.from_numpy(outputs)).logits
+        assert logits is not None
+        shape = logits.shape
+        targets.append(LogitTargets(logits.reshape(-1, shape[-1])))
+    positions = len(targets[0]) // len(rows)
+    numbers = [routes[row.id] for row in rows for _ in range(positions)] if routes else None
+    said = combined(several, targets, numbers).logits_at(slice(None), 1.0, plain_log_sum_exp)
+    together: Logits = answer.outputs(Signals(logits=said.reshape(shape))).numpy()
+    return together
 
 
 def _speed(
@@ -211,27 +265,20 @@ def _speed(
         return measure_speed(requests, rounds=settings.rounds, advance=advance)
 
 
-def _model(
+def _quality(
     logits: Logits,
     truth: npt.NDArray[np.int64],
     accuracy: npt.NDArray[np.float64],
     macro_f1: npt.NDArray[np.float64],
-    speed: Speed,
-    size_bytes: int,
-    parameters: tuple[int, int],
-) -> ModelEvaluation:
-    return ModelEvaluation(
-        accuracy=float(accuracy[0]),
-        accuracy_interval=estimate(accuracy),
-        macro_f1=float(macro_f1[0]),
-        macro_f1_interval=estimate(macro_f1),
-        cross_entropy=quality.cross_entropy(logits, truth),
-        expected_calibration_error=quality.expected_calibration_error(logits, truth),
-        size_bytes=size_bytes,
-        num_parameters=parameters[0],
-        num_parameters_without_embeddings=parameters[1],
-        **speed_values(speed),
-    )
+) -> dict[str, Any]:
+    return {
+        "accuracy": float(accuracy[0]),
+        "accuracy_interval": estimate(accuracy),
+        "macro_f1": float(macro_f1[0]),
+        "macro_f1_interval": estimate(macro_f1),
+        "cross_entropy": quality.cross_entropy(logits, truth),
+        "expected_calibration_error": quality.expected_calibration_error(logits, truth),
+    }
 
 
 def _agreement(
@@ -267,20 +314,19 @@ def _comparison(
 
 
 def _floors(run: RunDir, recipe: Recipe, inputs: Inputs, truth: npt.NDArray[np.int64]) -> dict[str, Floor]:
-    numbers = {label: number for number, label in enumerate(inputs.labels)}
     test = [row.text for row in inputs.splits["test"].rows]
     sets = {"student_labels": inputs.splits["train"].rows, "teacher_labels": adapt_split(inputs).rows}
     weights = np.ones((1, len(test)))
     result = {}
     with run.progress.task("evaluate: TF-IDF floor", len(sets), "fits") as advance:
         for name, rows in sets.items():
-            taught = [row for row in rows if row.label is not None]
-            labels = [numbers[row.label] for row in taught if row.label is not None]
+            taught: Sequence[Row] = labelled_rows(rows)
+            labels = OneClass().targets(taught, inputs.labels).tolist()
             said = np.array(tfidf_predictions([row.text for row in taught], labels, test, seed=recipe.seed))
             result[name] = Floor(
                 labelled_rows=len(taught),
                 accuracy=float((said == truth).mean()),
-                macro_f1=float(quality.macro_f1s(truth, said, len(numbers), weights)[0]),
+                macro_f1=float(quality.macro_f1s(truth, said, len(inputs.labels), weights)[0]),
             )
             advance(1)
     return result

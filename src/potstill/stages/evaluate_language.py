@@ -1,10 +1,13 @@
 """evaluate, for language models: tokens of held-out responses, what the models write, and how fast."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.data.rows import DataRow
@@ -30,9 +33,9 @@ from potstill.stages.common import Inputs, ModelFolder
 from potstill.stages.compared import estimate, headline, pairs, parameters, speed_values
 from potstill.stages.exact_match import exact_matches
 from potstill.stages.findings import findings
-from potstill.targets import HiddenTargets
+from potstill.targets import FullTarget, HiddenTargets, LogitTargets, plain_log_sum_exp
 from potstill.tasks.writing import end_tokens, writing
-from potstill.teachers import FrozenTeacher
+from potstill.teachers import FrozenTeacher, combined, lead_name
 from potstill.training.engine import Engine
 
 SHOWN_CHARACTERS = 600
@@ -78,8 +81,15 @@ def evaluate_language(
     test = inputs.splits["test"].rows
     task = writing(recipe.task)
     rows = task.encode(test, inputs.tokenizer)
-    models = {name: folder.load(recipe).to(engine.device).eval() for name, folder in folders.items()}
+    several = recipe.several
+    asked = {name: folder for name, folder in folders.items() if not (several and name == "teacher")}
+    models = {name: folder.load(recipe).to(engine.device).eval() for name, folder in asked.items()}
     counts = {name: parameters(recipe, model) for name, model in models.items()}
+    sizes = {name: folder_bytes(folder.path) for name, folder in asked.items()}
+    if several is not None:
+        # What the student learnt from is all of them together.
+        counts["teacher"] = (sum(counts[name][0] for name in several.of), sum(counts[name][1] for name in several.of))
+        sizes["teacher"] = sum(sizes[name] for name in several.of)
     tokens, example_of = _tokens(run, recipe, rows, models | {UNTRAINED: untrained}, engine)
     initial = tokens.pop(UNTRAINED)
     generations = _generations(run, recipe, inputs, models)
@@ -96,11 +106,11 @@ def evaluate_language(
             accuracy[name],
             {EXACT_MATCH: whole[name]} if whole else {},
             speed[name],
-            folder,
+            sizes[name],
             counts[name],
             teacher=name == "teacher",
         )
-        for name, folder in folders.items()
+        for name in folders
     }
     comparisons = [_comparison(of, against, tokens, accuracy, whole) for of, against in pairs(folders)]
     record = EvaluateRecord(
@@ -136,14 +146,18 @@ def _tokens(
 ) -> tuple[dict[str, TokenMeasures], npt.NDArray[np.int64]]:
     """The measures of each model at every trained token, and the number of the example that it belongs to."""
     asked = {name: FrozenTeacher(model, engine.device, recipe.task.ask) for name, model in models.items()}
-    parts: dict[str, list[TokenMeasures]] = {name: [] for name in models}
+    parts: dict[str, list[TokenMeasures]] = {name: [] for name in ("teacher", *models)}
+    # Several arrays of a chunk's size are held.
+    chunk_rows = writing(recipe.task).head_of(next(iter(models.values()))).chunk_rows // 4
     example_of: list[int] = []
     with run.progress.task("evaluate: tokens", len(rows.lengths), "rows") as advance:
         for index in range(len(rows.lengths)):
             batch = rows.collate([index])
             labels = batch.labels[batch.mask].to(engine.device)
-            said = {name: _states(teacher, batch) for name, teacher in asked.items()}
-            for name, measured in measure_tokens(said, said["teacher"], labels).items():
+            said: dict[str, FullTarget] = {name: _states(teacher, batch) for name, teacher in asked.items()}
+            if recipe.several is not None:
+                said["teacher"] = combined(recipe.several, [said[name] for name in recipe.several.of])
+            for name, measured in measure_tokens(said, said["teacher"], labels, chunk_rows=chunk_rows).items():
                 parts[name].append(measured)
             for number in rows.examples_in(index):
                 example_of.extend([number] * int(rows.examples.trained_counts[number]))
@@ -162,7 +176,7 @@ def _model(
     accuracy: npt.NDArray[np.float64],
     scores: Mapping[str, npt.NDArray[np.float64]],
     speed: Speed,
-    folder: ModelFolder,
+    size_bytes: int,
     counts: tuple[int, int],
     *,
     teacher: bool,
@@ -184,7 +198,7 @@ def _model(
         scores={metric: estimate(values) for metric, values in scores.items()},
         cross_entropy=loss,
         expected_calibration_error=quality.calibration_gap(tokens.confidence, tokens.right),
-        size_bytes=folder_bytes(folder.path),
+        size_bytes=size_bytes,
         num_parameters=counts[0],
         num_parameters_without_embeddings=counts[1],
         perplexity=float(np.exp(loss)),
@@ -248,12 +262,17 @@ def _generations(
     settings, tokenizer = recipe.evaluate, inputs.tokenizer
     prompts = writing(recipe.task).prompts(tokenizer)
     chosen = _chosen(recipe, inputs, settings.generations, "generations")
+    speakers = {name: [model] for name, model in models.items()}
+    if recipe.several is not None:
+        speakers = {"teacher": [models[name] for name in recipe.several.of], **speakers}
     found = []
-    with run.progress.task("evaluate: responses", len(chosen) * len(models), "responses") as advance:
+    with run.progress.task("evaluate: responses", len(chosen) * len(speakers), "responses") as advance:
         for row, prompt in chosen:
             said = {}
-            for name, model in models.items():
-                ids, _ = greedy(model, prompt, settings.generation_tokens, stop=end_tokens(model, tokenizer))
+            for name, speaking in speakers.items():
+                ends = end_tokens(speaking[0], tokenizer)
+                together = partial(_next_of_all, recipe)
+                ids, _ = greedy(speaking, prompt, settings.generation_tokens, stop=ends, together=together)
                 said[name] = tokenizer.decode(ids, skip_special_tokens=True)
                 advance(1)
             asked, truth = prompts.shown(row)
@@ -261,6 +280,13 @@ def _generations(
                 Generation(id=row.id, prompt=asked[-SHOWN_CHARACTERS:], truth=truth[:SHOWN_CHARACTERS], said=said)
             )
     return found
+
+
+def _next_of_all(recipe: Recipe, logits: Sequence[Tensor]) -> Tensor:
+    """The logits of the next token that several teachers have together."""
+    assert recipe.several is not None
+    target = combined(recipe.several, [LogitTargets(each[None]) for each in logits])
+    return target.logits_at(slice(None), 1.0, plain_log_sum_exp)[0]
 
 
 def _speed(
@@ -271,6 +297,10 @@ def _speed(
     chosen = _chosen(recipe, inputs, settings.prompts, "latency")
     # Plain texts have no prompt, and speed does not depend on which tokens it has.
     prompts = tuple(ids for _, ids in chosen) or (tuple(range(1, 17)),)
+    beside: dict[str, Any] = {}
+    if several := recipe.several:
+        others = (str(folders[name].path) for name in several.of if name != lead_name(several))
+        beside = {"beside": tuple(others)}
     requests = {
         name: GenerationRequest(
             model=str(folder.path),
@@ -280,6 +310,7 @@ def _speed(
             warmup=settings.warmup,
             device=engine.device.type,
             trust_remote_code=folder.trust_remote_code,
+            **(beside if name == "teacher" else {}),
         )
         for name, folder in folders.items()
     }

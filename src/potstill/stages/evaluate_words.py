@@ -31,7 +31,7 @@ from potstill.run_dir import RunDir
 from potstill.stages.common import Inputs, ModelFolder, reads_as_teacher
 from potstill.stages.compared import estimate, headline, pairs, parameters, speed_values
 from potstill.stages.findings import findings
-from potstill.targets import LogitTargets
+from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.tasks import TokenClassification
 from potstill.teachers import FrozenTeacher, combined, lead_name
 from potstill.training.engine import Engine
@@ -92,7 +92,7 @@ def evaluate_words(
         names = list(recipe.several.of)
         targets = [LogitTargets(torch.from_numpy(logits[name])) for name in names]
         together = combined(recipe.several, targets)
-        logits["teacher"] = together.logits_at(slice(None), 1.0, lambda x, _: torch.logsumexp(x, dim=-1)).numpy()
+        logits["teacher"] = together.logits_at(slice(None), 1.0, plain_log_sum_exp).numpy()
         counts["teacher"] = (sum(counts[name][0] for name in names), sum(counts[name][1] for name in names))
         sizes["teacher"] = sum(sizes[name] for name in names)
     speed = _speed(run, recipe, inputs, folders, engine)

@@ -66,7 +66,9 @@ def _export(
 
 
 def _logits(said: Signals) -> Tensor:
-    """The logits of the rows, or of a language model's first trained tokens."""
+    """The logits or numbers of the rows, or the logits of a language model's first trained tokens."""
+    if said.mean is not None:
+        return said.mean
     if said.logits is not None:
         return said.logits
     assert isinstance(said.target, HiddenTargets)

@@ -6,7 +6,7 @@ from potstill.records import EvaluateRecord, metric_name
 def findings(evaluation: EvaluateRecord) -> list[str]:
     """Sentences for the report, the worst news first."""
     models = evaluation.models
-    teacher, student, baseline = models["teacher"], models["student"], models.get("baseline")
+    teacher, baseline = models["teacher"], models.get("baseline")
     metric = metric_name(evaluation.primary_metric)
     scores = {name: evaluation.primary(name).value for name in models}
     found = []
@@ -15,21 +15,21 @@ def findings(evaluation: EvaluateRecord) -> list[str]:
             f"The teacher ({scores['teacher']:.1%}) is worse than the small model trained on hard labels alone "
             f"({scores['baseline']:.1%}): following it cannot pay. Adapt it longer or on more rows, or choose another."
         )
-    floors = evaluation.floors
-    if "teacher_labels" in floors and teacher.accuracy < floors["teacher_labels"].accuracy:
+    floors = {name: floor.score(evaluation.primary_metric) for name, floor in evaluation.floors.items()}
+    if "teacher_labels" in floors and scores["teacher"] < floors["teacher_labels"]:
         found.append(
-            f"The teacher ({teacher.accuracy:.1%}) is below TF-IDF with logistic regression on the "
-            f"{floors['teacher_labels'].labelled_rows:,} rows that it can be adapted on "
-            f"({floors['teacher_labels'].accuracy:.1%}): it is under-trained."
+            f"The teacher ({scores['teacher']:.1%}) is below TF-IDF with {_floor_of(evaluation)} on the "
+            f"{evaluation.floors['teacher_labels'].labelled_rows:,} rows that it can be adapted on "
+            f"({floors['teacher_labels']:.1%}): it is under-trained."
         )
-    if "student_labels" in floors and student.accuracy < floors["student_labels"].accuracy:
+    if "student_labels" in floors and scores["student"] < floors["student_labels"]:
         found.append(
-            f"The student ({student.accuracy:.1%}) is below TF-IDF with logistic regression on the same labelled "
-            f"rows ({floors['student_labels'].accuracy:.1%}): that simpler model serves better."
+            f"The student ({scores['student']:.1%}) is below TF-IDF with {_floor_of(evaluation)} on the same labelled "
+            f"rows ({floors['student_labels']:.1%}): that simpler model serves better."
         )
     pair = next((c for c in evaluation.comparisons if (c.of, c.against) == ("student", "baseline")), None)
     macro = pair.macro_f1_points if pair is not None else None
-    if pair is not None and macro is not None and macro.high < 0 <= pair.accuracy_points.high:
+    if pair is not None and macro is not None and macro.high < 0 <= pair.points(evaluation.primary_metric).high:
         found.append(
             "Distilling lost in macro-F1, which counts rare classes as much as others: the student is "
             f"{macro.value:+.1f} points (95 % interval {macro.low:+.1f} to {macro.high:+.1f}) from the same student on "
@@ -64,6 +64,10 @@ def findings(evaluation: EvaluateRecord) -> list[str]:
     return found
 
 
+def _floor_of(evaluation: EvaluateRecord) -> str:
+    return "ridge regression" if evaluation.problem_type == "regression" else "logistic regression"
+
+
 def _of_generations(evaluation: EvaluateRecord) -> list[str]:
     """How the students that taught each other compare, where there were several."""
     models = evaluation.models
@@ -76,6 +80,21 @@ def _of_generations(evaluation: EvaluateRecord) -> list[str]:
     return [
         f"Over the generations, {metric_name(evaluation.primary_metric)} went: {shares}. The last is "
         f"{points.value:+.1f} points from the first (95 % interval {points.low:+.1f} to {points.high:+.1f})."
+    ]
+
+
+def _of_whole_targets(evaluation: EvaluateRecord) -> list[str]:
+    """Of tasks whose responses are right or wrong as a whole: whether more are, for having had a teacher."""
+    points = evaluation.gain_over_baseline_points
+    if evaluation.primary_metric not in evaluation.models["student"].scores or points is None:
+        return []
+    how, than = (
+        ("more", "than") if points.low > 0 else ("fewer", "than") if points.high < 0 else ("about as many", "as")
+    )
+    student, baseline = (evaluation.primary(name).value for name in ("student", "baseline"))
+    return [
+        f"It writes {how} targets to the letter {than} the baseline: {student:.1%} against "
+        f"{baseline:.1%} ({points.value:+.1f} points, 95 % interval {points.low:+.1f} to {points.high:+.1f})."
     ]
 
 
@@ -104,6 +123,7 @@ def _of_tokens(evaluation: EvaluateRecord) -> list[str]:
             f"Distilling did not measurably pay: the student is no nearer to the teacher than the same student on "
             f"{alone}: {compared}."
         )
+    found.extend(_of_whole_targets(evaluation))
     better = "better than" if loss.low > 0 else "worse than" if loss.high < 0 else "about as well as"
     found.append(
         f"It predicts the true responses {better} the baseline: perplexity {student.perplexity:.1f} against "

@@ -15,6 +15,7 @@ def judge(settings: GateSettings, evaluation: EvaluateRecord) -> GateRecord:
     """Every threshold that is set, passed or failed; a quantity that was not measured fails."""
     student = evaluation.models["student"]
     gain, kl_gain = evaluation.gain_over_baseline_points, evaluation.kl_gain_over_baseline
+    agreement = evaluation.agreement.get("student")
     measured: dict[str, float | None] = {
         "min_retention": evaluation.retention.value,
         "max_drop_points": evaluation.drop_points.value,
@@ -22,7 +23,7 @@ def judge(settings: GateSettings, evaluation: EvaluateRecord) -> GateRecord:
         "max_latency_p95_ms": student.latency_p95_ms,
         "max_size_bytes": student.size_bytes,
         "max_peak_memory_bytes": student.peak_memory_bytes,
-        "min_agreement": evaluation.agreement["student"].all_rows.value,
+        "min_agreement": agreement.all_rows.value if agreement else None,
         "max_kl_from_teacher": student.kl_mean,
         "min_kl_gain_over_baseline": kl_gain.value if kl_gain else None,
         "min_gain_over_baseline_points": gain.value if gain else None,

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from potstill.data.batches import batches_by_length
 from potstill.data.rows import texts_fingerprint
-from potstill.data.words import EncodedWords
 from potstill.labels import Auto, Dense, DensePositions, LabelSource, StoreWriter, bytes_per_position
 from potstill.labels.positions import Columns
 from potstill.labels.store import FORMAT
@@ -19,6 +18,7 @@ from potstill.run_dir import RunDir, file_digest, fingerprint
 from potstill.stages.common import Inputs, alone, load_teacher
 from potstill.stages.label_language import judged_temperatures, require_within_bound, write_positions
 from potstill.stages.plan import LABELLED
+from potstill.tasks import TextClassification
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
@@ -130,10 +130,12 @@ def _write(
 ) -> LabelRecord:
     settings, encoding = recipe.label, recipe.encoding
     assert isinstance(encoding, Dense)
+    # None where words are answered and not whole rows.
+    answer = recipe.task.answer if isinstance(recipe.task, TextClassification) else None
     rows = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
     teacher = FrozenTeacher(load_teacher(recipe, run, adapted), engine.device, recipe.task.ask)
     at_words = DensePositions(dtype=encoding.dtype, classes=len(inputs.labels))
-    words = isinstance(rows, EncodedWords)
+    words = answer is None
     asked = positions = 0
 
     def ask(indices: Sequence[int]) -> Tensor | tuple[Sequence[int], Columns]:
@@ -141,13 +143,13 @@ def _write(
         asked += len(indices)
         batch = rows.collate(indices)
         with engine.autocast(settings.precision):
-            logits = teacher(batch).logits
-        assert logits is not None
-        if not words:
-            return logits.float()
+            said = teacher(batch)
+        if answer is not None:
+            return answer.outputs(said).float()
+        assert said.logits is not None
         counts: list[int] = batch.mask.sum(dim=1).tolist()
         positions += sum(counts)
-        return counts, at_words.encode(logits[batch.mask.to(logits.device)])
+        return counts, at_words.encode(said.logits[batch.mask.to(said.logits.device)])
 
     started = time.monotonic()
     with run.progress.task("label", len(rows.ids), "rows") as advance:

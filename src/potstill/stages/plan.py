@@ -23,6 +23,7 @@ from potstill.stages.respond import planned
 from potstill.stages.shapes import shape_of
 from potstill.stages.signals import build_loss, planned_signals
 from potstill.students import Design, design_note, shape_notes
+from potstill.tasks import TextClassification
 from potstill.teachers import MovingAverageTeacher
 
 LABELLED = ("train", "validation")
@@ -128,9 +129,10 @@ def _warnings(
     recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: ShapeRecord, counts: dict[str, SplitCounts]
 ) -> list[str]:
     found = []
-    rows = inputs.splits["train"].rows if inputs.labels else ()
-    taught = {label for row in rows for label in row.classes}
-    if unseen := sorted(set(inputs.labels) - taught):
+    numbers = isinstance(recipe.task, TextClassification) and recipe.task.problem_type == "regression"
+    classified = bool(inputs.labels) and not numbers
+    taught = {label for row in inputs.splits["train"].rows if classified for label in row.classes}
+    if classified and (unseen := sorted(set(inputs.labels) - taught)):
         found.append(
             f"{len(unseen)} of {len(inputs.labels)} classes have no labelled row in train, "
             f"so the student learns them from the teacher alone: {', '.join(unseen[:5])}"

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from potstill.data.encoded import BatchSource
-from potstill.data.packing import PackedRows
+from potstill.data.token_rows import TokenRows
 from potstill.data.words import EncodedWords
 from potstill.errors import RecipeError
+from potstill.families import Part
 from potstill.losses import MixedLoss, Shapes
 from potstill.recipe import Recipe
 from potstill.records import SignalRecord
@@ -36,7 +37,7 @@ def planned_signals(recipe: Recipe, shapes: Shapes, rows: BatchSource, logit_byt
     ]
     with torch.device("meta"):
         reads = build_loss(recipe, shapes).teacher_reads
-    for signal, layers in _by_signal(reads).items():
+    for (signal, part), layers in _by_signal(reads).items():
         size = sum(_bytes(read, shapes, rows) for read in layers)
         stored = recipe.label.features == "stored"
         if stored and signal is not Signal.HIDDEN_STATES:
@@ -45,9 +46,14 @@ def planned_signals(recipe: Recipe, shapes: Shapes, rows: BatchSource, logit_byt
                 f"{', '.join(str(read.layer) for read in layers)}, which would take {size / 1e6:,.1f} MB: a row's maps "
                 "grow with the square of its length. Set label.features: online, or leave these losses out."
             )
+        if stored and part is Part.ENCODER:
+            raise RecipeError(
+                "label.features: stored, and losses read hidden states of the encoder: a store holds one state for "
+                "each position of a target. Set label.features: online, or leave these losses out."
+            )
         found.append(
             SignalRecord(
-                name=signal.value,
+                name=signal.value if part is Part.ONLY else f"{part.value}_{signal.value}",
                 source="stored" if stored else "online",
                 size_bytes=size if stored else 0,
                 layers=[read.layer for read in layers],
@@ -56,23 +62,25 @@ def planned_signals(recipe: Recipe, shapes: Shapes, rows: BatchSource, logit_byt
     return found
 
 
-def _by_signal(reads: frozenset[Read]) -> Mapping[Signal, Sequence[Read]]:
-    ordered = sorted(reads)
-    return {signal: [read for read in ordered if read.signal is signal] for signal in {r.signal: 0 for r in ordered}}
+def _by_signal(reads: frozenset[Read]) -> Mapping[tuple[Signal, Part], Sequence[Read]]:
+    found: dict[tuple[Signal, Part], list[Read]] = {}
+    for read in sorted(reads):
+        found.setdefault((read.signal, read.part), []).append(read)
+    return found
 
 
 def _bytes(read: Read, shapes: Shapes, rows: BatchSource) -> int:
     """What this feature takes in float16, of all tokens that count."""
     if read.signal is Signal.HIDDEN_STATES:
-        return STATE_BYTES * shapes.teacher.width * sum(tokens for tokens, _ in _tokens(rows))
+        return STATE_BYTES * shapes.teacher.width * sum(tokens for tokens, _ in _tokens(rows, read.part))
     heads = read.heads or shapes.teacher.heads
-    return STATE_BYTES * heads * sum(tokens * keys for tokens, keys in _tokens(rows))
+    return STATE_BYTES * heads * sum(tokens * keys for tokens, keys in _tokens(rows, read.part))
 
 
-def _tokens(rows: BatchSource) -> Iterator[tuple[int, int]]:
+def _tokens(rows: BatchSource, part: Part) -> Iterator[tuple[int, int]]:
     """For each example the tokens that count, and those that each of them may see."""
-    if isinstance(rows, PackedRows):
-        yield from zip(rows.examples.trained_counts.tolist(), rows.examples.lengths.tolist(), strict=True)
+    if isinstance(rows, TokenRows):
+        yield from rows.maps_of(part)
         return
     if isinstance(rows, EncodedWords):
         yield from zip(rows.counts, rows.lengths, strict=True)

@@ -1,6 +1,7 @@
 """train: the student from its teacher's answers, and the baseline, the same student from hard labels alone."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,11 +21,21 @@ from potstill.records import AdaptRecord, LabelRecord, TrainRecord
 from potstill.run_dir import RunDir, fingerprint, folder_files
 from potstill.schedules import Constant
 from potstill.signals import Read, Teacher
-from potstill.stages.common import Inputs, load_teacher, model_digest, save_model, true_labels
+from potstill.stages.common import (
+    Inputs,
+    gives_numbers,
+    in_units,
+    load_teacher,
+    model_digest,
+    save_model,
+    true_labels,
+    units_of,
+)
 from potstill.stages.label import is_generation, label_source, one_of, store_of
 from potstill.stages.label_features import features_of
 from potstill.stages.plan import shapes_of, total_steps
 from potstill.students import Copy, Importance, copy_from_teacher, measure_importance
+from potstill.tasks import TextClassification
 from potstill.teachers import (
     FrozenTeacher,
     JoinedTeacher,
@@ -86,6 +97,7 @@ def train_student(
     name: str = "student",
 ) -> TrainRecord:
     """A distilled student, cut from the teacher `adapted` and taught by `lessons`."""
+    units = units_of(recipe, inputs.splits["train"].rows)
     # A teacher that moves would make another measure of each checkpoint.
     compared = recipe.task.writes and not isinstance(recipe.teacher, MovingAverageTeacher)
 
@@ -94,7 +106,9 @@ def train_student(
         if isinstance(recipe.teacher, MovingAverageTeacher):
             return Teachers(opened.average_of(student, recipe.teacher, reads))
         speaks = opened.distributions()
-        return Teachers(opened.with_features(speaks, reads), speaks if compared else no_teacher)
+        taught = opened.with_features(speaks, reads)
+        # A moving average learns in standard units; all that lies on disk speaks in that of the labels.
+        return Teachers(units.of_teacher(taught) if units else taught, speaks if compared else no_teacher)
 
     student = Member(
         name=name,
@@ -126,12 +140,13 @@ def train_baseline(
     if not recipe.train.baseline:
         return None
     rows = labelled_rows(inputs.splits["train"].rows)
+    numbers = units_of(recipe, rows) is not None
     smoothing = next((loss.label_smoothing for loss in recipe.losses if isinstance(loss, HardLabels)), 0.0)
     baseline = Member(
         name="baseline",
         rows=rows,
         losses=(HardLabels(weight=Constant(value=1.0), label_smoothing=smoothing),),
-        settings=recipe.train.model_copy(update={"select_by": "validation_accuracy"}),
+        settings=recipe.train.model_copy(update={"select_by": "validation_loss" if numbers else "validation_accuracy"}),
         open_teachers=lambda student, reads: Teachers(),
         criterion=true_labels(),
     )
@@ -165,10 +180,14 @@ def _train(
 
     def work(folder: Path) -> TrainRecord:
         def save(name: str) -> None:
-            save_model(model, tokenizer, folder / name, engine)
+            with units.spoken(model) if units else nullcontext():
+                save_model(model, tokenizer, folder / name, engine)
 
         model = initial_student(recipe, inputs, run, adapted)
         initial = weights_digest(model)
+        units = units_of(recipe, inputs.splits["train"].rows)
+        if units and _speaks(recipe, inputs):
+            units.standardise(model)
         torch.manual_seed(recipe.seed)  # the projections
         shapes = shapes_of(recipe, inputs, taught_by_student=member.taught_by_student)
         loss = MixedLoss([loss.build(shapes) for loss in member.losses], compiled=settings.compiled)
@@ -176,8 +195,8 @@ def _train(
         job = Job(
             name=f"train/{member.name}",
             model=model,
-            rows=recipe.task.encode(rows, tokenizer, inputs.labels),
-            validation=recipe.task.encode(inputs.splits["validation"].rows, tokenizer, inputs.labels),
+            rows=in_units(recipe, inputs.of_student, rows, units),
+            validation=in_units(recipe, inputs.of_student, inputs.splits["validation"].rows, units),
             ask=recipe.task.ask,
             loss=loss,
             teacher=teachers.of_training,
@@ -235,7 +254,10 @@ class _Opened:
             return SeveralTeachers(several, members, routes_of(several, self.inputs.splits["train"].rows))
         if self.recipe.label.mode == "online":
             return self._asked(frozenset())
-        return StoredTeacher(self._store(store_of(self.lessons.name)), self.engine.device)
+        store = self._store(store_of(self.lessons.name))
+        if isinstance(self.recipe.task, TextClassification):
+            return StoredTeacher(store, self.engine.device, self.recipe.task.answer.said)
+        return StoredTeacher(store, self.engine.device)
 
     def _member(self, name: str) -> "_Opened":
         recipe, inputs, teacher = one_of(self.recipe, self.inputs, self.lessons.teacher, name)
@@ -301,6 +323,14 @@ def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptR
         pieces = None if inputs.vocabulary is None else inputs.vocabulary.kept
         copy_from_teacher(student, source, init, importance, pieces)
     return student
+
+
+def _speaks(recipe: Recipe, inputs: Inputs) -> bool:
+    """Whether a student's first head gives numbers in the unit of the labels, as one that was copied does."""
+    init = inputs.student.init
+    return isinstance(init, Copy) and (
+        init.of == "teacher" or recipe.adapt is None or gives_numbers(inputs.lead.config)
+    )
 
 
 def _importance(recipe: Recipe, inputs: Inputs, teacher: PreTrainedModel, sample: int) -> Importance:

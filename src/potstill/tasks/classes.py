@@ -8,12 +8,13 @@ from transformers import PretrainedConfig
 from potstill.errors import ModelError
 
 
-def label_maps(labels: Sequence[str]) -> dict[str, Any]:
-    """The label names as a model configuration carries them."""
+def config_of(labels: Sequence[str], problem_type: str | None = None) -> dict[str, Any]:
+    """The classes, and the form of the answer, as a model configuration carries them."""
     return {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {label: number for number, label in enumerate(labels)},
+        "problem_type": problem_type,
     }
 
 

@@ -1,12 +1,13 @@
-"""One class for each text."""
+"""Answers about whole texts: one class, several labels, or a number."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_serializer
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -20,66 +21,89 @@ from transformers import (
 from potstill.data.encoded import EncodedRows
 from potstill.data.on_disk import OnDisk
 from potstill.data.rows import Columns, Row, read_rows
-from potstill.errors import DataError
+from potstill.errors import ModelError
+from potstill.records import ProblemType
 from potstill.settings import Settings
-from potstill.signals import IGNORE_INDEX, Ask, Batch, Signals
-from potstill.tasks.classes import label_maps, own_labels
+from potstill.signals import Ask, Batch, Signals
+from potstill.tasks.answers import Answer, Number, OneClass, SeveralLabels
+from potstill.tasks.classes import config_of, labels_of, own_labels
 from potstill.tasks.loading import explained
 
 ENCODE_CHUNK = 1024
 
 
 class TextClassification(Settings):
-    """One class for each text; the model is a transformer with a sequence classification head."""
+    """A class for each text, several, or a number; the model is a transformer with a sequence classification head."""
 
     kind: Literal["text_classification"] = "text_classification"
+    problem_type: ProblemType = "single_label_classification"
+    """One class for each text, any number of them, or a number; the names are those of transformers."""
     max_length: int = Field(default=128, ge=8)
     """Longest text in tokens; what is cut is counted and reported. Latency grows with it."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without a form of answer where it is one class, so that a run from before there were others goes on."""
+        values = handler(self)
+        if self.problem_type == "single_label_classification":
+            del values["problem_type"]
+        return values
 
     @property
     def writes(self) -> bool:
         return False
 
     @property
+    def answer(self) -> Answer:
+        """The form of the answers."""
+        match self.problem_type:
+            case "multi_label_classification":
+                return SeveralLabels()
+            case "regression":
+                return Number()
+            case _:
+                return OneClass()
+
+    @property
     def primary_metric(self) -> str:
-        return "accuracy"
+        return self.answer.primary_metric
 
     @property
     def ask(self) -> Ask:
-        return ask_for_logits
+        return partial(ask_for_answer, answer=self.answer)
 
     def read(self, path: Path, columns: Columns) -> OnDisk[Row]:
-        return read_rows(path, columns)
+        return read_rows(path, columns, self.answer.label_in)
 
     def label_names(self, splits: Mapping[str, Sequence[Row]]) -> list[str]:
         """The classes, sorted, from the rows that teach; the held-out rows must add none.
 
         Raises:
-            DataError: fewer than two classes, or a held-out class that no training row has.
+            DataError: too few classes, a held-out class that no training row has, or numbers that are all the same.
         """
-        taught = {row.label for name in ("train", "adapt") for row in splits.get(name, ()) if row.label}
-        if len(taught) < 2:
-            raise DataError(
-                f"data: {len(taught)} class in the labelled training rows ({sorted(taught)}); expected 2 or more."
-            )
-        for name in ("validation", "test"):
-            unknown = sorted({row.label for row in splits[name] if row.label} - taught)
-            if unknown:
-                raise DataError(
-                    f"data.{name}: class {unknown[0]!r} (and {len(unknown) - 1} more) occurs in no training row. "
-                    "Add rows of it to train or adapt, or remove it here."
-                )
-        return sorted(taught)
+        return self.answer.label_names(splits)
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
         """Nothing to check: encoders are read by the tokenizer that lies beside them."""
 
     def teacher_labels(self, config: PretrainedConfig, labels: list[str]) -> list[str]:
+        """The classes in the order of the logits of a teacher that brings its own head.
+
+        Raises:
+            ModelError: its classes are not those of the data, or its answers have another form.
+        """
+        if config.problem_type not in (None, self.problem_type):
+            raise ModelError(
+                f"teacher.model: its configuration says {config.problem_type}, and the recipe {self.problem_type}. "
+                "Set task.problem_type, or add an adapt section to give it another head."
+            )
+        if self.problem_type == "regression" and config.num_labels == 1:
+            return labels_of(config)
         return own_labels(config, labels)
 
     def config_values(self, labels: Sequence[str]) -> dict[str, Any]:
         """What a model's configuration says of the classes."""
-        return label_maps(labels)
+        return config_of(labels, self.answer.problem_type)
 
     def embedding_parameters(self, model: PreTrainedModel) -> int:
         return sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
@@ -94,7 +118,7 @@ class TextClassification(Settings):
 
     def load_model(self, location: str, labels: Sequence[str] | None = None, **where: Any) -> PreTrainedModel:
         """The model in float32, with a new head for `labels` where they are given. Never reads pickle files."""
-        head = {} if labels is None else label_maps(labels) | {"ignore_mismatched_sizes": True}
+        head = {} if labels is None else self.config_values(labels) | {"ignore_mismatched_sizes": True}
         with explained(location):
             return AutoModelForSequenceClassification.from_pretrained(
                 location, dtype=torch.float32, use_safetensors=True, **head, **where
@@ -106,7 +130,6 @@ class TextClassification(Settings):
 
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> EncodedRows:
         """Token ids of the texts, cut to `max_length`; control-token strings in a text stay text."""
-        numbers = {label: number for number, label in enumerate(labels)}
         tokens: list[np.ndarray[Any, np.dtype[np.int32]]] = []
         truncated = 0
         for start in range(0, len(rows), ENCODE_CHUNK):
@@ -118,14 +141,16 @@ class TextClassification(Settings):
         return EncodedRows(
             ids=tuple(row.id for row in rows),
             tokens=tokens,
-            labels=np.array(
-                [IGNORE_INDEX if row.label is None else numbers[row.label] for row in rows], dtype=np.int64
-            ),
+            labels=self.answer.targets(rows, labels),
             pad_id=tokenizer.pad_token_id or 0,
             truncated=truncated,
         )
 
 
-def ask_for_logits(model: nn.Module, batch: Batch) -> Signals:
-    """The logits of the rows."""
-    return Signals(logits=model(**batch.inputs).logits)
+def ask_for_answer(model: nn.Module, batch: Batch, *, answer: Answer) -> Signals:
+    """What the head says of the rows, as distributions."""
+    return answer.said(model(**batch.inputs).logits)
+
+
+ask_for_logits = partial(ask_for_answer, answer=OneClass())
+"""The logits of the rows."""

@@ -22,7 +22,7 @@ from potstill.data.words import EncodedWords, encode_words
 from potstill.errors import DataError, ModelError
 from potstill.settings import Settings
 from potstill.signals import Ask
-from potstill.tasks.classes import label_maps, own_labels
+from potstill.tasks.classes import config_of, own_labels
 from potstill.tasks.loading import explained
 from potstill.tasks.text_classification import ask_for_logits
 
@@ -96,7 +96,7 @@ class TokenClassification(Settings):
 
     def config_values(self, labels: Sequence[str]) -> dict[str, Any]:
         """What a model's configuration says of the tags."""
-        return label_maps(labels)
+        return config_of(labels)
 
     def embedding_parameters(self, model: PreTrainedModel) -> int:
         return sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
@@ -115,7 +115,7 @@ class TokenClassification(Settings):
 
     def load_model(self, location: str, labels: Sequence[str] | None = None, **where: Any) -> PreTrainedModel:
         """The model in float32, with a new head for `labels` where they are given. Never reads pickle files."""
-        head = {} if labels is None else label_maps(labels) | {"ignore_mismatched_sizes": True}
+        head = {} if labels is None else config_of(labels) | {"ignore_mismatched_sizes": True}
         with explained(location):
             return AutoModelForTokenClassification.from_pretrained(
                 location, dtype=torch.float32, use_safetensors=True, **head, **where

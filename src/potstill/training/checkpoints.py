@@ -35,7 +35,7 @@ class Progressed:
     step: int = 0
     best_step: int = 0
     best_validation_loss: float = float("inf")
-    best_validation_accuracy: float = 0.0
+    best_validation_accuracy: float | None = 0.0
     evaluations_without_gain: int = 0
     stopped_early: bool = False
 

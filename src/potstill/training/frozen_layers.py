@@ -1,7 +1,7 @@
 """The lower layers of an encoder frozen, and what they compute kept: a pass costs only the layers above."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class KeptActivations:
         batch = self.rows.collate(indices)
         hidden = nn.utils.rnn.pad_sequence([self.hidden[index] for index in indices], batch_first=True)
         inputs = {"inputs_embeds": hidden, "attention_mask": batch.inputs["attention_mask"]}
-        return Batch(batch.ids, inputs, batch.labels, batch.mask)
+        return replace(batch, inputs=inputs)
 
 
 class _GivenEmbeddings(nn.Module):

@@ -134,10 +134,13 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
 
 @dataclass(frozen=True)
 class Validation:
-    """What chooses the checkpoint, not the scheduled loss: the mean criterion in nats, and share of right answers."""
+    """What chooses the checkpoint, not the scheduled loss: the mean criterion in nats, and share of right answers.
+
+    A row with several labels is right where all of them are; of numbers none is right or wrong.
+    """
 
     validation_loss: float
-    validation_accuracy: float
+    validation_accuracy: float | None
 
 
 def validate(job: Job, engine: Engine) -> Validation:
@@ -145,31 +148,44 @@ def validate(job: Job, engine: Engine) -> Validation:
     model, rows, settings = job.model, job.validation, job.settings
     training = model.training
     model.eval()
-    total = torch.zeros(3, dtype=torch.float64, device=engine.device)
+    total = torch.zeros(4, dtype=torch.float64, device=engine.device)
     batches = batches_by_length(rows.lengths, settings.micro_batch_size or settings.batch_size)
     with torch.inference_mode(), engine.autocast(settings.precision):
         for indices in batches[engine.rank :: engine.world_size]:
             batch = rows.collate(indices).to(engine.device)
             said = job.ask(model, batch)
             total[0] += job.criterion(said, job.validation_teacher(batch), batch, progress=1.0).total
-            total[1] += _right_answers(said, batch)
-            total[2] += batch.mask.sum()
+            right, answers = _right_answers(said, batch)
+            total[1] += right
+            total[2] += answers
+            total[3] += batch.mask.sum()
     model.train(training)
-    loss, right, count = engine.sum(total).tolist()
+    loss, right, answers, count = engine.sum(total).tolist()
     if not math.isfinite(loss):
         raise TrainingError(
             f"the validation loss is {loss}: the weights have grown out of bounds. Lower learning_rate."
         )
-    return Validation(loss / count, right / count)
+    return Validation(loss / count, right / answers if answers else None)
 
 
-def _right_answers(said: Signals, batch: Batch) -> Tensor:
-    """How many unmasked positions have the true label as the likeliest answer."""
+def _right_answers(said: Signals, batch: Batch) -> tuple[Tensor, Tensor]:
+    """How many answers have the true label as the likeliest, and how many there are.
+
+    Each unmasked position is an answer, or all those of a row together where they are about it. A number is none.
+    """
+    if said.mean is not None:
+        return batch.mask.new_zeros((), dtype=torch.int64), batch.mask.new_zeros((), dtype=torch.int64)
+    if said.logits is not None and batch.whole_rows and batch.mask.dim() == 2:
+        right = (said.logits.argmax(dim=-1) == batch.labels) | ~batch.mask
+        counted = batch.mask.any(dim=1)
+        return (right.all(dim=1) & counted).sum(), counted.sum()
     labels = batch.labels[batch.mask]
     if said.logits is not None:
-        return (said.logits[batch.mask].argmax(dim=-1) == labels).sum()
-    assert said.hidden is not None and said.head is not None
-    return (said.head.likeliest(said.hidden[batch.mask]) == labels).sum()
+        likeliest = said.logits[batch.mask].argmax(dim=-1)
+    else:
+        assert said.hidden is not None and said.head is not None
+        likeliest = said.head.likeliest(said.hidden[batch.mask])
+    return (likeliest == labels).sum(), batch.mask.sum()
 
 
 def _step(
@@ -246,6 +262,7 @@ def _judged(done: Progressed, found: Validation, settings: OptimiserSettings) ->
     better = loss < done.best_validation_loss
     if settings.select_by == "validation_accuracy":
         best = done.best_validation_accuracy
+        assert accuracy is not None and best is not None, "a recipe that selects by it has answers that can be right"
         # The first evaluation is the best so far even where nothing was right.
         better = accuracy > best or (accuracy == best and better)
     if better:

@@ -1,0 +1,46 @@
+"""Which stack of layers a loss on features reads, of models that have two."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from potstill.errors import RecipeError
+from potstill.families import TWO_STACKS, Part
+from potstill.losses.shapes import Shapes
+from potstill.records import ShapeRecord
+
+Stack = Literal["encoder", "decoder"]
+Looking = Literal["encoder", "decoder", "cross"]
+
+
+def loss_name(kind: str, of: str | None) -> str:
+    """A loss by its kind and stack: of each pair a recipe can list one."""
+    return kind if of is None else f"{kind}_{of}"
+
+
+def part_of(of: Looking | None, shapes: Shapes, loss: str, known: Sequence[str]) -> Part:
+    """The stack that is compared.
+
+    Raises:
+        RecipeError: none is named of a model that has two, or one is named of a model that has not.
+    """
+    family = shapes.teacher.family
+    if family in TWO_STACKS and of is None:
+        raise RecipeError(
+            f"losses: {loss} does not say what it reads of a model of two stacks ({family}). Set its of to one of "
+            f"{', '.join(known)}; list it once for each."
+        )
+    if family not in TWO_STACKS and of is not None:
+        raise RecipeError(f"losses: {loss}.of is {of}, and a model of the family {family!r} has one stack. Drop it.")
+    return Part.ONLY if of is None else Part(of)
+
+
+def layers_in(shapes: Shapes, part: Part) -> tuple[int, int]:
+    """The layers of the student and of the teacher in this stack."""
+    return _layers(shapes.student, part), _layers(shapes.teacher, part)
+
+
+def _layers(shape: ShapeRecord, part: Part) -> int:
+    if part in (Part.ONLY, Part.ENCODER):
+        return shape.layers
+    assert shape.decoder_layers is not None
+    return shape.decoder_layers

@@ -1,0 +1,154 @@
+"""evaluate, for texts with several labels: which of them each model gives."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from potstill.data.rows import Row, labelled_rows
+from potstill.data.splits import stable_order
+from potstill.measure import quality
+from potstill.measure.floor import tfidf_labels
+from potstill.recipe import Recipe
+from potstill.records import Agreement, ClassRow, Comparison, Disagreement, Floor
+from potstill.run_dir import RunDir
+from potstill.stages.common import Inputs
+from potstill.stages.compared import DISAGREEMENT_CHARACTERS, Judged, estimate, pairs
+from potstill.stages.plan import adapt_split
+from potstill.tasks.answers import SeveralLabels
+
+Outputs = npt.NDArray[np.float32]
+Decisions = npt.NDArray[np.bool_]
+Resampled = Mapping[str, npt.NDArray[np.float64]]
+
+
+def judge_labels(
+    run: RunDir, recipe: Recipe, inputs: Inputs, outputs: Mapping[str, Outputs], numbers: npt.NDArray[np.int64]
+) -> Judged:
+    """The models by their log-odds of each label, rows x labels; `numbers` are 1 where a row has the label."""
+    truth = numbers == 1
+    weights = quality.bootstrap_weights(len(truth), seed=recipe.seed)
+    # A label is given where its probability is above one half.
+    said = {name: values > 0 for name, values in outputs.items()}
+    # As a distribution of two classes for each decision.
+    pairwise = {name: np.stack([np.zeros_like(x), x], axis=-1).reshape(-1, 2) for name, x in outputs.items()}
+    exact = {name: (decisions == truth).all(axis=1) for name, decisions in said.items()}
+    resampled = {
+        "micro_f1": {name: quality.micro_f1s(truth, each, weights) for name, each in said.items()},
+        "macro_f1": {name: quality.label_f1s(truth, each, weights) for name, each in said.items()},
+        "accuracy": {name: quality.accuracies(right, weights) for name, right in exact.items()},
+    }
+    return Judged(
+        quality={
+            name: {
+                "accuracy": float(resampled["accuracy"][name][0]),
+                "accuracy_interval": estimate(resampled["accuracy"][name]),
+                "macro_f1": float(resampled["macro_f1"][name][0]),
+                "macro_f1_interval": estimate(resampled["macro_f1"][name]),
+                "scores": {"micro_f1": estimate(resampled["micro_f1"][name])},
+                "cross_entropy": quality.cross_entropy(pairwise[name], numbers.reshape(-1)),
+                "expected_calibration_error": quality.expected_calibration_error(pairwise[name], numbers.reshape(-1)),
+            }
+            for name in outputs
+        },
+        primary=resampled["micro_f1"],
+        agreement={
+            name: _agreement(said, name, truth, quality.kl(pairwise["teacher"], pairwise[name]), weights)
+            for name in outputs
+            if name != "teacher"
+        },
+        comparisons=[_comparison(of, against, exact, resampled) for of, against in pairs(outputs)],
+        floors=_floors(run, recipe, inputs, truth) if recipe.evaluate.floor else {},
+        classes=_classes(inputs.labels, truth, said),
+        disagreements=_disagreements(recipe, inputs, truth, said),
+    )
+
+
+def _agreement(
+    said: Mapping[str, Decisions], model: str, truth: Decisions, kl: float, weights: npt.NDArray[np.float64]
+) -> Agreement:
+    same = said["teacher"] == said[model]
+    wrong = said["teacher"] != truth
+    each_row = np.full(len(truth), float(truth.shape[1]))
+    return Agreement(
+        all_rows=estimate(quality.pooled_shares(same.sum(axis=1).astype(np.float64), each_row, weights)),
+        teacher_wrong=float(same[wrong].mean()) if wrong.any() else None,
+        teacher_wrong_rows=int(wrong.sum()),
+        kl_from_teacher=kl,
+    )
+
+
+def _comparison(
+    of: str, against: str, exact: Mapping[str, npt.NDArray[np.bool_]], resampled: Mapping[str, Resampled]
+) -> Comparison:
+    points = {metric: estimate(100 * (values[of] - values[against])) for metric, values in resampled.items()}
+    only_of, only_against, p = quality.mcnemar(exact[of], exact[against])
+    return Comparison(
+        of=of,
+        against=against,
+        accuracy_points=points["accuracy"],
+        macro_f1_points=points["macro_f1"],
+        score_points={"micro_f1": points["micro_f1"]},
+        only_of_right=only_of,
+        only_against_right=only_against,
+        mcnemar_p=p,
+    )
+
+
+def _floors(run: RunDir, recipe: Recipe, inputs: Inputs, truth: Decisions) -> dict[str, Floor]:
+    test = [row.text for row in inputs.splits["test"].rows]
+    sets = {"student_labels": inputs.splits["train"].rows, "teacher_labels": adapt_split(inputs).rows}
+    weights = np.ones((1, len(test)))
+    result = {}
+    with run.progress.task("evaluate: TF-IDF floor", len(sets), "fits") as advance:
+        for name, rows in sets.items():
+            taught: Sequence[Row] = labelled_rows(rows)
+            known = SeveralLabels().targets(taught, inputs.labels) == 1
+            said = tfidf_labels([row.text for row in taught], known, test, seed=recipe.seed)
+            result[name] = Floor(
+                labelled_rows=len(taught),
+                accuracy=float((said == truth).all(axis=1).mean()),
+                macro_f1=float(quality.label_f1s(truth, said, weights)[0]),
+                scores={"micro_f1": float(quality.micro_f1s(truth, said, weights)[0])},
+            )
+            advance(1)
+    return result
+
+
+def _classes(labels: Sequence[str], truth: Decisions, said: Mapping[str, Decisions]) -> list[ClassRow]:
+    recalls = {name: quality.label_recalls(truth, decisions) for name, decisions in said.items()}
+    nothing = [None] * len(labels)
+    return [
+        ClassRow(
+            label=label,
+            rows=int(truth[:, number].sum()),
+            teacher_accuracy=recalls["teacher"][number],
+            student_accuracy=recalls["student"][number],
+            baseline_accuracy=recalls.get("baseline", nothing)[number],
+        )
+        for number, label in enumerate(labels)
+    ]
+
+
+def _disagreements(
+    recipe: Recipe, inputs: Inputs, truth: Decisions, said: Mapping[str, Decisions]
+) -> list[Disagreement]:
+    """A sample, by stable hash, of the rows to which student and teacher give other labels."""
+    test = inputs.splits["test"].rows
+    differ = np.nonzero((said["student"] != said["teacher"]).any(axis=1))[0].tolist()
+    chosen = stable_order(differ, lambda row: test[row].id, salt="disagreements")
+
+    def named(decisions: Decisions, row: int) -> str:
+        return ", ".join(inputs.labels[number] for number in np.nonzero(decisions[row])[0]) or "(none)"
+
+    return [
+        Disagreement(
+            id=test[row].id,
+            text=test[row].text[:DISAGREEMENT_CHARACTERS],
+            truth=named(truth, row),
+            teacher=named(said["teacher"], row),
+            student=named(said["student"], row),
+            baseline=named(said["baseline"], row) if "baseline" in said else None,
+        )
+        for row in chosen[: recipe.evaluate.sample_disagreements]
+    ]

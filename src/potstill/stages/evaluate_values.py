@@ -1,0 +1,116 @@
+"""evaluate, for numbers: how much of their variance each model explains."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from potstill.data.rows import Row, labelled_rows
+from potstill.measure import quality
+from potstill.measure.floor import tfidf_numbers
+from potstill.recipe import Recipe
+from potstill.records import Comparison, Disagreement, Floor
+from potstill.run_dir import RunDir
+from potstill.stages.common import Inputs
+from potstill.stages.compared import DISAGREEMENT_CHARACTERS, Judged, estimate, pairs
+from potstill.stages.plan import adapt_split
+from potstill.tasks.answers import Number
+
+Values = npt.NDArray[np.float64]
+
+
+def judge_values(
+    run: RunDir,
+    recipe: Recipe,
+    inputs: Inputs,
+    outputs: Mapping[str, npt.NDArray[np.float32]],
+    labels: npt.NDArray[np.float32],
+) -> Judged:
+    """The models by the numbers that they say, rows x 1, in the unit of the labels."""
+    truth = labels.astype(np.float64)
+    said: dict[str, Values] = {name: values[:, 0].astype(np.float64) for name, values in outputs.items()}
+    weights = quality.bootstrap_weights(len(truth), seed=recipe.seed)
+    scores = {
+        "r2": {name: quality.r2s(truth, values, weights) for name, values in said.items()},
+        "spearman": {name: quality.spearmans(truth, values, weights) for name, values in said.items()},
+    }
+    nothing = dict.fromkeys(
+        (
+            "accuracy",
+            "accuracy_interval",
+            "macro_f1",
+            "macro_f1_interval",
+            "cross_entropy",
+            "expected_calibration_error",
+        )
+    )
+    return Judged(
+        quality={
+            name: nothing
+            | {
+                "scores": {metric: estimate(values[name]) for metric, values in scores.items()},
+                "rmse": estimate(quality.rmses(truth, values, weights)),
+                "rmse_from_teacher": estimate(quality.rmses(said["teacher"], values, weights)),
+            }
+            for name, values in said.items()
+        },
+        primary=scores["r2"],
+        # Numbers that are near each other do not agree.
+        agreement={},
+        comparisons=[
+            Comparison(
+                of=of,
+                against=against,
+                accuracy_points=None,
+                macro_f1_points=None,
+                score_points={m: estimate(100 * (values[of] - values[against])) for m, values in scores.items()},
+                only_of_right=None,
+                only_against_right=None,
+                mcnemar_p=None,
+            )
+            for of, against in pairs(said)
+        ],
+        floors=_floors(run, recipe, inputs, truth) if recipe.evaluate.floor else {},
+        classes=[],
+        disagreements=_furthest(recipe, inputs, truth, said),
+    )
+
+
+def _floors(run: RunDir, recipe: Recipe, inputs: Inputs, truth: Values) -> dict[str, Floor]:
+    test = [row.text for row in inputs.splits["test"].rows]
+    sets = {"student_labels": inputs.splits["train"].rows, "teacher_labels": adapt_split(inputs).rows}
+    weights = np.ones((1, len(test)))
+    result = {}
+    with run.progress.task("evaluate: TF-IDF floor", len(sets), "fits") as advance:
+        for name, rows in sets.items():
+            taught: Sequence[Row] = labelled_rows(rows)
+            known = Number().targets(taught, inputs.labels)
+            said = tfidf_numbers([row.text for row in taught], known, test)
+            result[name] = Floor(
+                labelled_rows=len(taught),
+                accuracy=None,
+                macro_f1=None,
+                scores={
+                    "r2": float(quality.r2s(truth, said, weights)[0]),
+                    "spearman": float(quality.spearmans(truth, said, weights)[0]),
+                },
+            )
+            advance(1)
+    return result
+
+
+def _furthest(recipe: Recipe, inputs: Inputs, truth: Values, said: Mapping[str, Values]) -> list[Disagreement]:
+    """The rows on which the student is furthest from the teacher, the furthest first."""
+    test = inputs.splits["test"].rows
+    furthest = np.argsort(-np.abs(said["student"] - said["teacher"]), kind="stable")
+    return [
+        Disagreement(
+            id=test[row].id,
+            text=test[row].text[:DISAGREEMENT_CHARACTERS],
+            truth=f"{truth[row]:.4g}",
+            teacher=f"{said['teacher'][row]:.4g}",
+            student=f"{said['student'][row]:.4g}",
+            baseline=f"{said['baseline'][row]:.4g}" if "baseline" in said else None,
+        )
+        for row in furthest[: recipe.evaluate.sample_disagreements].tolist()
+    ]

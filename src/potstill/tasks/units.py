@@ -1,0 +1,108 @@
+"""Numbers in standard units while a model is trained, and in their own on disk.
+
+With the mean m and the standard deviation s of the labelled rows, a value y is (y - m) / s in standard units. A model
+whose last layer gives W h + b in one unit gives (W / s) h + (b - m) / s in the other, so the change is exact up to
+rounding and is made in the weights: whoever loads a saved model needs to know nothing of it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from potstill.data.encoded import EncodedRows
+from potstill.data.rows import Row
+from potstill.errors import ModelError
+from potstill.signals import Batch, Signals, Teacher
+
+
+@dataclass(frozen=True)
+class Units:
+    """The mean and the standard deviation of labels."""
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> "Units":
+        """Those of the labelled rows."""
+        values = np.array([row.label for row in rows if isinstance(row.label, float)])
+        # Equal labels have no spread to go by.
+        return cls(float(values.mean()), float(values.std()) or 1.0)
+
+    def standard(self, values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        return (values - self.mean) / self.deviation
+
+    def of_rows(self, rows: EncodedRows) -> EncodedRows:
+        """The rows with their labels in standard units."""
+        return replace(rows, labels=self.standard(torch.from_numpy(rows.labels)).numpy())
+
+    def of_teacher(self, teacher: Teacher) -> Teacher:
+        """The teacher, which speaks in the unit of the labels, in standard units."""
+        return _InStandardUnits(teacher, self)
+
+    def standardise(self, model: PreTrainedModel) -> None:
+        """Change the last layer of a model that speaks in the unit of the labels to standard units.
+
+        Raises:
+            ModelError: its last layer is not known.
+        """
+        last = last_layer(model)
+        with torch.no_grad():
+            last.weight /= self.deviation
+            last.bias.copy_((last.bias - self.mean) / self.deviation)
+
+    @contextmanager
+    def spoken(self, model: PreTrainedModel) -> Iterator[None]:
+        """Within it, a model in standard units speaks in the unit of the labels; then all is as before, to the bit.
+
+        Raises:
+            ModelError: its last layer is not known.
+        """
+        last = last_layer(model)
+        kept = [each.detach().clone() for each in (last.weight, last.bias)]
+        with torch.no_grad():
+            last.weight *= self.deviation
+            last.bias.copy_(last.bias * self.deviation + self.mean)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                last.weight.copy_(kept[0])
+                last.bias.copy_(kept[1])
+
+
+@dataclass(frozen=True)
+class _InStandardUnits:
+    teacher: Teacher
+    units: Units
+
+    def __call__(self, batch: Batch) -> Signals:
+        said = self.teacher(batch)
+        assert said.mean is not None
+        return replace(said, mean=self.units.standard(said.mean.float()))
+
+
+def last_layer(model: PreTrainedModel) -> nn.Linear:
+    """The linear layer that gives the number, with its bias.
+
+    Raises:
+        ModelError: there is none outside of the encoder, or it gives something else.
+    """
+    inside = f"{model.base_model_prefix}."
+    linear = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(inside)
+    ]
+    if not linear or linear[-1].out_features != 1 or linear[-1].bias is None:
+        raise ModelError(
+            f"{model.config.model_type}: its head does not end with a linear layer of one output and a bias, which "
+            "regression needs."
+        )
+    return linear[-1]

@@ -1,0 +1,110 @@
+"""Trainings whose answers have another form than one class: resumable, whatever the batches, and able to learn."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from potstill.losses import HardLabels, MixedLoss, SoftTargets
+from potstill.progress import Progress
+from potstill.recipe import OptimiserSettings
+from potstill.schedules import Constant
+from potstill.signals import IGNORE_INDEX
+from potstill.stages.common import true_labels
+from potstill.tasks import TextClassification
+from potstill.teachers import FrozenTeacher
+from potstill.training import loop
+from potstill.training.engine import Engine
+from potstill.training.frozen_layers import FrozenLayers
+from potstill.training.loop import Job, fit, validate
+from potstill.training.metrics import read_metrics
+from tests.invariants.test_training import CLASSES, CPU, encoded, losses, tiny, weights
+
+SEVERAL = TextClassification(problem_type="multi_label_classification")
+
+
+def labelled(count: int, seed: int, *, unlabelled_from: int | None = None):
+    """Rows of which each has any of the labels."""
+    rows = encoded(count, seed)
+    labels = np.random.default_rng(seed).integers(0, 2, (count, CLASSES))
+    if unlabelled_from is not None:
+        labels[unlabelled_from:] = IGNORE_INDEX
+    return replace(rows, labels=labels)
+
+
+def job(*, dropout: float = 0.1, steps: int = 13, seed: int = 0, **settings: object) -> Job:
+    return Job(
+        name="train/student",
+        model=tiny(seed, dropout=dropout),
+        rows=labelled(37, 1, unlabelled_from=20),
+        validation=labelled(16, 2),
+        ask=SEVERAL.ask,
+        loss=MixedLoss([SoftTargets().build(), HardLabels().build()]),
+        teacher=FrozenTeacher(tiny(9), CPU, SEVERAL.ask),
+        criterion=true_labels(),
+        total_steps=steps,
+        seed=3,
+        settings=OptimiserSettings(**({"batch_size": 8, "learning_rate": 1e-2, "evaluate_every": 4} | settings)),
+    )
+
+
+def test_one_batch_of_8_equals_8_batches_of_1(tmp_path: Path) -> None:
+    runs = []
+    for size in (8, 1):
+        each = job(dropout=0.0, micro_batch_size=size)
+        fit(each, tmp_path / str(size), Engine(CPU), Progress())
+        runs.append((losses(tmp_path / str(size)), weights(each.model)))
+    np.testing.assert_allclose(runs[0][0], runs[1][0], rtol=2e-4)
+    torch.testing.assert_close(runs[0][1], runs[1][1], rtol=1e-3, atol=1e-3)
+
+
+def test_a_student_of_its_teachers_shape_can_be_driven_to_it(tmp_path: Path) -> None:
+    rows = labelled(24, 1)
+    soft = MixedLoss([SoftTargets(weight=Constant(value=1.0), temperature=Constant(value=2.0)).build()])
+    each = replace(
+        job(dropout=0.0, steps=300, learning_rate=1e-2, decay="cosine", evaluate_every=300, weight_decay=0.0),
+        rows=rows,
+        validation=rows,
+        loss=soft,
+        criterion=soft,
+        validation_teacher=FrozenTeacher(tiny(9), CPU, SEVERAL.ask),
+    )
+    each = replace(each, teacher=each.validation_teacher)
+    before = validate(each, Engine(CPU)).validation_loss
+    fit(each, tmp_path, Engine(CPU), Progress())
+    assert validate(each, Engine(CPU)).validation_loss < 0.02 * before
+
+
+def test_validation_counts_the_rows_of_which_all_labels_are_right() -> None:
+    each = job(dropout=0.0)
+    found = validate(each, Engine(CPU))
+    batch = each.validation.collate(range(16))
+    with torch.no_grad():
+        x = each.model.eval()(**batch.inputs).logits
+    assert found.validation_accuracy == ((x > 0).long() == batch.labels).all(dim=1).double().mean().item()
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(x, batch.labels.float())
+    assert found.validation_loss == pytest.approx(expected.item(), rel=1e-5)
+    # In pieces of other sizes the same.
+    small = replace(each, settings=each.settings.model_copy(update={"micro_batch_size": 3}))
+    assert validate(small, Engine(CPU)).validation_accuracy == found.validation_accuracy
+
+
+def test_an_adapted_teacher_can_have_its_lower_layers_frozen(tmp_path: Path) -> None:
+    each = job(dropout=0.0)
+    frozen = FrozenLayers(each.model, 1)
+    kept = frozen.keep(each.rows, CPU, 4, lambda amount=1, note="": None)  # type: ignore[arg-type]
+    batch = kept.collate([0, 1])
+    assert batch.whole_rows and batch.labels.shape == (2, CLASSES)
+    frozen.detach()
+    fit(
+        replace(each, rows=kept, validation=kept, loss=true_labels(), teacher=loop.no_teacher),
+        tmp_path,
+        Engine(CPU),
+        Progress(),
+    )
+    frozen.restore()
+    lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["kind"] == "step"]
+    # A quarter of a step's rows can be unlabelled; the last of all still learns more than the first.
+    assert lines[-1]["loss"] < lines[0]["loss"] + 0.2
