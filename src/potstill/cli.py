@@ -152,7 +152,10 @@ def schema() -> None:
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="losses, teachers, students, tasks, schedules, encodings or exporters.")],
+    what: Annotated[
+        str,
+        typer.Argument(help="losses, teachers, students, vocabularies, tasks, schedules, encodings or exporters."),
+    ],
 ) -> None:
     """List the components that a recipe can name."""
     from potstill.components import COMPONENTS, describe

@@ -104,6 +104,8 @@ class PlanRecord(Record):
     """Where there are some, the tokens and steps of train, and all sizes, are the greatest that are possible."""
     prompts_dropped: int = 0
     """They leave no room for a response."""
+    spelt_share: float | None = None
+    """Of a student with a trimmed vocabulary: the share of the pieces of validation that it spells with others."""
     disk_bytes: int
     disk_free_bytes: int
     warnings: list[str]

@@ -1,6 +1,7 @@
 """Runs whose students have some of their teacher's pieces: nothing is relabelled, and each reads in its own."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -30,6 +31,10 @@ def test_a_trimmed_student_and_then_a_whole_one_from_the_same_labels(project: Pa
     pieces = plan["student"]["vocabulary"], plan["teacher"]["vocabulary"]
     assert pieces[0] < 150 < 340 < pieces[1]
     assert evaluation["models"]["student"]["num_parameters"] == plan["student"]["parameters"]
+    # All words of validation are of the same few.
+    assert plan["spelt_share"] == 0
+    card = (finished / "report/MODEL_CARD.md").read_text()
+    assert f"Its tokenizer has {pieces[0]} of the teacher's {pieces[1]} pieces" in card
     for folder in ("train/student/model", "train/baseline/model", "export/safetensors"):
         tokenizer = AutoTokenizer.from_pretrained(finished / folder)
         weights = load_file(finished / folder / "model.safetensors")
@@ -130,3 +135,11 @@ def test_the_candidates_have_the_students_pieces(project: Path) -> None:  # noqa
         for kind, more in (("full", ["--no-measure"]), ("trimmed", []))
     ]
     assert "(teacher)" in listed[1] and listed[0] != listed[1]
+    path = project / "demo/data/validation.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.dumps(row | {"text": "other3 " + row["text"]}) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
+    checked = potstill("check", recipe).stdout
+    # One piece of each row's, which are some ten.
+    (share,) = re.findall(r"pieces; ([\d.]+)% of those of validation are spelt with others", checked)
+    assert 5 < float(share) < 15

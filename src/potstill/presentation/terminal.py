@@ -33,6 +33,9 @@ class Costly(Protocol):
     @property
     def weight_bytes(self) -> int: ...
 
+    @property
+    def design(self) -> str | None: ...
+
 
 def plan_lines(plan: PlanRecord) -> Iterator[str]:
     """What will happen, for `potstill check`."""
@@ -61,8 +64,11 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
     yield f"{'teacher':12} {_shape(plan.teacher)}; adapted in {plan.adapt_steps:,} steps"
     yield f"{'student':12} {_shape(plan.student)}; trained in {plan.steps:,} steps"
     pieces = plan.student.vocabulary, plan.teacher.vocabulary
-    if pieces[0] != pieces[1]:
-        yield f"{'vocabulary':12} {pieces[0]:7,} of the teacher's {pieces[1]:,} pieces"
+    if plan.spelt_share is not None:
+        yield (
+            f"{'vocabulary':12} {pieces[0]:7,} of the teacher's {pieces[1]:,} pieces; {plan.spelt_share:.1%} of those "
+            "of validation are spelt with others"
+        )
     yield f"{'disk':12} up to {plan.disk_bytes / 1e6:,.0f} MB, of which labels {plan.label_store_bytes / 1e6:,.1f} MB"
     for signal in plan.signals:
         of = f" of layers {', '.join(map(str, signal.layers))}" if signal.layers else ""
@@ -137,9 +143,9 @@ def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None
     for name in ("latency, ms", "faster") if timed else ():
         table.add_column(name, justify="right", no_wrap=True)
     for each in (teacher, *(costs for _, costs in found)):
-        shape = each.shape
+        shape, called = each.shape, "teacher" if each is teacher else each.design
         cells = [
-            _sizes(shape) + (" (teacher)" if each is teacher else ""),
+            _sizes(shape) + (f" ({called})" if called else ""),
             f"{shape.parameters / 1e6:,.1f} M",
             f"{shape.embedding_parameters / 1e6:,.1f} M",
             f"{each.flops_per_token / 1e6:,.1f}",
@@ -152,10 +158,11 @@ def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None
     console = Console()
     console.width = max(console.width, 120)
     console.print(table)
-    first = found[0][1].shape
+    first, design = found[0][1].shape, found[0][1].design
     decoder = "" if first.decoder_layers is None else f"decoder_layers: {first.decoder_layers}, "
-    said = f"In the recipe: student: {{layers: {first.layers}, {decoder}width: {first.width}}}"
-    console.print(said, highlight=False)
+    sizes = f"layers: {first.layers}, {decoder}width: {first.width}"
+    said = f"kind: design, name: {design}" if design else sizes
+    console.print(f"In the recipe: student: {{{said}}}", highlight=False)
 
 
 def _shape(shape: ShapeRecord) -> str:

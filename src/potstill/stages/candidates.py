@@ -12,7 +12,14 @@ from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.records import ShapeRecord
 from potstill.stages.common import Inputs
-from potstill.stages.shapes import Candidate, flops_per_token, shape_of, sized_candidates, within
+from potstill.stages.shapes import (
+    Candidate,
+    designed_candidates,
+    flops_per_token,
+    shape_of,
+    sized_candidates,
+    within,
+)
 
 ROUNDS, FORWARDS = 3, 5
 
@@ -25,6 +32,8 @@ class Costs:
     flops_per_token: float
     latency_ms: float | None
     """Median of a forward pass over one row, of the fastest of the rounds; None where it was not measured."""
+    design: str | None = None
+    """The name of its design, where it has one."""
 
     @property
     def weight_bytes(self) -> int:
@@ -47,18 +56,25 @@ def costs_of_students(
     teacher = shape_of(recipe, config, inputs.labels)
     flops = flops_per_token(recipe, teacher)
     found = sized_candidates(recipe, config, inputs.labels, vocabulary=inputs.vocabulary)
-    chosen = _spread(within(found, flops, parameters=parameters, flops_ratio=flops_ratio), most)
+    fitting, named = (
+        within(each, flops, parameters=parameters, flops_ratio=flops_ratio)
+        for each in (found, designed_candidates(recipe, config, inputs.labels, inputs.vocabulary))
+    )
+    named = [each for each in named if each.shape.parameters < teacher.parameters]
+    chosen = _spread(fitting, max(1, most - len(named)))
+    chosen = sorted([*chosen, *named][:most], key=lambda each: -each.shape.parameters)
     configs = [config, *(each.config for each in chosen)]
     latencies: list[float | None] = [None] * len(configs)
     if measured:
         with progress.task("students: latency", ROUNDS * len(configs), "measurements") as advance:
             latencies = list(_latencies(recipe, inputs, configs, advance))
     costs = [
-        Costs(shape, operations, latency)
-        for shape, operations, latency in zip(
+        Costs(shape, operations, latency, design)
+        for shape, operations, latency, design in zip(
             [teacher, *(each.shape for each in chosen)],
             [flops, *(each.flops_per_token for each in chosen)],
             latencies,
+            [None, *(each.design for each in chosen)],
             strict=True,
         )
     ]

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data.batches import batches_by_length
 from potstill.data.dialogues import prompt_of
-from potstill.data.encoded import Encoded, EncodedRows
+from potstill.data.encoded import BatchSource, Encoded, EncodedRows
 from potstill.data.prepare import Split, prepare
 from potstill.data.rows import DataRow, labelled_rows
 from potstill.errors import DataError, ModelError, RecipeError
@@ -30,6 +32,9 @@ from potstill.tasks.loading import TOKEN_TYPES, tokenizer_fingerprint, without_t
 from potstill.tasks.units import Units
 from potstill.teachers import CheckpointTeacher, Mixture, PretrainedTeacher, Routed, lead_name
 from potstill.training.engine import Engine
+
+COUNTED_ROWS = 256
+"""Rows whose pieces are counted at a time."""
 
 
 @dataclass(frozen=True)
@@ -146,13 +151,20 @@ def _vocabulary(
     settings = recipe.student.vocabulary
     if not isinstance(settings, TrimmedVocabulary):
         return None
-    counts = torch.zeros(max(tokenizer.get_vocab().values()) + 1, dtype=torch.int64)
+    counts = torch.zeros((), dtype=torch.int64)
     for name in ("train", "adapt") if settings.rows == "train_and_adapt" else ("train",):
-        encoded = recipe.task.encode(splits.get(name, []), tokenizer, labels)
-        for indices in batches_by_length(encoded.lengths, recipe.label.batch_size):
-            said = encoded.collate(indices).inputs
-            counts += torch.bincount(said["input_ids"][said["attention_mask"] > 0], minlength=len(counts))
+        counts = counts + piece_counts(recipe.task.encode(splits.get(name, []), tokenizer, labels), tokenizer)
     return trim(tokenizer, lead.config, counts, settings)
+
+
+def piece_counts(encoded: BatchSource, tokenizer: PreTrainedTokenizerBase) -> Int64[Tensor, "pieces"]:
+    """How often each piece of a tokenizer occurs in encoded rows."""
+    pieces = 1 + max(tokenizer.get_vocab().values())
+    counts = torch.zeros(pieces, dtype=torch.int64)
+    for indices in batches_by_length(encoded.lengths, COUNTED_ROWS):
+        said = encoded.collate(indices).inputs
+        counts += torch.bincount(said["input_ids"][said["attention_mask"] > 0], minlength=pieces)
+    return counts
 
 
 def _read_files(recipe: Recipe, teacher: PretrainedTeacher, base: Path) -> tuple[Files, PreTrainedTokenizerBase]:

@@ -18,11 +18,11 @@ from potstill.losses import Shapes
 from potstill.recipe import OptimiserSettings, Recipe
 from potstill.records import PlanRecord, ShapeRecord, SplitCounts, TokensRecord
 from potstill.run_dir import RunDir
-from potstill.stages.common import Inputs
+from potstill.stages.common import Inputs, piece_counts
 from potstill.stages.respond import planned
 from potstill.stages.shapes import shape_of
 from potstill.stages.signals import build_loss, planned_signals
-from potstill.students import shape_notes
+from potstill.students import Design, design_note, shape_notes
 from potstill.tasks import TextClassification
 from potstill.teachers import MovingAverageTeacher
 
@@ -85,6 +85,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         signals=signals,
         responses_to_write=sum(isinstance(row, Written) for row in learnt.splits["train"].rows),
         prompts_dropped=dropped,
+        spelt_share=_spelt_share(inputs, encoded["validation"]),
         disk_bytes=disk,
         disk_free_bytes=free,
         warnings=[*_warnings(recipe, inputs, teacher, student, counts), *_of_prompts(recipe, dropped)],
@@ -160,6 +161,8 @@ def _of_capacity(recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: 
     """Where the student differs from what was asked for, and where it may be too small for its teacher."""
     made = inputs.student_config
     found = shape_notes(inputs.lead.config, inputs.student, made)
+    if isinstance(recipe.student, Design) and (note := design_note(inputs.lead.config, recipe.student)):
+        found.append(note)
     if student.family != teacher.family:
         found.append(
             f"the student is another kind of network ({student.family}) than its teacher ({teacher.family}); what it "
@@ -232,6 +235,14 @@ def _store_bytes(recipe: Recipe, inputs: Inputs, counts: Mapping[str, SplitCount
 def _adapt_rows(recipe: Recipe, inputs: Inputs) -> int:
     rows = labelled_rows(adapt_split(inputs).rows)
     return len(recipe.task.encode(rows, inputs.tokenizer, inputs.labels).lengths)
+
+
+def _spelt_share(inputs: Inputs, validation: Encoded) -> float | None:
+    """The share of a split's pieces that the student's vocabulary has not."""
+    if inputs.vocabulary is None:
+        return None
+    counts = piece_counts(validation, inputs.tokenizer)
+    return 1 - (counts[inputs.vocabulary.kept].sum() / counts.sum()).item()
 
 
 def _existing(folder: Path) -> Path:

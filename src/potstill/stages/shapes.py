@@ -9,7 +9,17 @@ from transformers import PretrainedConfig
 from potstill.errors import RecipeError
 from potstill.recipe import Recipe
 from potstill.records import ShapeRecord
-from potstill.students import Budget, Shrunk, Trimmed, candidates, model_shape
+from potstill.students import (
+    Budget,
+    Design,
+    Shrunk,
+    Trimmed,
+    candidates,
+    designed,
+    designs_for,
+    model_shape,
+    student_config,
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +30,8 @@ class Candidate:
     config: PretrainedConfig
     shape: ShapeRecord
     flops_per_token: float
+    design: str | None = None
+    """The name of its design, where it has one."""
 
 
 def shape_of(recipe: Recipe, config: PretrainedConfig, labels: Sequence[str]) -> ShapeRecord:
@@ -62,6 +74,19 @@ def sized_candidates(
     return sorted(found, key=lambda each: (-each.shape.parameters, -each.shape.layers))
 
 
+def designed_candidates(
+    recipe: Recipe, teacher: PretrainedConfig, labels: Sequence[str], vocabulary: Trimmed | None = None
+) -> list[Candidate]:
+    """The designs that fit in the teacher."""
+    found = []
+    for name in designs_for(teacher):
+        settings = designed(teacher, Design.model_validate({"name": name}))
+        config = student_config(teacher, settings, vocabulary)
+        shape = shape_of(recipe, config, labels)
+        found.append(Candidate(settings, config, shape, flops_per_token(recipe, shape), name))
+    return found
+
+
 def within(
     found: Sequence[Candidate], teacher_flops: float, *, parameters: int | None, flops_ratio: float | None
 ) -> list[Candidate]:
@@ -77,14 +102,17 @@ def within(
 def chosen_student(
     recipe: Recipe, teacher: PretrainedConfig, labels: Sequence[str], vocabulary: Trimmed | None = None
 ) -> Shrunk:
-    """The student's settings as numbers: the recipe's own, or the largest within its budget.
+    """The student's settings as numbers: the recipe's own, those of its design, or the largest within its budget.
 
     Raises:
+        ModelError: a design that does not fit in the teacher; names those that do.
         RecipeError: nothing is within it; names the smallest that there is.
     """
     asked = recipe.student
     if isinstance(asked, Shrunk):
         return asked
+    if isinstance(asked, Design):
+        return designed(teacher, asked)
     found = sized_candidates(recipe, teacher, labels, asked, vocabulary)
     flops = flops_per_token(recipe, shape_of(recipe, teacher, labels))
     fitting = within(found, flops, parameters=asked.parameters, flops_ratio=asked.flops_ratio)

@@ -6,8 +6,10 @@ from pydantic import BeforeValidator, Field
 
 from potstill.students.budget import Budget, candidates
 from potstill.students.copying import copy_from_teacher
+from potstill.students.designs import Design, design_note, designed, designs_for
 from potstill.students.importance import Importance, measure_importance
-from potstill.students.shape import Copy, Random, Shrunk, model_shape, shape_notes, student_config
+from potstill.students.shape import model_shape, shape_notes, student_config
+from potstill.students.sizes import Copy, Random, Shrunk
 from potstill.students.trimming import Trimmed, trim
 from potstill.students.vocabulary import AnyVocabulary, FullVocabulary, TrimmedVocabulary
 
@@ -16,13 +18,14 @@ def _shrunk_unless_said(value: Any) -> Any:
     return {"kind": "shrunk"} | value if isinstance(value, dict) else value
 
 
-AnyStudent = Annotated[Shrunk | Budget, Field(discriminator="kind"), BeforeValidator(_shrunk_unless_said)]
+AnyStudent = Annotated[Shrunk | Budget | Design, Field(discriminator="kind"), BeforeValidator(_shrunk_unless_said)]
 
 __all__ = [
     "AnyStudent",
     "AnyVocabulary",
     "Budget",
     "Copy",
+    "Design",
     "FullVocabulary",
     "Importance",
     "Random",
@@ -31,6 +34,9 @@ __all__ = [
     "TrimmedVocabulary",
     "candidates",
     "copy_from_teacher",
+    "design_note",
+    "designed",
+    "designs_for",
     "measure_importance",
     "model_shape",
     "shape_notes",

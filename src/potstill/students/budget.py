@@ -9,7 +9,8 @@ from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
 from potstill.settings import Settings
-from potstill.students.shape import Copy, FamilyName, Initialisation, Shrunk, student_config
+from potstill.students.shape import student_config
+from potstill.students.sizes import Copy, FamilyName, Initialisation, Shrunk
 from potstill.students.trimming import Trimmed
 from potstill.students.two_stacks import LAYER_COUNTS, layer_counts
 from potstill.students.vocabulary import AnyVocabulary, FullVocabulary

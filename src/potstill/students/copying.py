@@ -22,7 +22,7 @@ from potstill.families import ENCODER_FAMILIES, TWO_STACKS, Part
 from potstill.students import two_stacks
 from potstill.students.importance import Importance
 from potstill.students.layouts import common_name, common_weights, intermediate_size
-from potstill.students.shape import Copy, layer_map
+from potstill.students.sizes import Copy, layer_map
 
 
 def copy_from_teacher(

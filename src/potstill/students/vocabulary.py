@@ -38,9 +38,10 @@ def _is_full(vocabulary: Any) -> bool:
     return isinstance(vocabulary, FullVocabulary)
 
 
+_AnyForm = Literal["full", "trimmed"] | FullVocabulary | TrimmedVocabulary
 AnyVocabulary = Annotated[
     FullVocabulary | TrimmedVocabulary,
     Field(discriminator="kind", exclude_if=_is_full),
-    BeforeValidator(_kind_alone),
+    BeforeValidator(_kind_alone, json_schema_input_type=_AnyForm),
 ]
 """`vocabulary: trimmed` is short for `vocabulary: {kind: trimmed}`."""
