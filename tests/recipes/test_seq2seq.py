@@ -114,6 +114,7 @@ def test_the_recipes_for_pairs(tmp_path: Path, pair_teacher_folder: Path, name: 
     signals = {signal["name"]: signal for signal in record(out, "plan")["signals"]}
     if name == "seq2seq":
         assert set(signals) == {"logits", "encoder_hidden_states", "decoder_hidden_states", "cross_attention"}
+        assert "hidden states (decoder), attention (cross)" in (out / "report/MODEL_CARD.md").read_text()
         assert signals["cross_attention"]["layers"] == [2, 3] and signals["encoder_hidden_states"]["layers"] == [2, 4]
     # Projections belong to the training, not to the student.
     with safe_open(out / "train/student/model/model.safetensors", "pt") as weights:
@@ -141,3 +142,27 @@ def test_targets_that_are_missing_and_several_teachers_are_refused(pair_project:
     write_pairs(pair_project / "data/train.jsonl", 80, seed=2, answered=70)
     said = potstill("check", recipe, check=1)
     assert "data.train: 10 of 80 rows have no target" in said.stderr
+
+
+@pytest.mark.long
+def test_the_project_is_written_as_described_and_runs_to_a_report(tmp_path: Path) -> None:
+    """With its real texts and its teacher from scratch, in a shrunk form."""
+    written = potstill("init", "license-names", tmp_path / "names").stdout
+    data = tmp_path / "names/data"
+    lines = {path.stem: path.read_text().split("\n")[:-1] for path in data.iterdir()}
+    counts = {name: len(each) for name, each in lines.items()}
+    assert counts == {"adapt": 5000, "train": 3000, "validation": 150, "test": 400}
+    assert sum(json.loads(line)["target"] is None for line in lines["train"]) == 2200
+    assert "near-copies of held-out rows dropped" in written
+    assert "near-copies" not in potstill("check", tmp_path / "names/recipe.yaml").stdout, "what init wrote holds none"
+    for name, kept in (("train", 400), ("validation", 60), ("test", 100)):
+        (data / f"{name}.jsonl").write_text("\n".join(lines[name][-kept:] if name == "train" else lines[name][:kept]))
+    settings = ["data.near_copies=null", "adapt.epochs=1", "adapt.evaluate_every=50", "train.epochs=3"]
+    settings += ["train.evaluate_every=15", "train.baseline=false", "evaluate.rounds=1", "evaluate.prompts=2"]
+    done = potstill("run", tmp_path / "names/recipe.yaml", "--out", tmp_path / "run", *changed(*settings), check=None)
+    assert done.returncode in (0, 3), done.stderr
+    evaluation = record(tmp_path / "run", "evaluate")
+    # The most frequent name is that of a tenth of the notices.
+    assert evaluation["models"]["teacher"]["scores"]["exact_match"]["value"] > 0.2
+    assert evaluation["models"]["student"]["kl_mean"] < 0.5 * evaluation["initial_kl_mean"]
+    assert (tmp_path / "run/report/report.html").exists()
