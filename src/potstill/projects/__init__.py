@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.progress import Progress
-from potstill.projects import license_notices, license_sets, python_code, support_chat
+from potstill.projects import license_coverage, license_notices, license_sets, python_code, support_chat
 
 __all__ = ["PROJECTS", "Project"]
 
@@ -31,6 +31,11 @@ PROJECTS: dict[str, Project] = {
             name="license-sets",
             summary="Which of 51 licences a notice names, alone or several together: any number of labels a text.",
             write=license_sets.write,
+        ),
+        Project(
+            name="license-coverage",
+            summary="A number for each text: which share of a licence rule must be found for it to count.",
+            write=license_coverage.write,
         ),
         Project(
             name="support-chat",
