@@ -22,7 +22,8 @@ from potstill.schedules import Constant
 from potstill.signals import Batch, Signals
 from potstill.tasks import TextClassification
 from potstill.tasks.answers import Number
-from potstill.tasks.units import Units, last_layer
+from potstill.tasks.heads import last_layer
+from potstill.tasks.units import Units
 from potstill.teachers import FrozenTeacher
 from tests.invariants.test_training import encoded, tiny
 
@@ -107,7 +108,7 @@ def test_what_masked_rows_hold_changes_neither_loss_nor_gradient(garbage: float)
 
 def number_model(seed: int) -> BertForSequenceClassification:
     """A model whose head gives one number."""
-    config = copy.deepcopy(tiny(0).config)
+    config = copy.deepcopy(tiny(0, dropout=0.0).config)
     config.num_labels = 1
     torch.manual_seed(seed)
     return BertForSequenceClassification(config)
@@ -149,8 +150,8 @@ def test_a_model_in_standard_units_speaks_in_those_of_the_labels_where_it_is_sav
 
 
 def test_a_head_that_is_not_known_is_refused() -> None:
-    with pytest.raises(ModelError, match="linear layer of one output"):
-        last_layer(tiny(0))
+    with pytest.raises(ModelError, match="linear layer of 1 outputs"):
+        last_layer(tiny(0), outputs=1)
 
 
 def test_units_are_those_of_the_labelled_rows() -> None:

@@ -16,7 +16,9 @@ from potstill.losses import HardLabels, MixedLoss, SoftTargets
 from potstill.schedules import Constant
 from potstill.signals import IGNORE_INDEX, Batch, Signals
 from potstill.tasks.answers import SeveralLabels
+from potstill.tasks.heads import start_at_shares
 from potstill.teachers import Mixture, Routed, SeveralTeachers
+from tests.invariants.test_training import tiny
 
 ANSWER = SeveralLabels()
 ROWS, LABELS = 4, 3
@@ -211,3 +213,14 @@ def test_numbers_of_a_batch_are_those_of_its_rows() -> None:
     ]
     assert sum(part for part, _ in pieces) == pytest.approx(value, rel=1e-12)
     np.testing.assert_allclose(torch.cat([each for _, each in pieces]), gradient, rtol=1e-12, atol=1e-15)
+
+
+def test_a_new_head_begins_with_the_share_of_the_labelled_rows_that_have_each_label() -> None:
+    model = tiny(0, dropout=0.0).eval()
+    before = model.classifier.weight.clone()
+    labels = np.array([[1, 0, 0, 1, 0], [1, 0, 1, 1, 0], [1, 0, 0, 0, 0], [IGNORE_INDEX] * 5])
+    start_at_shares(model, labels)
+    # Of three labelled rows, with half a row to each side.
+    expected = [math.log(each) for each in (3.5 / 0.5, 0.5 / 3.5, 1.5 / 2.5, 2.5 / 1.5, 0.5 / 3.5)]
+    assert model.classifier.bias.tolist() == pytest.approx(expected)
+    assert torch.equal(model.classifier.weight, before)

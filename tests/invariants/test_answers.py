@@ -1,5 +1,6 @@
 """Trainings whose answers have another form than one class: resumable, whatever the batches, and able to learn."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from potstill.data.encoded import EncodedRows
 from potstill.losses import HardLabels, MixedLoss, SoftTargets
 from potstill.progress import Progress
 from potstill.recipe import OptimiserSettings
@@ -14,18 +16,20 @@ from potstill.schedules import Constant
 from potstill.signals import IGNORE_INDEX
 from potstill.stages.common import true_labels
 from potstill.tasks import TextClassification
+from potstill.tasks.units import Units
 from potstill.teachers import FrozenTeacher
 from potstill.training import loop
 from potstill.training.engine import Engine
 from potstill.training.frozen_layers import FrozenLayers
 from potstill.training.loop import Job, fit, validate
 from potstill.training.metrics import read_metrics
+from tests.contracts.test_numbers import number_model
 from tests.invariants.test_training import CLASSES, CPU, encoded, losses, tiny, weights
 
 SEVERAL = TextClassification(problem_type="multi_label_classification")
 
 
-def labelled(count: int, seed: int, *, unlabelled_from: int | None = None):
+def labelled(count: int, seed: int, *, unlabelled_from: int | None = None) -> EncodedRows:
     """Rows of which each has any of the labels."""
     rows = encoded(count, seed)
     labels = np.random.default_rng(seed).integers(0, 2, (count, CLASSES))
@@ -50,28 +54,49 @@ def job(*, dropout: float = 0.1, steps: int = 13, seed: int = 0, **settings: obj
     )
 
 
-def test_one_batch_of_8_equals_8_batches_of_1(tmp_path: Path) -> None:
+NUMBERS = TextClassification(problem_type="regression")
+
+
+def valued(count: int, seed: int, *, unlabelled_from: int | None = None) -> EncodedRows:
+    """Rows of which each has a number, in standard units."""
+    labels = np.random.default_rng(seed).normal(size=count).astype(np.float32)
+    if unlabelled_from is not None:
+        labels[unlabelled_from:] = np.nan
+    return replace(encoded(count, seed), labels=labels)
+
+
+def number_job(**settings: object) -> Job:
+    each = job(dropout=0.0, **settings)
+    return replace(
+        each,
+        model=number_model(0),
+        rows=valued(37, 1, unlabelled_from=20),
+        validation=valued(16, 2),
+        ask=NUMBERS.ask,
+        teacher=FrozenTeacher(number_model(9), CPU, NUMBERS.ask),
+    )
+
+
+@pytest.mark.parametrize(
+    "make", [lambda **settings: job(dropout=0.0, **settings), number_job], ids=["labels", "number"]
+)
+def test_one_batch_of_8_equals_8_batches_of_1(tmp_path: Path, make: Callable[..., Job]) -> None:
     runs = []
     for size in (8, 1):
-        each = job(dropout=0.0, micro_batch_size=size)
+        each = make(micro_batch_size=size)
         fit(each, tmp_path / str(size), Engine(CPU), Progress())
         runs.append((losses(tmp_path / str(size)), weights(each.model)))
     np.testing.assert_allclose(runs[0][0], runs[1][0], rtol=2e-4)
     torch.testing.assert_close(runs[0][1], runs[1][1], rtol=1e-3, atol=1e-3)
 
 
-def test_a_student_of_its_teachers_shape_can_be_driven_to_it(tmp_path: Path) -> None:
-    rows = labelled(24, 1)
+@pytest.mark.parametrize(
+    "make", [lambda **settings: job(dropout=0.0, **settings), number_job], ids=["labels", "number"]
+)
+def test_a_student_of_its_teachers_shape_can_be_driven_to_it(tmp_path: Path, make: Callable[..., Job]) -> None:
     soft = MixedLoss([SoftTargets(weight=Constant(value=1.0), temperature=Constant(value=2.0)).build()])
-    each = replace(
-        job(dropout=0.0, steps=300, learning_rate=1e-2, decay="cosine", evaluate_every=300, weight_decay=0.0),
-        rows=rows,
-        validation=rows,
-        loss=soft,
-        criterion=soft,
-        validation_teacher=FrozenTeacher(tiny(9), CPU, SEVERAL.ask),
-    )
-    each = replace(each, teacher=each.validation_teacher)
+    each = make(steps=300, learning_rate=1e-2, decay="cosine", evaluate_every=300, weight_decay=0.0)
+    each = replace(each, validation=each.rows, loss=soft, criterion=soft, validation_teacher=each.teacher)
     before = validate(each, Engine(CPU)).validation_loss
     fit(each, tmp_path, Engine(CPU), Progress())
     assert validate(each, Engine(CPU)).validation_loss < 0.02 * before
@@ -108,3 +133,29 @@ def test_an_adapted_teacher_can_have_its_lower_layers_frozen(tmp_path: Path) -> 
     lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["kind"] == "step"]
     # A quarter of a step's rows can be unlabelled; the last of all still learns more than the first.
     assert lines[-1]["loss"] < lines[0]["loss"] + 0.2
+
+
+def test_numbers_are_validated_by_their_loss_alone() -> None:
+    each = number_job()
+    found = validate(each, Engine(CPU))
+    with torch.no_grad():
+        said = each.model.eval()(**each.validation.collate(range(16)).inputs).logits[:, 0]
+    expected = ((said - torch.from_numpy(each.validation.labels)) ** 2).mean().item() / 2  # type: ignore[attr-defined]
+    assert found.validation_loss == pytest.approx(expected, rel=1e-5)
+    assert found.validation_accuracy is None
+
+
+def test_saving_in_the_unit_of_the_labels_changes_nothing_of_a_training(tmp_path: Path) -> None:
+    """A snapshot on the way, and a training that goes on after it to the bit."""
+    units, saved = Units(1000.0, 25.0), []
+
+    def save(model: torch.nn.Module) -> None:
+        with units.spoken(model):  # type: ignore[arg-type]
+            saved.append(model.classifier.bias.item())  # type: ignore[union-attr, operator]
+
+    plain, snapped = number_job(), number_job()
+    fit(plain, tmp_path / "plain", Engine(CPU), Progress())
+    fit(replace(snapped, at_step={5: lambda: save(snapped.model)}), tmp_path / "snapped", Engine(CPU), Progress())
+    assert 900 < saved[0] < 1100
+    assert losses(tmp_path / "plain") == losses(tmp_path / "snapped")
+    assert torch.equal(weights(plain.model), weights(snapped.model))

@@ -32,7 +32,7 @@ ALONE = ["response", "hidden_states", "attention", "relations", "hybrid", "disti
 SEVERAL = ["mixture", "routed"]
 PAIRS = ["seq2seq", "sequence_level"]
 """Tested in test_seq2seq.py."""
-OTHER_ANSWERS = ["multi_label"]
+OTHER_ANSWERS = ["multi_label", "regression"]
 """Tested in test_answers.py."""
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score, recall_score
+from scipy.stats import spearmanr
+from sklearn.metrics import f1_score, r2_score, recall_score
 
 from potstill.measure import quality
-from potstill.measure.floor import tfidf_predictions
+from potstill.measure.floor import tfidf_labels, tfidf_numbers, tfidf_predictions
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -130,3 +131,67 @@ def test_the_floor_learns_which_word_tells_the_class() -> None:
     labels = [number % 3 for number in range(60)]
     texts = [f"a {words[label]} and word{number}" for number, label in enumerate(labels)]
     assert tfidf_predictions(texts, labels, ["the pear there", "my iron", "no wolf"], seed=0) == [2, 0, 1]
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=seeds)
+def test_f1s_of_several_labels_are_those_of_scikit_learn_in_every_resample(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    truth = generator.random((40, 5)) < [0.4, 0.3, 0.2, 0.1, 0.02]
+    said = truth ^ (generator.random((40, 5)) < 0.2)
+    weights = quality.bootstrap_weights(40, seed=seed, resamples=4)
+    micro, macro = quality.micro_f1s(truth, said, weights), quality.label_f1s(truth, said, weights)
+    for number, row in enumerate(weights.astype(int)):
+        again = np.repeat(np.arange(40), row)
+        assert micro[number] == pytest.approx(f1_score(truth[again], said[again], average="micro", zero_division=0))
+        present = np.flatnonzero(truth[again].any(axis=0))
+        expected = f1_score(truth[again], said[again], labels=present, average="macro", zero_division=0)
+        assert macro[number] == pytest.approx(expected)
+    recalls = recall_score(truth, said, average=None, zero_division=0)
+    for number, found in enumerate(quality.label_recalls(truth, said)):
+        assert found == (pytest.approx(recalls[number]) if truth[:, number].any() else None)
+
+
+def test_f1s_of_nothing_are_zero() -> None:
+    nothing = np.zeros((3, 2), dtype=bool)
+    assert quality.micro_f1s(nothing, nothing, np.ones((1, 3))).tolist() == [0.0]
+    assert quality.label_f1s(nothing, nothing, np.ones((1, 3))).tolist() == [0.0]
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=seeds, offset=st.sampled_from([0.0, 1e6]))
+def test_measures_of_numbers_are_those_of_scikit_learn_and_scipy_in_every_resample(seed: int, offset: float) -> None:
+    generator = np.random.default_rng(seed)
+    # Rounded, so that there are ties.
+    truth = generator.normal(size=30).round(1) + offset
+    said = truth + generator.normal(size=30).round(1)
+    weights = quality.bootstrap_weights(30, seed=seed, resamples=4)
+    r2, rmse, rank = (measure(truth, said, weights) for measure in (quality.r2s, quality.rmses, quality.spearmans))
+    for number, row in enumerate(weights.astype(int)):
+        again = np.repeat(np.arange(30), row)
+        assert r2[number] == pytest.approx(r2_score(truth[again], said[again]), abs=1e-8)
+        assert rmse[number] == pytest.approx(math.sqrt(((truth - said)[again] ** 2).mean()))
+        assert rank[number] == pytest.approx(spearmanr(truth[again], said[again]).statistic)
+
+
+def test_who_always_says_the_same_explains_nothing() -> None:
+    truth, one = np.array([1.0, 2.0, 6.0]), np.ones((1, 3))
+    assert quality.r2s(truth, np.full(3, 3.0), one)[0] == pytest.approx(0)
+    assert quality.r2s(truth, np.full(3, 9.0), one)[0] < 0
+    assert quality.spearmans(truth, np.full(3, 3.0), one)[0] == 0
+
+
+def test_the_floor_learns_which_words_tell_labels_and_numbers() -> None:
+    words = ["iron", "wolf", "pear"]
+    generator = np.random.default_rng(0)
+    labels = generator.random((90, 3)) < 0.5
+    texts = [
+        " ".join([f"filler{n % 7}", *(w for w, is_in in zip(words, row, strict=True) if is_in)])
+        for n, row in enumerate(labels)
+    ]
+    # A fourth that no text has, and a fifth that all have.
+    known = np.column_stack([labels, np.zeros(90, dtype=bool), np.ones(90, dtype=bool)])
+    said = tfidf_labels(texts, known, ["a wolf and iron", "filler1 pear"], seed=0)
+    assert said.tolist() == [[True, True, False, False, True], [False, False, True, False, True]]
+    none, both = tfidf_numbers(texts, 100.0 + 10 * labels[:, :2].sum(axis=1), ["filler1 filler2 pear", "wolf iron"])
+    assert none < 106 < 114 < both

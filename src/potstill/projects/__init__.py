@@ -7,6 +7,7 @@ from pathlib import Path
 from potstill.progress import Progress
 from potstill.projects import (
     license_clauses,
+    license_coverage,
     license_names,
     license_notices,
     license_sets,
@@ -43,6 +44,11 @@ PROJECTS: dict[str, Project] = {
             name="license-sets",
             summary="Which of 51 licences a notice names, alone or several together: any number of labels a text.",
             write=license_sets.write,
+        ),
+        Project(
+            name="license-coverage",
+            summary="A number for each text: which share of a licence rule must be found for it to count.",
+            write=license_coverage.write,
         ),
         Project(
             name="license-names",

@@ -13,7 +13,8 @@ from potstill.run_dir import RunDir, fingerprint, folder_files
 from potstill.stages.common import (
     Inputs,
     alone,
-    gives_numbers,
+    begin_head,
+    has_head,
     in_units,
     model_digest,
     save_model,
@@ -86,9 +87,7 @@ def _train(
     )
     labelled = labelled_rows(adapt_split(inputs).rows)
     units = units_of(recipe, labelled)
-    if units and gives_numbers(inputs.lead.config):
-        # Else its head is new, and is taken to speak in standard units.
-        units.standardise(model)
+    begin_head(recipe, inputs, model, labelled, known=has_head(recipe, inputs))
     rows = in_units(recipe, inputs, labelled, units)
     validation = in_units(recipe, inputs, inputs.splits["validation"].rows, units)
     job = Job(

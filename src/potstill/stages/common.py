@@ -28,6 +28,7 @@ from potstill.schedules import Constant
 from potstill.stages.shapes import chosen_student
 from potstill.students import Shrunk, Trimmed, TrimmedVocabulary, student_config, trim
 from potstill.tasks import TextClassification
+from potstill.tasks.heads import start_at_shares
 from potstill.tasks.loading import TOKEN_TYPES, tokenizer_fingerprint, without_token_types
 from potstill.tasks.units import Units
 from potstill.teachers import CheckpointTeacher, Mixture, PretrainedTeacher, Routed, lead_name
@@ -269,9 +270,26 @@ def in_units(recipe: Recipe, inputs: Inputs, rows: Sequence[Any], units: Units |
     return units.of_rows(encoded) if units is not None and isinstance(encoded, EncodedRows) else encoded
 
 
-def gives_numbers(config: PretrainedConfig) -> bool:
-    """Whether a model of this configuration has a head that gives numbers in the unit of the labels."""
-    return bool(config.problem_type == "regression" and config.num_labels == 1)
+def begin_head(recipe: Recipe, inputs: Inputs, model: PreTrainedModel, rows: Sequence[Any], *, known: bool) -> None:
+    """Make a head ready to be trained on these rows; `known` says whether it has learnt this form of answer before.
+
+    One that gives numbers in the unit of the labels is changed to standard units, and a new one is taken to speak in
+    those. A new one of several labels begins with their shares.
+    """
+    units = units_of(recipe, rows)
+    if units and known:
+        units.standardise(model)
+    if isinstance(recipe.task, TextClassification) and recipe.task.problem_type == "multi_label_classification":
+        labels = recipe.task.answer.targets(rows, inputs.labels)
+        if not known:
+            start_at_shares(model, labels)
+
+
+def has_head(recipe: Recipe, inputs: Inputs) -> bool:
+    """Whether the teacher, before it is adapted, has a head for this form of answer and as many outputs."""
+    config = inputs.lead.config
+    form = recipe.task.config_values(inputs.labels).get("problem_type")
+    return form is not None and config.problem_type == form and config.num_labels == len(inputs.labels)
 
 
 def true_labels() -> MixedLoss:

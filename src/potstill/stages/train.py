@@ -23,7 +23,8 @@ from potstill.schedules import Constant
 from potstill.signals import Read, Teacher
 from potstill.stages.common import (
     Inputs,
-    gives_numbers,
+    begin_head,
+    has_head,
     in_units,
     load_teacher,
     model_digest,
@@ -186,8 +187,7 @@ def _train(
         model = initial_student(recipe, inputs, run, adapted)
         initial = weights_digest(model)
         units = units_of(recipe, inputs.splits["train"].rows)
-        if units and _speaks(recipe, inputs):
-            units.standardise(model)
+        begin_head(recipe, inputs, model, inputs.splits["train"].rows, known=_knows(recipe, inputs))
         torch.manual_seed(recipe.seed)  # the projections
         shapes = shapes_of(recipe, inputs, taught_by_student=member.taught_by_student)
         loss = MixedLoss([loss.build(shapes) for loss in member.losses], compiled=settings.compiled)
@@ -331,12 +331,10 @@ def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptR
     return student
 
 
-def _speaks(recipe: Recipe, inputs: Inputs) -> bool:
-    """Whether a student's first head gives numbers in the unit of the labels, as one that was copied does."""
+def _knows(recipe: Recipe, inputs: Inputs) -> bool:
+    """Whether a student's first head has learnt the form of answer before, as one that was copied has."""
     init = inputs.student.init
-    return isinstance(init, Copy) and (
-        init.of == "teacher" or recipe.adapt is None or gives_numbers(inputs.lead.config)
-    )
+    return isinstance(init, Copy) and (init.of == "teacher" or recipe.adapt is None or has_head(recipe, inputs))
 
 
 def _importance(recipe: Recipe, inputs: Inputs, teacher: PreTrainedModel, sample: int) -> Importance:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.data.encoded import EncodedRows
 from potstill.data.rows import Row
-from potstill.errors import ModelError
 from potstill.signals import Batch, Signals, Teacher
+from potstill.tasks.heads import last_layer
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Units:
         Raises:
             ModelError: its last layer is not known.
         """
-        last = last_layer(model)
+        last = last_layer(model, outputs=1)
         with torch.no_grad():
             last.weight /= self.deviation
             last.bias.copy_((last.bias - self.mean) / self.deviation)
@@ -64,7 +64,7 @@ class Units:
         Raises:
             ModelError: its last layer is not known.
         """
-        last = last_layer(model)
+        last = last_layer(model, outputs=1)
         kept = [each.detach().clone() for each in (last.weight, last.bias)]
         with torch.no_grad():
             last.weight *= self.deviation
@@ -86,23 +86,3 @@ class _InStandardUnits:
         said = self.teacher(batch)
         assert said.mean is not None
         return replace(said, mean=self.units.standard(said.mean.float()))
-
-
-def last_layer(model: PreTrainedModel) -> nn.Linear:
-    """The linear layer that gives the number, with its bias.
-
-    Raises:
-        ModelError: there is none outside of the encoder, or it gives something else.
-    """
-    inside = f"{model.base_model_prefix}."
-    linear = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not name.startswith(inside)
-    ]
-    if not linear or linear[-1].out_features != 1 or linear[-1].bias is None:
-        raise ModelError(
-            f"{model.config.model_type}: its head does not end with a linear layer of one output and a bias, which "
-            "regression needs."
-        )
-    return linear[-1]
