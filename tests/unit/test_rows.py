@@ -1,6 +1,7 @@
 """Reading rows: every text comes back exactly, and every bad row is one clear error."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from potstill.data.rows import Columns, Row, read_records, read_rows, rows_fingerprint, texts_fingerprint
 from potstill.errors import DataError
+from potstill.tasks import TextClassification
 
 FAST = settings(max_examples=25, deadline=None, derandomize=True)
 
@@ -171,3 +173,44 @@ def test_a_domain_is_read_and_belongs_to_the_content(tmp_path: Path) -> None:
     path.write_text('{"id": "a", "text": "x", "field": 3}\n')
     with pytest.raises(DataError, match='line 1 "field": expected text, found int'):
         read_rows(path, Columns(domain="field"))
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "value", "message"),
+    [
+        ("single_label_classification", '["mit"]', "expected a class name, found list. Set task.problem_type"),
+        ("multi_label_classification", '"mit"', "expected a list of class names, found str. A text with none has []"),
+        ("multi_label_classification", '["mit", null]', "expected a list of class names, found null in it"),
+        ("multi_label_classification", '["mit", 0.5]', "expected a class name, found float"),
+        ("multi_label_classification", '["mit", ""]', "empty; use null"),
+        ("regression", '"many"', "expected a number, found str"),
+        ("regression", "true", "expected a number, found bool"),
+        ("regression", "NaN", "expected a finite number"),
+        ("regression", "1" + "0" * 400, "expected a finite number"),
+    ],
+)
+def test_a_label_of_another_form_than_the_task_has_is_refused(
+    tmp_path: Path, problem_type: str, value: str, message: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"text": "a", "label": {value}}}\n')
+    with pytest.raises(DataError, match=re.escape(message)):
+        TextClassification(problem_type=problem_type).read(path, Columns())
+
+
+def test_labels_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        '{"text": "a", "label": ["mit", "bsd", "mit"]}',
+        '{"text": "b", "label": []}',
+        '{"text": "c", "label": null}',
+    ]
+    path.write_text("\n".join(lines))
+    rows = list(TextClassification(problem_type="multi_label_classification").read(path, Columns()))
+    assert [row.label for row in rows] == [("bsd", "mit"), (), None]
+    assert [row.classes for row in rows] == [("bsd", "mit"), (), ()]
+    assert [row.labelled for row in rows] == [True, True, False]
+    path.write_text('{"text": "a", "label": 3}\n{"text": "b", "label": -0.5}\n')
+    rows = list(TextClassification(problem_type="regression").read(path, Columns()))
+    assert [(row.label, row.classes) for row in rows] == [(3.0, ()), (-0.5, ())]
+    assert all(isinstance(row.label, float) for row in rows)

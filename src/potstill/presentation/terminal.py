@@ -93,9 +93,7 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
         **_accuracy_row(evaluation),
         **_quality_rows(evaluation),
         "retention": [f"{evaluation.primary(n).value / best if best > 0 else 0:.1%}" for n in names],
-        "agreement": [
-            f"{evaluation.agreement[n].all_rows.value:.1%}" if n in evaluation.agreement else "" for n in names
-        ],
+        **_agreement_row(evaluation),
         "latency p50 / p95, ms": [f"{m.latency_p50_ms:.1f} / {m.latency_p95_ms:.1f}" for m in models],
         "speed-up": [f"{teacher.latency_p50_ms / m.latency_p50_ms:.1f}x" for m in models],
         f"throughput, {'tokens' if evaluation.test_tokens is not None else 'rows'}/s": [
@@ -129,6 +127,11 @@ def _accuracy_row(evaluation: EvaluateRecord) -> dict[str, list[str]]:
         if any(intervals)
         else {}
     )
+
+
+def _agreement_row(evaluation: EvaluateRecord) -> dict[str, list[str]]:
+    found = {name: f"{each.all_rows.value:.1%}" for name, each in evaluation.agreement.items()}
+    return {"agreement": [found.get(name, "") for name in evaluation.models]} if found else {}
 
 
 def _share(estimate: Estimate) -> str:
