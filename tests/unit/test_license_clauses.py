@@ -10,7 +10,16 @@ from potstill.data.tagged import TaggedRow, read_tagged
 from potstill.measure.entities import entities_of
 from potstill.progress import Progress
 from potstill.projects import license_clauses
-from potstill.projects.license_clauses import Mention, Notice, assembled, divided, known_names, tagged
+from potstill.projects.license_clauses import (
+    Mention,
+    Notice,
+    assembled,
+    bare_name,
+    divided,
+    known_names,
+    tagged,
+    version_length,
+)
 from potstill.recipe.yaml_file import load_recipe
 
 NAMES = {("gnu", "gpl"): "copyleft", ("gnu", "gpl", "2"): "weak-copyleft", ("mit", "license"): "permissive"}
@@ -28,26 +37,63 @@ def rows(project: Path, split: str) -> list[TaggedRow]:
     return list(read_tagged(project / f"data/{split}.jsonl", Columns()))
 
 
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("2", 1),
+        ("v3", 1),
+        (", version 2 . 0 or later .", 7),
+        ("version 2 of the", 2),
+        ("V 2 . 1 + ,", 5),
+        ("( version 2 )", 0),
+        ("or later", 0),
+        ("license 2", 0),
+    ],
+)
+def test_versions(text: str, length: int) -> None:
+    assert version_length(text.split()) == length
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("the MIT License .", "MIT License"),
+        ("Licensed under the BSD 2 - clause license", "BSD 2 - clause license"),
+        ("License : GPL version 2 or later", "GPL"),
+        ("licences / LGPL", "LGPL"),
+        ("see the file", ""),
+    ],
+)
+def test_a_name_without_what_stands_around_it(text: str, name: str) -> None:
+    assert bare_name(tuple(text.split())) == tuple(name.split())
+
+
 def test_the_longest_name_at_each_place_is_an_entity() -> None:
     words = ["The", "GNU", "GPL", "2", "or", "GNU", "GPL", ",", "not", "GNU", "or", "the", "MIT", "License", "License"]
     assert entities_of(tagged(words, NAMES, 3)) == [("weak-copyleft", 1, 4), ("copyleft", 5, 7), ("permissive", 12, 14)]
+    later = ["MIT", "License", ",", "version", "1", ".", "1", "GNU", "GPL"]
+    assert entities_of(tagged(later, NAMES, 3)) == [("permissive", 0, 7), ("copyleft", 7, 9)]
 
 
 def test_a_name_of_several_kinds_stands_for_the_most_frequent(tmp_path: Path) -> None:
     licence = tmp_path / "mit.LICENSE"
     licence.write_text("---\nkey: mit\nshort_name: MIT License\nname: 'X11 Style'\nspdx_license_key: MIT\n---\nText")
-    mentions = [Mention(("The", "L"), kind) for kind in ("copyleft", "other", "other")] + [Mention(("L",), "copyleft")]
+    mentions = [Mention(("the", "L", "licence"), kind) for kind in ("copyleft", "other", "other")]
+    # Of single words, abbreviations that occur twice are names, as they are written.
+    mentions += [Mention((word,), "copyleft") for word in ("GPL", "GPL", "Free", "Free", "ABC", "see")]
     assert known_names(mentions, [licence]) == {
         ("mit", "license"): "permissive",
-        ("the", "l"): "other",
+        ("l", "licence"): "other",
         ("x11", "style"): "permissive",
+        ("GPL",): "copyleft",
     }
 
 
 def test_documents_are_the_same_every_time_and_made_of_their_parts() -> None:
     notices = [Notice(str(number), f"notice {number} of the GNU GPL", "copyleft") for number in range(9)]
-    mentions = [Mention((f"M{number}", "License"), "other") for number in range(9)]
-    one, again = (list(assembled("test", 30, notices, mentions, NAMES)) for _ in range(2))
+    mentions = [Mention(("see", "Zlib", "License"), "other") for number in range(9)]
+    names = NAMES | {("zlib", "license"): "other"}
+    one, again = (list(assembled("test", 30, notices, mentions, names)) for _ in range(2))
     assert one == again
     for words, tags in one:
         kinds = Counter(kind for kind, _, _ in entities_of(tags))

@@ -1,8 +1,9 @@
 """The project license-clauses: where does a document name a licence, and of what kind? From licensedcode-data.
 
-A document is put together from real notices, references and clues, each on a line of its own, as they follow each other
-in the files of a code base. A reference names a licence as a whole; in a notice, so does every text that is the name of
-a licence or a reference of another rule. Each of the splits has notices and references of its own.
+A document is put together from real notices, references and clues, as they follow each other in the files of a code
+base. An entity is a name of a licence, with its version: an official name, or a reference of ScanCode's without the
+words around the name in it. Names are looked up wherever they stand, so that their ends follow one rule. Each of the
+splits has notices and references of its own.
 """
 
 import json
@@ -33,8 +34,20 @@ LABELLED = 150
 SHARES = {"test": 0.2, "validation": 0.1, "adapt": 0.35, "train": 0.35}
 """Of the notices and references that each split is made of."""
 
+AROUND = re.compile(
+    "a|an|and|any|are|as|at|be|by|can|files?|for|found|from|have|here|in|is|its?|licen[sc]e[sd]?|name|of|on|or|released|"
+    "see|software|source|terms|that|the|this|to|type|under|used|using|which|with|you|your",
+    re.IGNORECASE,
+)
+"""Words that stand around a name in a reference, and are no part of it."""
+
 _WORD = re.compile(r"\w+|[^\w\s]")
 _NAMES = re.compile(r"^(?:name|short_name|spdx_license_key): *(.+)$", re.MULTILINE)
+_VERSION = re.compile(
+    r"(?:, )?(?:(?:version|ver|v) (?:\. )?)?v?\d+(?: \. \d+)*"
+    r" (?:\+ |or (?:\( ?at your option ?\) )?(?:any )?(?:later|newer) (?:version )?)?",
+    re.IGNORECASE,
+)
 _COMBINED = re.compile(r"\b(AND|OR|WITH)\b")
 
 Words = tuple[str, ...]
@@ -117,31 +130,63 @@ def read(paths: Sequence[Path], advance: Advance) -> tuple[list[Notice], list[Me
 
 
 def known_names(mentions: Sequence[Mention], licences: Sequence[Path]) -> Mapping[Words, str]:
-    """The kind that each name stands for, in lower case: of licences, and of references of two words or more.
+    """The kind that each name stands for, in lower case: of licences, and of references without the words around it.
 
-    A text that names licences of several kinds stands for the most frequent of them.
+    A name of licences of several kinds stands for the most frequent of them. One word alone is a name only where it is
+    an abbreviation that several references consist of, such as GPL, and is kept as it is written: a word such as "Free"
+    is the name of some licence, and mostly is not meant.
     """
     kinds: dict[Words, Counter[str]] = {}
+    short: dict[Words, Counter[str]] = {}
     for mention in mentions:
-        if len(mention.words) > 1:
-            kinds.setdefault(_lower(mention.words), Counter())[mention.kind] += 1
+        name = bare_name(mention.words)
+        where = short if len(name) == 1 else kinds
+        where.setdefault(name if len(name) == 1 else _lower(name), Counter())[mention.kind] += 1
     for path in licences:
-        for name in _NAMES.findall(path.read_text(encoding="utf-8").split("---\n")[1]):
-            words = _lower(tuple(_WORD.findall(name.strip("'\" "))))
-            # A word such as "Free" is the name of some licence, and mostly is not meant.
-            if len(words) > 1:
-                kinds.setdefault(words, Counter())[_kind(path.stem)] += 1
+        for text in _NAMES.findall(path.read_text(encoding="utf-8").split("---\n")[1]):
+            name = bare_name(tuple(_WORD.findall(text.strip("'\" "))))
+            if len(name) > 1:
+                kinds.setdefault(_lower(name), Counter())[_kind(path.stem)] += 1
+    for name, counts in short.items():
+        if len(name[0]) > 2 and name[0].isupper() and counts.total() > 1:
+            kinds[name] = counts
+    kinds.pop((), None)
     return {words: counts.most_common(1)[0][0] for words, counts in sorted(kinds.items())}
 
 
+def bare_name(words: Words) -> Words:
+    """The words without those around a name, and without the version, which is looked up behind every name."""
+    start, end = 0, len(words)
+    while start < end and not _belongs(words[start]):
+        start += 1
+    while end > start and not (_belongs(words[end - 1]) or words[end - 1].lower() in ("license", "licence")):
+        end -= 1
+    for place in range(start + 1, end):
+        if version_length(words[place:end]) == end - place:
+            return words[start:place]
+    return words[start:end]
+
+
+def _belongs(word: str) -> bool:
+    return word[0].isalnum() and not AROUND.fullmatch(word)
+
+
+def version_length(words: Sequence[str]) -> int:
+    """How many words at the beginning say a version, such as `, version 2 . 0 or later`; 0 where none does."""
+    found = _VERSION.match(" ".join(words) + " ")
+    return len(found[0].split()) if found else 0
+
+
 def tagged(words: Sequence[str], names: Mapping[Words, str], longest: int) -> list[str]:
-    """Tags of the words: at each place the longest name that begins there is an entity."""
+    """Tags of the words: at each place the longest name that begins there is an entity, with the version behind it."""
     lower, tags, place = _lower(words), ["O"] * len(words), 0
     while place < len(words):
         lengths = range(min(longest, len(words) - place), 0, -1)
-        length = next((size for size in lengths if lower[place : place + size] in names), 0)
+        found = ((size, text[place : place + size]) for size in lengths for text in (lower, tuple(words)))
+        length, name = next(((size, name) for size, name in found if name in names), (0, ()))
         if length:
-            kind = names[lower[place : place + length]]
+            kind = names[name]
+            length += version_length(words[place + length :])
             tags[place : place + length] = [f"B-{kind}"] + [f"I-{kind}"] * (length - 1)
         place += max(1, length)
     return tags
@@ -154,15 +199,14 @@ def assembled(
     draw = random.Random(f"{SALT} {split}")
     longest = max(map(len, names))
     for _ in range(count):
-        parts: list[tuple[Sequence[str], list[str]]] = []
+        parts: list[list[str]] = []
         for notice in draw.sample(notices, draw.randint(1, 4)):
-            words = _WORD.findall(notice.text)
-            parts.append((words, tagged(words, names, longest)))
-        for mention in draw.sample(mentions, draw.randint(2, 5)):
-            tags = [f"B-{mention.kind}"] + [f"I-{mention.kind}"] * (len(mention.words) - 1)
-            parts.append((mention.words, tags))
+            parts.append(_WORD.findall(notice.text))
+        parts.extend(list(mention.words) for mention in draw.sample(mentions, draw.randint(2, 5)))
         draw.shuffle(parts)
-        yield [word for words, _ in parts for word in words], [tag for _, tags in parts for tag in tags]
+        # A name does not go on from one text to the next.
+        tags = [tag for words in parts for tag in tagged(words, names, longest)]
+        yield [word for words in parts for word in words], tags
 
 
 def divided(rules: Sequence[Rule], name: Callable[[Rule], str]) -> dict[str, list[Rule]]:
