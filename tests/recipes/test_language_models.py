@@ -125,7 +125,6 @@ def test_a_bound_that_was_tightened_is_judged_again(finished: Path) -> None:
         ("label.temperatures=[2, 4]", "losses: soft_targets uses temperatures from 1 to 1"),
         ("label.temperatures=[2, 1]", "expected ascending values"),
         ("student.width=15", "share keys and values in groups of 2"),
-        ("teacher={kind: mixture, of: {a: {model: x}, b: {model: y}}}", "teacher: mixture does not fit causal_lm yet"),
         ("task.max_length=8", "no row has a token to learn within 8 tokens"),
         (
             "losses=[{kind: soft_targets, temperature: {kind: linear, start: 4, end: 1}}]",
