@@ -75,6 +75,8 @@ WITHOUT_TOKEN_TYPES = frozenset({"distilbert"})
 # Decoders that keep their layers in `model.layers[i]`, of which some can be left out.
 DECODER_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 FAMILIES = dict.fromkeys(ENCODER_FAMILIES, _ENCODER) | {"distilbert": _DISTILBERT}
+# Students of BERT whose embeddings are factorised.
+FAMILIES["electra"] = _ENCODER
 FAMILIES |= dict.fromkeys(DECODER_FAMILIES, _DECODER)
 
 

@@ -143,3 +143,14 @@ def test_the_candidates_have_the_students_pieces(project: Path) -> None:  # noqa
     # One piece of each row's, which are some ten.
     (share,) = re.findall(r"pieces; ([\d.]+)% of those of validation are spelt with others", checked)
     assert 5 < float(share) < 15
+
+
+@pytest.mark.long
+def test_a_student_with_factorised_embeddings(project: Path) -> None:  # noqa: F811
+    losses = "losses=[{kind: soft_targets, temperature: 2}, {kind: hard_labels}, {kind: hidden_states}]"
+    finished = run(project, "response", losses, "student.vocabulary={kind: factorised, size: 4}", "train.epochs=3")
+    plan = record(finished, "plan")
+    assert plan["student"]["family"] == "electra" and any("another" in warning for warning in plan["warnings"])
+    weights = load_file(finished / "train/student/model/model.safetensors")
+    assert weights["electra.embeddings.word_embeddings.weight"].shape[1] == 4
+    assert record(finished, "export")["artefacts"][0]["passed"]

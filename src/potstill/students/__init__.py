@@ -11,7 +11,7 @@ from potstill.students.importance import Importance, measure_importance
 from potstill.students.shape import model_shape, shape_notes, student_config
 from potstill.students.sizes import Copy, Random, Shrunk
 from potstill.students.trimming import Trimmed, trim
-from potstill.students.vocabulary import AnyVocabulary, FullVocabulary, TrimmedVocabulary
+from potstill.students.vocabulary import AnyVocabulary, FactorisedVocabulary, FullVocabulary, TrimmedVocabulary
 
 
 def _shrunk_unless_said(value: Any) -> Any:
@@ -26,6 +26,7 @@ __all__ = [
     "Budget",
     "Copy",
     "Design",
+    "FactorisedVocabulary",
     "FullVocabulary",
     "Importance",
     "Random",

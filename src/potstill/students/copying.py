@@ -20,6 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from potstill.errors import ModelError
 from potstill.families import ENCODER_FAMILIES, TWO_STACKS, Part
 from potstill.students import two_stacks
+from potstill.students.factorised import fill_embeddings, is_factorised, principal_directions
 from potstill.students.importance import Importance
 from potstill.students.layouts import common_name, common_weights, intermediate_size
 from potstill.students.sizes import Copy, layer_map
@@ -55,9 +56,14 @@ def copy_from_teacher(
     cut = (_CutEncoder if teacher.config.model_type in ENCODER_FAMILIES else _CutDecoder)(
         student.config, teacher.config, kept
     )
+    factorised = is_factorised(student.config)
+    if factorised:
+        fill_embeddings(student, weights, kept.basis)
     with torch.no_grad():
         for own, parameter in student.named_parameters():
             name = common_name(own, student.config.model_type)
+            if factorised and "embeddings" in name:
+                continue
             source, layer = _teacher_name(name, chosen)
             if source not in weights:
                 raise ModelError(f"student parameter {name}: the teacher has no {source}; use init: random.")
@@ -86,17 +92,6 @@ def _copy_two_stacks(student: PreTrainedModel, teacher: PreTrainedModel, setting
         for name, buffer in student.named_buffers():
             if name in weights:
                 buffer.copy_(weights[name])
-
-
-def principal_directions(embeddings: Float[Tensor, "vocabulary width"], size: int) -> Float[Tensor, "width {size}"]:
-    """Orthonormal directions that keep most of the embeddings' squared length (uncentred PCA)."""
-    gram = embeddings.double().T @ embeddings.double()
-    _, vectors = torch.linalg.eigh(gram)
-    directions = vectors[:, -size:].flip(1)
-    # The sign of an eigenvector is arbitrary; fix it, so that every machine makes the same student.
-    signs = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True)).sign()
-    signed: Tensor = directions * signs
-    return signed.float()
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,13 @@ _DISTILBERT_NAMES = (
     # Both map the first token's state before the classifier; DistilBERT's goes through a ReLU, BERT's through a tanh.
     ("pre_classifier.", "bert.pooler.dense."),
 )
+_ELECTRA_NAMES = (
+    ("electra.", "bert."),
+    # The first token's state goes through a GELU there, and through a tanh in BERT.
+    ("classifier.dense.", "bert.pooler.dense."),
+    ("classifier.out_proj.", "classifier."),
+)
+_NAMES = {"distilbert": _DISTILBERT_NAMES, "electra": _ELECTRA_NAMES}
 _POSITIONS, _TYPES = "bert.embeddings.position_embeddings.weight", "bert.embeddings.token_type_embeddings.weight"
 
 _OF_ENCODERS = ("vocab_size", "max_position_embeddings", "initializer_range", "hidden_act")
@@ -80,10 +87,9 @@ def laid_out_alike(one: str, other: str) -> bool:
 
 
 def common_name(parameter: str, family: str) -> str:
-    """The name of a parameter in its layout's own words: BERT's for DistilBERT."""
-    if family == "distilbert":
-        for own, common in _DISTILBERT_NAMES:
-            parameter = parameter.replace(own, common)
+    """The name of a parameter in its layout's own words: BERT's for DistilBERT and ELECTRA."""
+    for own, common in _NAMES.get(family, ()):
+        parameter = parameter.replace(own, common)
     return parameter
 
 

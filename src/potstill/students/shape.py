@@ -10,9 +10,11 @@ from potstill.families import DECODER_FAMILIES, ENCODER_FAMILIES, TWO_STACKS
 from potstill.records import ShapeRecord
 from potstill.students import two_stacks
 from potstill.students.decoders import smaller_decoder
+from potstill.students.factorised import with_factorised_embeddings
 from potstill.students.layouts import in_family, intermediate_size, laid_out_alike, own_name
 from potstill.students.sizes import Copy, Shrunk, own_values, size_of
 from potstill.students.trimming import Trimmed
+from potstill.students.vocabulary import FactorisedVocabulary
 
 
 def student_config(teacher: PretrainedConfig, student: Shrunk, vocabulary: Trimmed | None = None) -> PretrainedConfig:
@@ -29,6 +31,8 @@ def student_config(teacher: PretrainedConfig, student: Shrunk, vocabulary: Trimm
                 f"student.init: a student of the family {student.family!r} cannot start from the weights of a teacher "
                 f"of the family {teacher.model_type!r}, whose modules are others. Set student.init: {{kind: random}}."
             )
+    if isinstance(student.vocabulary, FactorisedVocabulary):
+        made = with_factorised_embeddings(made, student.vocabulary.size)
     return made if vocabulary is None else vocabulary.config(made)
 
 
