@@ -193,6 +193,7 @@ _METRICS = {
     "spearman": "Spearman's rank correlation",
     "token_accuracy": "accuracy at the next token",
     "entity_f1": "entity F1",
+    "entity_f1_with_the_teacher": "entity F1 with the teacher",
 }
 
 
