@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
 
@@ -141,6 +141,14 @@ def family_named(model_type: str, part: Part = Part.ONLY) -> Family:
             f"it; known: {known}."
         )
     return FAMILIES[model_type]
+
+
+def most_tokens(config: PretrainedConfig) -> int | None:
+    """The tokens of the longest text that a model has positions for; None where positions are computed."""
+    if config.model_type in POSITIONS_AFTER_PADDING:
+        return int(config.max_position_embeddings - config.pad_token_id - 1)
+    learnt = {*ENCODER_FAMILIES, "electra", "bart"}
+    return int(config.max_position_embeddings) if config.model_type in learnt else None
 
 
 def layers_of(model: PreTrainedModel, part: Part = Part.ONLY) -> nn.ModuleList:

@@ -74,7 +74,7 @@ def test_report_and_card_speak_of_entities(finished: Path) -> None:
 
 def test_the_student_loads_in_a_pipeline(finished: Path) -> None:
     model = str(finished / "run/export/safetensors")
-    found = pipeline("token-classification", model=model, aggregation_strategy="simple")("w1 w3 apple w5")
+    found = pipeline("token-classification", model=model, aggregation_strategy="first")("w1 w3 apple w5")
     assert {entity["entity_group"] for entity in found} <= {"beast", "fruit", "metal"}
 
 

@@ -25,6 +25,8 @@ IOB = ["O", "B-x", "I-x", "B-y", "I-y"]
         (["E-x", "I-x"], [("x", 0, 1), ("x", 1, 2)]),
         (["per", "per", "O", "place"], [("per", 0, 2), ("place", 3, 4)]),
         (["B-multi-part", "I-multi-part"], [("multi-part", 0, 2)]),
+        (["B", "I", "I", "O", "B", "B"], [("span", 0, 3), ("span", 4, 5), ("span", 5, 6)]),
+        (["B-x", "M-x", "E-x", "S-x"], [("x", 0, 3), ("x", 3, 4)]),
     ],
 )
 def test_schemes(tags: list[str], expected: list[tuple[str, int, int]]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, 
 
 from potstill.data.tagged import TaggedRow
 from potstill.data.words import EncodedWords, encode_words, windows_of
+from potstill.errors import DataError
 from potstill.signals import IGNORE_INDEX
 from potstill.tasks import TokenClassification
 
@@ -100,8 +102,8 @@ def rows_of(tokenizer: PreTrainedTokenizerBase) -> EncodedWords:
 
 def test_a_batch_has_labels_at_first_pieces_alone(tokenizer: PreTrainedTokenizerBase) -> None:
     encoded = rows_of(tokenizer)
-    assert encoded.ids == ("one", "two", "two#2", "two#3") and encoded.documents.tolist() == [0, 1, 1, 1]
-    assert encoded.truncated == 1 and sum(encoded.counts) == 7
+    assert encoded.ids == ("one", "two", "two#2") and encoded.documents.tolist() == [0, 1, 1]
+    assert encoded.truncated == 1 and sum(encoded.positions) == 7
     batch = encoded.collate([0, 1])
     assert batch.mask[0].nonzero().flatten().tolist() == [1, 3]
     assert batch.labels[0][batch.mask[0]].tolist() == [0, 1]
@@ -122,6 +124,21 @@ def test_padding_changes_no_row(tokenizer: PreTrainedTokenizerBase) -> None:
 def test_an_empty_document_has_a_window_without_words(tokenizer: PreTrainedTokenizerBase) -> None:
     [[window]] = windows_of(tokenizer, [["\u200b"]], 8, 2)
     assert window.tokens.tolist() == [2, 3] and len(window.words) == 0
+
+
+def test_a_word_longer_than_windows_leaves_none_without_an_answer(tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = [TaggedRow("long", ("b", "a" * 60, "b"), ("O", "B-x", "O")), TaggedRow("none", ("\u200b",), ("O",))]
+    encoded = encode_words(rows, tokenizer, {"B-x": 0, "O": 1}, max_length=10, overlap=2)
+    assert set(encoded.row_ids) == {"long"} and min(encoded.positions) > 0 and sum(encoded.positions) == 3
+    assert np.concatenate(encoded.labels).tolist() == [1, 0, 1] and encoded.truncated == 1
+    with pytest.raises(DataError, match="no row has a word that the tokenizer reads"):
+        encode_words(rows[1:], tokenizer, {"B-x": 0, "O": 1}, max_length=10, overlap=2)
+
+
+def test_a_row_with_the_id_of_a_later_window_is_named(tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = [TaggedRow("a", ("abc",) * 5, None), TaggedRow("a#2", ("b",), None)]
+    with pytest.raises(DataError, match='Duplicate id "a#2": of a row, and of a later part of a long one'):
+        encode_words(rows, tokenizer, {}, max_length=10, overlap=2)
 
 
 def test_byte_pairs_know_the_space_before_a_word(tmp_path: Path) -> None:

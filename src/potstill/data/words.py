@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from potstill.data.ids import Index, Keys
+from potstill.data.rows import OWN_ID
+from potstill.errors import DataError
 from potstill.signals import IGNORE_INDEX, Batch
 
 Numbers = npt.NDArray[np.int64]
@@ -26,6 +29,15 @@ class Window:
     """Where the first pieces of the words stand that are answered here."""
     words: Numbers
     """The numbers of these words in the document."""
+
+
+def load_word_tokenizer(location: str, **where: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, ready to be given words one by one."""
+    tokenizer = AutoTokenizer.from_pretrained(location, **where)
+    if getattr(tokenizer, "add_prefix_space", None) is False:
+        # Else they would be read as if no space stood before them.
+        tokenizer = AutoTokenizer.from_pretrained(location, add_prefix_space=True, **where)
+    return tokenizer
 
 
 def windows_of(
@@ -141,7 +153,11 @@ def encode_words(
     max_length: int,
     overlap: int,
 ) -> EncodedWords:
-    """The windows of tagged rows, whose tags are numbered by `numbers`."""
+    """The windows of tagged rows in which a word is answered; tags are numbered by `numbers`.
+
+    Raises:
+        DataError: no word at all that the tokenizer reads, or a window with the id of another row.
+    """
     ids, windows, labels, documents = [], [], [], []
     truncated = 0
     split = windows_of(tokenizer, [row.tokens for row in rows], max_length, overlap)
@@ -149,12 +165,17 @@ def encode_words(
         classes = np.full(len(row.tokens), IGNORE_INDEX, dtype=np.int64)
         if row.tags is not None:
             classes[:] = [numbers[tag] for tag in row.tags]
-        for number, window in enumerate(parts):
+        # A word of more pieces than a window holds has windows of its own, in which nothing is answered.
+        for number, window in enumerate(window for window in parts if len(window.words)):
             ids.append(f"{row.id}#{number + 1}" if number else row.id)
             windows.append(window)
             labels.append(classes[window.words])
             documents.append(document)
         truncated += sum(len(window.words) for window in parts) < len(row.tokens)
+    if rows and not windows:
+        raise DataError("data: no row has a word that the tokenizer reads. Look at what it makes of the texts.")
+    if (repeated := Index(Keys(ids)).first_repeated()) is not None:
+        raise DataError(f'Duplicate id "{ids[repeated]}": of a row, and of a later part of a long one. {OWN_ID}')
     return EncodedWords(
         ids=tuple(ids),
         windows=windows,

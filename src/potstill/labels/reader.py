@@ -1,8 +1,9 @@
 """Stored labels and stored features in the role of the teacher."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from potstill.errors import LabelStoreError
@@ -39,13 +40,7 @@ class StoredTeacher:
             # A process without rows in this step has a batch of which nothing counts.
             return Signals()
         columns, counts = self._store.positions(batch.ids)
-        trained = int(batch.mask.sum())
-        if sum(counts) != trained:
-            raise LabelStoreError(
-                f"{self._store.folder}: labels for {sum(counts)} positions of rows {batch.ids[0]!r} and the "
-                f"{len(batch.ids) - 1} after it, which train {trained}. The rows were made to tokens in another way "
-                "when they were labelled; run potstill label again."
-            )
+        _require(self._store, "labels", batch.ids, counts, batch.mask)
         if isinstance(encoding, DensePositions):
             return Signals(target=encoding.decode(columns, self._device))
         assert self._store.codec is not None
@@ -74,11 +69,26 @@ class StoredFeatures:
             width = self._states.width
             return Signals(features={s.read: torch.zeros(0, width, device=self._device) for s in self._states.states})
         columns, counts = self._store.positions(ids)
-        expected = int(batch.tokens.sum())
-        if sum(counts) != expected:
-            raise LabelStoreError(
-                f"{self._store.folder}: features of {sum(counts)} tokens of rows {ids[0]!r} and the {len(ids) - 1} "
-                f"after it, of which {expected} count. The rows were made to tokens in another way when they were "
-                "labelled; run potstill label again."
-            )
+        _require(self._store, "features", ids, counts, batch.tokens)
         return Signals(features=self._states.decode(columns, self._device))
+
+
+def _require(
+    store: LabelStore, what: str, ids: Sequence[str], counts: Sequence[int], counted: Bool[Tensor, "rows length"]
+) -> None:
+    """Compare the stored numbers of positions with those that count; of packed rows, which hold several, their sum.
+
+    Raises:
+        LabelStoreError: they differ.
+    """
+    expected = counted.sum(dim=1).tolist()
+    stored = list(counts)
+    if len(ids) != len(expected):
+        stored, expected = [sum(stored)], [sum(expected)]
+    for number, (found, wanted) in enumerate(zip(stored, expected, strict=True)):
+        if found != wanted:
+            rows = f"row {ids[number]!r}" if len(stored) == len(ids) else f"rows {ids[0]!r} and {len(ids) - 1} more"
+            raise LabelStoreError(
+                f"{store.folder}: {what} of {found} positions of {rows}, of which {wanted} count. Rows were made to "
+                "tokens in another way when they were labelled. Remove this folder and run potstill label again."
+            )

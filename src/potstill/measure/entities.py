@@ -7,6 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 OUTSIDE = "O"
+ONE_KIND = "span"
+"""Of tags that name no kind, as where keyphrases or chunks are marked."""
+PREFIXES = {prefix: prefix for prefix in "BIELSU"} | {"M": "I"}
+"""M is the inside of an entity in BMES."""
 
 Entity = tuple[str, int, int]
 """Its kind, its first word, and the word after its last."""
@@ -15,8 +19,8 @@ Entity = tuple[str, int, int]
 def entities_of(tags: Sequence[str]) -> list[Entity]:
     """The entities of a document, in order, read as the CoNLL-2000 evaluation reads them.
 
-    Tags are `B-kind` and `I-kind`, with `E-` and `S-` (or `L-` and `U-`) where the scheme has them. An entity also
-    begins at an I that continues none of its kind. A tag without such a prefix is its kind, as in the IO scheme.
+    Tags are `B-kind` and `I-kind`, with `E-` and `S-` (or `L-` and `U-`) where the scheme has them, or a prefix alone.
+    An entity also begins at an I that continues none of its kind. A tag without a prefix is its kind, as in the IO scheme.
     """
     found: list[Entity] = []
     kind, start = OUTSIDE, 0
@@ -34,9 +38,11 @@ def entities_of(tags: Sequence[str]) -> list[Entity]:
 
 
 def split_tag(tag: str) -> tuple[str, str]:
-    """Prefix and kind of a tag: B and PER of `B-PER`."""
-    prefix, dash, kind = tag.partition("-")
-    return (prefix, kind) if dash and prefix in set("BIELSU") else ("I", tag)
+    """Prefix and kind of a tag: B and PER of `B-PER`, and B and `span` of a `B` alone."""
+    prefix, _, kind = tag.partition("-")
+    if prefix not in PREFIXES:
+        return "I", tag
+    return PREFIXES[prefix], kind or ONE_KIND
 
 
 def kinds_of(tags: Iterable[str]) -> list[str]:

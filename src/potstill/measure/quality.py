@@ -85,7 +85,9 @@ def r2s(truth: Values, said: Values, weights: Weights) -> Float[np.ndarray, "res
     # Around a value near the mean, so that the difference of two large sums keeps its digits.
     centred = truth - truth.mean()
     variance = weights @ centred**2 / total - (mean - truth.mean()) ** 2
-    return np.asarray(1 - (weights @ (truth - said) ** 2 / total) / np.maximum(variance, 1e-300))
+    explained = 1 - (weights @ (truth - said) ** 2 / total) / np.maximum(variance, 1e-300)
+    # A resample of equal values has nothing to explain. It says nothing of the model, so it counts as the sample does.
+    return np.asarray(np.where(variance > 1e-9 * variance[0], explained, explained[0]))
 
 
 def rmses(truth: Values, said: Values, weights: Weights) -> Float[np.ndarray, "resamples"]:

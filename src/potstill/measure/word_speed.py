@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from potstill.data.words import windows_of
+from potstill.data.words import load_word_tokenizer, windows_of
 from potstill.measure.speed import timed
 
 
@@ -33,12 +33,12 @@ class WordRequest:
 def _measure(request: WordRequest) -> dict[str, Any]:
     """Runs in the fresh process. The windows of all documents are read together, a batch of them at a time."""
     import torch
-    from transformers import AutoModelForTokenClassification, AutoTokenizer
+    from transformers import AutoModelForTokenClassification
 
     torch.set_num_threads(request.threads)
     device = torch.device(request.device)
     trust = {"trust_remote_code": request.trust_remote_code}
-    tokenizer = AutoTokenizer.from_pretrained(request.model, **trust)
+    tokenizer = load_word_tokenizer(request.model, **trust)
     models = [
         AutoModelForTokenClassification.from_pretrained(each, dtype=torch.float32, use_safetensors=True, **trust)
         .to(device)

@@ -47,7 +47,8 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
         }
         losses = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
         yield (
-            f"{name:12} {split.rows:7,} rows, {split.labelled:,} labelled, {split.truncated:,} cut"
+            f"{name:12} {split.rows:7,} rows, {split.labelled:,} labelled, {split.truncated:,} "
+            f"{'cut' if split.words is None else 'with words that are not read'}"
             + (f"; dropped {losses}" if losses else "")
         )
         if split.tokens is not None:

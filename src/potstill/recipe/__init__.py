@@ -21,7 +21,7 @@ from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
 from potstill.signals import Signal
 from potstill.students import AnyStudent, Shrunk, TrimmedVocabulary
-from potstill.tasks import AnyTask, Seq2Seq, TextClassification
+from potstill.tasks import AnyTask, Seq2Seq, TextClassification, TokenClassification
 from potstill.teachers import (
     AnyTeacher,
     BornAgainTeacher,
@@ -151,8 +151,11 @@ class Recipe(Settings):
             )
         online = self.label.mode == "online" and not isinstance(self.teacher, MovingAverageTeacher)
         on_features = any(loss.reads() - {Signal.LOGITS} for loss in self.losses)
-        if vocabulary.min_count > 1 and (online or on_features):
+        in_windows = isinstance(self.task, TokenClassification)
+        if vocabulary.min_count > 1 and (online or on_features or in_windows):
             what = "label.mode: online shows" if online else "losses on features compare"
+            if in_windows:
+                what = "windows are cut by the teacher's pieces, which compares"
             raise ValueError(
                 f"student.vocabulary.min_count: {vocabulary.min_count} leaves out pieces of train, and {what} the "
                 "teacher's pieces to the student's one by one. Set it to 1."
@@ -181,6 +184,8 @@ class Recipe(Settings):
                 f"teacher: {self.teacher.kind} mixes distributions over classes, and task.problem_type is regression. "
                 "Name one teacher."
             )
+        if isinstance(self.encoding, Dense) and self.encoding.dtype == "float16":
+            raise ValueError("label.encoding: float16 rounds numbers far from zero to a few; use float32.")
         if self.gate.min_agreement is not None:
             raise ValueError("gate.min_agreement: numbers that are near each other do not agree. Drop it.")
         return self

@@ -17,7 +17,7 @@ from potstill.data.encoded import BatchSource, Encoded, EncodedRows
 from potstill.data.prepare import Split, prepare
 from potstill.data.rows import DataRow, labelled_rows
 from potstill.errors import DataError, ModelError, RecipeError
-from potstill.families import WITHOUT_TOKEN_TYPES
+from potstill.families import WITHOUT_TOKEN_TYPES, most_tokens
 from potstill.locations import local_folder, resolve
 from potstill.losses import HardLabels, MixedLoss
 from potstill.progress import Progress
@@ -27,7 +27,7 @@ from potstill.run_dir import RunDir, atomic_folder, file_digest, fingerprint, fo
 from potstill.schedules import Constant
 from potstill.stages.shapes import chosen_student
 from potstill.students import Shrunk, Trimmed, TrimmedVocabulary, student_config, trim
-from potstill.tasks import TextClassification
+from potstill.tasks import Seq2Seq, TextClassification
 from potstill.tasks.heads import start_at_shares
 from potstill.tasks.loading import TOKEN_TYPES, tokenizer_fingerprint, without_token_types
 from potstill.tasks.units import Units
@@ -179,7 +179,21 @@ def _read_files(recipe: Recipe, teacher: PretrainedTeacher, base: Path) -> tuple
     config = recipe.task.load_config(location, **where)
     tokenizer = recipe.task.load_tokenizer(location, **where)
     recipe.task.check_tokenizer(tokenizer, config)
+    _check_lengths(recipe, config)
     return Files(location, _teacher_digest(location, config), config), tokenizer
+
+
+def _check_lengths(recipe: Recipe, config: PretrainedConfig) -> None:
+    """Raises ModelError: the recipe reads or writes longer texts than the model has positions for."""
+    task, most = recipe.task, most_tokens(config)
+    asked = {"max_length": task.max_length}
+    if isinstance(task, Seq2Seq):
+        asked["max_target_length"] = task.max_target_length
+    for name, length in asked.items():
+        if most is not None and length > most:
+            raise ModelError(
+                f"task.{name}: {length} tokens, and this {config.model_type} model has positions for {most}. Lower it."
+            )
 
 
 def _with_several(recipe: Recipe, several: Mixture | Routed, inputs: Inputs, base: Path) -> Inputs:

@@ -15,10 +15,10 @@ from potstill.labels.store import FORMAT
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest, fingerprint
-from potstill.stages.common import Inputs, alone, load_teacher
+from potstill.stages.common import Inputs, alone, load_teacher, units_of
 from potstill.stages.label_language import judged_temperatures, require_within_bound, write_positions
 from potstill.stages.plan import LABELLED
-from potstill.tasks import TextClassification
+from potstill.tasks import TextClassification, TokenClassification
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
@@ -112,6 +112,10 @@ def label_source(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord) -> LabelS
 
 def _answered(recipe: Recipe, inputs: Inputs) -> str:
     """Fingerprint of all that the teacher's answers depend on in the data."""
+    if isinstance(recipe.task, TokenClassification):
+        # Where windows begin decides what is answered in which.
+        texts = texts_fingerprint(inputs.splits["train"].rows)
+        return fingerprint({"overlap": recipe.task.overlap, "rows": texts})
     if isinstance(recipe.encoding, Dense):
         return texts_fingerprint(inputs.splits["train"].rows)
     # Each example is labelled by itself, however they are packed.
@@ -133,7 +137,12 @@ def _write(
     # None where words are answered and not whole rows.
     answer = recipe.task.answer if isinstance(recipe.task, TextClassification) else None
     rows = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
-    teacher = FrozenTeacher(load_teacher(recipe, run, adapted), engine.device, recipe.task.ask)
+    model = load_teacher(recipe, run, adapted)
+    units = units_of(recipe, inputs.splits["train"].rows)
+    if units:
+        # In half precision numbers far from zero would lose what tells them apart.
+        units.standardise(model)
+    teacher = FrozenTeacher(model, engine.device, recipe.task.ask)
     at_words = DensePositions(dtype=encoding.dtype, classes=len(inputs.labels))
     words = answer is None
     asked = positions = 0
@@ -145,7 +154,8 @@ def _write(
         with engine.autocast(settings.precision):
             said = teacher(batch)
         if answer is not None:
-            return answer.outputs(said).float()
+            outputs = answer.outputs(said).float()
+            return units.spoken_by(outputs) if units else outputs
         assert said.logits is not None
         counts: list[int] = batch.mask.sum(dim=1).tolist()
         positions += sum(counts)

@@ -37,6 +37,7 @@ from potstill.stages.label_features import features_of
 from potstill.stages.plan import LABELLED, shapes_of, total_steps
 from potstill.students import Copy, Importance, copy_from_teacher, measure_importance
 from potstill.tasks import TextClassification
+from potstill.tasks.units import Units
 from potstill.teachers import (
     FrozenTeacher,
     JoinedTeacher,
@@ -98,7 +99,6 @@ def train_student(
     name: str = "student",
 ) -> TrainRecord:
     """A distilled student, cut from the teacher `adapted` and taught by `lessons`."""
-    units = units_of(recipe, inputs.splits["train"].rows)
     # A teacher that moves would make another measure of each checkpoint.
     compared = recipe.task.writes and not isinstance(recipe.teacher, MovingAverageTeacher)
 
@@ -107,9 +107,7 @@ def train_student(
         if isinstance(recipe.teacher, MovingAverageTeacher):
             return Teachers(opened.average_of(student, recipe.teacher, reads))
         speaks = opened.distributions()
-        taught = opened.with_features(speaks, reads)
-        # A moving average learns in standard units; all that lies on disk speaks in that of the labels.
-        return Teachers(units.of_teacher(taught) if units else taught, speaks if compared else no_teacher)
+        return Teachers(opened.with_features(speaks, reads), speaks if compared else no_teacher)
 
     student = Member(
         name=name,
@@ -262,7 +260,9 @@ class _Opened:
             return self._asked(frozenset())
         store = self._store(store_of(self.lessons.name))
         if isinstance(self.recipe.task, TextClassification):
-            return StoredTeacher(store, self.engine.device, self.recipe.task.answer.said)
+            stored = StoredTeacher(store, self.engine.device, self.recipe.task.answer.said)
+            # All that lies on disk speaks in the unit of the labels.
+            return self._units.of_teacher(stored) if self._units else stored
         return StoredTeacher(store, self.engine.device)
 
     def _member(self, name: str) -> "_Opened":
@@ -294,7 +294,15 @@ class _Opened:
     @cached_property
     def _model(self) -> PreTrainedModel:
         """Loaded once, whether it is asked for distributions, for features, or for both."""
-        return load_teacher(self.recipe, self.run, self.lessons.teacher)
+        model = load_teacher(self.recipe, self.run, self.lessons.teacher)
+        if self._units:
+            # Before it is asked: in half precision numbers far from zero would lose what tells them apart.
+            self._units.standardise(model)
+        return model
+
+    @property
+    def _units(self) -> Units | None:
+        return units_of(self.recipe, self.inputs.splits["train"].rows)
 
     def _asked(self, reads: frozenset[Read]) -> Teacher:
         teacher = FrozenTeacher(self._model, self.engine.device, self.recipe.task.ask, reads)

@@ -42,6 +42,6 @@ def last_layer(model: PreTrainedModel, *, outputs: int) -> nn.Linear:
     if not linear or linear[-1].out_features != outputs or linear[-1].bias is None:
         raise ModelError(
             f"{model.config.model_type}: its head does not end with a linear layer of {outputs} outputs with a bias, "
-            "which several labels and numbers need."
+            "which several labels and numbers need. Take a teacher whose head has one, such as BERT's."
         )
     return linear[-1]

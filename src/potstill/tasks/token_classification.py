@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 from transformers import (
     AutoConfig,
     AutoModelForTokenClassification,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -18,7 +17,7 @@ from transformers import (
 from potstill.data.on_disk import OnDisk
 from potstill.data.rows import Columns
 from potstill.data.tagged import TaggedRow, read_tagged
-from potstill.data.words import EncodedWords, encode_words
+from potstill.data.words import EncodedWords, encode_words, load_word_tokenizer
 from potstill.errors import DataError, ModelError
 from potstill.settings import Settings
 from potstill.signals import Ask
@@ -107,11 +106,7 @@ class TokenClassification(Settings):
 
     def load_tokenizer(self, location: str, **where: Any) -> PreTrainedTokenizerBase:
         with explained(location):
-            tokenizer = AutoTokenizer.from_pretrained(location, **where)
-            if getattr(tokenizer, "add_prefix_space", None) is False:
-                # Else words that are given one by one would be read as if no space stood before them.
-                tokenizer = AutoTokenizer.from_pretrained(location, add_prefix_space=True, **where)
-            return tokenizer
+            return load_word_tokenizer(location, **where)
 
     def load_model(self, location: str, labels: Sequence[str] | None = None, **where: Any) -> PreTrainedModel:
         """The model in float32, with a new head for `labels` where they are given. Never reads pickle files."""

@@ -38,6 +38,10 @@ class Units:
     def standard(self, values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         return (values - self.mean) / self.deviation
 
+    def spoken_by(self, values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Values in standard units in the unit of the labels: the inverse of `standard`."""
+        return values * self.deviation + self.mean
+
     def of_rows(self, rows: EncodedRows) -> EncodedRows:
         """The rows with their labels in standard units."""
         return replace(rows, labels=self.standard(torch.from_numpy(rows.labels)).numpy())
