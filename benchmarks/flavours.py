@@ -11,7 +11,6 @@ all cells are chosen by validation accuracy, as the baseline's of a run are.
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -214,10 +213,9 @@ def run_seed(args: argparse.Namespace, seed: int, engine: Engine, progress: Prog
             progress.line(f"seed {seed}: {name}")
             taught = [] if cell.teacher is None else [f"teacher={cell.teacher}"]
             own = load_recipe(args.project / "recipe.yaml", [*common, *cell.changes, *taught])
-            started = time.monotonic()
             record, folder = student_of(cell, own, bench)
             found = measured(own, bench, folder)
-            write_json(result, {**found, "steps": record.planned_steps, "seconds": time.monotonic() - started})
+            write_json(result, {**found, "steps": record.planned_steps, "seconds": record.seconds})
 
 
 def results(out: Path) -> Mapping[str, list[dict[str, float]]]:

@@ -9,7 +9,6 @@ rows. A cell that is done is kept in OUT/cells, and one that was broken off goes
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import torch
@@ -85,7 +84,6 @@ def run_cells(args: argparse.Namespace, engine: Engine, progress: Progress) -> N
             recipe = load_recipe(args.project / "recipe.yaml", [*common, *changes])
             inputs = read_inputs(recipe, args.project, progress)
             teacher = adapt(run, recipe, inputs, engine)
-            started = time.monotonic()
             if name == BASELINE:
                 record, where = train_baseline(run, recipe, inputs, teacher, engine), "train/baseline/model"
             else:
@@ -94,7 +92,6 @@ def run_cells(args: argparse.Namespace, engine: Engine, progress: Progress) -> N
                 lessons = Lessons(TEACHER, teacher, labels, features)
                 record, where = train_student(run, recipe, inputs, teacher, lessons, engine), "train/student/model"
             assert record is not None
-            seconds = time.monotonic() - started
             folders = [teacher_folder(recipe, run, teacher), ModelFolder(run.path(where))]
             _, student = from_teacher(recipe, inputs, folders, engine)
             write_json(
@@ -105,7 +102,7 @@ def run_cells(args: argparse.Namespace, engine: Engine, progress: Progress) -> N
                     "loss": float(student.loss.mean()),
                     "parameters": sum(p.numel() for p in folders[1].load(recipe).parameters()),
                     "steps": record.planned_steps,
-                    "seconds": seconds,
+                    "seconds": record.seconds,
                 },
             )
 

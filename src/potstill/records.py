@@ -67,6 +67,8 @@ class ShapeRecord(Part):
     decoder_layers: int | None = None
     width: int
     heads: int
+    query_width: int | None = None
+    """Channels of the queries of all heads together, where they are other than `width`."""
     key_value_width: int | None = None
     """Channels of the keys of all heads together, where they are other than `width`."""
     intermediate: int

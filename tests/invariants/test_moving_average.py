@@ -34,12 +34,15 @@ class Source:
         return replace(batch, labels=torch.tensor([index % 3 for index in indices]))
 
 
-def job(*, features: bool = False) -> Job:
+def job(*, features: bool = False, answers: bool = True) -> Job:
     model = encoder(SIZE, 1).float()
     torch.manual_seed(4)
-    losses = [
+    on_answers = [
         SoftTargets(weight=Constant(value=0.5), temperature=Constant(value=1.0)).build(),
         HardLabels(weight=Constant(value=0.5)).build(),
+    ]
+    losses = [
+        *(on_answers if answers else []),
         *([HiddenStates().build(Shapes(SIZE, SIZE))] if features else []),
     ]
     loss = MixedLoss(losses)
@@ -108,20 +111,21 @@ def test_without_decay_it_is_the_student_as_it_was_at_the_last_update() -> None:
                 assert torch.allclose(tensor, expected[name]), (step, name)
 
 
-@pytest.mark.parametrize("features", [False, True])
+# With features alone nothing reaches the head, so it has no moments in the checkpoints.
+@pytest.mark.parametrize(("features", "answers"), [(False, True), (True, True), (True, False)])
 def test_a_job_that_is_broken_off_goes_on_with_the_same_teacher(
-    features: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    features: bool, answers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = job(features=features)
+    whole = job(features=features, answers=answers)
     fit(whole, tmp_path / "whole", Engine(CPU), Progress())
-    broken = job(features=features)
+    broken = job(features=features, answers=answers)
     steps = iter(range(100))
     # From its fifth step on, a signal has arrived.
     monkeypatch.setattr(stopping, "requested", lambda: next(steps) >= 4)
     with pytest.raises(Stopped):
         fit(broken, tmp_path / "parts", Engine(CPU), Progress())
     monkeypatch.undo()
-    resumed = job(features=features)
+    resumed = job(features=features, answers=answers)
     fit(resumed, tmp_path / "parts", Engine(CPU), Progress())
     for name, tensor in state(whole.model).items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name

@@ -114,6 +114,15 @@ def test_two_specialists(project: Path, name: str) -> None:
 
 
 @pytest.mark.long
+def test_another_lead_is_another_start_of_student_and_baseline(project: Path) -> None:
+    finished = run(project, "mixture", "train.baseline=true")
+    before = record(finished, "train/baseline")["initial_digest"]
+    run(project, "mixture", "train.baseline=true", "teacher.lead=others")
+    starts = [record(finished, f"train/{name}")["initial_digest"] for name in ("student", "baseline")]
+    assert starts[0] == starts[1] != before
+
+
+@pytest.mark.long
 def test_other_weights_relabel_nothing(project: Path) -> None:
     finished = run(project, "mixture")
     said = [part for change in (*CHANGES, *ADAPTED, "teacher.weights={others: 3}") for part in ("--set", change)]

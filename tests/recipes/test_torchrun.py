@@ -120,3 +120,11 @@ def test_when_the_main_process_fails_the_others_end_with_it(project: Path) -> No
         done = torchrun("plan", project / "recipe.yaml", "--out", project / "run")
     assert done.returncode != 0
     assert f"in use by pid {os.getpid()}" in done.stderr
+
+
+@pytest.mark.long
+def test_losses_on_features_alone_reach_no_head(without_dropout: Path) -> None:
+    recipe, two = without_dropout / "recipe.yaml", without_dropout / "two"
+    losses = "losses=[{kind: hidden_states}, {kind: attention}]"
+    done = torchrun("train", recipe, "--out", two, "--set", losses, "--set", "train.baseline=false")
+    assert done.returncode == 0, done.stderr

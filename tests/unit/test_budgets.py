@@ -8,12 +8,12 @@ import pytest
 import torch
 import typer
 from pydantic import ValidationError
-from transformers import BertConfig, LlamaConfig
+from transformers import BertConfig, LlamaConfig, T5Config
 
 from potstill.cli import parameters_of
-from potstill.errors import RecipeError
+from potstill.errors import ModelError, RecipeError
 from potstill.recipe import Recipe
-from potstill.stages.shapes import chosen_student, flops_per_token, shape_of, sized_candidates, within
+from potstill.stages.shapes import Candidate, chosen_student, flops_per_token, shape_of, sized_candidates, within
 from potstill.students import Budget, Copy
 from tests.recipes.test_cli import potstill
 
@@ -22,12 +22,18 @@ SIZES: dict[str, Any] = {"vocab_size": 100, "hidden_size": 48, "num_hidden_layer
 ENCODER = BertConfig(**SIZES, num_attention_heads=6, max_position_embeddings=32)
 DECODER = LlamaConfig(**SIZES, num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=True)
 
+SIZES_OF_T5: dict[str, Any] = {"vocab_size": 60, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4}
+
 
 def recipe(task: str = "text_classification", max_length: int = 64, **changes: Any) -> Recipe:
     data = {"train": "a", "validation": "b", "test": "c"}
     return Recipe.model_validate(
         {"task": {"kind": task, "max_length": max_length}, "data": data, "teacher": {"model": "x"}, **changes}
     )
+
+
+def found_of(teacher: T5Config) -> list[Candidate]:
+    return sized_candidates(recipe("seq2seq"), teacher, [])
 
 
 @pytest.mark.parametrize(("task", "config"), [("text_classification", ENCODER), ("causal_lm", DECODER)])
@@ -53,6 +59,15 @@ def test_operations_are_those_of_the_products() -> None:
     assert flops_per_token(asked, shape) == 2 * (matrices + norms + 100 * width) + 4 * 10 * layers * width
 
 
+def test_heads_wider_than_the_stream_count_in_full() -> None:
+    asked = recipe("causal_lm", max_length=20)
+    wide = LlamaConfig(**SIZES, num_attention_heads=6, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True)
+    shape = shape_of(asked, wide, [])
+    assert (shape.width, shape.query_width, shape.key_value_width) == (48, 96, 32)
+    body = shape.parameters - shape.embedding_parameters
+    assert flops_per_token(asked, shape) == 2 * (body + 100 * 48) + 4 * 10 * 6 * 96
+
+
 @pytest.mark.parametrize(
     "limits", [{"parameters": 60_000}, {"flops_ratio": 8.0}, {"parameters": 50_000, "flops_ratio": 5.0}]
 )
@@ -72,6 +87,18 @@ def test_a_budget_that_nothing_fits_names_the_smallest() -> None:
     asked = recipe(student={"kind": "budget", "parameters": 10})
     with pytest.raises(RecipeError, match=r"The smallest that is tried, 1 x 8, has [\d,]+ parameters"):
         chosen_student(asked, ENCODER, LABELS)
+
+
+def test_a_budget_of_which_no_shape_is_legal_says_why() -> None:
+    asked = recipe(student={"kind": "budget", "parameters": 20_000, "family": "roberta"})
+    with pytest.raises(ModelError, match="cannot start from the weights of a teacher of the family 'bert'"):
+        chosen_student(asked, ENCODER, LABELS)
+
+
+def test_candidates_of_two_stacks_differ_in_either() -> None:
+    teacher = T5Config(**SIZES_OF_T5, num_layers=2, num_decoder_layers=8)
+    found = {(c.settings.layers, c.settings.decoder_layers, c.settings.width) for c in found_of(teacher)}
+    assert {(2, 8, 16), (2, 6, 32), (1, 4, 32), (1, 2, 32)} <= found
 
 
 def test_a_budget_without_a_limit_is_refused() -> None:

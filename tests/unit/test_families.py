@@ -213,6 +213,20 @@ def test_llama_and_mistral_are_copied_into_each_other(pair: tuple[str, str]) -> 
         torch.testing.assert_close(student(input_ids=ids).logits, teacher(input_ids=ids).logits)
 
 
+def test_biases_that_the_other_family_has_no_place_for_are_not_dropped() -> None:
+    config = decoder_config("llama")
+    config.attention_bias = True
+    teacher = CausalLM().new_model(config)
+    student = CausalLM().new_model(student_config(config, Shrunk(layers=3, width=24, family="mistral")))
+    with pytest.raises(ModelError, match=r"a mistral model has no place for the teacher's model.layers.0.*bias"):
+        copy_from_teacher(student, teacher, Copy())
+
+
+def test_a_token_that_the_teacher_does_not_name_is_none_in_another_family() -> None:
+    made = student_config(BertConfig(**SIZES), Shrunk(layers=2, width=12, family="roberta", init=Random()))
+    assert (made.pad_token_id, made.bos_token_id, made.eos_token_id) == (0, None, None)
+
+
 @pytest.mark.parametrize(
     ("teacher", "settings", "message"),
     [

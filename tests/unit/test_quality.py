@@ -195,3 +195,12 @@ def test_the_floor_learns_which_words_tell_labels_and_numbers() -> None:
     assert said.tolist() == [[True, True, False, False, True], [False, False, True, False, True]]
     none, both = tfidf_numbers(texts, 100.0 + 10 * labels[:, :2].sum(axis=1), ["filler1 filler2 pear", "wolf iron"])
     assert none < 106 < 114 < both
+
+
+def test_a_resample_of_equal_values_says_nothing_of_the_variance_explained() -> None:
+    truth, said = np.zeros(100), np.zeros(100)
+    truth[:2], said[:2] = 5.0, 4.9
+    weights = quality.bootstrap_weights(100, seed=0, resamples=500)
+    r2 = quality.r2s(truth, said, weights)
+    assert (weights[:, :2].sum(axis=1) == 0).sum() > 20, "some resamples have neither of the two"
+    assert r2[0] > 0.99 and r2.min() > 0.9

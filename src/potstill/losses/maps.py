@@ -140,7 +140,8 @@ class Relations(Settings):
             )
         for whose, shape in (("student", shapes.student), ("teacher", shapes.teacher)):
             for each in self.of:
-                width = shape.width if each == "query" else shape.key_value_width or shape.width
+                other = shape.query_width if each == "query" else shape.key_value_width
+                width = other or shape.width
                 if width % self.heads:
                     plural = {"query": "queries", "key": "keys", "value": "values"}[each]
                     raise RecipeError(

@@ -46,6 +46,11 @@ class MixedLoss(nn.Module):
         self._kernels = Kernels(compiled=compiled)
 
     @property
+    def reads_answers(self) -> bool:
+        """Whether a loss reads what the student answers, and not features on the way there alone."""
+        return len(self._feature_losses) < len(self.losses)
+
+    @property
     def student_reads(self) -> frozenset[Read]:
         """The features of the student that the losses compare."""
         return frozenset().union(*(loss.student_reads for loss in self._feature_losses))

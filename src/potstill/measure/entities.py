@@ -20,7 +20,7 @@ def entities_of(tags: Sequence[str]) -> list[Entity]:
     """The entities of a document, in order, read as the CoNLL-2000 evaluation reads them.
 
     Tags are `B-kind` and `I-kind`, with `E-` and `S-` (or `L-` and `U-`) where the scheme has them, or a prefix alone.
-    An entity also begins at an I that continues none of its kind. A tag without a prefix is its kind, as in the IO scheme.
+    An entity also begins at an I that continues none of its kind. A tag without a prefix is its kind, as in IO.
     """
     found: list[Entity] = []
     kind, start = OUTSIDE, 0

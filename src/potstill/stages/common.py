@@ -172,7 +172,8 @@ def _read_files(recipe: Recipe, teacher: PretrainedTeacher, base: Path) -> tuple
     if isinstance(recipe.teacher, CheckpointTeacher) and not (base / teacher.model).is_dir():
         raise RecipeError(
             f"teacher.run: {base / teacher.model} is not there. Finish that run first, with --out "
-            f"{base / recipe.teacher.run}; a snapshot must be asked for there with train.snapshots."
+            f"{base / recipe.teacher.run}; a snapshot must be asked for there with train.snapshots, and the "
+            "training must not have stopped before it."
         )
     location = resolve(_relative_to(base, teacher.model))
     where = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
@@ -210,6 +211,12 @@ def _with_several(recipe: Recipe, several: Mixture | Routed, inputs: Inputs, bas
             raise ModelError(
                 f"teacher.of.{name}: its tokenizer is not that of {lead_name(several)}, so the same ids would mean "
                 "other texts. Teachers of one student must share their vocabulary; replace it, or distil from one."
+            )
+        sizes = files.config.get_text_config().vocab_size, inputs.lead.config.get_text_config().vocab_size
+        if recipe.task.writes and sizes[0] != sizes[1]:
+            raise ModelError(
+                f"teacher.of.{name}: it has {sizes[0]} rows of embeddings and {lead_name(several)} {sizes[1]}, though "
+                "their tokenizers are equal. Resize them to one number (model.resize_token_embeddings) and save them."
             )
         if recipe.adapt is None and recipe.task.teacher_labels(files.config, inputs.labels) != inputs.labels:
             raise ModelError(

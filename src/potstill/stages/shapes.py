@@ -56,7 +56,7 @@ def flops_per_token(recipe: Recipe, shape: ShapeRecord) -> float:
     body = shape.parameters - shape.embedding_parameters
     head = shape.vocabulary * shape.width if language else 0
     layers = shape.layers + (shape.decoder_layers or 0)
-    return 2.0 * (body + head) + 4.0 * keys * layers * shape.width
+    return 2.0 * (body + head) + 4.0 * keys * layers * (shape.query_width or shape.width)
 
 
 def sized_candidates(

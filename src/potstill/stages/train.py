@@ -173,6 +173,11 @@ def _train(
         "seed": recipe.seed,
     }
 
+    # What decides the first weights, and is in no other key. Only where it does, so that other runs go on.
+    if recipe.several is not None:
+        depends["lead"] = adapted.members[lead_name(recipe.several)].digest
+    if isinstance(inputs.student.init, Copy) and inputs.student.init.measures:
+        depends["sampled"] = inputs.fingerprint_of("train")
     if inputs.vocabulary is not None:
         # It follows from more rows than the baseline's.
         depends["tokenizer"] = inputs.of_student.tokenizer_digest
@@ -223,7 +228,7 @@ def _train(
             stopped_early=done.stopped_early,
             train_rows=len(rows),
             labelled_rows=sum(row.labelled for row in rows),
-            files=folder_files(folder / "model", relative_to=folder),
+            files=folder_files(folder / "model", relative_to=folder) | _files_of_snapshots(folder),
         )
 
     return run.once(f"train/{member.name}", depends, TrainRecord, work, together=True)
@@ -231,7 +236,20 @@ def _train(
 
 def _snapshots(settings: TrainSettings, steps: int, save: Callable[[float], None]) -> Mapping[int, Callable[[], None]]:
     """What is saved after which step."""
-    return {max(1, round(share * steps)): partial(save, share) for share in settings.snapshots}
+    due: dict[int, list[float]] = {}
+    for share in settings.snapshots:
+        due.setdefault(max(1, round(share * steps)), []).append(share)
+
+    def save_all(shares: Sequence[float]) -> None:
+        for share in shares:
+            save(share)
+
+    return {step: partial(save_all, shares) for step, shares in due.items()}
+
+
+def _files_of_snapshots(folder: Path) -> dict[str, str]:
+    snapshots = folder / Path(snapshot_name(0)).parent
+    return folder_files(snapshots, relative_to=folder) if snapshots.is_dir() else {}
 
 
 @dataclass(frozen=True)

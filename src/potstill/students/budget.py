@@ -45,16 +45,30 @@ class Budget(Settings):
 def candidates(
     teacher: PretrainedConfig, like: Budget | None = None, vocabulary: Trimmed | None = None
 ) -> Iterator[tuple[Shrunk, PretrainedConfig]]:
-    """The legal shapes at shares of the teacher's depth and width, each once, with their configurations."""
+    """The legal shapes at shares of the teacher's depth and width, each once, with their configurations.
+
+    Raises:
+        ModelError: no share makes a legal shape; says why.
+    """
     own = {} if like is None else {field: getattr(like, field) for field in ("dropout", "vocabulary", "family", "init")}
     seen = set()
+    refused: ModelError | None = None
     for layers, width in product(SHARES, SHARES):
         try:
             made = student_config(teacher, Shrunk.model_validate({"layers": layers, "width": width, **own}), vocabulary)
-        except ModelError:
+        except ModelError as error:
+            refused = error
             continue
-        sizes = (made.num_hidden_layers, made.hidden_size)
-        if sizes not in seen and sizes != (teacher.num_hidden_layers, teacher.hidden_size):
+        sizes = _sizes(made)
+        if sizes not in seen and sizes != _sizes(teacher):
             seen.add(sizes)
-            decoder = {"decoder_layers": layer_counts(made)[1]} if made.model_type in LAYER_COUNTS else {}
-            yield Shrunk.model_validate({"layers": sizes[0], "width": sizes[1], **decoder, **own}), made
+            decoder = {"decoder_layers": sizes[1]} if made.model_type in LAYER_COUNTS else {}
+            yield Shrunk.model_validate({"layers": sizes[0], "width": sizes[2], **decoder, **own}), made
+    if refused is not None and not seen:
+        raise refused
+
+
+def _sizes(config: PretrainedConfig) -> tuple[int, int, int]:
+    """Layers, layers of the decoder where it has a stack of its own, width."""
+    layers = layer_counts(config) if config.model_type in LAYER_COUNTS else (config.num_hidden_layers, 0)
+    return layers[0], layers[1], config.hidden_size

@@ -25,6 +25,9 @@ from potstill.students.importance import Importance
 from potstill.students.layouts import common_name, common_weights, intermediate_size
 from potstill.students.sizes import Copy, layer_map
 
+_LAYER = re.compile(r"\b(layers?)\.(\d+)\.")
+"""`encoder.layer.3.` of encoders, `model.layers.3.` of decoders."""
+
 
 def copy_from_teacher(
     student: PreTrainedModel,
@@ -59,6 +62,7 @@ def copy_from_teacher(
     factorised = is_factorised(student.config)
     if factorised:
         fill_embeddings(student, weights, kept.basis)
+    taken = set()
     with torch.no_grad():
         for own, parameter in student.named_parameters():
             name = common_name(own, student.config.model_type)
@@ -67,10 +71,17 @@ def copy_from_teacher(
             source, layer = _teacher_name(name, chosen)
             if source not in weights:
                 raise ModelError(f"student parameter {name}: the teacher has no {source}; use init: random.")
+            taken.add(source)
             tensor = weights[source].float()
             if pieces is not None and parameter is student.get_input_embeddings().weight:
                 tensor = tensor[pieces]
             parameter.copy_(cut(name, tensor, layer))
+    layers = {name for name in weights if (found := _LAYER.search(name)) and int(found[2]) in chosen}
+    if left := sorted(layers - taken):
+        raise ModelError(
+            f"student: a {student.config.model_type} model has no place for the teacher's {left[0]}, so it would be "
+            "another model. Leave student.family out, or use init: random."
+        )
 
 
 def _copy_two_stacks(student: PreTrainedModel, teacher: PreTrainedModel, settings: Copy, kept: "_Kept") -> None:
@@ -233,8 +244,7 @@ def _basis(
 
 def _teacher_name(name: str, chosen: list[int]) -> tuple[str, int]:
     """The teacher's parameter for one of the student, and the teacher's layer that it is of (0 for those of none)."""
-    # `encoder.layer.3.` of encoders, `model.layers.3.` of decoders.
-    found = re.search(r"\b(layers?)\.(\d+)\.", name)
+    found = _LAYER.search(name)
     if found is None:
         return name, 0
     layer = chosen[int(found[2])]

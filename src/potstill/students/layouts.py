@@ -53,7 +53,14 @@ _ELECTRA_NAMES = (
 _NAMES = {"distilbert": _DISTILBERT_NAMES, "electra": _ELECTRA_NAMES}
 _POSITIONS, _TYPES = "bert.embeddings.position_embeddings.weight", "bert.embeddings.token_type_embeddings.weight"
 
-_OF_ENCODERS = ("vocab_size", "max_position_embeddings", "initializer_range", "hidden_act")
+_OF_ENCODERS = (
+    "vocab_size",
+    "max_position_embeddings",
+    "initializer_range",
+    "hidden_act",
+    "layer_norm_eps",
+    "type_vocab_size",
+)
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _OF_DECODERS = (
     "vocab_size",
@@ -122,11 +129,13 @@ def in_family(config: PretrainedConfig, family: str) -> PretrainedConfig:
             f"student.family: {family!r} does not fit a teacher of the family {config.model_type!r}; use one of "
             f"{', '.join(sorted(kind))}."
         )
+    known = CONFIG_MAPPING[family]().to_dict()
     fields = (*_SIZES, *_NAMED, *((*_OF_ENCODERS, *_DROPOUTS) if encoder else _OF_DECODERS))
     values: dict[str, Any] = {}
     for field in fields:
         value = getattr(config, own_name(field, config.model_type), None)
-        if value is not None:
+        # A token that the teacher does not name is not the other family's usual one either.
+        if (value is not None and own_name(field, family) in known) or field in _NAMED:
             values[own_name(field, family)] = value
     if encoder:
         before = getattr(config, own_name("classifier_dropout", config.model_type))

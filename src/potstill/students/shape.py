@@ -153,8 +153,10 @@ def shape_notes(teacher: PretrainedConfig, student: Shrunk, made: PretrainedConf
 
 def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters: int, classes: int) -> ShapeRecord:
     heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     apart = config.model_type in two_stacks.LAYER_COUNTS
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    if apart:
+        head_size = two_stacks.head_size(config)
     key_value_width = (getattr(config, "num_key_value_heads", None) or heads) * head_size
     return ShapeRecord(
         family=config.model_type,
@@ -162,6 +164,7 @@ def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters:
         decoder_layers=two_stacks.layer_counts(config)[1] if apart else None,
         width=config.hidden_size,
         heads=heads,
+        query_width=None if heads * head_size == config.hidden_size else heads * head_size,
         key_value_width=None if key_value_width == config.hidden_size else key_value_width,
         intermediate=two_stacks.intermediate_size(config) if apart else intermediate_size(config),
         vocabulary=config.vocab_size,

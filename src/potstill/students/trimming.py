@@ -40,6 +40,12 @@ class Trimmed:
         values = whole.to_dict()
         values["vocab_size"] = len(self.kept)
         for field, number in _named_tokens(whole).items():
+            ids = number if isinstance(number, list) else [number]
+            if missing := [each for each in ids if each not in self.numbers]:
+                raise ModelError(
+                    f"student.vocabulary: the configuration names {missing[0]} as its {field}, and the tokenizer has "
+                    "no such token. Correct it in the teacher's config.json, or use full."
+                )
             values[field] = (
                 [self.numbers[each] for each in number] if isinstance(number, list) else self.numbers[number]
             )

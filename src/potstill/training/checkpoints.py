@@ -26,6 +26,8 @@ from potstill.run_dir import atomic_folder, file_digest, write_json
 
 # Names by parameter, not by position: the same files whatever engine shards the parameters.
 _OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
+# A parameter that no loss reaches, as a classifier beside losses on features alone, has no moments to restore.
+_OF_MOMENTS = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimiser: torch.optim.O
         parameter, _, name = key.partition("|")
         moments.setdefault(parameter, {})[name] = tensor
     restored: dict[str, Any] = {"state": moments, "param_groups": state["groups"]}
-    set_optimizer_state_dict(model, optimiser, restored, options=_OPTIONS)
+    set_optimizer_state_dict(model, optimiser, restored, options=_OF_MOMENTS)
     return load_file(checkpoint / "random.safetensors")
 
 

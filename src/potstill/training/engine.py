@@ -27,10 +27,12 @@ class Engine:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with its gradients averaged over all processes."""
+    def wrap(self, module: nn.Module, *, all_reached: bool = True) -> nn.Module:
+        """The module with its gradients averaged over all processes; says whether each parameter gets one."""
         module = module.to(self.device)
-        return DistributedDataParallel(module) if self.world_size > 1 else module
+        if self.world_size == 1:
+            return module
+        return DistributedDataParallel(module, find_unused_parameters=not all_reached)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, the same in each."""

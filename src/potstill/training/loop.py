@@ -98,7 +98,9 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
     settings, checkpoints = job.settings, folder / SCRATCH / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(job.seed + engine.rank)
-    module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss, job.teacher))
+    # Losses on features leave out what lies behind them, such as the head.
+    reached = job.loss.reads_answers
+    module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss, job.teacher), all_reached=reached)
     optimiser = _adamw(module, settings)
     steps = StepIterator(job.rows.lengths, settings.batch_size, job.seed)
     evaluate_every = settings.evaluate_every or steps.steps_per_epoch
