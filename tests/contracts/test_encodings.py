@@ -290,7 +290,7 @@ def test_labels_of_other_tokens_are_refused(tmp_path: Path) -> None:
     teacher = StoredTeacher(LabelStore(tmp_path / "store"), torch.device("cpu"))
     other = batch_of([1, 2])
     short = Batch(other.ids, {}, other.labels, other.mask & (torch.arange(other.mask.shape[1]) > 0))
-    with pytest.raises(LabelStoreError, match=r"labels for 5 positions of rows 'row 1' .*, which train 4"):
+    with pytest.raises(LabelStoreError, match=r"labels of \d positions of row 'row [12]', of which \d count"):
         teacher(short)
     nothing = Batch(other.ids, {}, other.labels, torch.zeros_like(other.mask))
     assert teacher(nothing).target is None

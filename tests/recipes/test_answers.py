@@ -122,6 +122,7 @@ def test_the_saved_student_is_one_that_transformers_knows_to_give_several_labels
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_a_second_run_works_on_nothing_and_an_online_teacher_teaches_the_same(sets: Path) -> None:
     assert stages_that_worked(run(sets, "multi_label")) == set()
     run(sets, "multi_label", "label.mode=online", out="online")
@@ -184,6 +185,7 @@ def test_the_saved_student_gives_numbers_in_the_unit_of_the_labels_by_itself(num
     assert manifest["source"]["labels"] == ["value"]
 
 
+@pytest.mark.long
 @pytest.mark.long
 def test_a_second_run_of_numbers_works_on_nothing_and_an_online_teacher_teaches_the_same(numbers: Path) -> None:
     assert stages_that_worked(run(numbers, "regression")) == set()

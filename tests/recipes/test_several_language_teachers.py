@@ -65,6 +65,7 @@ def test_labels_that_are_no_whole_distributions_are_refused(project: Path, chat_
         assert f"label.encoding: {encoding} holds no whole distributions" in done.stderr
 
 
+@pytest.mark.long
 def test_each_row_hears_the_teacher_of_its_domain(project: Path, chat_teacher_folder: Path) -> None:
     of = f"of: {{a: {{model: '{chat_teacher_folder}'}}, b: {{model: '{chat_teacher_folder}'}}}}"
     routed = f"teacher={{kind: routed, by: domain, {of}, domains: {{a: [few], b: [others]}}}}"

@@ -86,6 +86,7 @@ def test_a_teacher_that_is_asked_teaches_what_its_store_does(finished: Path, tmp
     assert losses(project / "run") == pytest.approx(losses(finished / "run"), rel=2e-4)
 
 
+@pytest.mark.long
 def test_features_and_several_teachers_at_words(finished: Path, tmp_path: Path, teacher_folder: Path) -> None:
     project = Path(shutil.copytree(finished, tmp_path / "copy"))
     teacher = f"{{kind: mixture, of: {{one: {{model: '{teacher_folder}'}}, other: {{model: '{teacher_folder}'}}}}}}"

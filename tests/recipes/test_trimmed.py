@@ -128,6 +128,7 @@ def test_a_distilbert_follows_the_features_of_a_bert(project: Path) -> None:  # 
     assert model(**tokenizer("w1 zinc", return_tensors="pt")).logits.shape == (1, 3)
 
 
+@pytest.mark.long
 def test_the_candidates_have_the_students_pieces(project: Path) -> None:  # noqa: F811
     recipe = project / "recipes/trimmed.yaml"
     listed = [
