@@ -28,7 +28,7 @@ KINDS = {"permissive": "permissive", "copyleft": "copyleft", "copyleft limited":
 """Categories of licences that are kinds of their own; all others are `other`."""
 MAX_REFERENCE_WORDS = 12
 MIN_NOTICE_WORDS, MAX_NOTICE_WORDS = 8, 120
-DOCUMENTS = {"test": 300, "validation": 100, "adapt": 900, "train": 900}
+DOCUMENTS = {"test": 300, "validation": 100, "adapt": 900, "train": 1800}
 LABELLED = 150
 """Of the training documents those with tags: few, as where tagging is what costs."""
 SHARES = {"test": 0.2, "validation": 0.1, "adapt": 0.35, "train": 0.35}
