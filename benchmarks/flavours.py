@@ -213,8 +213,11 @@ def run_seed(args: argparse.Namespace, seed: int, engine: Engine, progress: Prog
             progress.line(f"seed {seed}: {name}")
             taught = [] if cell.teacher is None else [f"teacher={cell.teacher}"]
             own = load_recipe(args.project / "recipe.yaml", [*common, *cell.changes, *taught])
-            record, folder = student_of(cell, own, bench)
-            found = measured(own, bench, folder)
+            # The inputs hold the student that was chosen, so a cell with another one has its own.
+            alike = own.student == recipe.student
+            of_cell = bench if alike else replace(bench, inputs=read_inputs(own, args.project, progress))
+            record, folder = student_of(cell, own, of_cell)
+            found = measured(own, of_cell, folder)
             write_json(result, {**found, "steps": record.planned_steps, "seconds": record.seconds})
 
 
