@@ -186,6 +186,8 @@ def _quality_rows(evaluation: EvaluateRecord) -> dict[str, list[str]]:
     models = list(evaluation.models.values())
     if evaluation.problem_type == "regression":
         return {"RMSE": ["" if m.rmse is None else f"{m.rmse.value:.4g}" for m in models]}
+    if evaluation.test_words is not None:
+        return {}
     if evaluation.test_tokens is None:
         return {"macro-F1": ["" if m.macro_f1 is None else f"{m.macro_f1:.3f}" for m in models]}
 
