@@ -9,9 +9,21 @@ import numpy.typing as npt
 from transformers import PreTrainedModel
 
 from potstill.measure import quality
-from potstill.measure.speed import Speed
+from potstill.measure.speed import Speed, folder_bytes
 from potstill.recipe import Recipe
-from potstill.records import Agreement, ClassRow, Comparison, Disagreement, Estimate, Floor, ModelEvaluation
+from potstill.records import (
+    Agreement,
+    ClassRow,
+    Comparison,
+    Disagreement,
+    Estimate,
+    Floor,
+    Measurement,
+    ModelEvaluation,
+)
+from potstill.stages.common import ModelFolder
+from potstill.teachers import Routed, lead_name
+from potstill.training.engine import Engine
 
 DISAGREEMENT_CHARACTERS = 600
 OVER_BASELINE = ("student", "baseline")
@@ -71,6 +83,43 @@ def parameters(recipe: Recipe, model: PreTrainedModel) -> tuple[int, int]:
     """All parameters of a model, and those that are no embeddings."""
     total = sum(parameter.numel() for parameter in model.parameters())
     return total, total - recipe.task.embedding_parameters(model)
+
+
+def sizes_of(recipe: Recipe, folders: Mapping[str, ModelFolder]) -> dict[str, int]:
+    """Bytes of each model's folder; several teachers have those of all of them."""
+    sizes = {name: folder_bytes(folder.path) for name, folder in folders.items()}
+    if recipe.several is not None:
+        sizes["teacher"] = sum(sizes[name] for name in recipe.several.of)
+    return sizes
+
+
+def with_several(recipe: Recipe, counts: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """The parameters of each model, and of several teachers those of all of them together."""
+    if recipe.several is None:
+        return dict(counts)
+    members = [counts[name] for name in recipe.several.of]
+    return {**counts, "teacher": (sum(each[0] for each in members), sum(each[1] for each in members))}
+
+
+def speed_of_several(recipe: Recipe, folders: Mapping[str, ModelFolder]) -> dict[str, Any]:
+    """The fields of a request for the speed of several teachers that name those beside the first."""
+    if recipe.several is None:
+        return {}
+    others = (str(folders[name].path) for name in recipe.several.of if name != lead_name(recipe.several))
+    return {"beside": tuple(others), "in_turn": isinstance(recipe.several, Routed) and recipe.several.by == "domain"}
+
+
+def measurement(recipe: Recipe, engine: Engine, *, rows: int, batch_size: int) -> Measurement:
+    """How the speed of all models was measured: on so many rows, and for the throughput so many at once."""
+    settings = recipe.evaluate
+    return Measurement(
+        threads=settings.threads,
+        device=engine.device.type,
+        rows=rows,
+        rounds=settings.rounds,
+        warmup=settings.warmup,
+        batch_size_throughput=batch_size,
+    )
 
 
 def speed_values(speed: Speed) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from potstill.data.rows import Row, labelled_rows
 from potstill.data.splits import stable_order
 from potstill.measure import quality
 from potstill.measure.floor import tfidf_predictions
-from potstill.measure.speed import Speed, SpeedRequest, folder_bytes, measure_speed
+from potstill.measure.speed import Speed, SpeedRequest, measure_speed
 from potstill.progress import Advance
 from potstill.recipe import Recipe
 from potstill.records import (
@@ -25,7 +25,6 @@ from potstill.records import (
     Disagreement,
     EvaluateRecord,
     Floor,
-    Measurement,
     ModelEvaluation,
     TrainRecord,
 )
@@ -37,9 +36,13 @@ from potstill.stages.compared import (
     Judged,
     estimate,
     headline,
+    measurement,
     pairs,
     parameters,
+    sizes_of,
+    speed_of_several,
     speed_values,
+    with_several,
 )
 from potstill.stages.evaluate_labels import judge_labels
 from potstill.stages.evaluate_language import evaluate_language
@@ -51,7 +54,7 @@ from potstill.stages.train import initial_student
 from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.tasks import TextClassification, TokenClassification
 from potstill.tasks.answers import Answer, OneClass
-from potstill.teachers import FrozenTeacher, Mixture, Routed, combined, lead_name, route_numbers, routes_of
+from potstill.teachers import FrozenTeacher, Mixture, Routed, combined, route_numbers, routes_of
 from potstill.training.engine import Engine
 
 Logits = npt.NDArray[np.float32]
@@ -122,13 +125,11 @@ def _evaluate(
             logits[name] = _predict(
                 FrozenTeacher(model, engine.device, task.ask), task.answer, encoded, recipe.label.batch_size, advance
             )
-    sizes = {name: folder_bytes(folder.path) for name, folder in folders.items()}
     if recipe.several is not None:
         # What the student learnt from is all of them together.
-        names = list(recipe.several.of)
-        logits["teacher"] = _together(recipe.several, task.answer, [logits[name] for name in names], as_teacher, test)
-        counts["teacher"] = (sum(counts[name][0] for name in names), sum(counts[name][1] for name in names))
-        sizes["teacher"] = sum(sizes[name] for name in names)
+        members = [logits[name] for name in recipe.several.of]
+        logits["teacher"] = _as_one(recipe.several, task.answer, members, as_teacher, test)
+    counts, sizes = with_several(recipe, counts), sizes_of(recipe, folders)
     speed = _speed(run, recipe, inputs, folders, engine)
     # In one order everywhere, however the models were asked.
     logits = {name: logits[name] for name in folders}
@@ -152,13 +153,8 @@ def _evaluate(
         classes=judged.classes,
         disagreements=judged.disagreements,
         problem_type=task.problem_type,
-        measurement=Measurement(
-            threads=recipe.evaluate.threads,
-            device=engine.device.type,
-            rows=min(len(test), recipe.evaluate.latency_rows),
-            rounds=recipe.evaluate.rounds,
-            warmup=recipe.evaluate.warmup,
-            batch_size_throughput=recipe.evaluate.batch_size,
+        measurement=measurement(
+            recipe, engine, rows=min(len(test), recipe.evaluate.latency_rows), batch_size=recipe.evaluate.batch_size
         ),
         findings=[],
         **headline(models, task.primary_metric, judged.primary, judged.comparisons),
@@ -221,7 +217,7 @@ def _predict(teacher: FrozenTeacher, answer: Answer, rows: EncodedRows, batch_si
     return result
 
 
-def _together(
+def _as_one(
     several: Mixture | Routed, answer: Answer, members: Sequence[Logits], encoded: EncodedRows, rows: Sequence[Row]
 ) -> Logits:
     """The outputs of several teachers as one, at temperature 1."""
@@ -233,8 +229,8 @@ def _together(
         targets.append(LogitTargets(logits.reshape(-1, shape[-1])))
     numbers = route_numbers(routes_of(several, encoded, rows))
     said = combined(several, targets, numbers).logits_at(slice(None), 1.0, plain_log_sum_exp)
-    together: Logits = answer.outputs(Signals(logits=said.reshape(shape))).numpy()
-    return together
+    as_one: Logits = answer.outputs(Signals(logits=said.reshape(shape))).numpy()
+    return as_one
 
 
 def _speed(
@@ -243,10 +239,6 @@ def _speed(
     settings = recipe.evaluate
     chosen = stable_order(inputs.splits["test"].rows, lambda row: row.id, salt="latency")
     texts = tuple(row.text for row in chosen[: settings.latency_rows])
-    together: dict[str, Any] = {}
-    if several := recipe.several:
-        others = [str(folders[name].path) for name in several.of if name != lead_name(several)]
-        together = {"beside": tuple(others), "in_turn": isinstance(several, Routed) and several.by == "domain"}
     requests = {
         name: SpeedRequest(
             model=str(folder.path),
@@ -257,7 +249,7 @@ def _speed(
             batch_size=settings.batch_size,
             device=engine.device.type,
             trust_remote_code=folder.trust_remote_code,
-            **(together if name == "teacher" else {}),
+            **(speed_of_several(recipe, folders) if name == "teacher" else {}),
         )
         for name, folder in folders.items()
     }

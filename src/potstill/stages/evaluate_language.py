@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ from potstill.data.token_rows import TokenRows
 from potstill.measure import quality
 from potstill.measure.generation import GenerationRequest, greedy
 from potstill.measure.language import TokenMeasures, joined, measure_tokens
-from potstill.measure.speed import Speed, folder_bytes, measure_speed
+from potstill.measure.speed import Speed, measure_speed
 from potstill.recipe import Recipe
 from potstill.records import (
     Agreement,
@@ -24,18 +23,27 @@ from potstill.records import (
     Estimate,
     EvaluateRecord,
     Generation,
-    Measurement,
     ModelEvaluation,
 )
 from potstill.run_dir import RunDir
 from potstill.signals import Batch
 from potstill.stages.common import Inputs, ModelFolder
-from potstill.stages.compared import estimate, headline, pairs, parameters, speed_values
+from potstill.stages.compared import (
+    estimate,
+    headline,
+    measurement,
+    pairs,
+    parameters,
+    sizes_of,
+    speed_of_several,
+    speed_values,
+    with_several,
+)
 from potstill.stages.exact_match import exact_matches
 from potstill.stages.findings import findings
 from potstill.targets import FullTarget, HiddenTargets, LogitTargets, plain_log_sum_exp
 from potstill.tasks.writing import end_tokens, writing
-from potstill.teachers import FrozenTeacher, Routed, Routes, combined, lead_name, route_numbers, routes_of
+from potstill.teachers import FrozenTeacher, Routes, combined, route_numbers, routes_of
 from potstill.training.engine import Engine
 
 SHOWN_CHARACTERS = 600
@@ -84,12 +92,8 @@ def evaluate_language(
     several = recipe.several
     asked = {name: folder for name, folder in folders.items() if not (several and name == "teacher")}
     models = {name: folder.load(recipe).to(engine.device).eval() for name, folder in asked.items()}
-    counts = {name: parameters(recipe, model) for name, model in models.items()}
-    sizes = {name: folder_bytes(folder.path) for name, folder in asked.items()}
-    if several is not None:
-        # What the student learnt from is all of them together.
-        counts["teacher"] = (sum(counts[name][0] for name in several.of), sum(counts[name][1] for name in several.of))
-        sizes["teacher"] = sum(sizes[name] for name in several.of)
+    counts = with_several(recipe, {name: parameters(recipe, model) for name, model in models.items()})
+    sizes = sizes_of(recipe, folders)
     routes = {} if several is None else routes_of(several, rows, test)
     tokens, example_of = _tokens(run, recipe, rows, models | {UNTRAINED: untrained}, routes, engine)
     initial = tokens.pop(UNTRAINED)
@@ -128,14 +132,7 @@ def evaluate_language(
         loss_gain_over_baseline=drawn.gain(tokens, "loss"),
         generations=generations,
         initial_kl_mean=float(initial.kl.mean()),
-        measurement=Measurement(
-            threads=recipe.evaluate.threads,
-            device=engine.device.type,
-            rows=prompts,
-            rounds=recipe.evaluate.rounds,
-            warmup=recipe.evaluate.warmup,
-            batch_size_throughput=1,
-        ),
+        measurement=measurement(recipe, engine, rows=prompts, batch_size=1),
         findings=[],
         **headline(found, recipe.task.primary_metric, whole or accuracy, comparisons),
     )
@@ -306,10 +303,6 @@ def _speed(
     chosen = _chosen(recipe, inputs, settings.prompts, "latency")
     # Plain texts have no prompt, and speed does not depend on which tokens it has.
     prompts = tuple(ids for _, ids in chosen) or (tuple(range(1, 17)),)
-    beside: dict[str, Any] = {}
-    if several := recipe.several:
-        others = (str(folders[name].path) for name in several.of if name != lead_name(several))
-        beside = {"beside": tuple(others), "in_turn": isinstance(several, Routed) and several.by == "domain"}
     requests = {
         name: GenerationRequest(
             model=str(folder.path),
@@ -319,7 +312,7 @@ def _speed(
             warmup=settings.warmup,
             device=engine.device.type,
             trust_remote_code=folder.trust_remote_code,
-            **(beside if name == "teacher" else {}),
+            **(speed_of_several(recipe, folders) if name == "teacher" else {}),
         )
         for name, folder in folders.items()
     }

@@ -14,7 +14,7 @@ from potstill.data.tagged import TaggedRow
 from potstill.data.words import EncodedWords
 from potstill.measure import entities, quality
 from potstill.measure.entities import OUTSIDE, Entity
-from potstill.measure.speed import Speed, folder_bytes, measure_speed
+from potstill.measure.speed import Speed, measure_speed
 from potstill.measure.word_speed import WordRequest
 from potstill.progress import Advance
 from potstill.recipe import Recipe
@@ -24,16 +24,25 @@ from potstill.records import (
     Comparison,
     Disagreement,
     EvaluateRecord,
-    Measurement,
     ModelEvaluation,
 )
 from potstill.run_dir import RunDir
 from potstill.stages.common import Inputs, ModelFolder, reads_as_teacher
-from potstill.stages.compared import estimate, headline, pairs, parameters, speed_values
+from potstill.stages.compared import (
+    estimate,
+    headline,
+    measurement,
+    pairs,
+    parameters,
+    sizes_of,
+    speed_of_several,
+    speed_values,
+    with_several,
+)
 from potstill.stages.findings import findings
 from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.tasks import TokenClassification
-from potstill.teachers import FrozenTeacher, Routed, combined, lead_name, route_numbers, routes_of
+from potstill.teachers import FrozenTeacher, combined, route_numbers, routes_of
 from potstill.training.engine import Engine
 
 Logits = npt.NDArray[np.float32]
@@ -87,14 +96,11 @@ def evaluate_words(
         as_student = _encoded(recipe, inputs.of_student, rows)
     documents = _Documents(rows, encoded, inputs.labels, quality.bootstrap_weights(len(rows), seed=recipe.seed))
     logits, counts = _answers(run, recipe, encoded, as_student, folders, engine)
-    sizes = {name: folder_bytes(folder.path) for name, folder in folders.items()}
     if recipe.several is not None:
-        names = list(recipe.several.of)
-        targets = [LogitTargets(torch.from_numpy(logits[name])) for name in names]
-        together = combined(recipe.several, targets, route_numbers(routes_of(recipe.several, encoded, rows)))
-        logits["teacher"] = together.logits_at(slice(None), 1.0, plain_log_sum_exp).numpy()
-        counts["teacher"] = (sum(counts[name][0] for name in names), sum(counts[name][1] for name in names))
-        sizes["teacher"] = sum(sizes[name] for name in names)
+        targets = [LogitTargets(torch.from_numpy(logits[name])) for name in recipe.several.of]
+        as_one = combined(recipe.several, targets, route_numbers(routes_of(recipe.several, encoded, rows)))
+        logits["teacher"] = as_one.logits_at(slice(None), 1.0, plain_log_sum_exp).numpy()
+    counts, sizes = with_several(recipe, counts), sizes_of(recipe, folders)
     speed = _speed(run, recipe, inputs, folders, engine)
     said = {name: values.argmax(axis=1) for name, values in logits.items()}
     right = {name: classes == documents.truth for name, classes in said.items()}
@@ -133,13 +139,8 @@ def evaluate_words(
         floors={},
         classes=_kinds(truth, found, inputs.labels),
         disagreements=_disagreements(recipe, rows, truth, found),
-        measurement=Measurement(
-            threads=recipe.evaluate.threads,
-            device=engine.device.type,
-            rows=min(len(rows), recipe.evaluate.latency_rows),
-            rounds=recipe.evaluate.rounds,
-            warmup=recipe.evaluate.warmup,
-            batch_size_throughput=recipe.evaluate.batch_size,
+        measurement=measurement(
+            recipe, engine, rows=min(len(rows), recipe.evaluate.latency_rows), batch_size=recipe.evaluate.batch_size
         ),
         findings=[],
         **headline(models, primary, {name: each[primary] for name, each in scores.items()}, comparisons),
@@ -298,10 +299,6 @@ def _speed(
     assert isinstance(task, TokenClassification)
     chosen = stable_order(inputs.splits["test"].rows, lambda row: row.id, salt="latency")
     documents = tuple(row.tokens for row in chosen[: settings.latency_rows])
-    beside: dict[str, Any] = {}
-    if several := recipe.several:
-        others = (str(folders[name].path) for name in several.of if name != lead_name(several))
-        beside = {"beside": tuple(others), "in_turn": isinstance(several, Routed) and several.by == "domain"}
     requests = {
         name: WordRequest(
             model=str(folder.path),
@@ -313,7 +310,7 @@ def _speed(
             batch_size=settings.batch_size,
             device=engine.device.type,
             trust_remote_code=folder.trust_remote_code,
-            **(beside if name == "teacher" else {}),
+            **(speed_of_several(recipe, folders) if name == "teacher" else {}),
         )
         for name, folder in folders.items()
     }
