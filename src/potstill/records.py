@@ -161,6 +161,8 @@ class LabelRecord(Record):
 
     online: bool = False
     """The teacher answers in each step of training; nothing is stored, and the digest is the teacher's."""
+    asked: bool = True
+    """Whether training reads the teacher's distributions. Where it does not, nothing is stored either."""
     rows: int
     content_digest: str
     size_bytes: int

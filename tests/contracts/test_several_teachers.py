@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
+from potstill.data.chat_tokens import ChatTokens
+from potstill.data.dialogues import PlainText
+from potstill.data.packing import pack
 from potstill.divergences import ForwardKL
 from potstill.errors import DataError
 from potstill.losses import MixedLoss, SoftTargets
@@ -21,8 +24,9 @@ from potstill.losses.terms import SoftTerm
 from potstill.schedules import Constant
 from potstill.signals import Batch, Signals
 from potstill.targets import LogitTargets, MixedTargets, MostConfidentTargets
-from potstill.teachers import Mixture, Routed, SeveralTeachers, combined
+from potstill.teachers import Mixture, Routed, SeveralTeachers, combined, routes_of
 from tests.contracts.reference import FAST
+from tests.unit.chat_shapes import byte_level
 
 Floats = npt.NDArray[np.float64]
 TWO = {"a": {"model": "x"}, "b": {"model": "y"}}
@@ -164,6 +168,15 @@ class TestRouted:
             assert found[position].tolist() == pytest.approx(softmax(members[member][position], 1.5), rel=1e-6)
         empty = SeveralTeachers(settings, {name: lambda batch: Signals() for name in "ab"}, several.routes)
         assert empty(Batch(batch.ids, {}, batch.labels, torch.zeros_like(mask))).target is None
+
+    def test_all_examples_of_a_long_row_are_routed_as_the_row_is(self) -> None:
+        settings = Routed.model_validate({"of": TWO, "by": "domain", "domains": {"a": ["x"], "b": ["y"]}})
+        rows = [PlainText("one", "Hello there. " * 8, domain="y"), PlainText("two#0", "Hi", domain="x")]
+        examples, _ = ChatTokens(byte_level(None), 32).tokenise(rows)
+        routes = routes_of(settings, pack(examples, max_length=32, pad_id=0), rows)
+        assert len(examples) == 3
+        trained = dict(zip(examples.names, examples.trained_counts.tolist(), strict=True))
+        assert routes == {name: (int(name != "two#0"), count) for name, count in trained.items()}
 
     def test_by_confidence_the_one_with_the_surest_answer_speaks_at_every_temperature(self) -> None:
         sure, unsure = np.array([[5.0, 0.0, 0.0], [1.0, 0.9, 0.8]]), np.array([[1.0, 0.5, 0.9], [0.0, 0.0, 3.0]])

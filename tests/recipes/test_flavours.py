@@ -89,7 +89,7 @@ def test_one_teacher(project: Path, name: str) -> None:
     assert losses_of(finished) == {loss.kind for loss in recipe.losses}
     assert record(finished, "gate")["passed"]
     signals = {signal["name"]: signal for signal in record(finished, "plan")["signals"]}
-    assert set(signals) == {signal.value for loss in recipe.losses for signal in loss.reads()} | {"logits"}
+    assert set(signals) == {signal.value for loss in recipe.losses for signal in loss.reads()}
     stored = finished / "label/teacher/hidden_states/manifest.json"
     assert stored.exists() == (recipe.label.features == "stored")
     # Projections belong to the training, not to the student.
@@ -188,3 +188,8 @@ def test_an_assistant_stands_between_teacher_and_student(project: Path) -> None:
     snapshot = run(project, "assistant_second", "teacher.at=0.25", out="runs/snapshot")
     assert record(snapshot, "adapt")["digest"] != record(second, "adapt")["digest"]
     assert Path(record(snapshot, "adapt")["location"]).name == "0.2500"
+    # Its weights would be gone before the student that learns from them is trained.
+    said = [part for change in CHANGES for part in ("--set", change)]
+    refused = potstill("run", project / "recipes/assistant_second.yaml", "--out", first, *said, check=1)
+    assert "lies in the run directory" in refused.stderr
+    assert record(first, "train/student")["digest"] == record(second, "adapt")["digest"]

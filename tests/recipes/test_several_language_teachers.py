@@ -70,6 +70,9 @@ def test_each_row_hears_the_teacher_of_its_domain(project: Path, chat_teacher_fo
     of = f"of: {{a: {{model: '{chat_teacher_folder}'}}, b: {{model: '{chat_teacher_folder}'}}}}"
     routed = f"teacher={{kind: routed, by: domain, {of}, domains: {{a: [few], b: [others]}}}}"
     recipe, out = project / "recipe.yaml", project / "run"
+    with (project / "data/train.jsonl").open("a") as file:
+        # Longer than a row of the task: it becomes several examples, all of its domain.
+        file.write(json.dumps({"id": "long", "text": "w1 w2 w3 " * 40, "domain": "few"}) + "\n")
     potstill("run", recipe, "--out", out, *changed(routed))
     evaluation = record(out, "evaluate")
     # A teacher that was asked about the other's rows, or whose rows were swapped in packing, would not know all.

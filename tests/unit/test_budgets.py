@@ -12,7 +12,12 @@ from transformers import BertConfig, LlamaConfig, T5Config
 
 from potstill.cli import parameters_of
 from potstill.errors import ModelError, RecipeError
+from potstill.progress import Progress
 from potstill.recipe import Recipe
+from potstill.recipe.yaml_file import load_recipe
+from potstill.stages.candidates import costs_of_students
+from potstill.stages.common import read_inputs
+from potstill.stages.plan import make_plan
 from potstill.stages.shapes import Candidate, chosen_student, flops_per_token, shape_of, sized_candidates, within
 from potstill.students import Budget, Copy
 from tests.recipes.test_cli import potstill
@@ -130,11 +135,16 @@ def test_the_command_lists_what_there_is_and_writes_nothing(project: Path) -> No
     assert set(project.rglob("*")) == before
 
 
-def test_a_run_takes_the_student_of_its_budget(project: Path) -> None:
-    from potstill.recipe.yaml_file import load_recipe
-    from potstill.stages.common import read_inputs
-    from potstill.stages.plan import make_plan
+def test_the_command_lists_students_that_are_as_the_recipe_says(project: Path) -> None:
+    student = "student={kind: budget, parameters: 20000, vocabulary: {kind: factorised, size: 4}, dropout: 0.0}"
+    loaded = load_recipe(project / "recipe.yaml", [student])
+    inputs = read_inputs(loaded, project)
+    _, found = costs_of_students(loaded, inputs, Progress(), most=99, measured=False)
+    assert found and all(each.config.model_type == "electra" for each, _ in found)
+    assert inputs.student in [each.settings for each, _ in found]
 
+
+def test_a_run_takes_the_student_of_its_budget(project: Path) -> None:
     path = project / "recipe.yaml"
     path.write_text(re.sub(r"student: .*", "student: {kind: budget, flops_ratio: 5}", path.read_text()))
     loaded = load_recipe(path, [])

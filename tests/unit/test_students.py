@@ -204,6 +204,12 @@ def test_a_parameter_that_the_teacher_has_not_is_named() -> None:
         (Shrunk(layers="1/8", width="1/2"), 1, 12, [r"student\.layers: 1/8 of 4 is 0\.5; made 1 instead"]),
         (Shrunk(layers="1/2", width="1/3"), 2, 6, [r"student\.width: 1/3 of 24 is 8; made 6 instead"]),
         (Shrunk(layers="1/2", width="1/2"), 2, 12, []),
+        (
+            Shrunk(layers=2, width=12, intermediate="1/7"),
+            2,
+            12,
+            [r"student\.intermediate: 1/7 of 48 is 6\.85714; made 7 instead"],
+        ),
         (Shrunk(layers=3, width=18), 3, 18, []),
     ],
 )

@@ -322,12 +322,20 @@ def rules_of(model: Any, **changes: Any) -> dict[str, Any]:
     return json.loads(Tokenizer(model).to_str()) | changes
 
 
-def test_pieces_that_single_characters_could_not_spell_stay() -> None:
-    vocabulary = {piece: number for number, piece in enumerate(["[UNK]", "a", "##b", "ab", "abc", "xb", "##bb"])}
-    rules = rules_of(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    # There is no ##c and no x; "ab" and "##bb" can be spelt.
-    assert kept_ids(rules, []) == [0, 1, 2, 4, 5]
-    assert kept_ids(rules, [3]) == [0, 1, 2, 3, 4, 5]
+@pytest.mark.parametrize(("piece", "missing"), [("abc", "##c"), ("xb", "x"), ("##ca", "##c")])
+def test_pieces_that_single_characters_could_not_spell_are_refused(piece: str, missing: str) -> None:
+    """A word that holds one could be cut at another place, beyond which nothing fits."""
+    pieces = ["a", "##a", "##b", "ab", "##bb", "[UNK]"]
+    added = [{"id": 5, "content": "[UNK]"}]
+
+    def rules(*more: str) -> dict[str, Any]:
+        vocabulary = {piece: number for number, piece in enumerate([*pieces, *more])}
+        return rules_of(models.WordPiece(vocabulary, unk_token="[UNK]"), added_tokens=added)
+
+    assert kept_ids(rules(), []) == [0, 1, 2, 5]
+    assert kept_ids(rules(), [3]) == [0, 1, 2, 3, 5]
+    with pytest.raises(ModelError, match=f"has the piece '{piece}' and no '{missing}'"):
+        kept_ids(rules(piece), [])
 
 
 def test_a_piece_is_kept_with_all_that_it_is_joined_from() -> None:

@@ -9,7 +9,17 @@ from transformers import BartConfig, BertConfig, PreTrainedModel, T5Config
 from potstill.errors import ModelError
 from potstill.families import TWO_STACKS
 from potstill.records import ShapeRecord
-from potstill.students import Budget, Copy, Random, Shrunk, candidates, copy_from_teacher, model_shape, student_config
+from potstill.students import (
+    Budget,
+    Copy,
+    Random,
+    Shrunk,
+    candidates,
+    copy_from_teacher,
+    model_shape,
+    shape_notes,
+    student_config,
+)
 from potstill.tasks import Seq2Seq
 from tests.pair_models import SIZES, pair_model
 
@@ -138,6 +148,18 @@ def test_an_impossible_shape_is_refused_with_the_numbers(family: str, change: di
     config = (T5Config if family == "t5" else BartConfig)(vocab_size=50, **SIZES[family])
     with pytest.raises(ModelError, match=message):
         student_config(config, Shrunk.model_validate({"width": 32} | change))
+
+
+def test_shares_that_do_not_divide_are_said_of_each_stack() -> None:
+    teacher = T5Config(vocab_size=60, d_model=64, d_kv=8, d_ff=96, num_heads=8, num_layers=6, num_decoder_layers=6)
+    settings = Shrunk(layers="1/3", decoder_layers="1/4", width="2/3", intermediate="1/5", init=Random())
+    made = student_config(teacher, settings)
+    assert shape_notes(teacher, settings, made) == [
+        "student.width: 2/3 of 64 is 42.6667; made 43 instead.",
+        "student.intermediate: 1/5 of 96 is 19.2; made 19 instead.",
+        "student.decoder_layers: 1/4 of 6 is 1.5; made 2 instead.",
+        "student.heads: 5.375 would be in proportion; made 5.",
+    ]
 
 
 def test_stacks_that_differ_in_heads_are_refused() -> None:

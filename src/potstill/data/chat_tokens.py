@@ -77,16 +77,16 @@ class ChatTokens:
             for example in examples:
                 before = (dropped, responses_cut, turns_dropped)
                 assert example.labelled, f"{example.id}: there is no response to learn"
-                for name, turns in self._parts(example):
+                for part, turns in self._parts(example):
                     fitting, cut = _fitting(turns, self.max_length)
                     if not fitting:
                         dropped += 1
                         if len(first_dropped) < FIRST_DROPPED:
-                            first_dropped.append(name)
+                            first_dropped.append(example.id + part)
                         continue
                     responses_cut += cut
                     turns_dropped += len(turns) - len(fitting)
-                    yield _joined(name, fitting)
+                    yield _joined(example.id, part, fitting)
                 rows_cut += before != (dropped, responses_cut, turns_dropped)
 
         kept = TokenFile(fitted())
@@ -138,8 +138,8 @@ class ChatTokens:
             chat = Chat(example, self.tokenizer, self._special_tokens)
             parts = chat.examples(last_only=self.train_on == "last_turn")
         if len(parts) == 1:
-            return [(example.id, parts[0])]
-        return [(f"{example.id}#{number}", part) for number, part in enumerate(parts)]
+            return [("", parts[0])]
+        return [(f"#{number}", part) for number, part in enumerate(parts)]
 
     def _completion(self, example: Completion) -> Turn:
         assert example.completion is not None
@@ -206,9 +206,9 @@ def _fitting(turns: list[Turn], room: int) -> tuple[list[Turn], bool]:
     return ([Turn(first.shown, response)] if response else []), True
 
 
-def _joined(name: str, turns: list[Turn]) -> Tokenised:
+def _joined(row_id: str, part: str, turns: list[Turn]) -> Tokenised:
     parts = [(part, learnt) for turn in turns for part, learnt in ((turn.shown, False), (turn.response, True))]
     ids = np.array([token for part, _ in parts for token in part], dtype=np.int32)
     trained = np.repeat([learnt for _, learnt in parts], [len(part) for part, _ in parts])
     trained[0] = False
-    return Tokenised(name, ids, trained)
+    return Tokenised(row_id + part, ids, trained, part)

@@ -42,7 +42,7 @@ class PackedRows:
 
     @property
     def row_ids(self) -> Sequence[str]:
-        return self.ids
+        return self.examples.row_names
 
     @property
     def truncated(self) -> int:

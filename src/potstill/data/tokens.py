@@ -19,6 +19,12 @@ class Tokenised:
     id: str
     ids: Int32[np.ndarray, "tokens"]
     trained: Bool[np.ndarray, "tokens"]
+    part: str = ""
+    """The end of `id` that tells it from the other examples of its row, whose id is the rest."""
+
+    @property
+    def row_id(self) -> str:
+        return self.id.removesuffix(self.part)
 
 
 class TokenFile(Lazy[Tokenised]):
@@ -26,6 +32,7 @@ class TokenFile(Lazy[Tokenised]):
 
     def __init__(self, examples: Iterable[Tokenised]) -> None:
         lengths, trained, self._keys = array("i"), array("i"), Keys()
+        self._parts = array("B")
 
         def pieces() -> Iterator[bytes]:
             for example in examples:
@@ -33,6 +40,7 @@ class TokenFile(Lazy[Tokenised]):
                 lengths.append(len(example.ids))
                 trained.append(int(example.trained.sum()))
                 self._keys.add(example.id)
+                self._parts.append(len(example.part.encode()))
                 yield example.ids.tobytes() + example.trained.tobytes() + example.id.encode()
 
         self._pieces = Pieces(pieces())
@@ -49,15 +57,22 @@ class TokenFile(Lazy[Tokenised]):
         # Copies, since a piece begins anywhere.
         ids = np.frombuffer(piece, dtype=np.int32, count=count).copy()
         flags = np.frombuffer(piece, dtype=np.bool_, count=count, offset=4 * count).copy()
-        return Tokenised(bytes(piece[5 * count :]).decode(), ids, flags)
+        name = bytes(piece[5 * count :])
+        return Tokenised(name.decode(), ids, flags, name[len(name) - self._parts[number] :].decode())
 
     @property
     def names(self) -> Sequence[str]:
         """The id of each example."""
-        return _Names(self)
+        return _Names(self, of_rows=False)
 
-    def name(self, number: int) -> str:
-        return bytes(self._pieces[number][5 * int(self.lengths[number]) :]).decode()
+    @property
+    def row_names(self) -> Sequence[str]:
+        """The id of each example's row."""
+        return _Names(self, of_rows=True)
+
+    def name(self, number: int, *, of_row: bool = False) -> str:
+        name = bytes(self._pieces[number][5 * int(self.lengths[number]) :])
+        return name[: len(name) - (self._parts[number] if of_row else 0)].decode()
 
     def first_repeated(self) -> int | None:
         """The first example whose id another had before it."""
@@ -65,11 +80,12 @@ class TokenFile(Lazy[Tokenised]):
 
 
 class _Names(Lazy[str]):
-    def __init__(self, examples: TokenFile) -> None:
+    def __init__(self, examples: TokenFile, *, of_rows: bool) -> None:
         self._examples = examples
+        self._of_rows = of_rows
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def _at(self, number: int) -> str:
-        return self._examples.name(number)
+        return self._examples.name(number, of_row=self._of_rows)

@@ -211,6 +211,11 @@ class Recipe(Settings):
         return isinstance(self.label.responses, Generated)
 
     @property
+    def reads_distributions(self) -> bool:
+        """Whether training asks for the teacher's distributions: for a loss, or to compare checkpoints by them."""
+        return self.task.writes or any(Signal.LOGITS in loss.reads() for loss in self.losses)
+
+    @property
     def encoding(self) -> AskedEncoding:
         """How soft labels are stored."""
         if self.label.encoding is not None:

@@ -20,6 +20,7 @@ from potstill.stages.shapes import (
     sized_candidates,
     within,
 )
+from potstill.students import Budget
 
 ROUNDS, FORWARDS = 3, 5
 
@@ -55,7 +56,8 @@ def costs_of_students(
     config = inputs.lead.config
     teacher = shape_of(recipe, config, inputs.labels)
     flops = flops_per_token(recipe, teacher)
-    found = sized_candidates(recipe, config, inputs.labels, vocabulary=inputs.vocabulary)
+    like = recipe.student if isinstance(recipe.student, Budget) else inputs.student
+    found = sized_candidates(recipe, config, inputs.labels, like, inputs.vocabulary)
     fitting, named = (
         within(each, flops, parameters=parameters, flops_ratio=flops_ratio)
         for each in (found, designed_candidates(recipe, config, inputs.labels, inputs.vocabulary))

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from potstill.data.rows import DataRow
 from potstill.data.splits import stable_order
 from potstill.data.token_rows import TokenRows
 from potstill.measure import quality
@@ -43,7 +43,7 @@ from potstill.stages.exact_match import exact_matches
 from potstill.stages.findings import findings
 from potstill.targets import FullTarget, HiddenTargets, LogitTargets, plain_log_sum_exp
 from potstill.tasks.writing import end_tokens, writing
-from potstill.teachers import FrozenTeacher, Routes, combined, route_numbers, routes_of
+from potstill.teachers import FrozenTeacher, Routed, Routes, combined, route_numbers, routes_of
 from potstill.training.engine import Engine
 
 SHOWN_CHARACTERS = 600
@@ -97,7 +97,7 @@ def evaluate_language(
     routes = {} if several is None else routes_of(several, rows, test)
     tokens, example_of = _tokens(run, recipe, rows, models | {UNTRAINED: untrained}, routes, engine)
     initial = tokens.pop(UNTRAINED)
-    generations = _generations(run, recipe, inputs, models, routes)
+    generations = _generations(run, recipe, inputs, models)
     exact = exact_matches(run, recipe, inputs, models) if task.judges_whole_responses else {}
     models.clear()
     prompts, speed = _speed(run, recipe, inputs, folders, engine)
@@ -245,11 +245,11 @@ def _comparison(
     )
 
 
-def _chosen(recipe: Recipe, inputs: Inputs, count: int, salt: str) -> list[tuple[DataRow, tuple[int, ...]]]:
+def _chosen(recipe: Recipe, inputs: Inputs, count: int, salt: str) -> list[tuple[Any, tuple[int, ...]]]:
     """Test rows that have a prompt, by stable hash, with its token ids."""
     prompts = writing(recipe.task).prompts(inputs.tokenizer)
     prompted = [row for row in inputs.splits["test"].rows if prompts.asks(row)]
-    chosen: list[tuple[DataRow, tuple[int, ...]]] = []
+    chosen: list[tuple[Any, tuple[int, ...]]] = []
     for row in stable_order(prompted, lambda row: row.id, salt=salt):
         if len(chosen) == count:
             break
@@ -260,7 +260,7 @@ def _chosen(recipe: Recipe, inputs: Inputs, count: int, salt: str) -> list[tuple
 
 
 def _generations(
-    run: RunDir, recipe: Recipe, inputs: Inputs, models: Mapping[str, PreTrainedModel], routes: Routes
+    run: RunDir, recipe: Recipe, inputs: Inputs, models: Mapping[str, PreTrainedModel]
 ) -> list[Generation]:
     """What each model writes after the same prompts."""
     settings, tokenizer = recipe.evaluate, inputs.tokenizer
@@ -273,8 +273,9 @@ def _generations(
     with run.progress.task("evaluate: responses", len(chosen) * len(speakers), "responses") as advance:
         for row, prompt in chosen:
             said = {}
-            if recipe.several is not None and routes:
-                speakers["teacher"] = [models[list(recipe.several.of)[routes[row.id][0]]]]
+            if isinstance(recipe.several, Routed) and recipe.several.by == "domain":
+                known_by = recipe.several.member_for(row.domain, row.id)
+                speakers["teacher"] = [models[list(recipe.several.of)[known_by]]]
             for name, speaking in speakers.items():
                 ends = end_tokens(speaking[0], tokenizer)
                 together = partial(_next_of_all, recipe)

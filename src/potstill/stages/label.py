@@ -40,16 +40,16 @@ def label(
 ) -> LabelRecord:
     """The soft labels of every training row, labelled or not; a language model's of the validation rows too.
 
-    Nothing is stored where the teacher answers in each step of training. Of several teachers, each has a store of its
-    own, and the record counts all of them.
+    Nothing is stored where the teacher answers in each step of training, or no loss reads its distributions. Of several
+    teachers, each has a store of its own, and the record counts all of them.
     """
     if inputs.several:
         records = [label(run, *one_of(recipe, inputs, adapted, member), engine, member) for member in inputs.several]
         return _together(records)
-    if recipe.label.mode == "online":
-        return run.once(
-            store_of(name), {"mode": "online", "teacher": adapted.digest}, LabelRecord, lambda _: _online(adapted)
-        )
+    if not recipe.reads_distributions or recipe.label.mode == "online":
+        mode = "online" if recipe.reads_distributions else "not asked"
+        made = _nothing_stored(adapted, asked=recipe.reads_distributions)
+        return run.once(store_of(name), {"mode": mode, "teacher": adapted.digest}, LabelRecord, lambda _: made)
     source = label_source(recipe, inputs, adapted)
     dense = isinstance(recipe.encoding, Dense)
     # All logits serve every temperature, and nothing is fitted or lost.
@@ -87,6 +87,7 @@ def one_of(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, member: str) ->
 def _together(records: Sequence[LabelRecord]) -> LabelRecord:
     return LabelRecord(
         online=records[0].online,
+        asked=records[0].asked,
         rows=records[0].rows,
         content_digest=fingerprint([record.content_digest for record in records]),
         size_bytes=sum(record.size_bytes for record in records),
@@ -95,8 +96,8 @@ def _together(records: Sequence[LabelRecord]) -> LabelRecord:
     )
 
 
-def _online(adapted: AdaptRecord) -> LabelRecord:
-    return LabelRecord(online=True, rows=0, content_digest=adapted.digest, size_bytes=0, rows_per_s=0.0)
+def _nothing_stored(adapted: AdaptRecord, *, asked: bool) -> LabelRecord:
+    return LabelRecord(online=asked, asked=asked, rows=0, content_digest=adapted.digest, size_bytes=0, rows_per_s=0.0)
 
 
 def label_source(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord) -> LabelSource:

@@ -18,6 +18,7 @@ from potstill.losses import Shapes
 from potstill.recipe import OptimiserSettings, Recipe
 from potstill.records import PlanRecord, ShapeRecord, SplitCounts, TokensRecord
 from potstill.run_dir import RunDir
+from potstill.signals import Signal
 from potstill.stages.common import Inputs, piece_counts
 from potstill.stages.respond import planned
 from potstill.stages.shapes import shape_of
@@ -33,7 +34,17 @@ BYTES_PER_TRAINED_PARAMETER = 12
 
 
 def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
-    """Record the plan in the run directory."""
+    """Record the plan in the run directory.
+
+    Raises:
+        RecipeError: a teacher that lies in the run directory; and as `make_plan`.
+    """
+    for files in (inputs.lead, *inputs.several.values()):
+        if Path(files.location).resolve().is_relative_to(run.root.resolve()):
+            raise RecipeError(
+                f"teacher: {files.location} lies in the run directory {run.root}, where this run's student would take "
+                "its place. Give --out another folder."
+            )
     depends = {
         "recipe": recipe.model_dump(mode="json", exclude={"gate", "evaluate", "export"}),
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
@@ -60,8 +71,10 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         # From the second on, the teacher is a student: what the losses compare must be there too.
         build_loss(recipe, shapes_of(recipe, inputs, taught_by_student=True))
     signals = planned_signals(recipe, shapes, encoded["train"], _store_bytes(recipe, inputs, counts))
-    store_bytes = sum(signal.size_bytes for signal in signals)
-    store_bytes *= max(recipe.generations, len(inputs.several))
+    # Each of several teachers stores its own distributions, and the lead alone its features.
+    store_bytes = recipe.generations * sum(
+        signal.size_bytes * (max(1, len(inputs.several)) if signal.name == Signal.LOGITS else 1) for signal in signals
+    )
     checkpoints = recipe.train.keep_checkpoints + 1 + recipe.generations + len(recipe.train.snapshots)
     disk = store_bytes + BYTES_PER_TRAINED_PARAMETER * (
         checkpoints * student.parameters
@@ -171,6 +184,8 @@ def _of_capacity(recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: 
     doubts = []
     if student.layers * 4 < teacher.layers:
         doubts.append("under a quarter of its depth")
+    if (student.decoder_layers or 0) * 4 < (teacher.decoder_layers or 0):
+        doubts.append("under a quarter of its decoder's depth")
     if student.width * 3 < teacher.width:
         doubts.append("under a third of its width")
     bodies = [shape.parameters - shape.embedding_parameters for shape in (student, teacher)]
@@ -179,8 +194,9 @@ def _of_capacity(recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: 
     if doubts:
         found.append(
             f"the student ({student.layers} x {student.width}) has {' and '.join(doubts)} of the teacher "
-            f"({teacher.layers} x {teacher.width}); expect it to lose more. A teacher assistant between the two may "
-            "help: a run whose student is the teacher of the next (teacher.kind: checkpoint)."
+            f"({teacher.layers} x {teacher.width}); expect it to lose more. More steps (train.epochs) may help, or a "
+            "teacher assistant between the two: a run whose student is the teacher of the next (teacher.kind: "
+            "checkpoint)."
         )
     return found
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PretrainedConfig
 
-from potstill.errors import RecipeError
+from potstill.errors import ModelError, RecipeError
 from potstill.recipe import Recipe
 from potstill.records import ShapeRecord
 from potstill.students import (
@@ -63,10 +63,10 @@ def sized_candidates(
     recipe: Recipe,
     teacher: PretrainedConfig,
     labels: Sequence[str],
-    like: Budget | None = None,
+    like: Budget | Shrunk | None = None,
     vocabulary: Trimmed | None = None,
 ) -> list[Candidate]:
-    """All candidates, the one with the most parameters first."""
+    """All candidates, the one with the most parameters first; all but their sizes is as in `like`."""
     found = []
     for settings, config in candidates(teacher, like, vocabulary):
         shape = shape_of(recipe, config, labels)
@@ -77,11 +77,16 @@ def sized_candidates(
 def designed_candidates(
     recipe: Recipe, teacher: PretrainedConfig, labels: Sequence[str], vocabulary: Trimmed | None = None
 ) -> list[Candidate]:
-    """The designs that fit in the teacher."""
+    """The designs that fit in the teacher, with the recipe's vocabulary and dropout."""
     found = []
     for name in designs_for(teacher):
-        settings = designed(teacher, Design.model_validate({"name": name}))
-        config = student_config(teacher, settings, vocabulary)
+        own = {"vocabulary": recipe.student.vocabulary, "dropout": recipe.student.dropout}
+        settings = designed(teacher, Design.model_validate({"name": name, **own}))
+        try:
+            config = student_config(teacher, settings, vocabulary)
+        except ModelError:
+            # DistilBERT, for one, has no embeddings that are factorised.
+            continue
         shape = shape_of(recipe, config, labels)
         found.append(Candidate(settings, config, shape, flops_per_token(recipe, shape), name))
     return found
@@ -124,5 +129,5 @@ def chosen_student(
             f"them embeddings) and {flops / least.flops_per_token:.1f} times fewer operations a token than the "
             "teacher. Raise the budget, or take a teacher assistant on the way."
         )
-    # Of those with as many parameters the one that computes most.
+    # The one that computes most can learn most: of two with as many parameters, the one with fewer in its embeddings.
     return max(fitting, key=lambda each: (each.flops_per_token, each.shape.parameters)).settings

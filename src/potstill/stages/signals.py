@@ -29,12 +29,10 @@ def planned_signals(recipe: Recipe, shapes: Shapes, rows: BatchSource, logit_byt
     Raises:
         RecipeError: features are to be stored that cannot be; names the disk that they would take.
     """
-    online = recipe.label.mode == "online"
-    found = [
-        SignalRecord(
-            name=Signal.LOGITS.value, source=recipe.label.mode, size_bytes=0 if online else logit_bytes, layers=[]
-        )
-    ]
+    found = []
+    if recipe.reads_distributions:
+        size = 0 if recipe.label.mode == "online" else logit_bytes
+        found.append(SignalRecord(name=Signal.LOGITS.value, source=recipe.label.mode, size_bytes=size, layers=[]))
     with torch.device("meta"):
         reads = build_loss(recipe, shapes).teacher_reads
     for (signal, part), layers in _by_signal(reads).items():

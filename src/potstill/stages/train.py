@@ -263,7 +263,12 @@ class _Opened:
     engine: Engine
 
     def distributions(self) -> Teacher:
-        """Who says the teacher's distributions: its store, or the teacher itself; of several, all of them."""
+        """Who says the teacher's distributions: its store, or the teacher itself; of several, all of them.
+
+        Nobody, where training does not read them.
+        """
+        if not self.recipe.reads_distributions:
+            return no_teacher
         several = self.recipe.several
         if several is not None:
             members = {name: self._member(name).distributions() for name in several.of}

@@ -43,9 +43,11 @@ class Budget(Settings):
 
 
 def candidates(
-    teacher: PretrainedConfig, like: Budget | None = None, vocabulary: Trimmed | None = None
+    teacher: PretrainedConfig, like: Budget | Shrunk | None = None, vocabulary: Trimmed | None = None
 ) -> Iterator[tuple[Shrunk, PretrainedConfig]]:
     """The legal shapes at shares of the teacher's depth and width, each once, with their configurations.
+
+    What else they have, such as a family of their own, is as in `like`.
 
     Raises:
         ModelError: no share makes a legal shape; says why.

@@ -3,7 +3,8 @@
 Rules are the JSON of the `tokenizers` library. What is kept is closed: every text whose pieces are kept is read as
 before, and every other text is spelt with shorter pieces, down to single characters. For each kind of model:
 
-- WordPiece takes the longest piece that fits, from left to right. A piece that is kept stays the longest.
+- WordPiece takes the longest piece that fits, from left to right. A piece that is kept stays the longest. Since a word
+  is cut otherwise where its pieces are gone, each character must be a piece by itself, wherever it can stand.
 - BPE joins neighbours by rank. The joins within a piece do not depend on what stands beside it, so with all that a
   piece is joined from, each text of kept pieces goes through the same joins.
 - Unigram takes the likeliest way to cut a text. Those that are left are as likely as before, so the likeliest of all
@@ -24,13 +25,16 @@ def kept_ids(rules: Rules, wanted: Iterable[int]) -> list[int]:
     """The ids of what a tokenizer needs to have these pieces, ascending.
 
     Raises:
-        ModelError: a tokenizer whose model is not known here.
+        ModelError: a tokenizer whose model is not known here, or that cannot spell its own pieces.
     """
     vocabulary = _vocabulary(rules["model"])
     pieces = {number: piece for piece, number in vocabulary.items()}
     asked = {pieces[number] for number in wanted if number in pieces}
-    needed = {vocabulary[piece] for piece in _needed(rules["model"], vocabulary, asked) if piece in vocabulary}
-    return sorted(needed | {token["id"] for token in rules["added_tokens"]})
+    added = {token["id"] for token in rules["added_tokens"]}
+    # What is added is found in a text before the model cuts it.
+    cut = {piece: number for piece, number in vocabulary.items() if number not in added}
+    needed = {vocabulary[piece] for piece in _needed(rules["model"], cut, asked) if piece in vocabulary}
+    return sorted(needed | added)
 
 
 def with_pieces(rules: Rules, kept: Collection[int]) -> Rules:
@@ -61,7 +65,7 @@ def _needed(model: Rules, vocabulary: Mapping[str, int], asked: set[str]) -> set
     match model.get("type"):
         case "WordPiece":
             prefix = model["continuing_subword_prefix"]
-            return asked | {model["unk_token"]} | _of_word_pieces(vocabulary, prefix)
+            return asked | {model["unk_token"]} | _of_word_pieces(vocabulary.keys() - {model["unk_token"]}, prefix)
         case "BPE":
             if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
                 raise ModelError(
@@ -79,16 +83,22 @@ def _needed(model: Rules, vocabulary: Mapping[str, int], asked: set[str]) -> set
             )
 
 
-def _of_word_pieces(vocabulary: Mapping[str, int], prefix: str) -> set[str]:
-    """Single characters, and the pieces that could not be spelt with them."""
-
-    def spelling(piece: str) -> list[str]:
+def _of_word_pieces(vocabulary: Collection[str], prefix: str) -> set[str]:
+    """The single characters, with which every piece can be spelt."""
+    alone = set()
+    for piece in vocabulary:
         inside = piece.removeprefix(prefix)
-        if inside and inside != piece:
-            return [prefix + character for character in inside]
-        return [piece[:1], *(prefix + character for character in piece[1:])]
-
-    return {piece for piece in vocabulary if len(parts := spelling(piece)) == 1 or not vocabulary.keys() >= set(parts)}
+        within = bool(inside) and inside != piece
+        parts = [prefix + character for character in (inside if within else piece[1:])]
+        parts = parts if within else [piece[:1], *parts]
+        if len(parts) == 1:
+            alone.add(piece)
+        elif missing := [part for part in parts if part not in vocabulary]:
+            raise ModelError(
+                f"student.vocabulary: the teacher's tokenizer has the piece {piece!r} and no {missing[0]!r}, so some "
+                "words could not be read without the first. Its vocabulary cannot be trimmed; use full."
+            )
+    return alone
 
 
 def _bytes(vocabulary: Mapping[str, int]) -> set[str]:

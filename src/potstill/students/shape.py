@@ -132,23 +132,34 @@ def _with_two_stacks(teacher: PretrainedConfig, student: Shrunk) -> PretrainedCo
 
 def shape_notes(teacher: PretrainedConfig, student: Shrunk, made: PretrainedConfig) -> list[str]:
     """Where the student's shape is not exactly what was asked for, in sentences."""
+    asked = {"layers": student.layers, "width": student.width, "intermediate": student.intermediate}
+    of_teacher, of_student = _sizes(teacher), _sizes(made)
+    if "decoder_layers" in of_teacher:
+        asked["decoder_layers"] = student.layers if student.decoder_layers is None else student.decoder_layers
     found = []
-    asked = (
-        ("layers", student.layers, teacher.num_hidden_layers, made.num_hidden_layers),
-        ("width", student.width, teacher.hidden_size, made.hidden_size),
-    )
-    for name, size, whole, got in asked:
-        if isinstance(size, str) and Fraction(size) * whole != got:
-            found.append(f"student.{name}: {size} of {whole} is {float(Fraction(size) * whole):g}; made {got} instead.")
-    if teacher.model_type in DECODER_FAMILIES and student.heads is None:
-        share = teacher.num_attention_heads * made.hidden_size / teacher.hidden_size
-        if share != made.num_attention_heads:
-            grouped = teacher.num_attention_heads // teacher.num_key_value_heads
-            found.append(
-                f"student.heads: {share:g} would be in proportion; made {made.num_attention_heads}, in whole groups of "
-                f"{grouped} that share keys and values."
-            )
+    for name, size in asked.items():
+        share = Fraction(size) * of_teacher[name] if isinstance(size, str) else of_student[name]
+        if share != of_student[name]:
+            whole, got = of_teacher[name], of_student[name]
+            found.append(f"student.{name}: {size} of {whole} is {float(share):g}; made {got} instead.")
+    heads = teacher.num_attention_heads * made.hidden_size / teacher.hidden_size
+    if student.heads is None and heads != made.num_attention_heads:
+        grouped = teacher.num_attention_heads // getattr(teacher, "num_key_value_heads", teacher.num_attention_heads)
+        groups = f", in whole groups of {grouped} that share keys and values" if grouped > 1 else ""
+        found.append(f"student.heads: {heads:g} would be in proportion; made {made.num_attention_heads}{groups}.")
     return found
+
+
+def _sizes(config: PretrainedConfig) -> dict[str, int]:
+    """The sizes of which a student can be given a share."""
+    if config.model_type in TWO_STACKS:
+        layers = dict(zip(("layers", "decoder_layers"), two_stacks.layer_counts(config), strict=True))
+        return {**layers, "width": config.d_model, "intermediate": two_stacks.intermediate_size(config)}
+    return {
+        "layers": config.num_hidden_layers,
+        "width": config.hidden_size,
+        "intermediate": intermediate_size(config),
+    }
 
 
 def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters: int, classes: int) -> ShapeRecord:

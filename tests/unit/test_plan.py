@@ -1,0 +1,157 @@
+"""What the plan says before any work: doubts about the student, what is asked of its teachers, and who cannot teach."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from potstill.errors import ModelError, RecipeError
+from potstill.recipe.yaml_file import load_recipe
+from potstill.records import PlanRecord
+from potstill.stages.common import read_inputs
+from potstill.stages.plan import make_plan
+from tests.conftest import CLASSES, write_teacher
+from tests.recipes.test_cli import potstill
+
+HARD = "losses=[{kind: hard_labels, weight: 1}]"
+HIDDEN = "losses=[{kind: hard_labels, weight: 1}, {kind: hidden_states}]"
+
+
+def planned(project: Path, *changes: str) -> PlanRecord:
+    recipe = load_recipe(project / "recipe.yaml", list(changes))
+    return make_plan(recipe, read_inputs(recipe, project), project / "run")
+
+
+def doubts(project: Path, *changes: str) -> list[str]:
+    return [warning for warning in planned(project, *changes).warnings if "expect it to lose more" in warning]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ("layers: 1, width: 32", []),  # a quarter of 4 layers
+        ("layers: 2, width: 16", []),
+        ("layers: 2, width: 8", ["under a third of its width", "of its parameters without embeddings"]),
+        ("layers: 1, width: 24, intermediate: 1", []),
+    ],
+)
+def test_where_a_student_may_be_too_small_is_said_with_what_helps(project: Path, sizes: str, said: list[str]) -> None:
+    found = doubts(project, f"student={{kind: shrunk, {sizes}}}")
+    assert len(found) == bool(said)
+    for part in [*said, "More steps", "teacher assistant", "teacher.kind: checkpoint"] if said else []:
+        assert part in found[0]
+
+
+def test_depth_under_a_quarter_and_few_parameters_are_doubted(tmp_path: Path, project: Path) -> None:
+    deep = tmp_path / "deep"
+    shutil.copytree(load_recipe(project / "recipe.yaml", []).lead.model, deep)
+    config = BertConfig.from_pretrained(deep)
+    config.num_hidden_layers = 24
+    BertForSequenceClassification(config).save_pretrained(deep)
+    (doubt,) = doubts(project, f"teacher.model={deep}", "student.layers=5", "student.width=32")
+    assert "under a quarter of its depth" in doubt and "width" not in doubt and "parameters" not in doubt
+    (doubt,) = doubts(project, f"teacher.model={deep}", "student={kind: shrunk, layers: 6, width: 16, intermediate: 1}")
+    assert "% of its parameters without embeddings" in doubt and "depth" not in doubt
+
+
+@pytest.mark.parametrize(
+    ("losses", "changes", "signals"),
+    [
+        (HARD, [], []),
+        (HIDDEN, [], [("hidden_states", "online", False)]),
+        (HIDDEN, ["label.features=stored"], [("hidden_states", "stored", True)]),
+        ("losses=[{kind: soft_targets, weight: 1}]", [], [("logits", "stored", True)]),
+        ("losses=[{kind: soft_targets, weight: 1}]", ["label.mode=online"], [("logits", "online", False)]),
+    ],
+)
+def test_what_is_asked_of_the_teacher_follows_from_the_losses(
+    project: Path, losses: str, changes: list[str], signals: list[tuple[str, str, bool]]
+) -> None:
+    plan = planned(project, losses, *changes)
+    assert [(each.name, each.source, each.size_bytes > 0) for each in plan.signals] == signals
+    assert (plan.label_store_bytes > 0) == any(takes for *_, takes in signals)
+
+
+def test_of_several_teachers_each_stores_distributions_and_the_lead_its_features(project: Path) -> None:
+    both = "losses=[{kind: soft_targets, weight: 1}, {kind: hidden_states}]"
+    model = load_recipe(project / "recipe.yaml", []).lead.model
+    several = f"teacher={{kind: mixture, of: {{a: {{model: '{model}'}}, b: {{model: '{model}'}}}}}}"
+    plan = planned(project, both, "label.features=stored", several)
+    sizes = {each.name: each.size_bytes for each in plan.signals}
+    assert plan.label_store_bytes == 2 * sizes["logits"] + sizes["hidden_states"]
+
+
+def test_a_run_whose_losses_read_no_distributions_stores_none(project: Path) -> None:
+    changes = ["--set", HIDDEN, "--set", "adapt.epochs=1", "--set", "train.epochs=1", "--set", "evaluate.floor=false"]
+    potstill("run", project / "recipe.yaml", "--out", project / "run", *changes)
+    assert not list((project / "run/label").rglob("*.safetensors"))
+    assert "No loss reads the teacher's distributions" in (project / "run/report/report.html").read_text()
+    steps = [json.loads(line) for line in (project / "run/train/student/metrics.jsonl").read_text().splitlines()]
+    first = next(line for line in steps if line["kind"] == "step")
+    assert {key.removesuffix(".weight") for key in first if key.endswith(".weight")} == {"hard_labels", "hidden_states"}
+
+
+class TestSeveralTeachers:
+    """Teachers whose answers could not be mixed are refused before any of them is asked."""
+
+    def refusal(self, project: Path, other: Path, *changes: str) -> str:
+        model = load_recipe(project / "recipe.yaml", []).lead.model
+        several = f"teacher={{kind: mixture, of: {{a: {{model: '{model}'}}, b: {{model: '{other}'}}}}}}"
+        with pytest.raises(ModelError) as caught:
+            planned(project, several, *changes)
+        return str(caught.value)
+
+    def test_that_read_other_tokens(self, project: Path, spelling_teacher_folder: Path) -> None:
+        said = self.refusal(project, spelling_teacher_folder)
+        assert "teacher.of.b: its tokenizer is not that of a" in said
+
+    def test_that_have_their_classes_in_another_order(self, project: Path, tmp_path: Path) -> None:
+        first, other = tmp_path / "first", tmp_path / "other"
+        for folder, names in ((first, sorted(CLASSES)), (other, sorted(CLASSES, reverse=True))):
+            shutil.copytree(load_recipe(project / "recipe.yaml", []).lead.model, folder)
+            config = BertConfig.from_pretrained(folder)
+            config.id2label, config.label2id = dict(enumerate(names)), {name: n for n, name in enumerate(names)}
+            BertForSequenceClassification(config).save_pretrained(folder)
+        recipe = project / "recipe.yaml"
+        recipe.write_text(recipe.read_text().replace(str(load_recipe(recipe, []).lead.model), str(first)))
+        assert "teacher.of.b: its classes are in another order" in self.refusal(project, other, "adapt=null")
+
+    def test_that_have_other_numbers_of_embeddings(
+        self, chat_project: Path, chat_teacher_folder: Path, tmp_path: Path
+    ) -> None:
+        from transformers import LlamaForCausalLM
+
+        other = tmp_path / "padded"
+        model: Any = LlamaForCausalLM.from_pretrained(chat_teacher_folder)
+        model.resize_token_embeddings(model.config.vocab_size + 3)
+        model.save_pretrained(other)
+        AutoTokenizer.from_pretrained(chat_teacher_folder).save_pretrained(other)
+        said = self.refusal(chat_project, other)
+        assert "rows of embeddings" in said and "though their tokenizers are equal" in said
+
+
+def test_a_teacher_within_the_run_directory_is_refused_and_keeps_its_weights(project: Path) -> None:
+    """Its training would replace what teaches it."""
+    teacher = write_teacher_within(project / "run")
+    before = (teacher / "model.safetensors").read_bytes()
+    changes = ["--set", f"teacher.model={teacher}"]
+    refused = potstill("run", project / "recipe.yaml", "--out", project / "run", *changes, check=1)
+    assert "lies in the run directory" in refused.stderr and "--out another folder" in refused.stderr
+    assert (teacher / "model.safetensors").read_bytes() == before
+
+
+def write_teacher_within(run: Path) -> Path:
+    from tests.conftest import _vocabulary
+
+    folder = run / "train/student/model"
+    folder.mkdir(parents=True)
+    return write_teacher(folder, _vocabulary())
+
+
+def test_a_store_that_does_not_fit_on_the_disk_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("potstill.stages.plan.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(RecipeError, match=r"writes up to .* MB and 0\.0 MB are free"):
+        planned(project)
