@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from potstill.losses import AnyLoss, Attention, Cosine, Embeddings, HiddenStates, Relations, Shapes
 from potstill.records import ShapeRecord
@@ -158,9 +165,9 @@ def features(variant: Variant, reads: frozenset[Read], of: str, tokens: int, see
     return found
 
 
-def encoder(sizes: ShapeRecord, seed: int) -> PreTrainedModel:
+def encoder(sizes: ShapeRecord, seed: int, of: type[PretrainedConfig] = BertConfig) -> PreTrainedModel:
     torch.manual_seed(seed)
-    config = BertConfig(
+    config = of(
         vocab_size=40,
         hidden_size=sizes.width,
         num_hidden_layers=sizes.layers,
@@ -170,13 +177,13 @@ def encoder(sizes: ShapeRecord, seed: int) -> PreTrainedModel:
         initializer_range=0.5,
         max_position_embeddings=32,
     )
-    model: PreTrainedModel = BertForSequenceClassification(config).double().eval()
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config).double().eval()
     return model
 
 
-def decoder(sizes: ShapeRecord, seed: int) -> PreTrainedModel:
+def decoder(sizes: ShapeRecord, seed: int, of: type[PretrainedConfig] = LlamaConfig, **more: Any) -> PreTrainedModel:
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    config = of(
         vocab_size=40,
         hidden_size=sizes.width,
         num_hidden_layers=sizes.layers,
@@ -185,8 +192,9 @@ def decoder(sizes: ShapeRecord, seed: int) -> PreTrainedModel:
         initializer_range=0.3,
         intermediate_size=sizes.intermediate,
         max_position_embeddings=64,
+        **more,
     )
-    model: PreTrainedModel = LlamaForCausalLM(config).double().eval()
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).double().eval()
     return model
 
 

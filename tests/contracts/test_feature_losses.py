@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import (
+    BertConfig,
+    CamembertConfig,
+    ElectraConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
 
 from potstill.errors import ModelError, RecipeError
 from potstill.features import features_at, taking
@@ -198,10 +209,21 @@ def test_each_row_weighs_alike_however_long_it_is() -> None:
     assert batch.token_weights[1, :2].tolist() == [0.5, 0.5] and batch.tokens.sum() == 8
 
 
-@pytest.mark.parametrize("make", [encoder, decoder])
-def test_features_are_those_that_transformers_gives_with_eager_attention(make: Any) -> None:
-    sizes = shape(3, 12, 3)
-    model = make(sizes, 1)
+@pytest.mark.parametrize(
+    ("make", "family", "more"),
+    [
+        *(
+            (encoder, each, {})
+            for each in (BertConfig, RobertaConfig, XLMRobertaConfig, CamembertConfig, ElectraConfig)
+        ),
+        *((decoder, each, {}) for each in (LlamaConfig, Qwen2Config, Qwen3Config)),
+        # Layers that see three tokens back.
+        (decoder, MistralConfig, {"sliding_window": 3}),
+        (decoder, Qwen3Config, {"sliding_window": 3, "use_sliding_window": True, "max_window_layers": 1}),
+    ],
+)
+def test_features_are_those_that_transformers_gives_with_eager_attention(make: Any, family: Any, more: Any) -> None:
+    model = make(shape(3, 12, 3), 1, family, **more)
     batch = rows([6, 6]) if make is decoder else rows([6, 4])
     inputs = dict(batch.inputs)
     if make is decoder:

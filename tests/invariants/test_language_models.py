@@ -25,15 +25,17 @@ from potstill.data.chat_tokens import Tokenised
 from potstill.data.packing import PackedRows, pack
 from potstill.divergences import GeneralisedJSD
 from potstill.errors import ModelError
+from potstill.features import features_at, taking
 from potstill.labels import Fitted, LabelSource, LabelStore, StoredTeacher, StoreWriter
 from potstill.labels.hidden import Hidden
 from potstill.labels.low_rank import LowRank
 from potstill.labels.top_k import TopK
-from potstill.losses import HardLabels, MixedLoss, SoftTargets
+from potstill.losses import Attention, HardLabels, HiddenStates, MixedLoss, Relations, Shapes, SoftTargets
 from potstill.progress import Progress
 from potstill.recipe import OptimiserSettings
 from potstill.schedules import Constant, Linear
 from potstill.signals import Batch, Signals, Teacher
+from potstill.students import model_shape
 from potstill.targets import HiddenTargets
 from potstill.tasks.causal_lm import CausalLM, ask_for_hidden_states, head_of, require_known_head
 from potstill.teachers import FrozenTeacher
@@ -126,8 +128,56 @@ def test_a_student_of_the_teachers_shape_is_driven_to_its_teacher(tmp_path: Path
     assert taken[0] > 0.2 and taken[-1] < 0.03 * taken[0]
 
 
-def test_accumulation_changes_memory_and_nothing_else(tmp_path: Path) -> None:
+def with_features(of: Job, teacher_seed: int = 9) -> Job:
+    """The same job with losses on features beside its loss on answers, and a teacher that shows them."""
+    teacher = tiny(teacher_seed)
+    with torch.no_grad():
+        for layer in teacher.model.layers:
+            # It looks at some tokens more than at others.
+            layer.self_attn.q_proj.weight.mul_(30)
+            layer.self_attn.k_proj.weight.mul_(30)
+    shapes = Shapes(*(model_shape(each.config, 1, 1, 0) for each in (of.model, teacher)))
+    torch.manual_seed(5)
+    losses = [*of.loss.losses, *(loss.build(shapes) for loss in (HiddenStates(), Attention(), Relations(heads=2)))]
+    loss = MixedLoss(losses)
+    return replace(of, loss=loss, teacher=FrozenTeacher(teacher, CPU, ask_for_hidden_states, loss.teacher_reads))
+
+
+def test_features_beside_answers_drive_a_student_of_the_teachers_shape_to_its_teacher(tmp_path: Path) -> None:
+    small = with_features(replace(job(steps=200, learning_rate=2e-2, evaluate_every=200), rows=rows(4), loss=kl()))
+    fit(small, tmp_path, Engine(CPU), Progress())
+    taken = steps_of(tmp_path)
+    for name in ("loss", "soft_targets", "hidden_states", "attention", "relations"):
+        assert taken[-1][name] < 0.1 * taken[0][name], name
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_no_logits_of_all_positions_are_kept_for_the_backward_pass(features: bool) -> None:
+    small = with_features(job()) if features else job()
+    batch = small.rows.collate([0, 1, 2])
+    kept: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.extend(tensor.shape[-1:])
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with taking(small.model, small.loss.student_reads) as taken:
+            said = ask_for_hidden_states(small.model, batch)
+        said = replace(said, features=features_at(taken, batch))
+        total = small.loss(said, small.teacher(batch), batch, progress=0.5).total
+        assert total.requires_grad and kept and VOCABULARY not in kept
+        # As they would be seen here.
+        assert said.head is not None and said.hidden is not None
+        said.head.logits(said.hidden[0]).logsumexp(dim=-1)
+        assert VOCABULARY in kept
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_accumulation_changes_memory_and_nothing_else(tmp_path: Path, features: bool) -> None:
     whole, pieces = job(), job(micro_batch_size=1)
+    if features:
+        whole, pieces = with_features(whole), with_features(pieces)
     fit(whole, tmp_path / "whole", Engine(CPU), Progress())
     fit(pieces, tmp_path / "pieces", Engine(CPU), Progress())
     for one, other in zip(steps_of(tmp_path / "whole"), steps_of(tmp_path / "pieces"), strict=True):

@@ -13,7 +13,7 @@ from potstill.data.rows import LabelIn, Row, class_in, classes_in, number_in
 from potstill.errors import DataError
 from potstill.signals import IGNORE_INDEX, Signals
 
-Outputs = Float[Tensor, "rows outputs"]
+Outputs = Float[Tensor, "*rows outputs"]
 """What the head of a model gives for each row, as it is stored too."""
 
 
