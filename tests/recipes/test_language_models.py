@@ -15,6 +15,8 @@ from potstill.stages.plan import make_plan
 from tests.conftest import COLOURS, make_chat_project
 from tests.recipes.test_cli import potstill, record, stages_that_worked
 
+RECIPES = Path(__file__).parents[2] / "recipes"
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, chat_teacher_folder: Path) -> Path:
@@ -43,6 +45,42 @@ def test_a_run_leaves_the_promised_figures(finished: Path) -> None:
     assert record(finished / "run", "gate")["passed"] is True
     artefact = record(finished / "run", "export")["artefacts"][0]
     assert artefact["passed"] and artefact["max_logit_difference"] == 0
+
+
+@pytest.mark.parametrize(
+    "features", [pytest.param("online"), pytest.param("stored", marks=pytest.mark.long)], ids=["online", "stored"]
+)
+def test_hidden_states_are_learnt_beside_the_distributions(
+    tmp_path: Path, chat_teacher_folder: Path, features: str
+) -> None:
+    """recipes/chat_hidden_states.yaml, on a tiny teacher that was adapted to the data."""
+    project = make_chat_project(tmp_path, chat_teacher_folder)
+    adapted, recipe = load_recipe(project / "recipe.yaml", []), project / "chat_hidden_states.yaml"
+    text = (RECIPES / recipe.name).read_text().replace("../chat/", "")
+    recipe.write_text(re.sub(r"pkg:\S*gguf", str(chat_teacher_folder), text))
+    changes = [
+        "task.max_length=64",
+        "data={train: data/train.jsonl, validation: data/validation.jsonl, test: data/test.jsonl, "
+        "adapt: data/adapt.jsonl, near_copies: null}",
+        f"adapt={adapted.adapt.model_dump_json()}" if adapted.adapt else "",
+        f"label.features={features}",
+        "label.encoding={kind: low_rank, head: 8, rank: 16}",
+        "student.layers=2",
+        "student.width=32",
+        "train={epochs: 8, batch_size: 4, learning_rate: 1e-2, evaluate_every: 10, precision: float32}",
+        "train.baseline=false",
+        "evaluate={prompts: 2, rounds: 1, warmup: 1, new_tokens: 4, generations: 1, generation_tokens: 4}",
+    ]
+    said = [part for change in changes for part in ("--set", change)]
+    potstill("run", recipe, "--out", project / "run", *said)
+    assert {signal["name"] for signal in record(project / "run", "plan")["signals"]} == {"logits", "hidden_states"}
+    lines = [json.loads(line) for line in (project / "run/train/student/metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "step"]
+    for name in ("soft_targets", "hidden_states"):
+        assert steps[-1][name] < 0.5 * steps[0][name], name
+    evaluation = record(project / "run", "evaluate")
+    assert evaluation["models"]["student"]["kl_mean"] < 0.5 * evaluation["initial_kl_mean"]
+    assert (project / "run/label/teacher/hidden_states/manifest.json").exists() == (features == "stored")
 
 
 def test_labels_are_of_every_trained_token_of_training_and_validation(finished: Path) -> None:
