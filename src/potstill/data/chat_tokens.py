@@ -207,8 +207,8 @@ def _fitting(turns: list[Turn], room: int) -> tuple[list[Turn], bool]:
 
 
 def _joined(row_id: str, part: str, turns: list[Turn]) -> Tokenised:
-    parts = [(part, learnt) for turn in turns for part, learnt in ((turn.shown, False), (turn.response, True))]
-    ids = np.array([token for part, _ in parts for token in part], dtype=np.int32)
-    trained = np.repeat([learnt for _, learnt in parts], [len(part) for part, _ in parts])
+    pieces = [(piece, learnt) for turn in turns for piece, learnt in ((turn.shown, False), (turn.response, True))]
+    ids = np.array([token for piece, _ in pieces for token in piece], dtype=np.int32)
+    trained = np.repeat([learnt for _, learnt in pieces], [len(piece) for piece, _ in pieces])
     trained[0] = False
     return Tokenised(row_id + part, ids, trained, part)

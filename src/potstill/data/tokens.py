@@ -22,10 +22,6 @@ class Tokenised:
     part: str = ""
     """The end of `id` that tells it from the other examples of its row, whose id is the rest."""
 
-    @property
-    def row_id(self) -> str:
-        return self.id.removesuffix(self.part)
-
 
 class TokenFile(Lazy[Tokenised]):
     """Examples in a temporary file, read each time that one is asked for."""

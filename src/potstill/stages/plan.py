@@ -40,7 +40,8 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
         RecipeError: a teacher that lies in the run directory; and as `make_plan`.
     """
     for files in (inputs.lead, *inputs.several.values()):
-        if Path(files.location).resolve().is_relative_to(run.root.resolve()):
+        where = Path(files.location)
+        if where.exists() and where.resolve().is_relative_to(run.root.resolve()):
             raise RecipeError(
                 f"teacher: {files.location} lies in the run directory {run.root}, where this run's student would take "
                 "its place. Give --out another folder."
