@@ -60,6 +60,8 @@ SPECIALISTS = (
     f"of: {{copyleft: {PRETRAINED}, others: {PRETRAINED}}}, domains: {{copyleft: [copyleft, copyleft limited], "
     "others: [permissive, public domain, commercial, unstated license]}"
 )
+AGAINST = "response"
+"""The cell that all others are set against."""
 ANNEALED = ["train.alpha={kind: linear, start: 0.7, end: 0.5}"]
 
 
@@ -221,35 +223,48 @@ def run_seed(args: argparse.Namespace, seed: int, engine: Engine, progress: Prog
             write_json(result, {**found, "steps": record.planned_steps, "seconds": record.seconds})
 
 
-def results(out: Path) -> Mapping[str, list[dict[str, float]]]:
-    """What is known of each cell, seed by seed."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in CELLS}
+Known = Mapping[str, Mapping[str, dict[str, float]]]
+"""What was measured of each cell, by seed."""
+
+
+def results(out: Path) -> Known:
+    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in CELLS}
     for path in sorted(out.glob("seed-*/cells/*.json")):
-        found.setdefault(path.stem, []).append(json.loads(path.read_text()))
-    return {name: values for name, values in found.items() if values}
+        found.setdefault(path.stem, {})[path.parts[-3]] = json.loads(path.read_text())
+    return {name: seeds for name, seeds in found.items() if seeds}
 
 
-def table_rows(found: Mapping[str, list[dict[str, float]]]) -> Iterator[list[str]]:
+def table_rows(found: Known) -> Iterator[list[str]]:
+    """Each cell by itself, and against the plain response within each seed: what seeds have in common cancels there."""
+    plain = found.get(AGAINST, {})
     for name, seeds in found.items():
         cells = [name, str(len(seeds))]
         for quantity, digits in (("accuracy", 1), ("agreement", 1), ("kl", 3)):
-            values = [seed[quantity] for seed in seeds]
-            interval = t_interval(values)
-            span = "" if interval is None else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
-            cells.append(f"{statistics.fmean(values):.{digits}f}{span}")
-        yield [*cells, f"{statistics.fmean([seed['seconds'] for seed in seeds]):,.0f}"]
+            cells.append(with_interval([values[quantity] for values in seeds.values()], f".{digits}f"))
+        both = sorted(seeds.keys() & plain.keys())
+        for quantity, digits in (("accuracy", 1), ("kl", 3)):
+            gains = [seeds[seed][quantity] - plain[seed][quantity] for seed in both]
+            cells.append("" if name == AGAINST or not both else with_interval(gains, f"+.{digits}f"))
+        yield cells
+
+
+def with_interval(values: Sequence[float], form: str) -> str:
+    interval = t_interval(values)
+    span = "" if interval is None else f" ({interval[0]:{form}} to {interval[1]:{form}})"
+    return f"{statistics.fmean(values):{form}}{span}"
 
 
 def print_table(out: Path) -> None:
     found = results(out)
-    teachers = [seed["teacher_accuracy"] for seeds in found.values() for seed in seeds]
+    teachers = [values["teacher_accuracy"] for seeds in found.values() for values in seeds.values()]
     table = Table(title=f"teacher {statistics.fmean(teachers):.1f} % accurate; mean (95 % t-interval over seeds)")
-    for name in ("", "seeds", "accuracy, %", "agreement, %", "KL from teacher", "seconds"):
+    against = ("accuracy - response", "KL - response")
+    for name in ("", "seeds", "accuracy, %", "agreement, %", "KL from teacher", *against):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for cells in table_rows(found):
         table.add_row(*cells)
     console = Console()
-    console.width = max(console.width, 130)
+    console.width = max(console.width, 190)
     console.print(table)
 
 
