@@ -3,17 +3,18 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaForCausalLM
 
 from potstill.errors import ModelError, RecipeError
 from potstill.recipe.yaml_file import load_recipe
 from potstill.records import PlanRecord
 from potstill.stages.common import read_inputs
 from potstill.stages.plan import make_plan
-from tests.conftest import CLASSES, write_teacher
+from tests.conftest import CLASSES
 from tests.recipes.test_cli import potstill
 
 HARD = "losses=[{kind: hard_labels, weight: 1}]"
@@ -122,8 +123,6 @@ class TestSeveralTeachers:
     def test_that_have_other_numbers_of_embeddings(
         self, chat_project: Path, chat_teacher_folder: Path, tmp_path: Path
     ) -> None:
-        from transformers import LlamaForCausalLM
-
         other = tmp_path / "padded"
         model: Any = LlamaForCausalLM.from_pretrained(chat_teacher_folder)
         model.resize_token_embeddings(model.config.vocab_size + 3)
@@ -133,9 +132,12 @@ class TestSeveralTeachers:
         assert "rows of embeddings" in said and "though their tokenizers are equal" in said
 
 
-def test_a_teacher_within_the_run_directory_is_refused_and_keeps_its_weights(project: Path) -> None:
-    """Its training would replace what teaches it."""
-    teacher = write_teacher_within(project / "run")
+def test_a_teacher_within_the_run_directory_is_refused_and_keeps_its_weights(
+    project: Path, teacher_folder: Path
+) -> None:
+    """Training would put the student in its place."""
+    teacher = project / "run/train/student/model"
+    shutil.copytree(teacher_folder, teacher)
     before = (teacher / "model.safetensors").read_bytes()
     changes = ["--set", f"teacher.model={teacher}"]
     refused = potstill("run", project / "recipe.yaml", "--out", project / "run", *changes, check=1)
@@ -143,15 +145,7 @@ def test_a_teacher_within_the_run_directory_is_refused_and_keeps_its_weights(pro
     assert (teacher / "model.safetensors").read_bytes() == before
 
 
-def write_teacher_within(run: Path) -> Path:
-    from tests.conftest import _vocabulary
-
-    folder = run / "train/student/model"
-    folder.mkdir(parents=True)
-    return write_teacher(folder, _vocabulary())
-
-
 def test_a_store_that_does_not_fit_on_the_disk_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("potstill.stages.plan.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr("potstill.stages.plan.shutil.disk_usage", lambda path: SimpleNamespace(free=1))
     with pytest.raises(RecipeError, match=r"writes up to .* MB and 0\.0 MB are free"):
         planned(project)

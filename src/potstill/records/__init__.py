@@ -1,0 +1,71 @@
+"""What each stage leaves in the run directory, one frozen model a stage. Units are in the names.
+
+Names of fields here are read by other programs: add fields, do not rename them.
+"""
+
+from potstill.records.evaluation import (
+    Agreement,
+    ClassRow,
+    Comparison,
+    Disagreement,
+    EvaluateRecord,
+    Floor,
+    Generation,
+    Measurement,
+    ModelEvaluation,
+    ProblemType,
+    accuracy_name,
+    metric_name,
+)
+from potstill.records.parts import Estimate, Part
+from potstill.records.stages import (
+    AdaptRecord,
+    Artefact,
+    Check,
+    ExportRecord,
+    FinishedRun,
+    GateRecord,
+    LabelFidelity,
+    LabelRecord,
+    PlanRecord,
+    ReportRecord,
+    ResponsesRecord,
+    ShapeRecord,
+    SignalRecord,
+    SplitCounts,
+    TokensRecord,
+    TrainRecord,
+)
+
+__all__ = [
+    "AdaptRecord",
+    "Agreement",
+    "Artefact",
+    "Check",
+    "ClassRow",
+    "Comparison",
+    "Disagreement",
+    "Estimate",
+    "EvaluateRecord",
+    "ExportRecord",
+    "FinishedRun",
+    "Floor",
+    "GateRecord",
+    "Generation",
+    "LabelFidelity",
+    "LabelRecord",
+    "Measurement",
+    "ModelEvaluation",
+    "Part",
+    "PlanRecord",
+    "ProblemType",
+    "ReportRecord",
+    "ResponsesRecord",
+    "ShapeRecord",
+    "SignalRecord",
+    "SplitCounts",
+    "TokensRecord",
+    "TrainRecord",
+    "accuracy_name",
+    "metric_name",
+]
