@@ -76,6 +76,20 @@ def test_what_is_asked_of_the_teacher_follows_from_the_losses(
     assert (plan.label_store_bytes > 0) == any(takes for *_, takes in signals)
 
 
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [(HIDDEN, "cannot name them: beast"), ("losses=[{kind: soft_targets}]", "from the teacher alone: beast")],
+)
+def test_a_class_without_a_labelled_row_is_learnt_from_the_teachers_answers_or_not_at_all(
+    project: Path, losses: str, said: str
+) -> None:
+    path = project / "data/train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [row | {"label": None if row["label"] == "beast" else row["label"]} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert any(said in warning for warning in planned(project, losses).warnings)
+
+
 def test_of_several_teachers_each_stores_distributions_and_the_lead_its_features(project: Path) -> None:
     both = "losses=[{kind: soft_targets, weight: 1}, {kind: hidden_states}]"
     model = load_recipe(project / "recipe.yaml", []).lead.model

@@ -148,8 +148,9 @@ def _warnings(
     taught = {label for row in inputs.splits["train"].rows if classified for label in row.classes}
     if classified and (unseen := sorted(set(inputs.labels) - taught)):
         found.append(
-            f"{len(unseen)} of {len(inputs.labels)} classes have no labelled row in train, "
-            f"so the student learns them from the teacher alone: {', '.join(unseen[:5])}"
+            f"{len(unseen)} of {len(inputs.labels)} classes have no labelled row in train, so the student "
+            f"{'learns them from the teacher alone' if recipe.reads_distributions else 'cannot name them'}: "
+            f"{', '.join(unseen[:5])}"
         )
     if recipe.label.max_kl is None and not isinstance(recipe.encoding, Dense):
         found.append("label.max_kl is null: the error of the stored labels is measured and not judged.")
