@@ -9,8 +9,17 @@ from torch import nn
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from potstill.errors import ModelError
+from potstill.families import Part
 from potstill.signals import Batch
-from potstill.students import Copy, Importance, Shrunk, copy_from_teacher, measure_importance, student_config
+from potstill.students import (
+    Copy,
+    Importance,
+    Shrunk,
+    copy_from_teacher,
+    measure_importance,
+    shape_notes,
+    student_config,
+)
 from potstill.tasks import CausalLM
 from potstill.tasks.causal_lm import ask_for_hidden_states
 
@@ -55,6 +64,22 @@ def test_the_kinds_of_layers_are_those_of_the_layers_that_are_kept() -> None:
     assert config.layer_types == ["full_attention"] * 3
 
 
+def test_a_llama_of_a_mistral_is_it_exactly_within_the_window_and_takes_no_more() -> None:
+    teacher = decoder("mistral", sliding_window=8, max_position_embeddings=32).eval()
+    settings = Shrunk(layers=5, width=16, family="llama")
+    made = student_config(teacher.config, settings)
+    assert made.max_position_embeddings == 8
+    assert shape_notes(teacher.config, settings, made) == [
+        "student.family: a llama has no sliding window of 8 tokens; made 8 positions instead of 32."
+    ]
+    student = CausalLM().new_model(made).eval()
+    copy_from_teacher(student, teacher, Copy())
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(student(input_ids=ids[:, :8]).logits, teacher(input_ids=ids[:, :8]).logits)
+        assert not torch.allclose(student(input_ids=ids).logits, teacher(input_ids=ids).logits)
+
+
 GROUPED = {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8}
 """Three heads share keys and values."""
 
@@ -87,7 +112,7 @@ def test_a_narrower_decoder_is_legal_and_keeps_whole_groups_of_heads(family: str
         said = student(input_ids=torch.arange(12)[None]).logits
     assert torch.isfinite(said).all()
     # A group's queries stay with the keys that they were trained for.
-    kept = 0 if width != "pruned" else int(importance.heads[0].reshape(2, 3).sum(dim=1).argmax())
+    kept = 0 if width != "pruned" else int(importance.heads[Part.ONLY][0].reshape(2, 3).sum(dim=1).argmax())
     value, theirs = student.model.layers[0].self_attn.v_proj.weight, teacher.model.layers[0].self_attn.v_proj.weight
     query, them = student.model.layers[0].self_attn.q_proj.weight, teacher.model.layers[0].self_attn.q_proj.weight
     if width == "slice":
@@ -135,19 +160,21 @@ def test_importance_is_that_of_its_definitions() -> None:
     for number in range(5):
         before, after = torch.cat(states[number]), torch.cat(states[number + 1])
         cosine = (before * after).sum(-1) / (before.norm(dim=-1) * after.norm(dim=-1))
-        assert found.layers[number].item() == pytest.approx(1 - cosine.mean().item(), abs=1e-5)
+        assert found.layers[Part.ONLY][number].item() == pytest.approx(1 - cosine.mean().item(), abs=1e-5)
         out = torch.cat(heads[number]).reshape(-1, 6, 8)
-        torch.testing.assert_close(found.heads[number], out.square().mean(dim=(0, 2)).sqrt(), rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(
-            found.units[number], torch.cat(units[number]).square().mean(dim=0).sqrt(), rtol=1e-4, atol=1e-6
+            found.heads[Part.ONLY][number], out.square().mean(dim=(0, 2)).sqrt(), rtol=1e-4, atol=1e-6
+        )
+        torch.testing.assert_close(
+            found.units[Part.ONLY][number], torch.cat(units[number]).square().mean(dim=0).sqrt(), rtol=1e-4, atol=1e-6
         )
     assert not any(module._forward_pre_hooks for module in teacher.modules())
 
 
 def test_the_layers_with_the_most_influence_are_kept_in_their_order() -> None:
     teacher = decoder("llama", **GROUPED)
-    zeros = torch.zeros(5, 1)
-    importance = Importance(torch.tensor([0.1, 0.9, 0.2, 0.3, 0.8]), torch.ones(48), zeros, zeros)
+    zeros = {Part.ONLY: torch.zeros(5, 1)}
+    importance = Importance({Part.ONLY: torch.tensor([0.1, 0.9, 0.2, 0.3, 0.8])}, torch.ones(48), zeros, zeros)
     student = CausalLM().new_model(student_config(teacher.config, Shrunk(layers=3, width=48)))
     copy_from_teacher(student, teacher, Copy(layers="block_influence"), importance)
     for own, source in enumerate((1, 3, 4)):

@@ -7,34 +7,51 @@ import torch
 from transformers import BartConfig, BertConfig, PreTrainedModel, T5Config
 
 from potstill.errors import ModelError
-from potstill.families import TWO_STACKS
+from potstill.families import TWO_STACKS, Part, layers_of
 from potstill.records import ShapeRecord
+from potstill.signals import Batch
 from potstill.students import (
     Budget,
     Copy,
+    Importance,
     Random,
     Shrunk,
     candidates,
     copy_from_teacher,
+    measure_importance,
     model_shape,
     shape_notes,
     student_config,
 )
 from potstill.tasks import Seq2Seq
+from potstill.tasks.seq2seq import ask_for_hidden_states, shifted, start_token
 from tests.pair_models import SIZES, pair_model
 
 FAMILIES = sorted(TWO_STACKS)
 SOURCE = torch.tensor([[5, 9, 7, 12, 3], [8, 6, 4, 1, 1]])
 SEEN = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 SHOWN = torch.tensor([[2, 7, 9], [2, 11, 4]])
+TARGET = torch.tensor([[7, 9, 2], [11, 2, 1]])
+WRITTEN = torch.tensor([[1, 1, 1], [1, 1, 0]])
+BATCH = Batch(
+    ("a", "b"),
+    {"input_ids": SOURCE, "attention_mask": SEEN, "target_ids": TARGET, "decoder_attention_mask": WRITTEN},
+    TARGET,
+    WRITTEN.bool(),
+)
 
 
 def student_of(teacher: PreTrainedModel, settings: Shrunk) -> PreTrainedModel:
     torch.manual_seed(99)
     model: PreTrainedModel = Seq2Seq().new_model(student_config(teacher.config, settings)).eval()
     if isinstance(settings.init, Copy):
-        copy_from_teacher(model, teacher, settings.init)
+        importance = importance_of(teacher) if settings.init.measures else None
+        copy_from_teacher(model, teacher, settings.init, importance)
     return model
+
+
+def importance_of(teacher: PreTrainedModel) -> Importance:
+    return measure_importance(teacher, [BATCH], ask_for_hidden_states)
 
 
 def say(model: PreTrainedModel) -> torch.Tensor:
@@ -50,8 +67,8 @@ def stacks(model: PreTrainedModel) -> tuple[torch.nn.ModuleList, torch.nn.Module
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("layers", ["spread", "first", "last"])
-@pytest.mark.parametrize("width", ["slice", "project"])
+@pytest.mark.parametrize("layers", ["spread", "first", "last", "block_influence"])
+@pytest.mark.parametrize("width", ["slice", "project", "pruned"])
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False}])
 def test_a_copy_in_the_teachers_own_shape_is_the_teacher(
     family: str, layers: Any, width: Any, changes: dict[str, Any]
@@ -104,7 +121,7 @@ def shape_of(model: PreTrainedModel) -> ShapeRecord:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("width", ["slice", "project"])
+@pytest.mark.parametrize("width", ["slice", "project", "pruned"])
 def test_a_narrower_student_is_cut_deterministically_and_listens_to_source_and_target(family: str, width: Any) -> None:
     teacher = pair_model(family, 1)
     settings = Shrunk(layers="1/2", width="1/2", init=Copy(width=width))
@@ -114,6 +131,90 @@ def test_a_narrower_student_is_cut_deterministically_and_listens_to_source_and_t
     with torch.no_grad():
         other = student(input_ids=SOURCE.flip(1), attention_mask=SEEN, decoder_input_ids=SHOWN).logits
     assert not torch.allclose(said[0], other[0], atol=1e-4) and not torch.allclose(said[0], said[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_importance_is_that_of_its_definitions_in_each_stack_and_each_attention(family: str) -> None:
+    teacher = pair_model(family, 1)
+    found = importance_of(teacher)
+    shown = shifted(TARGET, start_token(teacher.config))
+    heard: dict[tuple[Part, int, str], torch.Tensor] = {}
+
+    def listen(part: Part, layer: int, what: str) -> Any:
+        return lambda module, given, named: heard.update({(part, layer, what): (given or (named["hidden_states"],))[0]})
+
+    for part in (Part.ENCODER, Part.DECODER, Part.CROSS):
+        names = TWO_STACKS[family][part]
+        for number, layer in enumerate(layers_of(teacher, part)):
+            for what, path in (("heads", names.attention_out), ("units", names.feed_forward_out), ("given", "")):
+                hook = listen(part, number, what)
+                layer.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True)
+    tops = {}
+    for part in (Part.ENCODER, Part.DECODER):
+        top = layers_of(teacher, part)[-1]
+        top.register_forward_hook(
+            lambda module, given, said, part=part: tops.update({part: said[0] if isinstance(said, tuple) else said})
+        )
+    with torch.no_grad():
+        teacher(
+            input_ids=SOURCE,
+            attention_mask=SEEN,
+            decoder_input_ids=shown,
+            decoder_attention_mask=WRITTEN,
+            use_cache=False,
+        )
+    channels = torch.zeros(32)
+    for part, mask in ((Part.ENCODER, SEEN.bool()), (Part.DECODER, WRITTEN.bool()), (Part.CROSS, WRITTEN.bool())):
+        layers = layers_of(teacher, part)
+        for number, layer in enumerate(layers):
+            heads = heard[part, number, "heads"][mask].reshape(-1, 4, 8)
+            torch.testing.assert_close(found.heads[part][number], heads.square().mean(dim=(0, 2)).sqrt())
+            if part is Part.CROSS:
+                continue
+            units = heard[part, number, "units"][mask]
+            torch.testing.assert_close(found.units[part][number], units.square().mean(dim=0).sqrt())
+            given = heard[part, number, "given"][mask]
+            made = (heard[part, number + 1, "given"] if number + 1 < len(layers) else tops[part])[mask]
+            turned = 1 - torch.cosine_similarity(given, made, dim=-1).mean()
+            torch.testing.assert_close(found.layers[part][number], turned, rtol=1e-4, atol=1e-6)
+            norm = (lambda states: states) if family == "bart" else layer.get_submodule("layer.0.layer_norm")
+            channels += norm(given).detach().square().mean(dim=0).sqrt()
+    torch.testing.assert_close(found.channels, channels)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pruned_keeps_the_channels_heads_and_units_of_most_importance(family: str) -> None:
+    teacher = pair_model(family, 1)
+    settings = Shrunk(layers=2, width=16, init=Copy(layers="block_influence", width="pruned"))
+    student, found = student_of(teacher, settings), importance_of(teacher)
+    channels = best(found.channels, 16)
+    embeddings = teacher.get_input_embeddings().weight
+    assert torch.equal(student.get_input_embeddings().weight, embeddings[:, channels])
+    for part in (Part.ENCODER, Part.DECODER, Part.CROSS):
+        stack = Part.DECODER if part is Part.CROSS else part
+        chosen = best(found.layers[stack], 2).tolist()
+        # T5's layers share a bias for each head, so in all of a stack the same heads are kept.
+        together = family == "t5" and part is not Part.CROSS
+        names = TWO_STACKS[family][part]
+        for own, source in enumerate(chosen):
+            importance = found.heads[part][chosen].sum(dim=0) if together else found.heads[part][source]
+            heads = best(importance, 2)
+            inner = torch.cat([torch.arange(8) + 8 * head for head in heads])
+            theirs = layers_of(teacher, part)[source].get_submodule(names.attention_out).weight
+            mine = layers_of(student, part)[own].get_submodule(names.attention_out).weight
+            torch.testing.assert_close(mine, theirs[:, inner][channels])
+            units = best(found.units[stack][source], 24)
+            theirs = layers_of(teacher, part)[source].get_submodule(names.feed_forward_out).weight
+            mine = layers_of(student, part)[own].get_submodule(names.feed_forward_out).weight
+            torch.testing.assert_close(mine, theirs[:, units][channels])
+            if together:
+                bias = "layer.0.SelfAttention.relative_attention_bias"
+                first, its = layers_of(teacher, part)[0], layers_of(student, part)[0]
+                assert torch.equal(its.get_submodule(bias).weight, first.get_submodule(bias).weight[:, heads])
+
+
+def best(values: torch.Tensor, count: int) -> torch.Tensor:
+    return values.argsort(descending=True)[:count].sort().values
 
 
 def test_the_first_heads_keep_their_bias() -> None:
@@ -140,8 +241,6 @@ def test_what_t5_does_with_its_states_before_the_head_stays() -> None:
         ("t5", {"heads": 5}, "student.heads: 5 is more than the teacher's 4"),
         ("bart", {"width": 20}, "student.width 20 is not 2 heads of 8"),
         ("bart", {"width": 16, "heads": 4}, "student.width 16 is not 4 heads of 8"),
-        ("t5", {"init": {"kind": "copy", "width": "pruned"}}, "importance is not measured in encoder-decoders"),
-        ("bart", {"init": {"kind": "copy", "layers": "block_influence"}}, "importance is not measured"),
     ],
 )
 def test_an_impossible_shape_is_refused_with_the_numbers(family: str, change: dict[str, Any], message: str) -> None:

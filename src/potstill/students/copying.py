@@ -8,9 +8,7 @@ and in decoders whose most important channels were kept. Heads and feed-forward 
 most important of each layer. A student of the teacher's own shape is its exact copy.
 """
 
-import math
 import re
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +20,7 @@ from potstill.families import ENCODER_FAMILIES, TWO_STACKS, Part
 from potstill.students import two_stacks
 from potstill.students.factorised import fill_embeddings, is_factorised, principal_directions
 from potstill.students.importance import Importance
+from potstill.students.kept import Kept, largest, rows_of
 from potstill.students.layouts import common_name, common_weights, intermediate_size
 from potstill.students.sizes import Copy, layer_map
 
@@ -48,12 +47,12 @@ def copy_from_teacher(
     weights = common_weights(teacher.state_dict(), teacher.config, student.config)
     embeddings = teacher.get_input_embeddings().weight.detach().float()
     embeddings = embeddings if pieces is None else embeddings[pieces]
-    kept = _Kept(
+    kept = Kept(
         _basis(embeddings, student.config.hidden_size, settings, importance),
         importance if settings.width == "pruned" else None,
     )
     if teacher.config.model_type in TWO_STACKS:
-        _copy_two_stacks(student, teacher, settings, kept)
+        _copy_two_stacks(student, teacher, settings, kept, importance)
         return
     chosen = _layers(student.config.num_hidden_layers, teacher.config.num_hidden_layers, settings, importance)
     cut = (_CutEncoder if teacher.config.model_type in ENCODER_FAMILIES else _CutDecoder)(
@@ -84,15 +83,17 @@ def copy_from_teacher(
         )
 
 
-def _copy_two_stacks(student: PreTrainedModel, teacher: PreTrainedModel, settings: Copy, kept: "_Kept") -> None:
+def _copy_two_stacks(
+    student: PreTrainedModel, teacher: PreTrainedModel, settings: Copy, kept: Kept, importance: Importance | None
+) -> None:
     """The same for an encoder-decoder, each of whose stacks has layers of its own."""
     weights = teacher.state_dict()
     counts = zip(two_stacks.layer_counts(student.config), two_stacks.layer_counts(teacher.config), strict=True)
     chosen = {
-        part: layer_map(own, whole, settings.layers)
+        part: _layers(own, whole, settings, importance, part)
         for part, (own, whole) in zip((Part.ENCODER, Part.DECODER), counts, strict=True)
     }
-    cut = two_stacks.CutTwoStacks(student.config, teacher.config, kept)
+    cut = two_stacks.CutTwoStacks(student.config, teacher.config, kept, chosen)
     with torch.no_grad():
         for name, parameter in student.named_parameters():
             source = two_stacks.source_name(name, chosen)
@@ -105,44 +106,10 @@ def _copy_two_stacks(student: PreTrainedModel, teacher: PreTrainedModel, setting
                 buffer.copy_(weights[name])
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """What of the teacher goes into the student, within the layers that do."""
-
-    basis: Float[Tensor, "width student_width"]
-    importance: Importance | None
-    """None where the first heads and units are kept."""
-
-    @property
-    def gain(self) -> float:
-        return math.sqrt(self.basis.shape[0] / self.basis.shape[1])
-
-    def heads(self, layer: int, count: int, *, grouped: int) -> Int[Tensor, "{count}"]:
-        """The groups of heads of a layer that are kept, each of so many heads that share their keys."""
-        if self.importance is None:
-            return torch.arange(count)
-        return _largest(self.importance.heads[layer].reshape(-1, grouped).sum(dim=1), count)
-
-    def units(self, layer: int, count: int) -> Int[Tensor, "{count}"]:
-        """The feed-forward units of a layer that are kept."""
-        return torch.arange(count) if self.importance is None else _largest(self.importance.units[layer], count)
-
-    def read(self, tensor: Float[Tensor, "out width"]) -> Float[Tensor, "out student_width"]:
-        return tensor @ self.basis
-
-    def write(self, tensor: Tensor) -> Tensor:
-        written: Tensor = self.basis.T @ tensor
-        return written
-
-    def scale(self, tensor: Float[Tensor, "width"]) -> Float[Tensor, "student_width"]:
-        """The diagonal of P^T diag(tensor) P."""
-        return tensor @ self.basis.square()
-
-
 class _CutEncoder:
     """Cuts one tensor of an encoder to the student's shape, by the role that its name tells."""
 
-    def __init__(self, student: PretrainedConfig, teacher: PretrainedConfig, kept: _Kept) -> None:
+    def __init__(self, student: PretrainedConfig, teacher: PretrainedConfig, kept: Kept) -> None:
         self._kept = kept
         self._head = teacher.hidden_size // teacher.num_attention_heads
         self._heads = student.hidden_size // self._head
@@ -168,7 +135,7 @@ class _CutEncoder:
         return self._reads(tensor)
 
     def _of_heads(self, layer: int) -> Int[Tensor, "channels"]:
-        return _rows(self._kept.heads(layer, self._heads, grouped=1), self._head)
+        return rows_of(self._kept.heads([layer], self._heads), self._head)
 
     def _reads(self, tensor: Tensor) -> Tensor:
         return self._kept.read(tensor) * self._kept.gain if tensor.dim() == 2 else tensor
@@ -177,7 +144,7 @@ class _CutEncoder:
 class _CutDecoder:
     """The same for a decoder, whose heads share keys and values in groups, and whose head can be its embeddings."""
 
-    def __init__(self, student: PretrainedConfig, teacher: PretrainedConfig, kept: _Kept) -> None:
+    def __init__(self, student: PretrainedConfig, teacher: PretrainedConfig, kept: Kept) -> None:
         self._kept = kept
         self._head = getattr(teacher, "head_dim", None) or teacher.hidden_size // teacher.num_attention_heads
         self._grouped = teacher.num_attention_heads // teacher.num_key_value_heads
@@ -194,8 +161,8 @@ class _CutDecoder:
             return kept.scale(tensor) * (kept.gain if kept.importance is not None else 1.0)
         if "embed_tokens" in name or "lm_head" in name:
             return kept.read(tensor) if tensor.dim() == 2 else tensor
-        groups = kept.heads(layer, self._groups, grouped=self._grouped)
-        queries, keys = _rows(groups, self._head * self._grouped), _rows(groups, self._head)
+        groups = kept.heads([layer], self._groups, grouped=self._grouped)
+        queries, keys = rows_of(groups, self._head * self._grouped), rows_of(groups, self._head)
         if "q_proj" in name:
             return self._reads(tensor[queries])
         if "k_proj" in name or "v_proj" in name:
@@ -212,20 +179,12 @@ class _CutDecoder:
         return self._kept.read(tensor) if tensor.dim() == 2 else tensor
 
 
-def _rows(blocks: Int[Tensor, "blocks"], size: int) -> Int[Tensor, "rows"]:
-    """The rows of these blocks of `size` rows each."""
-    return (blocks[:, None] * size + torch.arange(size)).reshape(-1)
-
-
-def _largest(values: Float[Tensor, "all"], count: int) -> Int[Tensor, "{count}"]:
-    """Where the largest values stand, in their own order."""
-    return values.argsort(descending=True, stable=True)[:count].sort().values
-
-
-def _layers(student: int, teacher: int, settings: Copy, importance: Importance | None) -> list[int]:
+def _layers(
+    student: int, teacher: int, settings: Copy, importance: Importance | None, part: Part = Part.ONLY
+) -> list[int]:
     if settings.layers == "block_influence":
         assert importance is not None
-        chosen: list[int] = _largest(importance.layers, student).tolist()
+        chosen: list[int] = largest(importance.layers[part], student).tolist()
         return chosen
     return layer_map(student, teacher, settings.layers)
 
@@ -238,7 +197,7 @@ def _basis(
         return torch.eye(width)[:, :size]
     if settings.width == "pruned":
         assert importance is not None
-        return torch.eye(width)[:, _largest(importance.channels, size)]
+        return torch.eye(width)[:, largest(importance.channels, size)]
     return principal_directions(embeddings, size)
 
 

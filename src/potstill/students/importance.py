@@ -5,8 +5,9 @@ arXiv:2403.03853). All others by the size of their activations, the root mean sq
 et al. 2024, arXiv:2407.14679, which takes the mean over a sequence and the L2 norm over the batch).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.families import family_of, layers_of
+from potstill.families import TWO_STACKS, Part, family_of, layers_of
 from potstill.features import features_at, taking
 from potstill.signals import Ask, Batch, Read, Signal
 
@@ -23,71 +24,88 @@ from potstill.signals import Ask, Batch, Read, Signal
 class Importance:
     """Larger is more important; heads and units are those of each layer by itself."""
 
-    layers: Float[Tensor, "layers"]
+    layers: Mapping[Part, Float[Tensor, "layers"]]
+    """Of each stack."""
     channels: Float[Tensor, "width"]
-    heads: Float[Tensor, "layers heads"]
-    units: Float[Tensor, "layers units"]
+    """Of the stream, which all stacks share."""
+    heads: Mapping[Part, Float[Tensor, "layers heads"]]
+    """Of each attention: a decoder with an encoder has two."""
+    units: Mapping[Part, Float[Tensor, "layers units"]]
 
 
 def measure_importance(model: PreTrainedModel, batches: Iterable[Batch], ask: Ask) -> Importance:
     """The importance of a model's parts on these batches; of each token that counts."""
-    family, layers = family_of(model), layers_of(model)
-    reads = [Read(Signal.HIDDEN_STATES, number) for number in range(len(layers) + 1)]
+    apart = model.config.model_type in TWO_STACKS
+    stacks = (Part.ENCODER, Part.DECODER) if apart else (Part.ONLY,)
+    attentions = (*stacks, Part.CROSS) if apart else stacks
+    states = {part: _states_of(model, part) for part in stacks}
     sums = _Sums(model.config.num_attention_heads)
+    watched = [(part, "heads", family_of(model, part).attention_out) for part in attentions]
+    watched += [(part, "units", family_of(model, part).feed_forward_out) for part in stacks]
     model.eval()
     for batch in batches:
-        sums.tokens = batch.tokens
+        sums.batch = batch
         handles = [
-            layer.get_submodule(path).register_forward_pre_hook(sums.listener(what, number))
-            for number, layer in enumerate(layers)
-            for what, path in (("heads", family.attention_out), ("units", family.feed_forward_out))
+            layer.get_submodule(path).register_forward_pre_hook(sums.listener(what, part, number))
+            for part, what, path in watched
+            for number, layer in enumerate(layers_of(model, part))
         ]
         try:
-            with torch.no_grad(), taking(model, frozenset(reads)) as taken:
+            with torch.no_grad(), taking(model, frozenset(chain(*states.values()))) as taken:
                 ask(model, batch)
         finally:
             for handle in handles:
                 handle.remove()
         features = features_at(taken, batch)
-        for number, layer in enumerate(layers):
-            given, made = features[reads[number]], features[reads[number + 1]]
-            sums.add("layers", number, 1 - torch.cosine_similarity(given, made, dim=-1)[:, None])
-            # As the layer reads it: after its norm, where that comes first.
-            norm = layer.get_submodule(family.first_norm) if family.first_norm else None
-            with torch.no_grad():
-                sums.add("channels", number, (given if norm is None else norm(given)).square())
-    size = range(len(layers))
+        for part, reads in states.items():
+            first_norm = family_of(model, part).first_norm
+            for number, (layer, (before, after)) in enumerate(
+                zip(layers_of(model, part), pairwise(reads), strict=True)
+            ):
+                given, made = features[before], features[after]
+                sums.add("layers", part, number, 1 - torch.cosine_similarity(given, made, dim=-1)[:, None])
+                # As the layer reads it: after its norm, where that comes first.
+                norm = layer.get_submodule(first_norm) if first_norm else None
+                with torch.no_grad():
+                    sums.add("channels", part, number, (given if norm is None else norm(given)).square())
     return Importance(
-        layers=torch.cat([sums.mean("layers", number) for number in size]),
-        channels=torch.stack([sums.mean("channels", number).sqrt() for number in size]).sum(dim=0),
-        heads=torch.stack([sums.mean("heads", number).sqrt() for number in size]),
-        units=torch.stack([sums.mean("units", number).sqrt() for number in size]),
+        layers={part: torch.cat(sums.means("layers", part)) for part in stacks},
+        channels=torch.stack([mean.sqrt() for part in stacks for mean in sums.means("channels", part)]).sum(dim=0),
+        heads={part: torch.stack(sums.means("heads", part)).sqrt() for part in attentions},
+        units={part: torch.stack(sums.means("units", part)).sqrt() for part in stacks},
     )
 
 
+def _states_of(model: PreTrainedModel, part: Part) -> list[Read]:
+    """What goes into each layer of a stack, and what comes out of the last one."""
+    return [Read(Signal.HIDDEN_STATES, number, part=part) for number in range(len(layers_of(model, part)) + 1)]
+
+
 class _Sums:
-    """Sums over tokens, by what is summed and its layer."""
+    """Sums over tokens, by what is summed, its stack and its layer."""
 
     def __init__(self, heads: int) -> None:
-        self.tokens: Tensor | None = None
+        self.batch: Batch | None = None
         self._heads = heads
-        self._sums: dict[tuple[str, int], Tensor] = {}
-        self._counts: dict[tuple[str, int], int] = {}
+        self._sums: dict[tuple[str, Part, int], Tensor] = {}
+        self._counts: dict[tuple[str, Part, int], int] = {}
 
-    def add(self, what: str, layer: int, values: Float[Tensor, "tokens size"]) -> None:
-        key = (what, layer)
+    def add(self, what: str, part: Part, layer: int, values: Float[Tensor, "tokens size"]) -> None:
+        key = (what, part, layer)
         self._sums[key] = self._sums.get(key, 0) + values.double().sum(dim=0)
         self._counts[key] = self._counts.get(key, 0) + len(values)
 
-    def mean(self, what: str, layer: int) -> Float[Tensor, "size"]:
-        return (self._sums[what, layer] / max(1, self._counts[what, layer])).float()
+    def means(self, what: str, part: Part) -> list[Float[Tensor, "size"]]:
+        """Of each layer, the lowest first."""
+        keys = sorted(key for key in self._sums if key[:2] == (what, part))
+        return [(self._sums[key] / max(1, self._counts[key])).float() for key in keys]
 
-    def listener(self, what: str, layer: int) -> Any:
+    def listener(self, what: str, part: Part, layer: int) -> Any:
         def listen(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-            assert self.tokens is not None
-            squares = given[0][self.tokens].square()
+            assert self.batch is not None
+            squares = given[0][self.batch.tokens_of(part)].square()
             if what == "heads":
                 squares = squares.reshape(len(squares), self._heads, -1).mean(dim=-1)
-            self.add(what, layer, squares)
+            self.add(what, part, layer, squares)
 
         return listen

@@ -146,4 +146,7 @@ def in_family(config: PretrainedConfig, family: str) -> PretrainedConfig:
         values["max_position_embeddings"] += (counted[0] - counted[1]) * (1 + (config.pad_token_id or 0))
     if family == "mistral":
         values["sliding_window"] = None
+    if family == "llama" and (window := getattr(config, "sliding_window", None)):
+        # It looks back to the first token: the same as a window that none of its texts is longer than.
+        values["max_position_embeddings"] = min(window, values["max_position_embeddings"])
     return CONFIG_MAPPING[family].from_dict(values)

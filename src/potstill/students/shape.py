@@ -92,11 +92,6 @@ def _with_two_stacks(teacher: PretrainedConfig, student: Shrunk) -> PretrainedCo
 
     T5's heads times their size need not be the width, BART's must.
     """
-    if isinstance(student.init, Copy) and student.init.measures:
-        raise ModelError(
-            f"student.init: importance is not measured in encoder-decoders ({teacher.model_type}) yet. Use layers: "
-            "spread, first or last, and width: slice or project."
-        )
     two_stacks.require_one_number_of_heads(teacher)
     counts = two_stacks.layer_counts(teacher)
     asked = (student.layers, student.layers if student.decoder_layers is None else student.decoder_layers)
@@ -147,6 +142,11 @@ def shape_notes(teacher: PretrainedConfig, student: Shrunk, made: PretrainedConf
         grouped = teacher.num_attention_heads // getattr(teacher, "num_key_value_heads", teacher.num_attention_heads)
         groups = f", in whole groups of {grouped} that share keys and values" if grouped > 1 else ""
         found.append(f"student.heads: {heads:g} would be in proportion; made {made.num_attention_heads}{groups}.")
+    if (teacher.model_type, made.model_type) == ("mistral", "llama") and teacher.sliding_window is not None:
+        found.append(
+            f"student.family: a llama has no sliding window of {teacher.sliding_window} tokens; made "
+            f"{made.max_position_embeddings} positions instead of {teacher.max_position_embeddings}."
+        )
     return found
 
 

@@ -7,14 +7,15 @@ layer of it uses that bias: a student takes it from there, whichever layers it k
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Int
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
 from potstill.families import Part
+from potstill.students.kept import Kept, rows_of
 
 LAYER_COUNTS = {"t5": ("num_layers", "num_decoder_layers"), "bart": ("encoder_layers", "decoder_layers")}
 """The names that a family's configuration has for the layers of encoder and decoder."""
@@ -72,54 +73,62 @@ def source_name(name: str, chosen: Mapping[Part, Sequence[int]]) -> str:
     return f"{name[: found.start(3)]}{layer}{name[found.end(3) :]}"
 
 
-@runtime_checkable
-class Stream(Protocol):
-    """How a residual stream is narrowed, as `copying.py` does it."""
-
-    @property
-    def gain(self) -> float: ...
-
-    @property
-    def basis(self) -> Float[Tensor, "width student_width"]: ...
-
-    def read(self, tensor: Float[Tensor, "out width"]) -> Float[Tensor, "out student_width"]: ...
-
-    def write(self, tensor: Tensor) -> Tensor: ...
-
-    def scale(self, tensor: Float[Tensor, "width"]) -> Float[Tensor, "student_width"]: ...
-
-
 class CutTwoStacks:
-    """Cuts one tensor to the student's shape, by the role that its name tells; the first heads and units are kept."""
+    """Cuts one tensor to the student's shape, by the role that its name tells."""
 
-    def __init__(self, student: PretrainedConfig, teacher: PretrainedConfig, kept: Stream) -> None:
+    def __init__(
+        self, student: PretrainedConfig, teacher: PretrainedConfig, kept: Kept, chosen: Mapping[Part, Sequence[int]]
+    ) -> None:
         self._kept = kept
+        self._chosen = chosen
+        self._t5 = teacher.model_type == "t5"
         self._heads = student.num_attention_heads
-        self._inner = self._heads * head_size(teacher)
+        self._head = head_size(teacher)
         self._units = intermediate_size(student)
         # In T5, whatever reads the stream reads it through a norm, the head too: the factor goes there. A small T5 of
         # licence names before any training, KL from the teacher at widths 144 and 128 of 192, all layers: sliced 0.15
         # and 0.36 so, 0.22 and 0.57 with the factor where the layers read alone, 0.23 and 0.58 without.
-        self._of_norms, self._of_reads = (kept.gain, 1.0) if teacher.model_type == "t5" else (1.0, kept.gain)
+        self._of_norms, self._of_reads = (kept.gain, 1.0) if self._t5 else (1.0, kept.gain)
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        """`tensor` is the teacher's for the student's parameter `name`."""
         kept = self._kept
         role = name.split(".")[-2]
         if role == "relative_attention_bias":
-            return tensor[:, : self._heads]
+            return tensor[:, self._heads_of(name)]
         if "layer_norm" in role or "layernorm" in role:
             return kept.scale(tensor) * self._of_norms if name.endswith("weight") else tensor @ kept.basis
         if role in ("shared", "embed_tokens", "lm_head", "embed_positions"):
             return kept.read(tensor)
         if role in ("q", "k", "v", "q_proj", "k_proj", "v_proj"):
-            return self._reads(tensor[: self._inner])
+            return self._reads(tensor[rows_of(self._heads_of(name), self._head)])
         if role in ("o", "out_proj"):
-            return kept.write(tensor[:, : self._inner] if tensor.dim() == 2 else tensor)
+            inner = rows_of(self._heads_of(name), self._head)
+            return kept.write(tensor[:, inner] if tensor.dim() == 2 else tensor)
         if role in ("wi", "wi_0", "wi_1", "fc1"):
-            return self._reads(tensor[: self._units])
+            return self._reads(tensor[self._units_of(name)])
         if role in ("wo", "fc2"):
-            return kept.write(tensor[:, : self._units] if tensor.dim() == 2 else tensor)
+            return kept.write(tensor[:, self._units_of(name)] if tensor.dim() == 2 else tensor)
         raise ModelError(f"student parameter {name}: how to cut it is not known; use init: random.")
+
+    def _heads_of(self, name: str) -> Int[Tensor, "heads"]:
+        """The teacher's heads that are kept, of the attention that a parameter is of."""
+        stack, layer = self._place(name)
+        cross = "EncDecAttention" in name or "encoder_attn" in name
+        # T5's heads share their bias with those of the layers above.
+        layers = self._chosen[stack] if self._t5 and not cross else [layer]
+        return self._kept.heads(layers, self._heads, part=Part.CROSS if cross else stack)
+
+    def _units_of(self, name: str) -> Int[Tensor, "units"]:
+        stack, layer = self._place(name)
+        return self._kept.units(layer, self._units, part=stack)
+
+    def _place(self, name: str) -> tuple[Part, int]:
+        """The stack of a parameter, and the layer of the teacher that it is taken from."""
+        found = _LAYER.search(name)
+        assert found is not None, name
+        stack = Part(found[1])
+        return stack, self._chosen[stack][int(found[3])]
 
     def _reads(self, tensor: Tensor) -> Tensor:
         return self._kept.read(tensor) * self._of_reads if tensor.dim() == 2 else tensor
