@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from tests.conftest import THINGS
 from tests.pair_models import make_pair_project, make_pair_teacher, pair_teacher_folder, write_pairs
 from tests.recipes.test_cli import potstill, record, stages_that_worked
 
@@ -123,11 +124,13 @@ def test_the_recipes_for_pairs(tmp_path: Path, pair_teacher_folder: Path, name: 
 
 @pytest.mark.long
 @pytest.mark.parametrize("family", ["t5", "bart"])
-def test_stored_and_online_labels_of_given_targets(tmp_path: Path, family: str) -> None:
+def test_stored_and_online_labels_of_given_targets_and_two_starts(tmp_path: Path, family: str) -> None:
     project = make_pair_project(tmp_path, make_pair_teacher(tmp_path / "teacher", family))
-    for mode in ("stored", "online"):
+    starts = {"stored": "{kind: copy}", "online": "{kind: copy, layers: block_influence, width: pruned}"}
+    for mode, init in starts.items():
         out = project / mode
-        potstill("run", project / "recipe.yaml", "--out", out, *changed(f"label.mode={mode}", "train.baseline=false"))
+        settings = (f"label.mode={mode}", f"student.init={init}", "train.baseline=false")
+        potstill("run", project / "recipe.yaml", "--out", out, *changed(*settings))
         models = record(out, "evaluate")["models"]
         assert models["teacher"]["scores"]["exact_match"]["value"] == 1.0
         assert models["student"]["kl_mean"] < 0.5 * record(out, "evaluate")["initial_kl_mean"]
@@ -135,7 +138,49 @@ def test_stored_and_online_labels_of_given_targets(tmp_path: Path, family: str) 
     assert not (project / "online/label/teacher/logits/manifest.json").exists()
 
 
-def test_targets_that_are_missing_and_several_teachers_are_refused(pair_project: Path) -> None:
+@pytest.fixture
+def two_domains(pair_project: Path) -> Path:
+    """Pairs about one of three things are of one domain, all others of another."""
+    for path in (pair_project / "data").iterdir():
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            row["domain"] = "few" if row["source"].split()[-2] in THINGS[:3] else "others"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return pair_project
+
+
+@pytest.mark.parametrize(
+    ("kind", "several"),
+    [
+        pytest.param("mixture", "kind: mixture", marks=pytest.mark.long),
+        ("routed", "kind: routed, by: domain"),
+    ],
+)
+def test_two_specialists_teach_one_student(
+    two_domains: Path, pair_teacher_folder: Path, kind: str, several: str
+) -> None:
+    of = f"of: {{a: {{model: '{pair_teacher_folder}'}}, b: {{model: '{pair_teacher_folder}'}}}}"
+    teacher = f"teacher={{{several}, {of}, domains: {{a: [few], b: [others]}}}}"
+    states = "{kind: hidden_states, of: decoder, distance: normalised_mse}"
+    losses = f"losses=[{{kind: soft_targets, temperature: 1, weight: 1}}, {states}]"
+    out = two_domains / "run"
+    potstill("run", two_domains / "recipe.yaml", "--out", out, *changed(teacher, losses, "train.baseline=false"))
+    evaluation = record(out, "evaluate")
+    models = evaluation["models"]
+    assert set(models) == {"teacher", "student", "a", "b"}
+    right = {name: model["scores"]["exact_match"]["value"] for name, model in models.items()}
+    # Each was shown its own domain alone, in which the other is lost.
+    assert max(right["a"], right["b"]) < 0.9
+    if kind == "routed":
+        assert right["teacher"] == 1.0 and right["student"] > 0.8
+    else:
+        assert models["teacher"]["cross_entropy"] < min(models[name]["cross_entropy"] for name in "ab")
+    assert models["student"]["kl_mean"] < 0.5 * evaluation["initial_kl_mean"]
+    (sample, _) = evaluation["generations"]
+    assert kind == "mixture" or sample["said"]["teacher"] in (sample["said"]["a"], sample["said"]["b"])
+
+
+def test_targets_that_are_missing_and_dense_labels_are_refused(pair_project: Path) -> None:
     recipe = pair_project / "recipe.yaml"
     said = potstill("check", recipe, *changed("label.encoding={kind: dense}"), check=1)
     assert "dense does not fit seq2seq" in said.stderr

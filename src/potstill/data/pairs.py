@@ -17,6 +17,7 @@ class Pair:
     id: str
     source: str
     target: str | None
+    domain: str | None = None
 
     @property
     def text(self) -> str:
@@ -29,7 +30,8 @@ class Pair:
 
     @property
     def content(self) -> list[Any]:
-        return [self.id, self.source, self.target]
+        # Without a domain as it was before there were any, so that a run goes on.
+        return [self.id, self.source, self.target, *([] if self.domain is None else [self.domain])]
 
     @classmethod
     def of(cls, content: list[Any]) -> "Pair":
@@ -65,7 +67,9 @@ def _pair(path: Path, place: str, record: Any, columns: Columns) -> Pair:
         target = string_in(path, place, columns.target, target)
         if not target.strip():
             raise DataError(f'{path}: {place} "{columns.target}": empty; use null where the teacher is to write it.')
-    identity = record.get(columns.id)
+    identity, domain = record.get(columns.id), record.get(columns.domain)
+    if domain is not None:
+        domain = string_in(path, place, columns.domain, domain)
     if identity is None:
-        return Pair(text_id(json.dumps([source, target])), source, target)
-    return Pair(string_in(path, place, columns.id, str(identity)), source, target)
+        return Pair(text_id(json.dumps([source, target])), source, target, domain)
+    return Pair(string_in(path, place, columns.id, str(identity)), source, target, domain)

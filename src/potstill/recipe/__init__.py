@@ -21,7 +21,7 @@ from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
 from potstill.signals import Signal
 from potstill.students import AnyStudent, Shrunk, TrimmedVocabulary
-from potstill.tasks import AnyTask, Seq2Seq, TextClassification, TokenClassification
+from potstill.tasks import AnyTask, TextClassification, TokenClassification
 from potstill.teachers import (
     AnyTeacher,
     BornAgainTeacher,
@@ -129,8 +129,6 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _several_teachers_are_mixed_whole(self) -> "Recipe":
-        if self.several and isinstance(self.task, Seq2Seq):
-            raise ValueError(f"teacher: {self.teacher.kind} does not fit {self.task.kind} yet.")
         whole = self.label.mode == "online" or isinstance(self.encoding, Dense | LowRank | Hidden)
         if self.several and not whole:
             raise ValueError(

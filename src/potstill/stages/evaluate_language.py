@@ -1,13 +1,11 @@
 """evaluate, for language models: tokens of held-out responses, what the models write, and how fast."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.data.splits import stable_order
@@ -41,9 +39,10 @@ from potstill.stages.compared import (
 )
 from potstill.stages.exact_match import exact_matches
 from potstill.stages.findings import findings
-from potstill.targets import FullTarget, HiddenTargets, LogitTargets, plain_log_sum_exp
+from potstill.stages.writing_together import write_together
+from potstill.targets import FullTarget, HiddenTargets
 from potstill.tasks.writing import end_tokens, writing
-from potstill.teachers import FrozenTeacher, Routed, Routes, combined, route_numbers, routes_of
+from potstill.teachers import FrozenTeacher, Routes, combined, route_numbers, routes_of
 from potstill.training.engine import Engine
 
 SHOWN_CHARACTERS = 600
@@ -266,34 +265,22 @@ def _generations(
     settings, tokenizer = recipe.evaluate, inputs.tokenizer
     prompts = writing(recipe.task).prompts(tokenizer)
     chosen = _chosen(recipe, inputs, settings.generations, "generations")
-    speakers = {name: [model] for name, model in models.items()}
-    if recipe.several is not None:
-        speakers = {"teacher": [models[name] for name in recipe.several.of], **speakers}
+    room = settings.generation_tokens
     found = []
-    with run.progress.task("evaluate: responses", len(chosen) * len(speakers), "responses") as advance:
+    with run.progress.task("evaluate: responses", len(chosen), "prompts") as advance:
         for row, prompt in chosen:
             said = {}
-            if isinstance(recipe.several, Routed) and recipe.several.by == "domain":
-                known_by = recipe.several.member_for(row.domain, row.id)
-                speakers["teacher"] = [models[list(recipe.several.of)[known_by]]]
-            for name, speaking in speakers.items():
-                ends = end_tokens(speaking[0], tokenizer)
-                together = partial(_next_of_all, recipe)
-                ids, _ = greedy(speaking, prompt, settings.generation_tokens, stop=ends, together=together)
-                said[name] = tokenizer.decode(ids, skip_special_tokens=True)
-                advance(1)
+            if recipe.several is not None:
+                said["teacher"] = write_together(recipe, tokenizer, models, row, prompt, room)
+            for name, model in models.items():
+                said[name], _ = greedy([model], prompt, room, stop=end_tokens(model, tokenizer))
+            advance(1)
+            read = {name: str(tokenizer.decode(ids, skip_special_tokens=True)) for name, ids in said.items()}
             asked, truth = prompts.shown(row)
             found.append(
-                Generation(id=row.id, prompt=asked[-SHOWN_CHARACTERS:], truth=truth[:SHOWN_CHARACTERS], said=said)
+                Generation(id=row.id, prompt=asked[-SHOWN_CHARACTERS:], truth=truth[:SHOWN_CHARACTERS], said=read)
             )
     return found
-
-
-def _next_of_all(recipe: Recipe, logits: Sequence[Tensor]) -> Tensor:
-    """The logits of the next token that several teachers have together."""
-    assert recipe.several is not None
-    target = combined(recipe.several, [LogitTargets(each[None]) for each in logits])
-    return target.logits_at(slice(None), 1.0, plain_log_sum_exp)[0]
 
 
 def _speed(

@@ -10,6 +10,7 @@ from potstill.data.batches import batches_by_length
 from potstill.recipe import Recipe
 from potstill.run_dir import RunDir
 from potstill.stages.common import Inputs
+from potstill.stages.writing_together import write_together
 from potstill.tasks.writing import end_tokens, writing
 from potstill.teachers.responses import Generated, write_responses
 
@@ -17,7 +18,8 @@ from potstill.teachers.responses import Generated, write_responses
 def exact_matches(
     run: RunDir, recipe: Recipe, inputs: Inputs, models: Mapping[str, PreTrainedModel]
 ) -> dict[str, npt.NDArray[np.bool_]]:
-    """For each model and test row whether its greedy response reads as the true one, space around them aside.
+    """For each model and test row whether its greedy response reads as the true one, space around them aside; of
+    several teachers also for all together, as "teacher".
 
     Both are compared as the tokenizer reads them: what it has no tokens for, no model could write.
     """
@@ -29,7 +31,14 @@ def exact_matches(
     room = max(map(prompts.room, shown))
     settings = Generated(temperature=0, max_new_tokens=room)
     found = {}
-    with run.progress.task("evaluate: exact match", len(rows) * len(models), "responses") as advance:
+    speakers = len(models) + (recipe.several is not None)
+    with run.progress.task("evaluate: exact match", len(rows) * speakers, "responses") as advance:
+        if recipe.several is not None:
+            found["teacher"] = np.zeros(len(rows), dtype=np.bool_)
+            for index, row in enumerate(rows):
+                ids = write_together(recipe, tokenizer, models, row, shown[index].tolist(), room)
+                found["teacher"][index] = _text(tokenizer, ids) == truth[index]
+                advance(1)
         for name, model in models.items():
             right = np.zeros(len(rows), dtype=np.bool_)
             ends = end_tokens(model, tokenizer)
