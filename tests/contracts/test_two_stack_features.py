@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from potstill.data.pair_tokens import PairRows
 from potstill.data.pairs import Pair
 from potstill.errors import RecipeError
-from potstill.families import Part
+from potstill.families import Part, attention_of, layers_of
 from potstill.features import features_at, taking
 from potstill.labels.states import States
 from potstill.losses import Attention, Cosine, Embeddings, HiddenStates, MixedLoss, Relations, Shapes, name_of
@@ -45,6 +45,8 @@ LOSSES = [
     Attention(of="decoder", distance="mse"),
     Attention(of="cross"),
     Attention(of="cross", heads="learned"),
+    Relations(stack="encoder", heads=4),
+    Relations(stack="decoder", heads=2, of=("query", "value")),
     Embeddings(of="decoder"),
     Cosine(of="decoder", projection="learned"),
 ]
@@ -188,6 +190,56 @@ def test_attention_agrees_with_loops_over_eager_maps(family: str, of: Any) -> No
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_relations_agree_with_loops_over_the_vectors_of_each_row_alone(family: str, stack: Any) -> None:
+    """Of the last layers; a source token sees all of its row, a target token those up to itself."""
+    student, teacher, shapes = models(family)
+    encoded, heads = rows(family), 4
+    batch = encoded.collate([0, 1, 2])
+    found = value(built(Relations(stack=stack, heads=heads), shapes), student, teacher, batch).item()
+    total = 0.0
+    for row in range(3):
+        alone = encoded.collate([row])
+        mine, theirs = (vectors_of(model, stack, alone) for model in (student, teacher))
+        sources, targets = alone.inputs["input_ids"].shape[1], alone.mask.shape[1]
+        length, weight = (sources, targets / sources) if stack == "encoder" else (targets, 1.0)
+        for own, followed in zip(mine, theirs, strict=True):
+            assert len(own) == len(followed) == length
+            for query in range(length):
+                seen = length if stack == "encoder" else query + 1
+                p, q = (relation(each, query, seen, heads) for each in (followed, own))
+                total += weight * (p * np.log(p / q)).sum() / heads
+    assert found == pytest.approx(total, rel=1e-6)
+
+
+def vectors_of(model: PreTrainedModel, stack: str, batch: Batch) -> list[np.ndarray]:
+    """Queries, keys and values of the top layer of a stack, of one row without padding."""
+    attention = attention_of(model, len(layers_of(model, Part(stack))) - 1, Part(stack))
+    heard: dict[str, np.ndarray] = {}
+    names = ("q", "k", "v") if hasattr(attention, "q") else ("q_proj", "k_proj", "v_proj")
+    handles = [
+        attention.get_submodule(name).register_forward_hook(
+            lambda module, given, said, name=name: heard.update({name: said[0].detach().numpy()})
+        )
+        for name in names
+    ]
+    with torch.no_grad():
+        ask_for_hidden_states(model, batch)
+    for handle in handles:
+        handle.remove()
+    return [heard[name] for name in names]
+
+
+def relation(vectors: np.ndarray, query: int, seen: int, heads: int) -> np.ndarray:
+    """heads x keys: how alike the vector of a token is to those that it sees."""
+    cut = vectors.reshape(len(vectors), heads, -1)
+    scores = np.einsum("hc,khc->hk", cut[query], cut[:seen]) / cut.shape[2] ** 0.5
+    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+    found: np.ndarray = shares / shares.sum(axis=1, keepdims=True)
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("settings", NAMED)
 def test_a_student_that_says_what_its_teacher_says_has_nothing_to_learn(family: str, settings: Any) -> None:
     teacher, student = pair_model(family, 2).double(), pair_model(family, 2).double()
@@ -230,7 +282,8 @@ ONE_STACK = Shapes(student=shape(2, 8, 2), teacher=shape(4, 12, 3))
     [
         (HiddenStates(), r"hidden_states does not say what it reads.*\(t5\).*one of encoder, decoder;"),
         (Attention(), "Set its of to one of encoder, decoder, cross"),
-        (Relations(), "relations are not read of models of two stacks"),
+        (Relations(heads=4), "relations does not say what it reads.*Set its stack to one of encoder, decoder;"),
+        (Relations(heads=4, stack="decoder", layers=(1, 4)), "the teacher has layers 1 to 3"),
         (Attention(of="cross", layers=((1, 4),)), r"pairs \[1, 4\], and the teacher has layers 1 to 3"),
         (HiddenStates(of="encoder", projection="none"), "without a projection"),
     ],
@@ -243,6 +296,8 @@ def test_what_cannot_be_compared_is_refused_before_training(settings: Any, said:
 def test_a_model_of_one_stack_has_no_other() -> None:
     with pytest.raises(RecipeError, match=r"attention\.of is cross, and a model of the family 'bert' has one stack"):
         Attention(of="cross").build(ONE_STACK)
+    with pytest.raises(RecipeError, match=r"relations\.stack is encoder, and a model of the family 'bert'"):
+        Relations(heads=4, stack="encoder").build(ONE_STACK)
 
 
 def recipe(*losses: dict[str, Any], **label: Any) -> Recipe:

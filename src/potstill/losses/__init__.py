@@ -24,6 +24,8 @@ def name_of(loss: AnyLoss) -> str:
     """What a loss is called in metrics and errors; a recipe can list each name once."""
     if isinstance(loss, HiddenStates | Attention | Embeddings | Cosine):
         return loss_name(loss.kind, loss.of)
+    if isinstance(loss, Relations):
+        return loss_name(loss.kind, loss.stack)
     return loss.kind
 
 

@@ -9,10 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from potstill.errors import RecipeError
-from potstill.families import TWO_STACKS
 from potstill.losses.layer_maps import LayerMap, layer_pairs
 from potstill.losses.shapes import Shapes
-from potstill.losses.stacks import Looking, layers_in, loss_name, part_of
+from potstill.losses.stacks import Looking, Stack, layers_in, loss_name, part_of
 from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
 from potstill.signals import Features, Read, Signal
@@ -119,6 +118,8 @@ class Relations(Settings):
 
     kind: Literal["relations"] = "relations"
     weight: Schedule = Constant(value=1.0)
+    stack: Stack | None = Field(default=None, exclude_if=lambda stack: stack is None)
+    """Of encoder-decoders, whose vectors are read; listed once for each, where both are."""
     layers: tuple[int, int] | None = None
     """The student's layer and the teacher's, counted from 1; by default the last of both. For a teacher of 24 layers
     and more the paper takes one some layers below the top."""
@@ -133,11 +134,6 @@ class Relations(Settings):
     def build(self, shapes: Shapes | None = None) -> "RelationsLoss":
         """Raises RecipeError: a layer that is not there, or channels that cannot be cut into the heads."""
         assert shapes is not None
-        if shapes.teacher.family in TWO_STACKS:
-            raise RecipeError(
-                f"losses: relations are not read of models of two stacks ({shapes.teacher.family}) yet. Use attention, "
-                "whose of names a stack, or hidden_states."
-            )
         for whose, shape in (("student", shapes.student), ("teacher", shapes.teacher)):
             for each in self.of:
                 other = shape.query_width if each == "query" else shape.key_value_width
@@ -156,12 +152,14 @@ class RelationsLoss(nn.Module):
 
     def __init__(self, settings: Relations, shapes: Shapes) -> None:
         super().__init__()
-        self.name: str = settings.kind
+        self.name = loss_name(settings.kind, settings.stack)
         self._weight = settings.weight
-        counts = (shapes.student.layers, shapes.teacher.layers)
+        part = part_of(settings.stack, shapes, settings.kind, ("encoder", "decoder"), setting="stack")
+        counts = layers_in(shapes, part)
         [layers] = layer_pairs((settings.layers or counts,), *counts, lowest=1, loss=self.name)
         self._pairs = [
-            tuple(Read(RELATIONS[each], layer, heads=settings.heads) for layer in layers) for each in settings.of
+            tuple(Read(RELATIONS[each], layer, heads=settings.heads, part=part) for layer in layers)
+            for each in settings.of
         ]
         self.student_reads = frozenset(student for student, _ in self._pairs)
         self.teacher_reads = frozenset(teacher for _, teacher in self._pairs)

@@ -17,8 +17,8 @@ def loss_name(kind: str, of: str | None) -> str:
     return kind if of is None else f"{kind}_{of}"
 
 
-def part_of(of: Looking | None, shapes: Shapes, loss: str, known: Sequence[str]) -> Part:
-    """The stack that is compared.
+def part_of(of: Looking | None, shapes: Shapes, loss: str, known: Sequence[str], *, setting: str = "of") -> Part:
+    """The stack that is compared, which a setting of the loss names.
 
     Raises:
         RecipeError: none is named of a model that has two, or one is named of a model that has not.
@@ -26,11 +26,13 @@ def part_of(of: Looking | None, shapes: Shapes, loss: str, known: Sequence[str])
     family = shapes.teacher.family
     if family in TWO_STACKS and of is None:
         raise RecipeError(
-            f"losses: {loss} does not say what it reads of a model of two stacks ({family}). Set its of to one of "
-            f"{', '.join(known)}; list it once for each."
+            f"losses: {loss} does not say what it reads of a model of two stacks ({family}). Set its {setting} to "
+            f"one of {', '.join(known)}; list it once for each."
         )
     if family not in TWO_STACKS and of is not None:
-        raise RecipeError(f"losses: {loss}.of is {of}, and a model of the family {family!r} has one stack. Drop it.")
+        raise RecipeError(
+            f"losses: {loss}.{setting} is {of}, and a model of the family {family!r} has one stack. Drop it."
+        )
     return Part.ONLY if of is None else Part(of)
 
 
