@@ -324,8 +324,10 @@ def test_the_plan_knows_each_stack_and_what_cannot_be_stored() -> None:
     stored = recipe({"kind": "hidden_states", "of": "decoder"}, features="stored")
     [_, states] = planned_signals(stored, shapes, encoded, 7)
     assert states.size_bytes == 2 * 32 * int(encoded.examples.trained_counts.sum())
-    with pytest.raises(RecipeError, match="hidden states of the encoder"):
-        planned_signals(recipe({"kind": "hidden_states", "of": "encoder"}, features="stored"), shapes, encoded, 7)
+    of_encoder = recipe({"kind": "hidden_states", "of": "encoder", "layers": [[2, 4]]}, features="stored")
+    [_, states] = planned_signals(of_encoder, shapes, encoded, 7)
+    sources = encoded.examples.lengths - encoded.examples.trained_counts
+    assert (states.source, states.size_bytes) == ("stored", 2 * 32 * int(sources.sum()))
     with pytest.raises(RecipeError, match="losses read attention of layers 3"):
         planned_signals(recipe({"kind": "attention", "of": "cross"}, features="stored"), shapes, encoded, 7)
     with pytest.raises(ValueError, match="attention_cross is listed twice"):

@@ -138,6 +138,33 @@ def test_stored_and_online_labels_of_given_targets_and_two_starts(tmp_path: Path
     assert not (project / "online/label/teacher/logits/manifest.json").exists()
 
 
+def test_states_of_both_stacks_are_stored_as_the_teacher_shows_them(pair_project: Path) -> None:
+    states = [f"{{kind: hidden_states, of: {of}, distance: normalised_mse}}" for of in ("encoder", "decoder")]
+    settings = [
+        "losses=[{kind: soft_targets, temperature: 1, weight: 1}, " + ", ".join(states) + "]",
+        "train={epochs: 1, batch_size: 8, learning_rate: 1e-2, precision: float32, baseline: false}",
+    ]
+    found = {}
+    for features in ("stored", "online"):
+        out = pair_project / features
+        choice = f"label.features={features}"
+        potstill("train", pair_project / "recipe.yaml", "--out", out, *changed(*settings, choice))
+        lines = map(json.loads, (out / "train/student/metrics.jsonl").read_text().splitlines())
+        names = ("hidden_states_encoder", "hidden_states_decoder")
+        found[features] = [[line[name] for name in names] for line in lines if line["kind"] == "step"]
+    # Their numbers are rounded to 11 bits, from which the two trainings slowly part.
+    assert found["stored"][0] == pytest.approx(found["online"][0], rel=1e-4)
+    for stored, online in zip(found["stored"], found["online"], strict=True):
+        assert stored == pytest.approx(online, rel=0.05)
+    stores = ("encoder_hidden_states", "hidden_states")
+    counts = [record(pair_project / "stored", f"label/teacher/{store}")["positions"] for store in stores]
+    planned = {signal["name"]: signal for signal in record(pair_project / "stored", "plan")["signals"]}
+    expected = [planned[f"{of}_hidden_states"]["size_bytes"] for of in ("encoder", "decoder")]
+    # Two layers of each stack, 32 wide, in 16 bits.
+    assert [2 * 2 * 32 * count for count in counts] == expected and counts[0] != counts[1]
+    assert not (pair_project / "online/label/teacher/hidden_states").exists()
+
+
 @pytest.fixture
 def two_domains(pair_project: Path) -> Path:
     """Pairs about one of three things are of one domain, all others of another."""

@@ -9,7 +9,7 @@ import torch
 from potstill.errors import LabelStoreError
 from potstill.labels import LabelSource, LabelStore, States, StoredFeatures, StoreWriter
 from potstill.labels.writer import describe
-from potstill.signals import Batch, Read, Signal, Signals
+from potstill.signals import Batch, Read, Signal, Signals, Teacher
 from potstill.teachers import JoinedTeacher
 from tests.contracts.feature_reference import rows
 
@@ -68,13 +68,14 @@ def test_a_process_without_rows_in_a_step_needs_none(tmp_path: Path) -> None:
     assert all(feature.shape == (0, 6) for feature in features.values())
 
 
-def test_distributions_of_one_and_features_of_another_make_one_teacher() -> None:
+def test_distributions_of_one_and_features_of_others_make_one_teacher() -> None:
     def speaks(batch: Batch) -> Signals:
         return Signals(logits=torch.ones(1, 2))
 
-    def shows(batch: Batch) -> Signals:
-        return Signals(logits=torch.zeros(1, 2), features=states(0))
+    def shows(read: Read) -> Teacher:
+        return lambda batch: Signals(logits=torch.zeros(1, 2), features={read: states(0)[read]})
 
-    said = JoinedTeacher(speaks, shows)(rows([5]))
+    said = JoinedTeacher(speaks, tuple(map(shows, sorted(READS))))(rows([5]))
     assert said.logits is not None and said.logits.sum() == 2
     assert set(said.features) == READS
+    assert all(torch.equal(feature, states(0)[read]) for read, feature in said.features.items())

@@ -69,7 +69,7 @@ class StoredFeatures:
             width = self._states.width
             return Signals(features={s.read: torch.zeros(0, width, device=self._device) for s in self._states.states})
         columns, counts = self._store.positions(ids)
-        _require(self._store, "features", ids, counts, batch.tokens)
+        _require(self._store, "features", ids, counts, batch.tokens_of(self._states.part))
         return Signals(features=self._states.decode(columns, self._device))
 
 

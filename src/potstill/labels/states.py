@@ -42,10 +42,15 @@ class States(Settings):
 
     @classmethod
     def of(cls, reads: Iterable[Read], width: int) -> "States":
-        """The states that are read, of a model so wide."""
+        """The states that are read of one stack, of a model so wide."""
         ordered = sorted(reads)
-        assert all(read.signal is Signal.HIDDEN_STATES for read in ordered)
+        assert all((read.signal, read.part) == (Signal.HIDDEN_STATES, ordered[0].part) for read in ordered)
         return cls(width=width, states=tuple(StoredState(layer=r.layer, normed=r.normed, part=r.part) for r in ordered))
+
+    @property
+    def part(self) -> Part:
+        """The stack that all of them are of."""
+        return self.states[0].part
 
     @property
     def columns(self) -> Mapping[str, Column]:

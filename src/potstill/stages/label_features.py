@@ -1,19 +1,19 @@
 """label, for losses on features: hidden states of the teacher's layers, stored where the recipe says so."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from potstill.data.batches import batches_by_length
 from potstill.data.token_rows import TokenRows
+from potstill.families import Part
 from potstill.labels import States, StoreWriter, bytes_per_position
 from potstill.labels.positions import Columns
 from potstill.labels.store import FORMAT
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest
+from potstill.signals import Read
 from potstill.stages.common import Inputs, load_teacher
 from potstill.stages.label import TEACHER, is_generation, label_source, one_of
 from potstill.stages.plan import shapes_of
@@ -22,24 +22,44 @@ from potstill.teachers import FrozenTeacher, lead_name
 from potstill.training.engine import Engine
 
 
-def features_of(name: str) -> str:
-    """Where the hidden states of a teacher of this name lie in a run."""
-    return f"label/{name}/hidden_states"
+def features_of(name: str, part: Part = Part.ONLY) -> str:
+    """Where the hidden states of a teacher of this name lie in a run, of one of its stacks.
+
+    Those of an encoder lie apart: they are of the source's tokens, and all others of those that are written.
+    """
+    return f"label/{name}/{'encoder_' if part is Part.ENCODER else ''}hidden_states"
 
 
 def label_features(
     run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine, name: str = TEACHER
-) -> LabelRecord | None:
-    """The store of the hidden states that the losses read; None where they come from the teacher in each step."""
+) -> tuple[LabelRecord, ...]:
+    """The stores of the hidden states that the losses read, one for each stack; none where they come from the teacher
+    in each step."""
     if recipe.several:
         # Losses follow the features of the lead.
         name = lead_name(recipe.several)
         recipe, inputs, adapted = one_of(recipe, inputs, adapted, name)
     shapes = shapes_of(recipe, inputs, taught_by_student=is_generation(name))
     reads = build_loss(recipe, shapes).teacher_reads
-    if recipe.label.features == "online" or not reads:
-        return None
-    encoding = States.of(reads, shapes.teacher.width)
+    if recipe.label.features == "online":
+        return ()
+    return tuple(
+        _label_stack(
+            run, recipe, inputs, adapted, engine, features_of(name, part), States.of(of_part, shapes.teacher.width)
+        )
+        for part, of_part in by_part(reads).items()
+    )
+
+
+def by_part(reads: Iterable[Read]) -> Mapping[Part, frozenset[Read]]:
+    """The features of each stack, in the order of the stacks."""
+    parts = sorted({read.part for read in reads})
+    return {part: frozenset(read for read in reads if read.part is part) for part in parts}
+
+
+def _label_stack(
+    run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine, where: str, encoding: States
+) -> LabelRecord:
     source = label_source(recipe, inputs, adapted)
     depends = {
         "format": FORMAT,
@@ -51,6 +71,7 @@ def label_features(
     def work(folder: Path) -> LabelRecord:
         rows = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
         rows = rows.unpacked() if isinstance(rows, TokenRows) else rows
+        reads = frozenset(state.read for state in encoding.states)
         teacher = FrozenTeacher(load_teacher(recipe, run, adapted), engine.device, recipe.task.ask, reads)
         asked = positions = 0
 
@@ -59,7 +80,7 @@ def label_features(
             batch = rows.collate(indices)
             with engine.autocast(recipe.label.precision):
                 features = teacher(batch).features
-            counts: list[int] = np.asarray(batch.tokens.sum(dim=1)).tolist()
+            counts: list[int] = batch.tokens_of(encoding.part).sum(dim=1).tolist()
             asked += len(indices)
             positions += sum(counts)
             return counts, encoding.encode(features)
@@ -82,4 +103,4 @@ def label_features(
             files={name: file_digest(folder / name) for name in names},
         )
 
-    return run.once(features_of(name), depends, LabelRecord, work)
+    return run.once(where, depends, LabelRecord, work)

@@ -44,11 +44,6 @@ def planned_signals(recipe: Recipe, shapes: Shapes, rows: BatchSource, logit_byt
                 f"{', '.join(str(read.layer) for read in layers)}, which would take {size / 1e6:,.1f} MB: a row's maps "
                 "grow with the square of its length. Set label.features: online, or leave these losses out."
             )
-        if stored and part is Part.ENCODER:
-            raise RecipeError(
-                "label.features: stored, and losses read hidden states of the encoder: a store holds one state for "
-                "each position of a target. Set label.features: online, or leave these losses out."
-            )
         found.append(
             SignalRecord(
                 name=signal.value if part is Part.ONLY else f"{part.value}_{signal.value}",

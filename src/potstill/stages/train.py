@@ -33,7 +33,7 @@ from potstill.stages.common import (
     units_of,
 )
 from potstill.stages.label import is_generation, label_source, one_of, store_of
-from potstill.stages.label_features import features_of
+from potstill.stages.label_features import by_part, features_of
 from potstill.stages.plan import LABELLED, shapes_of, total_steps
 from potstill.students import Copy, Importance, copy_from_teacher, measure_importance
 from potstill.tasks import TextClassification
@@ -86,7 +86,8 @@ class Lessons:
     name: str
     teacher: AdaptRecord
     labels: LabelRecord
-    features: LabelRecord | None
+    features: tuple[LabelRecord, ...]
+    """One store for each stack of the teacher."""
 
 
 def train_student(
@@ -120,12 +121,18 @@ def train_student(
         depends={
             "labels": lessons.labels.content_digest,
             "mode": recipe.label.mode,
-            "features": lessons.features.content_digest if lessons.features else None,
+            "features": _digest_of_all(lessons.features),
             # What decides how the teacher's answers are used, and is in no digest of theirs.
             "kind": recipe.teacher if recipe.several or isinstance(recipe.teacher, MovingAverageTeacher) else None,
         },
     )
     return _train(run, recipe, inputs, adapted, engine, student)
+
+
+def _digest_of_all(stores: Sequence[LabelRecord]) -> object:
+    # Of a single store as it was before there could be several, so that a run goes on.
+    digests = [store.content_digest for store in stores]
+    return digests if len(digests) > 1 else next(iter(digests), None)
 
 
 def train_baseline(
@@ -299,13 +306,13 @@ class _Opened:
         if self.recipe.several is not None:
             lead = self._member(lead_name(self.recipe.several))
             # Beside the lead's features, not its distributions: those are of all.
-            return JoinedTeacher(speaks, lead.with_features(no_teacher, reads))
+            return JoinedTeacher(speaks, (lead.with_features(no_teacher, reads),))
         if self.recipe.label.features == "stored":
-            store = self._store(features_of(self.lessons.name))
-            return JoinedTeacher(speaks, StoredFeatures(store, self.engine.device))
+            stores = [self._store(features_of(self.lessons.name, part)) for part in by_part(reads)]
+            return JoinedTeacher(speaks, tuple(StoredFeatures(store, self.engine.device) for store in stores))
         shows = self._asked(reads)
         # Asked in each step anyway, it gives its distributions with them.
-        return shows if self.recipe.label.mode == "online" else JoinedTeacher(speaks, shows)
+        return shows if self.recipe.label.mode == "online" else JoinedTeacher(speaks, (shows,))
 
     def average_of(
         self, student: PreTrainedModel, settings: MovingAverageTeacher, reads: frozenset[Read]

@@ -1,5 +1,6 @@
-"""One teacher from two: the distributions of one, the features of the other."""
+"""One teacher from several: the distributions of one, the features of the others."""
 
+from collections import ChainMap
 from dataclasses import dataclass, replace
 
 from potstill.signals import Batch, Signals, Teacher
@@ -10,7 +11,8 @@ class JoinedTeacher:
     """Stored distributions beside features, for one: neither is asked for what the other gives."""
 
     distributions: Teacher
-    features: Teacher
+    features: tuple[Teacher, ...]
 
     def __call__(self, batch: Batch) -> Signals:
-        return replace(self.distributions(batch), features=self.features(batch).features)
+        shown = [each(batch).features for each in self.features]
+        return replace(self.distributions(batch), features=dict(ChainMap(*map(dict, shown))))
