@@ -17,18 +17,18 @@ from potstill.data.on_disk import OnDisk
 from potstill.data.packing import PackedRows, pack
 from potstill.data.rows import Columns
 from potstill.errors import DataError, ModelError
-from potstill.settings import Settings
 from potstill.signals import Ask, Batch, Signals
 from potstill.targets import Head
 from potstill.tasks.chat_prompts import ChatPrompts
 from potstill.tasks.loading import explained
+from potstill.tasks.over_vocabulary import OverVocabulary
 
 PROBE_TOKENS = 8
 TOLERANCE = 1e-3
 """Share of the largest logit by which head and model may differ; arithmetic in another order is far below it."""
 
 
-class CausalLM(Settings):
+class CausalLM(OverVocabulary):
     """The next token of chats, completions and texts; the model is a decoder with a language-model head."""
 
     kind: Literal["causal_lm"] = "causal_lm"
@@ -38,11 +38,6 @@ class CausalLM(Settings):
     """Which responses of a conversation are learnt."""
     packing: bool = True
     """Put examples that fit together into one row, where they do not see each other: less padding is computed."""
-
-    @property
-    def writes(self) -> bool:
-        """Whether its models write token by token: labels are distributions over a vocabulary at each position."""
-        return True
 
     @property
     def primary_metric(self) -> str:
@@ -67,7 +62,7 @@ class CausalLM(Settings):
         return read_dialogues(path, columns)
 
     def label_names(self, splits: Mapping[str, Sequence[Example]]) -> list[str]:
-        """None: what can be said is the vocabulary, which the tokenizer's fingerprint pins.
+        """None.
 
         Raises:
             DataError: a row without a response.
@@ -80,32 +75,6 @@ class CausalLM(Settings):
                     "label.responses: {kind: generated}."
                 )
         return []
-
-    def check_tokenizer(self, tokenizer: Tokenizer, config: PretrainedConfig) -> None:
-        """Every token must have a row in the embedding matrix.
-
-        Raises:
-            ModelError: names the first token beyond it.
-        """
-        rows = config.get_text_config().vocab_size
-        beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
-        if beyond:
-            number, token = beyond[0]
-            raise ModelError(
-                f"teacher.model: token {token!r} has the id {number}, and the model has {rows} tokens. "
-                "Resize its embeddings, or take the tokenizer that it was trained with."
-            )
-
-    def teacher_labels(self, config: PretrainedConfig, labels: list[str]) -> list[str]:
-        return labels
-
-    def config_values(self, labels: Sequence[str]) -> dict[str, Any]:
-        return {}
-
-    def embedding_parameters(self, model: PreTrainedModel) -> int:
-        """Those of the input and, where it is another matrix, of the output."""
-        matrices = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
-        return sum({id(matrix): matrix.numel() for matrix in matrices}.values())
 
     def load_config(self, location: str, **where: Any) -> PretrainedConfig:
         folder, file = _file(location)

@@ -20,15 +20,15 @@ from potstill.data.pairs import Pair, read_pairs
 from potstill.data.rows import Columns
 from potstill.data.written import Written
 from potstill.errors import DataError, ModelError
-from potstill.settings import Settings
 from potstill.signals import Ask, Batch, Signals
 from potstill.targets import Head
 from potstill.tasks.causal_lm import PROBE_TOKENS, TOLERANCE
 from potstill.tasks.loading import explained
+from potstill.tasks.over_vocabulary import OverVocabulary
 from potstill.tasks.writing import Prompt
 
 
-class Seq2Seq(Settings):
+class Seq2Seq(OverVocabulary):
     """A target written for each source, such as a translation or a summary; the model is an encoder-decoder."""
 
     kind: Literal["seq2seq"] = "seq2seq"
@@ -36,11 +36,6 @@ class Seq2Seq(Settings):
     """Longest source in tokens; what is cut is counted and reported. Latency grows with it."""
     max_target_length: int = Field(default=128, ge=2)
     """Longest target in tokens, with the one that ends it; what is cut is counted, and its end is not learnt."""
-
-    @property
-    def writes(self) -> bool:
-        """Whether its models write token by token: labels are distributions over a vocabulary at each position."""
-        return True
 
     @property
     def judges_whole_responses(self) -> bool:
@@ -65,7 +60,7 @@ class Seq2Seq(Settings):
         return read_pairs(path, columns)
 
     def label_names(self, splits: Mapping[str, Sequence[Pair]]) -> list[str]:
-        """None: what can be said is the vocabulary, which the tokenizer's fingerprint pins.
+        """None.
 
         Raises:
             DataError: a row without a target.
@@ -84,27 +79,8 @@ class Seq2Seq(Settings):
         Raises:
             ModelError: names what is missing.
         """
-        beyond = sorted(
-            (number, token) for token, number in tokenizer.get_vocab().items() if number >= config.vocab_size
-        )
-        if beyond:
-            number, token = beyond[0]
-            raise ModelError(
-                f"teacher.model: token {token!r} has the id {number}, and the model has {config.vocab_size} tokens. "
-                "Resize its embeddings, or take the tokenizer that it was trained with."
-            )
+        super().check_tokenizer(tokenizer, config)
         start_token(config)
-
-    def teacher_labels(self, config: PretrainedConfig, labels: list[str]) -> list[str]:
-        return labels
-
-    def config_values(self, labels: Sequence[str]) -> dict[str, Any]:
-        return {}
-
-    def embedding_parameters(self, model: PreTrainedModel) -> int:
-        """Those of the input and, where it is another matrix, of the output."""
-        matrices = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
-        return sum({id(matrix): matrix.numel() for matrix in matrices}.values())
 
     def load_config(self, location: str, **where: Any) -> PretrainedConfig:
         with explained(location):
