@@ -124,6 +124,9 @@ def test_rows_are_read_with_and_without_targets_and_ids(tmp_path: Path) -> None:
     assert found[0] == Pair("3", "a", "b") and found[0].labelled and found[0].text == "a"
     assert [pair.labelled for pair in found[1:]] == [False, False] and found[1].id != found[2].id
     assert [Pair.of(pair.content) for pair in found] == found
+    assert found[0].content == ["3", "a", "b"], "as it was before there were domains, so that runs go on"
+    [known] = read(tmp_path, {"source": "a", "target": "b", "domain": "law"})
+    assert known.domain == "law" and Pair.of(known.content) == known
     named = read(tmp_path, {"en": "a", "de": "b"}, source="en", target="de")
     assert (named[0].source, named[0].target) == ("a", "b")
 
@@ -136,6 +139,7 @@ def test_rows_are_read_with_and_without_targets_and_ids(tmp_path: Path) -> None:
         ({"source": 4}, 'line 1 "source": expected text, found int'),
         ({"source": "a", "target": ["b"]}, 'line 1 "target": expected text, found list'),
         ({"source": "a", "target": " "}, 'line 1 "target": empty; use null'),
+        ({"source": "a", "target": "b", "domain": 4}, 'line 1 "domain": expected text, found int'),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, row: Any, said: str) -> None:
