@@ -41,7 +41,7 @@ class Copy(Settings):
     layer, arXiv:1910.01108), the first or the last ones, or those that change most of what they are given, on a
     sample of the training rows (ShortGPT, arXiv:2403.03853). Measured, KL from the teacher after equal steps: encoders
     on licence notices, three seeds, 0.167 spread and 0.168 by influence; 10 of 30 layers of a chat model, one seed,
-    3.10 and 1.84."""
+    3.10 and 1.84. A T5 of 4 + 4 layers before any training, 2 + 2 of them: 0.14 and 0.09."""
     of: Literal["teacher", "original"] = "teacher"
     """teacher: the one that is distilled, adapted where the recipe adapts it. original: as it was before, with a new
     head, which is where a born-again student of the teacher's own size starts."""
