@@ -37,7 +37,9 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[s
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells files by their descriptors in /proc")
-def test_what_takes_the_place_of_a_file_is_on_disk_before_it_does(tmp_path: Path, seen: Callable[[], list[str]]) -> None:
+def test_what_takes_the_place_of_a_file_is_on_disk_before_it_does(
+    tmp_path: Path, seen: Callable[[], list[str]]
+) -> None:
     (tmp_path / "file").write_text("old")
     write_text(tmp_path / "file", "new")
     assert seen() == ["sync new", "rename", "sync folder"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from potstill.losses import HardLabels, HiddenStates, MixedLoss, Shapes
 from potstill.progress import Progress
@@ -147,11 +148,12 @@ def test_a_job_of_several_processes_goes_on_where_losses_reach_no_head(tmp_path:
 
 
 @pytest.mark.usefixtures("group")
-def test_a_job_of_several_processes_looks_for_parameters_without_a_gradient_only_where_there_are_some(
-    tmp_path: Path,
-) -> None:
-    """Looking costs a walk over the graph in each step; torch warns where it finds none, and warnings are errors."""
-    fit(on_labels_alone(), tmp_path, Wrapped(CPU), Progress())
+@pytest.mark.parametrize("all_reached", [True, False])
+def test_parameters_without_a_gradient_are_looked_for_only_where_there_are_some(all_reached: bool) -> None:
+    """Looking costs a walk over the graph in each step."""
+    wrapped = Engine(CPU, 0, 2).wrap(nn.Linear(2, 2), all_reached=all_reached)
+    assert isinstance(wrapped, DistributedDataParallel)
+    assert wrapped.find_unused_parameters is not all_reached
 
 
 def test_the_weights_that_are_left_are_those_of_the_best_checkpoint(

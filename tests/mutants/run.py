@@ -244,13 +244,13 @@ def _check_tests(mutants: Sequence[Mutant], folder: Path, whole: Path, **limits:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", type=Path, default=LIST)
-    parser.add_argument("--only", default="", help="rows with this in their name")
+    parser.add_argument("--only", action="append", help="rows with this in their name; can be given again")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="trials at a time")
     parser.add_argument("--minutes", type=float, default=10.0, help="for all of them together")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for each")
     chosen = parser.parse_args(arguments)
     started = time.monotonic()
-    mutants = [mutant for mutant in read_list(chosen.list) if chosen.only in mutant.name]
+    mutants = [m for m in read_list(chosen.list) if not chosen.only or any(part in m.name for part in chosen.only)]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for library in LIBRARIES:

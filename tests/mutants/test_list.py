@@ -1,6 +1,8 @@
 """The list of mutants fits the package and its tests, and the runner tells a test that noticed from one that did not."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,7 +63,7 @@ def test_modules_are_named_as_they_are_imported() -> None:
 
 
 @pytest.mark.long
-def test_the_runner_tells_killed_from_survived_and_broken(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_runner_tells_killed_from_survived_and_broken(tmp_path: Path) -> None:
     """On three changes of one line: one that the test notices, one that means nothing, and one without a module."""
     rows = {
         "noticed": ("return (step + 1) / (warmup_steps + 1)", "return 0.0"),
@@ -76,10 +78,10 @@ def test_the_runner_tells_killed_from_survived_and_broken(tmp_path: Path, capfd:
             for name, (find, replace) in rows.items()
         )
     )
-    assert run.main(["--list", str(tmp_path / "list.toml"), "--jobs", "1"]) == 1
-    told = {line[26:].split("  ")[0].strip(): line.split()[0] for line in capfd.readouterr().out.splitlines()[:-1]}
-    assert told == {"noticed": "killed", "equivalent": "SURVIVED", "no": "broken"} or told == {
-        "noticed": "killed",
-        "equivalent": "SURVIVED",
-        "no module": "broken",
-    }
+    command = [sys.executable, "-m", "tests.mutants.run", "--list", str(tmp_path / "list.toml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    *lines, last = done.stdout.splitlines()
+    found = {name: line.split()[0] for line in lines for name in rows if f" {name} " in line}
+    assert found == {"noticed": KILLED, "equivalent": SURVIVED, "no module": BROKEN}, done.stdout + done.stderr
+    assert last.startswith("1 SURVIVED, 1 broken, 1 killed in ") and done.returncode == 1
+    assert "mathematics" in next(line for line in lines if "no module" in line)
