@@ -28,10 +28,21 @@ LIST = Path(__file__).with_name("mutants.toml")
 PACKAGE = Path("src/potstill")
 # What every test imports, by way of the package; not the package itself, which each trial has a copy of.
 LIBRARIES = (
-    "beartype scipy.stats sklearn.linear_model sklearn.feature_extraction.text pyarrow.parquet pydantic typer rich "
-    "jinja2 torch.distributed.checkpoint.state_dict torch.nn.parallel transformers.models.bert.modeling_bert "
-    "transformers.models.llama.modeling_llama pytest"
-).split()
+    "beartype",
+    "jinja2",
+    "pyarrow.parquet",
+    "pydantic",
+    "pytest",
+    "rich",
+    "scipy.stats",
+    "sklearn.feature_extraction.text",
+    "sklearn.linear_model",
+    "torch.distributed.checkpoint.state_dict",
+    "torch.nn.parallel",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.llama.modeling_llama",
+    "typer",
+)
 
 KILLED, SURVIVED, BROKEN, LATE, NOT_RUN = "killed", "SURVIVED", "broken", "timed out", "not run"
 
@@ -237,7 +248,7 @@ def _check_tests(mutants: Sequence[Mutant], folder: Path, whole: Path, **limits:
     for trial, outcome in run_trials([Trial(tuple(tests)) for tests in by_file.values()], folder, whole, **limits):
         if outcome.verdict != SURVIVED:
             reason = outcome.note or outcome.verdict
-            failing |= {test: f"its tests do not pass on the package as it is: {reason}" for test in trial.tests}
+            failing |= dict.fromkeys(trial.tests, f"its tests do not pass on the package as it is: {reason}")
     return failing
 
 
@@ -245,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", type=Path, default=LIST)
     parser.add_argument("--only", action="append", help="rows with this in their name; can be given again")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="trials at a time")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trials at a time")
     parser.add_argument("--minutes", type=float, default=10.0, help="for all of them together")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for each")
     chosen = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The list of mutants fits the package and its tests, and the runner tells a test that noticed from one that did not."""
+"""The list of mutants fits the package and its tests, and the runner tells who noticed from who did not."""
 
 import ast
 import subprocess
