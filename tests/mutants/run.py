@@ -91,6 +91,9 @@ class Outcome:
     seconds: float = 0.0
 
 
+NO_TIME = Outcome(NOT_RUN, "no time was left")
+
+
 def read_list(path: Path = LIST) -> list[Mutant]:
     return [Mutant(**row) for row in tomllib.loads(path.read_text(encoding="utf-8"))["mutant"]]
 
@@ -162,6 +165,7 @@ def _fork(trial: Trial, copy: Path, results: Path) -> int:
     code = 1
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with (results / "output.txt").open("w") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
@@ -205,50 +209,56 @@ def run_trials(
     """Every trial with its outcome, as they end; those that the deadline leaves no time for are not run."""
     waiting = list(trials)[::-1]
     running: dict[int, tuple[Trial, Path, float]] = {}
-    while waiting or running:
-        while waiting and len(running) < jobs and time.monotonic() < deadline:
-            trial, place = waiting.pop(), Path(tempfile.mkdtemp(dir=folder))
-            copy = whole if trial.mutant is None else _copy_with(trial.mutant, whole, place / "src")
-            running[_fork(trial, copy, place)] = trial, place, time.monotonic()
-        if not running:
-            yield from ((trial, Outcome(NOT_RUN, "no time was left")) for trial in reversed(waiting))
-            return
-        process, _ = os.waitpid(-1, os.WNOHANG)
-        if process in running:
-            trial, place, started = running.pop(process)
-            _end_group(process)
-            found = place / "found.json"
-            outcome = judged(json.loads(found.read_text()) if found.exists() else None)
-            yield trial, Outcome(outcome.verdict, outcome.note, time.monotonic() - started)
-            shutil.rmtree(place, ignore_errors=True)
-            continue
-        for process, (trial, _, started) in list(running.items()):
-            now = time.monotonic()
-            if now - started > seconds_each or now > deadline:
-                del running[process]
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs and time.monotonic() < deadline:
+                trial, place = waiting.pop(), Path(tempfile.mkdtemp(dir=folder))
+                copy = whole if trial.mutant is None else _copy_with(trial.mutant, whole, place / "src")
+                running[_fork(trial, copy, place)] = trial, place, time.monotonic()
+            if not running:
+                break
+            process, _ = os.waitpid(-1, os.WNOHANG)
+            if process in running:
+                trial, place, started = running.pop(process)
                 _end_group(process)
-                os.waitpid(process, 0)
-                over = now > deadline
-                yield trial, Outcome(NOT_RUN if over else LATE, "no time was left" if over else "", now - started)
-        time.sleep(0.05)
+                found = place / "found.json"
+                outcome = judged(json.loads(found.read_text()) if found.exists() else None)
+                yield trial, Outcome(outcome.verdict, outcome.note, time.monotonic() - started)
+                shutil.rmtree(place, ignore_errors=True)
+                continue
+            now = time.monotonic()
+            for process, (trial, _, started) in list(running.items()):
+                if now - started > seconds_each or now > deadline:
+                    del running[process]
+                    _end_group(process)
+                    os.waitpid(process, 0)
+                    yield trial, NO_TIME if now > deadline else Outcome(LATE, "", now - started)
+            time.sleep(0.05)
+    finally:
+        # Trials have sessions of their own, which a signal to this process does not reach.
+        for process in running:
+            _end_group(process)
+    yield from ((trial, NO_TIME) for trial in reversed(waiting))
 
 
 def _end_group(process: int) -> None:
     """End a trial with all that it started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process, signal.SIGKILL)
+    # By itself as well, where it has not yet begun its own session.
+    for end in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            end(process, signal.SIGKILL)
 
 
-def _check_tests(mutants: Sequence[Mutant], folder: Path, whole: Path, **limits: Any) -> dict[str, str]:
-    """The tests that do not pass on the package as it is, with the reason; they could not notice anything."""
+def _check_tests(mutants: Sequence[Mutant], folder: Path, whole: Path, **limits: Any) -> dict[str, Outcome]:
+    """The tests that do not pass on the package as it is, with what that means for their mutants: nothing is learnt."""
     by_file: dict[str, list[str]] = {}
     for test in dict.fromkeys(mutant.test for mutant in mutants):
         by_file.setdefault(test.partition("::")[0], []).append(test)
-    failing = {}
-    for trial, outcome in run_trials([Trial(tuple(tests)) for tests in by_file.values()], folder, whole, **limits):
-        if outcome.verdict != SURVIVED:
-            reason = outcome.note or outcome.verdict
-            failing |= dict.fromkeys(trial.tests, f"its tests do not pass on the package as it is: {reason}")
+    failing: dict[str, Outcome] = {}
+    for trial, found in run_trials([Trial(tuple(tests)) for tests in by_file.values()], folder, whole, **limits):
+        if found.verdict != SURVIVED:
+            reason = f"its tests do not pass on the package as it is: {found.note or found.verdict}"
+            failing |= dict.fromkeys(trial.tests, NO_TIME if found.verdict == NOT_RUN else Outcome(BROKEN, reason))
     return failing
 
 
@@ -262,6 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     started = time.monotonic()
     mutants = [m for m in read_list(chosen.list) if not chosen.only or any(part in m.name for part in chosen.only)]
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for library in LIBRARIES:
@@ -276,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(name)
         whole = folder / "src"
         shutil.copytree(ROOT / PACKAGE, whole / "potstill")
-        # All trials at once may take as long as they like here, within the deadline.
+        # The tests of a file together may take as long as they like, within the deadline.
         failing = _check_tests(mutants, folder, whole, **limits | {"seconds_each": 60 * chosen.minutes})
 
         def tell(mutant: Mutant, outcome: Outcome) -> None:
@@ -284,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{outcome.verdict:10} {outcome.seconds:6.1f} s  {mutant.name:44} {outcome.note[:110]}", flush=True)
 
         for mutant in (each for each in mutants if each.test in failing):
-            tell(mutant, Outcome(BROKEN, failing[mutant.test]))
+            tell(mutant, failing[mutant.test])
         trials = [Trial((mutant.test,), mutant) for mutant in mutants if mutant.test not in failing]
         for trial, outcome in run_trials(trials, folder, whole, **limits):
             assert trial.mutant is not None
