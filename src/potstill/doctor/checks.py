@@ -102,11 +102,11 @@ def chunked_is_whole(device: torch.device, folder: Path) -> float:
     batch = tiny.dialogues(24, 1).collate(range(6)).to(device)
     loss, progress = tiny.mixed_loss(), 0.5
     frozen = FrozenTeacher(teacher, device, ask_for_hidden_states)
-    said = ask_for_hidden_states(student, batch)
-    assert said.hidden is not None and said.head is not None
+    outputs = ask_for_hidden_states(student, batch)
+    assert outputs.hidden is not None and outputs.head is not None
     chunked = chunked_loss(
-        said.hidden[batch.mask],
-        said.head,
+        outputs.hidden[batch.mask],
+        outputs.head,
         batch.labels[batch.mask],
         frozen(batch).target,
         [each.term_at(progress) for each in loss.losses if isinstance(each, TermLoss)],
@@ -114,9 +114,9 @@ def chunked_is_whole(device: torch.device, folder: Path) -> float:
         rows_at_once=5,
     ).total
     with torch.no_grad():
-        taught = teacher(**batch.inputs, use_cache=False).logits
+        teacher_logits = teacher(**batch.inputs, use_cache=False).logits
     own = student(**batch.inputs, use_cache=False).logits
-    whole = loss(Signals(logits=own), Signals(logits=taught), batch, progress=progress).total
+    whole = loss(Signals(logits=own), Signals(logits=teacher_logits), batch, progress=progress).total
     return _farthest(_loss_and_gradient(chunked, student), _loss_and_gradient(whole, student))
 
 
@@ -220,7 +220,7 @@ def _store_texts(device: torch.device, folder: Path) -> LabelStore:
         assert logits is not None
         return logits.clone()
 
-    return _written(folder, Dense(), _about("bert", tiny.CLASSES), rows, ask)
+    return _store_of(folder, Dense(), _about("bert", tiny.CLASSES), rows, ask)
 
 
 def _store_dialogues(device: torch.device, folder: Path) -> LabelStore:
@@ -244,10 +244,10 @@ def _store_dialogues(device: torch.device, folder: Path) -> LabelStore:
         return counts[list(indices)].tolist(), codec.encode(hidden, head.logits(hidden).detach())
 
     fitted = Fitted(encoding, codec, tiny.VOCABULARY, GRID, ())
-    return _written(folder, fitted, _about("llama", 0), rows, ask)
+    return _store_of(folder, fitted, _about("llama", 0), rows, ask)
 
 
-def _written(
+def _store_of(
     folder: Path, encoding: Dense | Fitted, about: LabelSource, rows: Any, ask: Callable[..., Any]
 ) -> LabelStore:
     store = folder / "labels"
