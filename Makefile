@@ -10,7 +10,7 @@ INSTALL_WEIGHTS = $(BIN)/python -m pip install --disable-pip-version-check -q -c
 # A test on each core, up to four; the tests of a file stay together.
 SIDE_BY_SIDE = -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: demo demo-full demo-chat demo-code test test-long check format bench clean
+.PHONY: demo demo-full demo-chat demo-code test test-long mutants check format bench clean
 
 demo: .venv/demo
 	$(BIN)/potstill init license-notices demo/ --keep
@@ -33,6 +33,10 @@ test: .venv/dev
 
 test-long: .venv/dev
 	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m long
+
+# Breaks one line at a time and asks the test that must notice; ten minutes at most.
+mutants: .venv/dev
+	$(BIN)/python -m tests.mutants.run --minutes 10
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

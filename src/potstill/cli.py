@@ -143,6 +143,30 @@ def parameters_of(text: str) -> int:
 
 
 @app.command()
+def doctor(
+    quick: Annotated[bool, typer.Option("--quick", help="Show the machine alone, without the checks.")] = False,
+) -> None:
+    """Show this machine, and try what training promises on tiny models; exit code 1 if something fails."""
+    quiet_libraries()
+    from potstill.doctor import environment_lines, run_checks, unmet_requirements
+
+    for line in environment_lines():
+        typer.echo(line)
+    failed = len(unmet_requirements())
+    if not quick:
+        import torch
+
+        for device in (torch.device(name) for name in ("cpu", "cuda")[: 1 + torch.cuda.is_available()]):
+            typer.echo(f"checks on {device}")
+            for check in run_checks(device):
+                typer.echo(f"  {check.line}")
+                failed += not check.holds
+    if failed:
+        typer.echo(f"{failed} failed", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
     from potstill.recipe import Recipe
