@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from potstill.data.batches import StepIterator
 from potstill.data.chat_tokens import ChatTokens
@@ -90,9 +90,8 @@ class Setup:
 
     def student(self) -> PreTrainedModel:
         teacher = self.teacher()
-        config = type(teacher.config).from_dict(teacher.config.to_dict() | {"num_hidden_layers": self.layers})
-        student = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         chosen = layer_map(self.layers, teacher.config.num_hidden_layers, "spread")
+        student = AutoModelForCausalLM.from_config(with_layers(teacher.config, chosen), dtype=torch.float32)
         weights = teacher.state_dict()
         student.load_state_dict(
             {
@@ -104,6 +103,16 @@ class Setup:
 
     def batches(self, rows: PackedRows) -> Iterator[list[int]]:
         return islice(iter(StepIterator(rows.lengths, self.batch, 0)), self.warmup + self.steps)
+
+
+def with_layers(config: PretrainedConfig, chosen: Sequence[int]) -> PretrainedConfig:
+    """The configuration of a model that has these layers of the given one alone."""
+    values = config.to_dict() | {"num_hidden_layers": len(chosen)}
+    # Some families list the kind of each layer.
+    for name, kinds in values.items():
+        if name.endswith("layer_types") and isinstance(kinds, list):
+            values[name] = [kinds[layer] for layer in chosen]
+    return type(config).from_dict(values)
 
 
 def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher], compiled: bool = True) -> list[float]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from potstill.data.near_copies import normalised
+from potstill.data.near_copies import words_alone
 from potstill.data.pairs import Pair
 from potstill.errors import DataError
 from potstill.progress import Progress
@@ -62,8 +62,8 @@ def test_data_and_teacher_are_written_the_same_each_time(rules: Path, tmp_path: 
     assert sum(row["target"] is None for row in found["train"]) == 25
     targets = {row["target"] for each in found.values() for row in each} - {None}
     assert targets == {"mit: MIT License", "zlib: zlib License"}
-    held_out = {normalised(row["source"]) for name in ("validation", "test") for row in found[name]}
-    taught = [normalised(row["source"]) for name in ("adapt", "train") for row in found[name]]
+    held_out = {words_alone(row["source"]) for name in ("validation", "test") for row in found[name]}
+    taught = [words_alone(row["source"]) for name in ("adapt", "train") for row in found[name]]
     assert len(held_out) == 16 and not held_out & set(taught) and len(set(taught)) == 100
     recipe = load_recipe(tmp_path / "one/recipe.yaml")
     assert isinstance(recipe.task, Seq2Seq) and recipe.writes_responses

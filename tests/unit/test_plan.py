@@ -10,6 +10,7 @@ import pytest
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaForCausalLM
 
 from potstill.errors import ModelError, RecipeError
+from potstill.presentation.terminal import plan_lines
 from potstill.recipe.yaml_file import load_recipe
 from potstill.records import PlanRecord
 from potstill.stages.common import read_inputs
@@ -88,6 +89,28 @@ def test_a_class_without_a_labelled_row_is_learnt_from_the_teachers_answers_or_n
     rows = [row | {"label": None if row["label"] == "beast" else row["label"]} for row in rows]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert any(said in warning for warning in planned(project, losses).warnings)
+
+
+def test_many_copies_and_copies_with_another_label_are_warned_of_with_examples(project: Path) -> None:
+    path = project / "data/train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert not any("copies" in warning for warning in planned(project).warnings)
+    other = next(row["label"] for row in rows if row["label"] != rows[0]["label"])
+    again = [rows[0] | {"id": "again", "label": other}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows + again))
+    plan = planned(project)
+    (warning,) = (warning for warning in plan.warnings if "copies" in warning)
+    assert (
+        warning.startswith("train: 1 of the copies") and f'again of {rows[0]["id"]} ("{rows[0]["text"][:20]}' in warning
+    )
+    assert plan.splits["train"].other_label_dropped == plan.splits["train"].duplicates_dropped == 1
+    assert "1 duplicates (1 of them labelled otherwise)" in "\n".join(plan_lines(plan))
+
+    again = [row | {"id": f"again-{number}"} for number, row in enumerate(rows)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows + again))
+    (warning,) = (warning for warning in planned(project).warnings if "copies" in warning)
+    assert f"train: {len(rows)} of {2 * len(rows)} rows (50%) are left out" in warning
+    assert f"again-2 of {rows[2]['id']}" in warning and "again-3" not in warning
 
 
 def test_of_several_teachers_each_stores_distributions_and_the_lead_its_features(project: Path) -> None:

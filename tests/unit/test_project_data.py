@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from potstill.data.near_copies import normalised, without_near_copies
+from potstill.data.near_copies import without_near_copies, words_alone
 from potstill.errors import DataError
 from potstill.progress import Progress
 from potstill.projects import python_code, support_chat
@@ -75,7 +75,9 @@ def test_chats_are_written_the_same_each_time_and_held_out(packages: Path, tmp_p
     assert "220 with 4 to 10 usable turns" in report[1] and "MIT" in (tmp_path / "one/DATA.md").read_text()
 
     rows = read(tmp_path / "one")
-    texts = {name: [normalised(" ".join(m["content"] for m in row["messages"])) for row in rows[name]] for name in rows}
+    texts = {
+        name: [words_alone(" ".join(m["content"] for m in row["messages"])) for row in rows[name]] for name in rows
+    }
     held_out = [*texts["test"], *texts["validation"]]
     assert len(rows["test"]) == support_chat.HELP_TEST + support_chat.CHAT_TEST
     assert not set(held_out) & set(texts["train-full"]) and len(set(held_out)) == len(held_out)

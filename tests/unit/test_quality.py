@@ -1,6 +1,7 @@
 """Quality on the test rows, against scikit-learn, torch and sums by hand."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -49,6 +50,37 @@ def test_a_resample_is_the_rows_as_often_as_they_were_drawn(seed: int) -> None:
         present = np.unique(truth[again])
         expected = f1_score(truth[again], said[again], labels=present, average="macro", zero_division=0)
         assert macro_f1s[number] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100, 1234])
+def test_resamples_are_those_of_one_draw_whatever_is_drawn_at_a_time(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = np.random.default_rng(3).multinomial(rows, np.full(rows, 1 / rows), size=40)
+    for numbers in (quality.CHUNK_NUMBERS, 1, 3 * rows):
+        monkeypatch.setattr(quality, "CHUNK_NUMBERS", numbers)
+        weights = quality.bootstrap_weights(rows, seed=3, resamples=40)
+        assert (weights[0] == 1).all() and np.array_equal(weights[1:], at_once)
+        for values in (np.arange(rows) % 3 == 0, np.arange(2 * rows).reshape(rows, 2)):
+            # Whole numbers, so to the last bit.
+            assert np.array_equal(quality.drawn_sums(weights, values), weights.astype(np.float64) @ values)
+
+
+def test_resamples_of_many_rows_take_a_byte_each_and_little_more_while_they_are_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, resamples = 20_000, 500
+    monkeypatch.setattr(quality, "CHUNK_NUMBERS", 2**17)
+    tracemalloc.start()
+    weights = quality.bootstrap_weights(rows, seed=0, resamples=resamples)
+    values = np.random.default_rng(0).normal(size=rows)
+    quality.accuracies(values > 0, weights)
+    quality.rmses(values, -values, weights)
+    quality.macro_f1s((values > 0).astype(int), (values > 1).astype(int), 2, weights)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Weights of 64 bits alone would be eight times `rows * resamples`.
+    assert weights.nbytes == rows * (1 + resamples) and peak < 1.5 * weights.nbytes
 
 
 def test_the_interval_of_an_accuracy_is_that_of_a_binomial_share() -> None:

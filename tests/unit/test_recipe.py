@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potstill.errors import RecipeError
-from potstill.losses import HardLabels
+from potstill.losses import HardLabels, SoftTargets
 from potstill.recipe.yaml_file import dump_recipe, load_recipe
 from potstill.schedules import Constant, Linear
 
@@ -330,6 +330,20 @@ def test_a_language_model_matches_the_distribution_unless_told_otherwise(load: A
     assert recipe.encoding.kind == "low_rank" and recipe.temperatures_used == (1.0, 1.0)
     soft, hard = load(LANGUAGE + "train: {alpha: 0.9}\n").weighted_losses()
     assert (soft.weight.value, hard.weight.value) == (0.9, pytest.approx(0.1)) and soft.temperature.value == 1.0
+
+
+@pytest.mark.parametrize("kind", ["causal_lm", "seq2seq"])
+def test_so_does_each_soft_loss_of_a_language_model_that_says_no_temperature(load: Any, kind: str) -> None:
+    text = LANGUAGE.replace("kind: causal_lm", f"kind: {kind}")
+    recipe = load(text + "losses: [{kind: soft_targets, divergence: reverse_kl}, {kind: hard_labels}]\n")
+    assert recipe.losses[0].temperature == Constant(value=1.0) and recipe.temperatures_used == (1.0, 1.0)
+    # All else of a loss in a list is as the loss has it by itself.
+    assert recipe.losses[0].weight == SoftTargets().weight and recipe.losses[0].divergence.kind == "reverse_kl"
+    assert load(text, "losses=[{kind: soft_targets}]").losses[0].temperature == Constant(value=1.0)
+    (asked,) = load(text + "losses: [{kind: soft_targets, temperature: {kind: linear, start: 2, end: 1}}]\n").losses
+    assert asked.temperature.values() == (2, 1)
+    (classes,) = load(BASE + "losses: [{kind: soft_targets}]\n").losses
+    assert classes.temperature == SoftTargets().temperature != Constant(value=1.0)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Examples for language models (conversations, prompts with a completion, plain texts) and their reading from files."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -33,8 +33,15 @@ class Conversation:
 
     @property
     def text(self) -> str:
-        parts = [part for message in self.messages for part in (message.reasoning, message.content) if part]
-        return "\n\n".join(parts)
+        return _text_of(self.messages)
+
+    @property
+    def own_text(self) -> str:
+        return _text_of(message for message in self.messages if message.role != "system")
+
+    @property
+    def label(self) -> None:
+        return None
 
     @property
     def labelled(self) -> bool:
@@ -65,6 +72,14 @@ class Completion:
         return self.prompt + (self.completion or "")
 
     @property
+    def own_text(self) -> str:
+        return self.text
+
+    @property
+    def label(self) -> None:
+        return None
+
+    @property
     def labelled(self) -> bool:
         return self.completion is not None
 
@@ -86,6 +101,14 @@ class PlainText:
     domain: str | None = None
 
     @property
+    def own_text(self) -> str:
+        return self.text
+
+    @property
+    def label(self) -> None:
+        return None
+
+    @property
     def labelled(self) -> bool:
         return True
 
@@ -96,6 +119,10 @@ class PlainText:
     @classmethod
     def of(cls, content: list[Any]) -> "PlainText":
         return cls(*content)
+
+
+def _text_of(messages: Iterable[Message]) -> str:
+    return "\n\n".join(part for message in messages for part in (message.reasoning, message.content) if part)
 
 
 def _given(domain: str | None) -> list[str]:

@@ -25,6 +25,14 @@ class Pair:
         return self.source
 
     @property
+    def own_text(self) -> str:
+        return self.text
+
+    @property
+    def label(self) -> str | None:
+        return self.target
+
+    @property
     def labelled(self) -> bool:
         return self.target is not None
 

@@ -10,25 +10,31 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from potstill.data.copies import Copies, Copy, duplicates, near_copies, some
 from potstill.data.ids import Index, Keys
-from potstill.data.near_copies import near_copies, normalised
+from potstill.data.near_copies import words_alone
 from potstill.data.on_disk import OnDisk
 from potstill.data.rows import OWN_ID, Columns, DataRow, rows_fingerprint
 from potstill.data.splits import stable_fraction
 from potstill.errors import DataError
-from potstill.progress import Advance, Progress, unseen
+from potstill.progress import Progress
 from potstill.settings import Settings
 
 Share = Annotated[float, Field(gt=0, lt=0.5)]
 
 
 class NearCopies(Settings):
-    """What counts as a near-copy: it is dropped from the training rows."""
+    """What counts as a near-copy of a held-out text.
+
+    Short texts are compared with their signs, long ones by their words alone; case does not count, and neither does
+    what most held-out texts share. A conversation must be one with its system turn and without.
+    """
 
     jaccard: float = Field(default=0.8, gt=0, le=1)
     """Share of the union of both texts' shingles that they have in common. 0.8 is the usual bar for
     near-duplicates of web text (Lee et al. 2021, arXiv:2107.06499)."""
     shingle_words: int = Field(default=5, ge=1)
+    """Words in a row that are compared as one."""
 
 
 class DataSettings(Settings):
@@ -44,9 +50,11 @@ class DataSettings(Settings):
     """Labelled rows that the teacher is adapted on; best disjoint from train."""
     columns: Columns = Columns()
     deduplicate: bool = True
-    """Drop rows whose normalised text occurred before; held-out rows win over training rows."""
+    """Drop rows whose text occurred before, whatever their label; held-out rows win over training rows. Texts are the
+    same if all characters are, but for white space and how accents are encoded."""
     near_copies: NearCopies | None = NearCopies()
-    """Drop training rows that nearly copy a held-out text; null to keep them."""
+    """Drop training rows that nearly copy a held-out text, and validation rows that nearly copy one of test; null to
+    keep them."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,10 @@ class Split:
     blank_dropped: int = 0
     duplicates_dropped: int = 0
     near_copies_dropped: int = 0
+    other_label_dropped: int = 0
+    """Of the duplicates and near-copies those that are labelled otherwise than the row that they copy."""
+    copies: tuple[Copy, ...] = ()
+    """Some of the duplicates and near-copies."""
 
     @property
     def labelled(self) -> int:
@@ -91,9 +103,23 @@ def prepare(
     """
     splits = {name: _without_blank(Split(rows, len(rows))) for name, rows in _read(settings, base, read).items()}
     if settings.deduplicate:
-        splits = _without_duplicates(splits)
-    if settings.near_copies:
-        splits = _without_near_copies(splits, settings.near_copies, progress or Progress(), prompt_of)
+        found = duplicates({name: split.rows for name, split in splits.items()})
+        splits = {
+            name: _without_copies(split, found[name], duplicates_dropped=int(found[name].dropped.sum()))
+            for name, split in splits.items()
+        }
+    if near := settings.near_copies:
+        found = near_copies(
+            {name: split.rows for name, split in splits.items()},
+            progress or Progress(),
+            jaccard=near.jaccard,
+            shingle_words=near.shingle_words,
+            prompt_of=prompt_of,
+        )
+        splits = {
+            name: _without_copies(split, found[name], near_copies_dropped=int(found[name].dropped.sum()))
+            for name, split in splits.items()
+        }
     for name, split in splits.items():
         _check(name, split, all_open=prompt_of is not None)
     _check_unique_ids(splits)
@@ -119,16 +145,16 @@ def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, OnDisk[An
 
 def _falls(row: DataRow, *, name: str, share: float) -> bool:
     """Whether a labelled row of train is of the share that is held out under this name."""
-    return row.labelled and stable_fraction(normalised(row.text), salt=name) < share
+    return row.labelled and stable_fraction(words_alone(row.text), salt=name) < share
 
 
 def _flags(rows: Sequence[Any], is_true: Callable[[Any], bool]) -> npt.NDArray[np.bool_]:
     return np.fromiter(map(is_true, rows), dtype=np.bool_, count=len(rows))
 
 
-def _kept(split: Split, kept: npt.NDArray[np.bool_], **counts: int) -> Split:
+def _kept(split: Split, kept: npt.NDArray[np.bool_], **fields: Any) -> Split:
     assert isinstance(split.rows, OnDisk)
-    return replace(split, rows=split.rows.where(kept), **counts)
+    return replace(split, rows=split.rows.where(kept), **fields)
 
 
 def _without_blank(split: Split) -> Split:
@@ -136,55 +162,14 @@ def _without_blank(split: Split) -> Split:
     return _kept(split, kept, blank_dropped=int((~kept).sum()))
 
 
-def _without_duplicates(splits: dict[str, Split]) -> dict[str, Split]:
-    """Splits earlier in the order test, validation, train, adapt keep the text; in a split a labelled row does."""
-    keys = Keys()
-    orders: dict[str, npt.NDArray[np.int64]] = {}
-    for name, split in splits.items():
-        own, labelled = Keys(), []
-        for row in split.rows:
-            own.add(normalised(row.text) or row.text)
-            labelled.append(row.labelled)
-        flags = np.array(labelled, dtype=np.bool_)
-        orders[name] = np.concatenate([np.flatnonzero(flags), np.flatnonzero(~flags)])
-        keys += own.where(orders[name])
-    first = Index(keys).first_with() == np.arange(sum(map(len, orders.values())))
-    result, start = {}, 0
-    for name, order in orders.items():
-        kept = np.empty(len(order), dtype=np.bool_)
-        kept[order] = first[start : start + len(order)]
-        result[name] = _kept(splits[name], kept, duplicates_dropped=int((~kept).sum()))
-        start += len(order)
-    return result
-
-
-def _without_near_copies(
-    splits: dict[str, Split], settings: NearCopies, progress: Progress, prompt_of: Callable[[Any], DataRow] | None
-) -> dict[str, Split]:
-    held_out = [row for name in ("test", "validation") for row in splits[name].rows]
-    taught = [name for name in ("train", "adapt") if name in splits]
-    result = dict(splits)
-
-    def new(rows: Sequence[Any], text_of: Callable[[Any], str], advance: Advance = unseen) -> npt.NDArray[np.bool_]:
-        copies = near_copies(
-            map(text_of, rows),
-            map(text_of, held_out),
-            jaccard=settings.jaccard,
-            shingle_words=settings.shingle_words,
-            advance=advance,
-        )
-        kept = np.ones(len(rows), dtype=np.bool_)
-        kept[list(copies)] = False
-        return kept
-
-    with progress.task("near-copies", sum(len(splits[name].rows) for name in taught), "rows") as advance:
-        for name in taught:
-            before = splits[name]
-            split = _kept(before, new(before.rows, lambda row: row.text, advance))
-            if prompt_of is not None and name == "train":
-                split = _kept(split, new(split.rows, lambda row: prompt_of(row).text))
-            result[name] = replace(split, near_copies_dropped=len(before.rows) - len(split.rows))
-    return result
+def _without_copies(split: Split, copies: Copies, **counts: int) -> Split:
+    return _kept(
+        split,
+        ~copies.dropped,
+        other_label_dropped=split.other_label_dropped + copies.other_label,
+        copies=some((*split.copies, *copies.examples)),
+        **counts,
+    )
 
 
 def _check(name: str, split: Split, *, all_open: bool) -> None:

@@ -66,6 +66,16 @@ class DataRow(Protocol):
         ...
 
     @property
+    def own_text(self) -> str:
+        """The text without what is told to the model in every row, such as a system turn."""
+        ...
+
+    @property
+    def label(self) -> Any:
+        """What is right for the text, where that does not stand in the text itself."""
+        ...
+
+    @property
     def labelled(self) -> bool:
         """Whether it says what is right: a class, or a response."""
         ...
@@ -87,6 +97,10 @@ class Row:
     text: str
     label: Label | None
     domain: str | None = None
+
+    @property
+    def own_text(self) -> str:
+        return self.text
 
     @property
     def labelled(self) -> bool:

@@ -24,6 +24,14 @@ class TaggedRow:
         return " ".join(self.tokens)
 
     @property
+    def own_text(self) -> str:
+        return self.text
+
+    @property
+    def label(self) -> tuple[str, ...] | None:
+        return self.tags
+
+    @property
     def labelled(self) -> bool:
         return self.tags is not None
 

@@ -44,6 +44,14 @@ class Written:
     """What its batch was drawn with."""
 
     @property
+    def own_text(self) -> str:
+        return self.text
+
+    @property
+    def label(self) -> None:
+        return None
+
+    @property
     def labelled(self) -> bool:
         return True
 

@@ -97,6 +97,9 @@ class DenseLayout:
     def schema(self) -> pa.Schema:
         return self.encoding.arrow_schema(self.classes)
 
+    def reads(self, schema: pa.Schema) -> bool:
+        return bool(schema.equals(self.schema))
+
     def records(self, ids: Sequence[str], answer: Float[Tensor, "rows classes"]) -> pa.RecordBatch:
         return self.encoding.encode(ids, answer)
 

@@ -9,7 +9,13 @@ import pyarrow as pa
 @runtime_checkable
 class Layout(Protocol):
     @property
-    def schema(self) -> pa.Schema: ...
+    def schema(self) -> pa.Schema:
+        """That of new shards."""
+        ...
+
+    def reads(self, schema: pa.Schema) -> bool:
+        """Whether a shard with this schema, which may be of an earlier format, can be read."""
+        ...
 
     def records(self, ids: Sequence[str], answer: Any) -> pa.RecordBatch:
         """A record batch of these rows from what the teacher answered.

@@ -5,7 +5,7 @@ lie in Arrow record batches is said here, once for all of them.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -62,6 +62,9 @@ class PositionLayout:
     def schema(self) -> pa.Schema:
         return arrow_schema(self.columns)
 
+    def reads(self, schema: pa.Schema) -> bool:
+        return any(schema.equals(arrow_schema(self.columns, list_of=list_of)) for list_of in (pa.large_list, pa.list_))
+
     def records(self, ids: Sequence[str], answer: tuple[Sequence[int], Columns]) -> pa.RecordBatch:
         """From the number of positions of each row, and their columns one row after the other."""
         return to_records(ids, *answer, self.columns)
@@ -81,10 +84,16 @@ def bytes_per_position(columns: Mapping[str, Column]) -> int:
     return sum(np.dtype(column.dtype).itemsize * column.width for column in columns.values())
 
 
-def arrow_schema(columns: Mapping[str, Column]) -> pa.Schema:
-    """A row of data in each record: its id, its number of positions, and for each column its flat list of numbers."""
+def arrow_schema(
+    columns: Mapping[str, Column], *, list_of: Callable[[pa.Field], pa.DataType] = pa.large_list
+) -> pa.Schema:
+    """A row of data in each record: its id, its number of positions, and for each column its flat list of numbers.
+
+    Lists are large: 32 bits count no further than 2^31 numbers in a record batch, which hidden states of long rows
+    reach. Stores of format 2 have such small ones.
+    """
     lists = [
-        pa.field(name, pa.list_(pa.field("item", pa.from_numpy_dtype(column.dtype), nullable=False)), nullable=False)
+        pa.field(name, list_of(pa.field("item", pa.from_numpy_dtype(column.dtype), nullable=False)), nullable=False)
         for name, column in columns.items()
     ]
     fixed = [pa.field("id", pa.string(), nullable=False), pa.field("positions", pa.int32(), nullable=False)]
@@ -99,15 +108,15 @@ def to_records(
     Raises:
         LabelStoreError: a number that is NaN or infinite; names row and position.
     """
-    schema, ends = arrow_schema(layout), np.concatenate([[0], np.cumsum(counts)])
+    schema, ends = arrow_schema(layout), np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     arrays = [pa.array(ids, pa.string()), pa.array(counts, pa.int32())]
     for name, column in layout.items():
         values = columns[name]
         assert values.dtype == column.dtype and values.shape == (ends[-1], column.width), name
         _check_finite(name, values, ids, ends)
-        offsets = pa.array(ends * column.width, pa.int32())
+        offsets = pa.array(ends * column.width, pa.int64())
         flat = pa.array(values.reshape(-1), type=schema.field(name).type.value_type)
-        arrays.append(pa.ListArray.from_arrays(offsets, flat, type=schema.field(name).type))
+        arrays.append(pa.LargeListArray.from_arrays(offsets, flat, type=schema.field(name).type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -117,8 +126,9 @@ def from_records(batch: pa.RecordBatch, layout: Mapping[str, Column]) -> list[Co
     Raises:
         LabelStoreError: a list whose length is not that of its row's positions, or a number that is not finite.
     """
-    counts = batch.column("positions").to_numpy()
-    ends = np.concatenate([[0], np.cumsum(counts)])
+    # In 32 bits the numbers of a long row would wrap around.
+    counts = batch.column("positions").to_numpy().astype(np.int64)
+    ends = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     rows: list[Columns] = [{} for _ in range(len(batch))]
     ids = batch.column("id").to_pylist()
     for name, column in layout.items():

@@ -33,7 +33,9 @@ MANIFEST = "manifest.json"
 CODEC = "codec.safetensors"
 FITTED = "fitted.json"
 """What was measured before the first label; written by who fits an encoding."""
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, 3)
+"""Format 2 has lists whose offsets are of 32 bits; a store that was begun with it may have shards of both."""
 
 
 class LabelSource(BaseModel):
@@ -195,7 +197,7 @@ class LabelStore:
             raise LabelStoreError(damaged(path, str(error).splitlines()[0])) from None
         if reader.num_record_batches != len(shard.batch_rows):
             raise LabelStoreError(damaged(path, f"{reader.num_record_batches} record batches"))
-        if not reader.schema.equals(self._layout.schema):
+        if not self._layout.reads(reader.schema):
             raise LabelStoreError(damaged(path, "unexpected columns"))
         return reader
 
@@ -258,8 +260,9 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         raise LabelStoreError(f"{path}: not a manifest of this version: {error.errors()[0]['msg']}") from None
-    if manifest.format != FORMAT:
-        raise LabelStoreError(f"{path}: format {manifest.format}; this potstill reads format {FORMAT}.")
+    if manifest.format not in READABLE:
+        formats = " and ".join(map(str, READABLE))
+        raise LabelStoreError(f"{path}: format {manifest.format}; this potstill reads formats {formats}.")
     return manifest
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from potstill.measure.quality import Weights, drawn_sums
+
 OUTSIDE = "O"
 ONE_KIND = "span"
 """Of tags that name no kind, as where keyphrases or chunks are marked."""
@@ -72,19 +74,19 @@ def _of_kind(entities: Sequence[Entity], kind: str | None) -> set[Entity]:
     return {entity for entity in entities if kind is None or entity[0] == kind}
 
 
-def precision(found: Found, weights: Float[np.ndarray, "resamples documents"]) -> Float[np.ndarray, "resamples"]:
+def precision(found: Found, weights: Weights) -> Float[np.ndarray, "resamples"]:
     """Share of the entities said that are right, in each resample of documents."""
-    return _share(weights @ found.right, weights @ found.said)
+    return _share(drawn_sums(weights, found.right), drawn_sums(weights, found.said))
 
 
-def recall(found: Found, weights: Float[np.ndarray, "resamples documents"]) -> Float[np.ndarray, "resamples"]:
+def recall(found: Found, weights: Weights) -> Float[np.ndarray, "resamples"]:
     """Share of the entities there that are found, in each resample of documents."""
-    return _share(weights @ found.right, weights @ found.there)
+    return _share(drawn_sums(weights, found.right), drawn_sums(weights, found.there))
 
 
-def f1(found: Found, weights: Float[np.ndarray, "resamples documents"]) -> Float[np.ndarray, "resamples"]:
+def f1(found: Found, weights: Weights) -> Float[np.ndarray, "resamples"]:
     """The harmonic mean of both, over all entities together (micro), in each resample of documents."""
-    return _share(2 * (weights @ found.right), weights @ found.said + weights @ found.there)
+    return _share(2 * drawn_sums(weights, found.right), drawn_sums(weights, found.said + found.there))
 
 
 def _share(right: Float[np.ndarray, "resamples"], of: Float[np.ndarray, "resamples"]) -> Float[np.ndarray, "resamples"]:

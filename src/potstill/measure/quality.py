@@ -4,13 +4,16 @@ A bootstrap resample is a vector of weights over the rows (how often each was dr
 evaluation use the same resamples, so differences between models are paired: rows, not models, are drawn.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from scipy import stats
 
 Logits = Float[np.ndarray, "rows classes"]
 Classes = Int[np.ndarray, "rows"]
-Weights = Float[np.ndarray, "resamples rows"]
+Weights = Float[np.ndarray, "resamples rows"] | UInt8[np.ndarray, "resamples rows"]
+"""Of 8 bits as they are drawn, so that 100,000 rows take 200 MB; `drawn_sums` multiplies them."""
 Values = Float[np.ndarray, "rows"]
 Decisions = Bool[np.ndarray, "rows labels"]
 """Which labels a row has, where it can have several."""
@@ -19,11 +22,33 @@ RESAMPLES = 2000
 """Enough for the ends of a 95 % interval: about 50 resamples lie beyond each (Efron and Tibshirani 1993, ch. 13)."""
 
 
-def bootstrap_weights(rows: int, *, seed: int, resamples: int = RESAMPLES) -> Weights:
+CHUNK_NUMBERS = 2**22
+"""Weights that are drawn or multiplied at a time: 32 MB of them in 64 bits."""
+
+
+def bootstrap_weights(rows: int, *, seed: int, resamples: int = RESAMPLES) -> UInt8[np.ndarray, "resamples rows"]:
     """How often each row was drawn in each resample; the first is the sample itself."""
     generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(rows, np.full(rows, 1 / rows), size=resamples)
-    return np.concatenate([np.ones((1, rows)), drawn]).astype(np.float64)
+    weights = np.ones((1 + resamples, rows), dtype=np.uint8)
+    for part in _chunks(weights[1:]):
+        drawn = generator.multinomial(rows, np.full(rows, 1 / rows), size=len(part))
+        # Of one row in 256 draws of any number of rows the chance is below 1e-500.
+        assert drawn.max() <= np.iinfo(np.uint8).max
+        part[:] = drawn
+    return weights
+
+
+def drawn_sums(
+    weights: Weights, values: Shaped[np.ndarray, "rows *columns"]
+) -> Float[np.ndarray, "resamples *columns"]:
+    """The sum of the values of the drawn rows, in each resample."""
+    values = values.astype(np.float64, copy=False)
+    return np.concatenate([part.astype(np.float64) @ values for part in _chunks(weights)])
+
+
+def _chunks(weights: Weights) -> Iterator[Weights]:
+    step = max(1, CHUNK_NUMBERS // max(1, weights.shape[1]))
+    return (weights[start : start + step] for start in range(0, len(weights), step))
 
 
 def interval(values: Float[np.ndarray, "resamples"]) -> tuple[float, float, float]:
@@ -34,22 +59,22 @@ def interval(values: Float[np.ndarray, "resamples"]) -> tuple[float, float, floa
 
 def accuracies(correct: Bool[np.ndarray, "rows"], weights: Weights) -> Float[np.ndarray, "resamples"]:
     """Accuracy in each resample."""
-    return np.asarray(weights @ correct.astype(np.float64) / weights.sum(axis=1))
+    return np.asarray(drawn_sums(weights, correct) / weights.sum(axis=1))
 
 
 def pooled_shares(
     hits: Float[np.ndarray, "rows"], counts: Float[np.ndarray, "rows"], weights: Weights
 ) -> Float[np.ndarray, "resamples"]:
     """Share of hits in each resample, where a row has several trials that are drawn together."""
-    return np.asarray(weights @ hits / np.maximum(weights @ counts, 1e-12))
+    return np.asarray(drawn_sums(weights, hits) / np.maximum(drawn_sums(weights, counts), 1e-12))
 
 
 def macro_f1s(truth: Classes, predicted: Classes, classes: int, weights: Weights) -> Float[np.ndarray, "resamples"]:
     """Macro-averaged F1 in each resample, over the classes that occur in its truth."""
     one_hot = np.eye(classes)
-    hits = weights @ (one_hot[truth] * (truth == predicted)[:, None])
-    support = weights @ one_hot[truth]
-    said = weights @ one_hot[predicted]
+    hits = drawn_sums(weights, one_hot[truth] * (truth == predicted)[:, None])
+    support = drawn_sums(weights, one_hot[truth])
+    said = drawn_sums(weights, one_hot[predicted])
     f1 = 2 * hits / np.maximum(support + said, 1e-12)
     present = support > 0
     return np.asarray((f1 * present).sum(axis=1) / present.sum(axis=1))
@@ -57,15 +82,15 @@ def macro_f1s(truth: Classes, predicted: Classes, classes: int, weights: Weights
 
 def micro_f1s(truth: Decisions, said: Decisions, weights: Weights) -> Float[np.ndarray, "resamples"]:
     """F1 over all decisions together in each resample; 0 where nothing is true and nothing said."""
-    hits = weights @ (truth & said).sum(axis=1)
-    return np.asarray(2 * hits / np.maximum(weights @ (truth.sum(axis=1) + said.sum(axis=1)), 1e-12))
+    hits = drawn_sums(weights, (truth & said).sum(axis=1))
+    return np.asarray(2 * hits / np.maximum(drawn_sums(weights, truth.sum(axis=1) + said.sum(axis=1)), 1e-12))
 
 
 def label_f1s(truth: Decisions, said: Decisions, weights: Weights) -> Float[np.ndarray, "resamples"]:
     """The mean of the labels' F1 in each resample, over the labels that occur in its truth."""
-    hits = weights @ (truth & said)
-    support = weights @ truth
-    f1 = 2 * hits / np.maximum(support + weights @ said, 1e-12)
+    hits = drawn_sums(weights, truth & said)
+    support = drawn_sums(weights, truth)
+    f1 = 2 * hits / np.maximum(support + drawn_sums(weights, said), 1e-12)
     present = support > 0
     return np.asarray((f1 * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1))
 
@@ -81,24 +106,29 @@ def r2s(truth: Values, said: Values, weights: Weights) -> Float[np.ndarray, "res
     0 for one who always says the mean of the rows, and negative for one who is further away.
     """
     total = weights.sum(axis=1)
-    mean = weights @ truth / total
+    mean = drawn_sums(weights, truth) / total
     # Around a value near the mean, so that the difference of two large sums keeps its digits.
     centred = truth - truth.mean()
-    variance = weights @ centred**2 / total - (mean - truth.mean()) ** 2
-    explained = 1 - (weights @ (truth - said) ** 2 / total) / np.maximum(variance, 1e-300)
+    variance = drawn_sums(weights, centred**2) / total - (mean - truth.mean()) ** 2
+    explained = 1 - (drawn_sums(weights, (truth - said) ** 2) / total) / np.maximum(variance, 1e-300)
     # A resample of equal values has nothing to explain. It says nothing of the model, so it counts as the sample does.
     return np.asarray(np.where(variance > 1e-9 * variance[0], explained, explained[0]))
 
 
 def rmses(truth: Values, said: Values, weights: Weights) -> Float[np.ndarray, "resamples"]:
     """The root of the mean squared error in each resample."""
-    return np.asarray(np.sqrt(weights @ (truth - said) ** 2 / weights.sum(axis=1)))
+    return np.asarray(np.sqrt(drawn_sums(weights, (truth - said) ** 2) / weights.sum(axis=1)))
 
 
 def spearmans(truth: Values, said: Values, weights: Weights) -> Float[np.ndarray, "resamples"]:
     """The correlation of the ranks in each resample, equal values at the mean of their ranks; 0 where all are equal."""
     true, guessed = (np.unique(values, return_inverse=True)[1] for values in (truth, said))
-    return np.array([_correlation(_ranks(true, drawn), _ranks(guessed, drawn), drawn) for drawn in weights])
+    return np.array(
+        [
+            _correlation(_ranks(true, drawn), _ranks(guessed, drawn), drawn)
+            for drawn in (each.astype(np.float64) for each in weights)
+        ]
+    )
 
 
 def _ranks(groups: Int[np.ndarray, "rows"], drawn: Float[np.ndarray, "rows"]) -> Float[np.ndarray, "rows"]:

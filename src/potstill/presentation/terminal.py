@@ -46,6 +46,8 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
             "near-copies of held-out texts": split.near_copies_dropped,
         }
         losses = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
+        if split.other_label_dropped:
+            losses += f" ({split.other_label_dropped:,} of them labelled otherwise)"
         yield (
             f"{name:12} {split.rows:7,} rows, {split.labelled:,} labelled, {split.truncated:,} "
             f"{'cut' if split.words is None else 'with words that are not read'}"

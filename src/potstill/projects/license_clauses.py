@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from potstill.data.near_copies import normalised, without_near_copies
+from potstill.data.near_copies import without_near_copies, words_alone
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
@@ -114,7 +114,7 @@ def read(paths: Sequence[Path], advance: Advance) -> tuple[list[Notice], list[Me
         keys, text = split_rule(path)
         licence = keys.get("license_expression", "")
         true = {key for key, value in keys.items() if value.lower() in {"yes", "true", "on"}}
-        key = normalised(text)
+        key = words_alone(text)
         if "is_deprecated" in true or not licence or _COMBINED.search(licence) or not key or key in seen:
             continue
         words = tuple(_WORD.findall(_unmarked(text)))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from potstill.data.near_copies import normalised, without_near_copies
+from potstill.data.near_copies import without_near_copies, words_alone
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
@@ -97,7 +97,7 @@ def read_rules(paths: Sequence[Path], advance: Advance) -> list[CoverageRule]:
         if len(parts) != 3 or parts[0].strip():
             raise DataError(f"{path}: expected front matter between two lines of ---, then the text.")
         text = parts[2].strip()
-        key = normalised(text)
+        key = words_alone(text)
         if _UNUSED.search(parts[1]) or not key or key in seen:
             continue
         seen.add(key)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from potstill.data.near_copies import normalised, without_near_copies
+from potstill.data.near_copies import without_near_copies, words_alone
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
@@ -121,7 +121,7 @@ def read_rules(paths: Sequence[Path], advance: Advance) -> Rules:
         if not wanted(keys):
             not_notices += 1
             continue
-        key = normalised(text)
+        key = words_alone(text)
         if len(key.split()) < MIN_WORDS:
             short += 1
         elif key in seen:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from potstill.data.near_copies import normalised, without_near_copies
+from potstill.data.near_copies import without_near_copies, words_alone
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
@@ -166,7 +166,7 @@ def read_answers(paths: Sequence[Path]) -> tuple[int, list[Dialogue]]:
         conversations = YAML(typ="safe", pure=True).load(path)["conversations"]
         read += len(conversations)
         for question, *answers in conversations:
-            key = normalised(question)
+            key = words_alone(question)
             answer = next(filter(usable_answer, answers), None)
             if answer is not None and key not in NOT_ANSWERS:
                 name = f"{path.stem}/{key.replace(' ', '-')}"
@@ -177,7 +177,7 @@ def read_answers(paths: Sequence[Path]) -> tuple[int, list[Dialogue]]:
 def usable_answer(answer: str) -> bool:
     """Whether it says something of the matter: not of the speaker, no question back, no stub, no broken code."""
     prose = _CODE.sub("", answer)
-    stub = len(normalised(answer).split()) < MIN_ANSWER_WORDS
+    stub = len(words_alone(answer).split()) < MIN_ANSWER_WORDS
     return not (stub or prose.rstrip().endswith("?") or _SPEAKER.search(prose) or _LOST_LITERAL.search(answer))
 
 
@@ -228,7 +228,7 @@ def longest_part(turns: Sequence[str]) -> list[str]:
 
 
 def _opens(turn: str) -> bool:
-    words = normalised(turn)
+    words = words_alone(turn)
     understood = not (_REPLY.match(words) or _REFERENCE.search(words))
     return understood and "?" in turn and len(words.split()) >= MIN_OPENING_WORDS
 
@@ -246,7 +246,7 @@ def _usable_turn(turn: str, *, answers: bool) -> bool:
 
 
 def _line_keys(turn: str) -> set[str]:
-    return {normalised(line) for line in turn.splitlines()}
+    return {words_alone(line) for line in turn.splitlines()}
 
 
 def _check_sizes(answers: Sequence[Dialogue], chats: Sequence[Dialogue]) -> None:

@@ -66,13 +66,20 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _language_models_match_the_distribution(cls, values: Any) -> Any:
-        """Unless the recipe says otherwise: softening loses more than it teaches where the tail is nearly all."""
+        """Unless the recipe says otherwise: softening loses more than it teaches where the tail is nearly all.
+
+        So also in a list of losses: one of soft targets that says no temperature has 1.
+        """
         task = values.get("task") if isinstance(values, dict) else None
-        if isinstance(task, dict) and task.get("kind") in ("causal_lm", "seq2seq") and "losses" not in values:
+        if not (isinstance(task, dict) and task.get("kind") in ("causal_lm", "seq2seq")):
+            return values
+        if "losses" not in values:
             train = values.get("train")
             mixed = isinstance(train, dict) and train.get("alpha") is not None
             soft: dict[str, Any] = {"kind": "soft_targets", "temperature": 1.0} | ({} if mixed else {"weight": 1.0})
             return values | {"losses": [soft, {"kind": "hard_labels"}] if mixed else [soft]}
+        if isinstance(values["losses"], list | tuple):
+            return values | {"losses": [_at_temperature_1(loss) for loss in values["losses"]]}
         return values
 
     @model_validator(mode="after")
@@ -272,6 +279,13 @@ class Recipe(Settings):
             loss.model_copy(update={"weight": shares[loss.kind]}) if loss.kind in shares else loss
             for loss in self.losses
         )
+
+
+def _at_temperature_1(loss: Any) -> Any:
+    """A loss as the recipe gives it; of soft targets with temperature 1, if it gives none."""
+    if isinstance(loss, dict) and loss.get("kind") == "soft_targets":
+        return {"temperature": 1.0} | loss
+    return loss
 
 
 def _one_minus(schedule: Schedule) -> Schedule:

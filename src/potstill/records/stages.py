@@ -32,6 +32,8 @@ class SplitCounts(Part):
     blank_dropped: int
     duplicates_dropped: int
     near_copies_dropped: int
+    other_label_dropped: int = 0
+    """Of the duplicates and near-copies those that are labelled otherwise than the row that they copy."""
     fingerprint: str
     tokens: TokensRecord | None = None
     words: int | None = None

@@ -274,7 +274,7 @@ def _quality(
 
 
 def _agreement(
-    teacher: Logits, model: Logits, teacher_right: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64]
+    teacher: Logits, model: Logits, teacher_right: npt.NDArray[np.bool_], weights: quality.Weights
 ) -> Agreement:
     same = teacher.argmax(axis=1) == model.argmax(axis=1)
     wrong = ~teacher_right

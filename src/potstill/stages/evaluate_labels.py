@@ -65,7 +65,7 @@ def judge_labels(
 
 
 def _agreement(
-    said: Mapping[str, Decisions], model: str, truth: Decisions, kl: float, weights: npt.NDArray[np.float64]
+    said: Mapping[str, Decisions], model: str, truth: Decisions, kl: float, weights: quality.Weights
 ) -> Agreement:
     same = said["teacher"] == said[model]
     wrong = said["teacher"] != truth

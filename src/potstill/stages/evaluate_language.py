@@ -55,7 +55,7 @@ class _Drawn:
     """Resamples of whole examples, for shares of their tokens."""
 
     example_of: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float64]
+    weights: quality.Weights
 
     def shares(self, right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         size = self.weights.shape[1]

@@ -57,7 +57,7 @@ class _Documents:
     rows: Sequence[TaggedRow]
     encoded: EncodedWords
     labels: Sequence[str]
-    weights: npt.NDArray[np.float64]
+    weights: quality.Weights
     """Resamples of whole documents: words of one are not independent."""
 
     @property
@@ -193,7 +193,7 @@ def _scores(
     truth: Sequence[Sequence[Entity]],
     teacher: Sequence[Sequence[Entity]],
     said: Sequence[Sequence[Entity]],
-    weights: npt.NDArray[np.float64],
+    weights: quality.Weights,
 ) -> dict[str, npt.NDArray[np.float64]]:
     found = entities.compare(truth, said)
     return {
