@@ -177,14 +177,13 @@ def labels_inspect(folder: StoreFolder) -> None:
 
 @labels_app.command("verify")
 def labels_verify(folder: StoreFolder) -> None:
-    """Compare every shard with its sha256; exit code 1 if one is damaged."""
-    from potstill.labels.store import CODEC, damaged_codec, damaged_shards, read_manifest
+    """Compare every file of a store with its digest; exit code 1 if one is damaged or is no part of the store."""
+    from potstill.labels.store import read_manifest
+    from potstill.labels.verify import faults
 
-    bad = [(shard.file, reason) for shard, reason in damaged_shards(folder)]
-    if reason := damaged_codec(folder, read_manifest(folder)):
-        bad.append((CODEC, reason))
+    bad = list(faults(folder))
     for file, reason in bad:
-        typer.echo(f"{folder / file}: damaged ({reason})", err=True)
+        typer.echo(f"{folder / file}: {reason}", err=True)
     if bad:
         raise typer.Exit(1)
     typer.echo(f"{folder}: {len(read_manifest(folder).shards)} shards whole")

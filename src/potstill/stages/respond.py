@@ -111,7 +111,7 @@ def respond(
     asked = requests(recipe, inputs, settings)
     depends = {
         "responses": settings,
-        "precision": recipe.label.precision,
+        "precision": engine.precision(recipe.label.precision),
         "seed": recipe.seed,
         "teacher": adapted.digest,
         "tokenizer": inputs.tokenizer_digest,
@@ -122,7 +122,8 @@ def respond(
     def work(folder: Path) -> ResponsesRecord:
         return _write(run, folder, recipe, settings, inputs, adapted, asked, engine)
 
-    record = run.once(RESPONSES, depends, ResponsesRecord, work)
+    auto = {"precision": engine.precision("auto")}
+    record = run.once(RESPONSES, depends, ResponsesRecord, work, last_bits=["responses.batch_size"], auto=auto)
     path = run.path(RESPONSES, FILE)
     if file_digest(path) != record.files[FILE]:
         raise LabelStoreError(f"{path}: changed since it was written. Remove its folder, and the teacher writes again.")

@@ -36,7 +36,10 @@ from potstill.training.checkpoints import (
     save_checkpoint,
 )
 from potstill.training.engine import Engine
-from potstill.training.metrics import MetricsFile, Tracker
+from potstill.training.metrics import METRICS, MetricsFile, Tracker
+
+LAST_BITS = ("micro_batch_size", "keep_checkpoints", "compiled")
+"""Settings that leave a training the same rows and steps; a checkpoint that was written under others serves."""
 
 
 def no_teacher(batch: Batch) -> Signals:
@@ -107,7 +110,7 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
     done = _resume(checkpoints, module, optimiser, engine, progress, job.name)
     steps.step = done.step
     with ExitStack() as stack:
-        metrics = stack.enter_context(MetricsFile(folder / "metrics.jsonl", done.step)) if engine.is_main else None
+        metrics = stack.enter_context(MetricsFile(folder / METRICS, done.step)) if engine.is_main else None
         advance = stack.enter_context(progress.task(job.name, job.total_steps, "steps"))
         stack.enter_context(stopping.deferred())
         advance(done.step)
