@@ -36,7 +36,7 @@ def inside(name: str) -> str:
         ValueError: it is absolute, or goes up.
     """
     path = PurePosixPath(name)
-    if not name or "\0" in name or path.is_absolute() or ".." in path.parts:
+    if not path.parts or "\0" in name or path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{name!r} is not the name of a file below this folder")
     return name
 

@@ -109,6 +109,8 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
     evaluate_every = settings.evaluate_every or steps.steps_per_epoch
     done = _resume(checkpoints, module, optimiser, engine, progress, job.name)
     steps.step = done.step
+    # Steps whose checkpoints this process has read or written whole.
+    saved = [done.step]
     with ExitStack() as stack:
         metrics = stack.enter_context(MetricsFile(folder / METRICS, done.step)) if engine.is_main else None
         advance = stack.enter_context(progress.task(job.name, job.total_steps, "steps"))
@@ -130,7 +132,10 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
                 _log(metrics, job.trackers, {"kind": "validation", "step": done.step, **asdict(found)})
             stop = engine.any(stopping.requested())
             if evaluated or stop:
-                _save(checkpoints, module, optimiser, done, settings, engine, metrics)
+                _save(checkpoints, module, optimiser, done, engine, metrics)
+                saved.append(done.step)
+                if engine.is_main:
+                    keep_newest(checkpoints, settings.keep_checkpoints, done.best_step, saved)
             if stop:
                 raise stopping.stop()
     load_weights(checkpoints, done.best_step, module)
@@ -310,7 +315,6 @@ def _save(
     module: nn.Module,
     optimiser: torch.optim.Optimizer,
     done: Progressed,
-    settings: OptimiserSettings,
     engine: Engine,
     metrics: MetricsFile | None,
 ) -> None:
@@ -319,7 +323,6 @@ def _save(
         if metrics:
             metrics.sync()
         save_checkpoint(checkpoints, module, optimiser, done, random)
-        keep_newest(checkpoints, settings.keep_checkpoints, done.best_step)
     engine.barrier()
 
 
