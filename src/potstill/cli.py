@@ -249,11 +249,39 @@ def errors_as_messages() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
-        message = _of_the_system(error)
+        message = _of_memory(error) or _of_the_system(error)
         if _debug or message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(PotstillError.exit_code)
+
+
+def _of_memory(error: Exception) -> str | None:
+    """What to do where memory ran out, of the machine or of the device; None for any other error."""
+    # torch is imported by then, or it was not torch that asked for memory.
+    kinds = (MemoryError, getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError))
+    cause = getattr(error, "inner_exception", error)  # where a compiler wraps it
+    said = str(cause)
+    if not isinstance(cause, kinds) and not re.search("Allocator: (can't allocate|not enough) memory", said):
+        return None
+    # What follows is for who works on an allocator.
+    what = re.split(r" GPU |Error code|\n", said.rpartition("Allocator: ")[2])[0].strip(" .")
+    stage = next(iter(getattr(error, "__notes__", [])), "")
+    settings = next((keys for name, keys in _MEMORY.items() if stage.startswith(name)), "the batch sizes of the recipe")
+    return (
+        f"{stage or 'potstill'}: out of memory{f' ({what})' if what else ''}. Lower {settings}; the same command goes "
+        "on from what was saved."
+    )
+
+
+_MEMORY = {
+    "adapt": "adapt.micro_batch_size, which is adapt.batch_size where it is not set",
+    "label/responses": "label.responses.batch_size",
+    "label": "label.batch_size",
+    "train": "train.micro_batch_size, which is train.batch_size where it is not set",
+    "evaluate": "label.batch_size",
+}
+"""What decides how much memory a stage needs, and of its result last bits alone."""
 
 
 def _of_the_system(error: Exception) -> str | None:

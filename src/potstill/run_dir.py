@@ -151,7 +151,12 @@ class RunDir:
         """Do the work and write its record, last."""
         self.progress.line(f"{name}: started")
         started = time.monotonic()
-        made = work(folder)
+        try:
+            made = work(folder)
+        except (MemoryError, RuntimeError) as error:
+            # What it takes to go on after memory ran out depends on the stage.
+            error.add_note(name)
+            raise
         seconds = time.monotonic() - started
         made = made.model_copy(update={"fingerprint": wanted, "seconds": round(seconds, 3)})
         write_text(folder / RESULT, made.model_dump_json(indent=2) + "\n")

@@ -128,6 +128,15 @@ def test_work_goes_on_where_only_last_bits_were_changed(run: RunDir, spoken: Spo
     assert spoken.lines == ["stage: kept"]
 
 
+def test_an_error_for_want_of_memory_names_the_stage(run: RunDir) -> None:
+    def broken(folder: Path) -> Made:
+        raise MemoryError
+
+    with pytest.raises(MemoryError) as raised:
+        run.once("label/teacher", INPUTS, Made, broken)
+    assert raised.value.__notes__ == ["label/teacher"]
+
+
 def test_auto_that_an_earlier_version_recorded_is_what_it_is_on_this_machine(run: RunDir, spoken: Spoken) -> None:
     work = Work()
     first = run.once("stage", micro(8, precision="auto"), Made, work)
