@@ -89,11 +89,22 @@ def test_labelling_goes_on_in_smaller_batches_and_asks_only_for_what_is_missing(
         run(project, "broken", *more)
     done = {path.name: path.read_bytes() for path in (project / "broken" / stores[0]).glob("shard-*.arrow")}
     assert len(done) == 2, "two of two batches of eight"
+    left = rows - fitted - 32
+    if kind == "chat":
+        # Out of memory again, when two shards of two batches of three are there of the hidden states.
+        of_logits = record(project, f"whole/{stores[0]}")["rows"] - 32
+        asked.begin(len(range(0, of_logits, 3)) + 5)
+        with pytest.raises(torch.OutOfMemoryError):
+            run(project, "broken", *more, "label.batch_size=3")
+        assert len(asked.ids) == of_logits + 15
+        left -= of_logits + 12
     asked.begin()
-    lines = run(project, "broken", *more, "label.batch_size=3")
-    assert lines.of(stores[0])[0].startswith("goes on from what is there, though label.batch_size 8 -> 3: ")
-    # The fit is not asked for again, nor the 32 rows of two shards.
-    assert len(asked.ids) == rows - fitted - 32 and max(asked.sizes) == 3
+    size = 3 if kind == "classes" else 2
+    lines = run(project, "broken", *more, f"label.batch_size={size}")
+    said = "goes on from what is there, though label.batch_size "
+    assert lines.of(stores[-1])[0].startswith(f"{said}{'8 -> 3' if kind == 'classes' else '3 -> 2'}: ")
+    # The fit is not asked for again, nor any row of a shard.
+    assert len(asked.ids) == left and max(asked.sizes) == size
     for store in stores:
         whole, broken = (record(project, f"{out}/{store}") for out in ("whole", "broken"))
         assert (whole["rows"], whole["positions"]) == (broken["rows"], broken["positions"])
@@ -108,10 +119,10 @@ def test_labelling_goes_on_in_smaller_batches_and_asks_only_for_what_is_missing(
     asked.begin()
     again = run(project, "broken", *more, "label.batch_size=5", "label.batches_per_shard=7")
     assert asked.ids == []
-    for store in stores:
+    for store, done_in in zip(stores, [3, size], strict=False):
         assert again.of(store) == [
-            "kept, though label.batch_size 3 -> 5, label.batches_per_shard 2 -> 7: the same work in other pieces, so "
-            "last bits and random draws can differ"
+            f"kept, though label.batch_size {done_in} -> 5, label.batches_per_shard 2 -> 7: the same work in other "
+            "pieces, so last bits and random draws can differ"
         ]
 
 
