@@ -201,14 +201,13 @@ def labels_inspect(folder: StoreFolder) -> None:
 
 @labels_app.command("verify")
 def labels_verify(folder: StoreFolder) -> None:
-    """Compare every shard with its sha256; exit code 1 if one is damaged."""
-    from potstill.labels.store import CODEC, damaged_codec, damaged_shards, read_manifest
+    """Compare every file of a store with its digest; exit code 1 if one is damaged or is no part of the store."""
+    from potstill.labels.store import read_manifest
+    from potstill.labels.verify import faults
 
-    bad = [(shard.file, reason) for shard, reason in damaged_shards(folder)]
-    if reason := damaged_codec(folder, read_manifest(folder)):
-        bad.append((CODEC, reason))
+    bad = list(faults(folder))
     for file, reason in bad:
-        typer.echo(f"{folder / file}: damaged ({reason})", err=True)
+        typer.echo(f"{folder / file}: {reason}", err=True)
     if bad:
         raise typer.Exit(1)
     typer.echo(f"{folder}: {len(read_manifest(folder).shards)} shards whole")
@@ -274,11 +273,39 @@ def errors_as_messages() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
-        message = _of_the_system(error)
+        message = _of_memory(error) or _of_the_system(error)
         if _debug or message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(PotstillError.exit_code)
+
+
+def _of_memory(error: Exception) -> str | None:
+    """What to do where memory ran out, of the machine or of the device; None for any other error."""
+    # torch is imported by then, or it was not torch that asked for memory.
+    kinds = (MemoryError, getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError))
+    cause = getattr(error, "inner_exception", error)  # where a compiler wraps it
+    said = str(cause)
+    if not isinstance(cause, kinds) and not re.search("Allocator: (can't allocate|not enough) memory", said):
+        return None
+    # What follows is for who works on an allocator.
+    what = re.split(r" GPU |Error code|\n", said.rpartition("Allocator: ")[2])[0].strip(" .")
+    stage = next(iter(getattr(error, "__notes__", [])), "")
+    settings = next((keys for name, keys in _MEMORY.items() if stage.startswith(name)), "the batch sizes of the recipe")
+    return (
+        f"{stage or 'potstill'}: out of memory{f' ({what})' if what else ''}. Lower {settings}; the same command goes "
+        "on from what was saved."
+    )
+
+
+_MEMORY = {
+    "adapt": "adapt.micro_batch_size, which is adapt.batch_size where it is not set",
+    "label/responses": "label.responses.batch_size",
+    "label": "label.batch_size",
+    "train": "train.micro_batch_size, which is train.batch_size where it is not set",
+    "evaluate": "label.batch_size",
+}
+"""What decides how much memory a stage needs, and of its result last bits alone."""
 
 
 def _of_the_system(error: Exception) -> str | None:

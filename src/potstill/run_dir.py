@@ -12,12 +12,13 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from potstill.errors import LockedError
 from potstill.progress import Progress
@@ -28,6 +29,18 @@ SCRATCH = "scratch"
 """What a stage needs only while it works, such as checkpoints."""
 
 
+def inside(name: str) -> str:
+    """The name of a file below a folder; what is read from a file never leads out of it.
+
+    Raises:
+        ValueError: it is absolute, or goes up.
+    """
+    path = PurePosixPath(name)
+    if not path.parts or "\0" in name or path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name!r} is not the name of a file below this folder")
+    return name
+
+
 class Record(BaseModel):
     """What a stage leaves behind. `files` are its outputs with their sha256, relative to its folder."""
 
@@ -35,7 +48,7 @@ class Record(BaseModel):
 
     fingerprint: str = ""
     seconds: float = 0.0
-    files: dict[str, str] = {}
+    files: dict[Annotated[str, AfterValidator(inside)], str] = {}
 
 
 R = TypeVar("R", bound=Record)
@@ -80,22 +93,32 @@ class RunDir:
         work: Callable[[Path], R],
         *,
         together: bool = False,
+        last_bits: Collection[str] = (),
+        auto: Mapping[str, str] | None = None,
     ) -> R:
         """The record of stage `name` for these inputs: the stored one where it matches, else that of `work`.
 
         Work that was broken off under the same inputs finds what it left in its folder and goes on from there;
         what other inputs left is removed first. `work` gets the folder and returns the record to commit. It is
         done by the main process while the others wait, or `together` by all of them.
+
+        Inputs that differ only in what `last_bits` names, as `train.micro_batch_size`, are the same: such values
+        decide into which pieces work is cut, and work that is paid for is not done again for that. `auto` says what
+        the word stands for on this machine in the inputs that it names; earlier versions recorded it unresolved.
         """
         folder = self.path(name)
         wanted = fingerprint(inputs)
-        stored = _stored(folder, record, wanted)
+        begun = _begun(folder, _jsonable(inputs), last_bits, auto or {})
+        stored = _stored(folder, record, {wanted} | ({begun.fingerprint} if begun else set()))
         if stored is None and self._processes.is_main:
-            self._begin(name, folder, wanted, inputs)
+            self._begin(name, folder, wanted, inputs, begun)
         # All have looked before one of them writes a record, so all take the same turn.
         self._processes.barrier()
         if stored is not None:
-            self.progress.line(f"{name}: kept")
+            self.progress.line(f"{name}: kept{begun.note if begun else ''}")
+            if self._processes.is_main:
+                # A process that was killed once the record was on disk left it.
+                shutil.rmtree(folder / SCRATCH, ignore_errors=True)
             return stored
         made = None
         if self._processes.is_main:
@@ -103,29 +126,37 @@ class RunDir:
         elif together:
             work(folder)
         self._processes.barrier()
-        made = made or _stored(folder, record, wanted)
+        made = made or _stored(folder, record, {wanted})
         assert made is not None, f"{name}: the main process left no record"
         return made
 
-    def _begin(self, name: str, folder: Path, wanted: str, inputs: Mapping[str, Any]) -> None:
+    def _begin(self, name: str, folder: Path, wanted: str, inputs: Mapping[str, Any], begun: "_Begun | None") -> None:
         """Make the folder ready for work on these inputs."""
-        begun = _read_json(folder / INPUTS)
-        if begun is None or begun.get("fingerprint") != wanted:
-            if begun is not None:
-                changes = ", ".join(differences(begun.get("inputs", {}), _jsonable(inputs)))
+        if begun is None:
+            known = _read_json(folder / INPUTS)
+            if known is not None:
+                changes = ", ".join(differences(known.get("inputs", {}), _jsonable(inputs)))
                 self.progress.line(f"{name}: runs again, since these changed: {changes}")
             _discard(folder)
             folder.mkdir(parents=True)
-            write_json(folder / INPUTS, {"fingerprint": wanted, "inputs": _jsonable(inputs)})
+        elif begun.note:
+            self.progress.line(f"{name}: goes on from what is there{begun.note}")
         # An old record must not make what the new work leaves half done look complete.
         (folder / RESULT).unlink(missing_ok=True)
+        if begun is None or begun.fingerprint != wanted:
+            write_json(folder / INPUTS, {"fingerprint": wanted, "inputs": _jsonable(inputs)})
         _remove_leftovers(folder)
 
     def _commit(self, name: str, folder: Path, wanted: str, work: Callable[[Path], R]) -> R:
         """Do the work and write its record, last."""
         self.progress.line(f"{name}: started")
         started = time.monotonic()
-        made = work(folder)
+        try:
+            made = work(folder)
+        except (MemoryError, RuntimeError) as error:
+            # What it takes to go on after memory ran out depends on the stage.
+            error.add_note(name)
+            raise
         seconds = time.monotonic() - started
         made = made.model_copy(update={"fingerprint": wanted, "seconds": round(seconds, 3)})
         write_text(folder / RESULT, made.model_dump_json(indent=2) + "\n")
@@ -271,16 +302,53 @@ def _discard(folder: Path) -> None:
 def _remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of a process that was killed; the lock says that nobody writes them now."""
     for path in folder.rglob(".*.tmp"):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
 
-def _stored(folder: Path, record: type[R], wanted: str) -> R | None:
+@dataclass(frozen=True)
+class _Begun:
+    """Work that was begun, or done, on inputs that count as the present ones."""
+
+    fingerprint: str
+    note: str
+    """What differs in pieces alone, for people; empty where nothing does."""
+
+
+def _begun(folder: Path, inputs: Any, last_bits: Collection[str], auto: Mapping[str, str]) -> _Begun | None:
+    known = _read_json(folder / INPUTS)
+    # Not what the file says of itself, but what it holds.
+    if known is None or known.get("fingerprint") != fingerprint(known.get("inputs")):
+        return None
+    before = _resolved(known["inputs"], auto)
+    if _without(before, last_bits) != _without(inputs, last_bits):
+        return None
+    changes = ", ".join(differences(before, inputs))
+    note = f", though {changes}: the same work in other pieces, so last bits and random draws can differ"
+    return _Begun(known["fingerprint"], note if changes else "")
+
+
+def _resolved(inputs: Any, auto: Mapping[str, str], where: str = "") -> Any:
+    """The inputs with `auto` replaced by what it stands for."""
+    if isinstance(inputs, dict):
+        return {key: _resolved(value, auto, f"{where}.{key}" if where else key) for key, value in inputs.items()}
+    return auto.get(where, inputs) if inputs == "auto" else inputs
+
+
+def _without(inputs: Any, names: Collection[str], where: str = "") -> Any:
+    """The inputs without the values of these names."""
+    if not isinstance(inputs, dict):
+        return inputs
+    inner = {key: f"{where}.{key}" if where else key for key in inputs}
+    return {key: _without(value, names, inner[key]) for key, value in inputs.items() if inner[key] not in names}
+
+
+def _stored(folder: Path, record: type[R], wanted: Collection[str]) -> R | None:
     """The record of a finished stage, if it is of these inputs and its files are there."""
     found = read_record(folder / RESULT, record)
-    return found if found is not None and found.fingerprint == wanted and _has_files(folder, found) else None
+    return found if found is not None and found.fingerprint in wanted and _has_files(folder, found) else None
 
 
 def _has_files(folder: Path, record: Record) -> bool:

@@ -1,5 +1,6 @@
 """The loop gives one result, however the rows come and wherever the work is broken off."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,16 +14,20 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from potstill.data.encoded import EncodedRows
-from potstill.errors import CheckpointError, TrainingError
+from potstill.errors import CheckpointError, Stopped, TrainingError
 from potstill.labels import Dense, LabelSource, LabelStore, StoredTeacher, StoreWriter
 from potstill.losses import HardLabels, MixedLoss, SoftTargets
 from potstill.progress import Progress
 from potstill.recipe import OptimiserSettings
+from potstill.recipe.stage_settings import Precision
+from potstill.run_dir import file_digest
 from potstill.signals import IGNORE_INDEX, Batch, Signals
 from potstill.stages.common import true_labels
 from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import FrozenTeacher
+from potstill.training import checkpoints as checkpointing
 from potstill.training import loop
+from potstill.training.checkpoints import is_whole, keep_newest
 from potstill.training.engine import Engine, start_engine
 from potstill.training.frozen_layers import FrozenLayers
 from potstill.training.loop import Job, fit
@@ -202,6 +207,110 @@ def test_a_damaged_best_checkpoint_never_becomes_the_model(tmp_path: Path) -> No
         damage(tmp_path / "scratch/checkpoints/step-00000004")
         with pytest.raises(CheckpointError, match="step-00000004: the best checkpoint is damaged"):
             fit(job(), tmp_path, Engine(CPU), Progress())
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_damaged_checkpoint_does_not_count_among_the_newest(tmp_path: Path, keep: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(job(teacher=StopsAt(14), keep_checkpoints=9), tmp_path, Engine(CPU), Progress())
+    checkpoints = tmp_path / "scratch/checkpoints"
+    assert names(checkpoints) == ["step-00000004", "step-00000008", "step-00000012"]
+    damage(checkpoints / "step-00000012")
+    keep_newest(checkpoints, keep, best_step=4)
+    assert names(checkpoints) == ["step-00000004", "step-00000008"]
+    damage(checkpoints / "step-00000004")
+    damage(checkpoints / "step-00000008")
+    keep_newest(checkpoints, keep, best_step=4)
+    # Where nothing is whole, nothing is removed that someone might still save.
+    assert names(checkpoints) == ["step-00000004", "step-00000008"]
+
+
+def test_what_was_just_saved_takes_the_place_of_newer_ones_that_are_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resumed from before a damaged checkpoint and stopped again before its step: the newest by name is not the one
+    to go on from."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(job(teacher=StopsAt(10), keep_checkpoints=2), tmp_path, Engine(CPU), Progress())
+    checkpoints = tmp_path / "scratch/checkpoints"
+    damage(checkpoints / "step-00000008")
+    looked_at: list[str] = []
+    monkeypatch.setattr(checkpointing, "is_whole", lambda path: looked_at.append(path.name) or is_whole(path))
+    monkeypatch.setattr(loop.stopping, "requested", lambda: True)
+    with pytest.raises(Stopped):
+        fit(job(keep_checkpoints=1), tmp_path, Engine(CPU), Progress())
+    # The best one stays too, and what this process wrote is not read again.
+    assert names(checkpoints) == ["step-00000004", "step-00000005"]
+    assert looked_at == ["step-00000008", "step-00000004", "step-00000008"]
+    monkeypatch.undo()
+    whole = job()
+    fit(whole, tmp_path / "whole", Engine(CPU), Progress())
+    resumed = job(keep_checkpoints=1)
+    fit(resumed, tmp_path, Engine(CPU), Progress())
+    assert torch.equal(weights(whole.model), weights(resumed.model))
+
+
+def names(checkpoints: Path) -> list[str]:
+    return sorted(path.name for path in checkpoints.iterdir())
+
+
+def test_every_flipped_bit_of_the_state_of_a_checkpoint_is_found(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(job(teacher=StopsAt(5)), tmp_path, Engine(CPU), Progress())
+    checkpoint = tmp_path / "scratch/checkpoints/step-00000004"
+    state = checkpoint / "state.json"
+    content = state.read_bytes()
+    assert is_whole(checkpoint)
+    before = json.loads(content)
+    for offset in range(len(content)):
+        flipped = bytearray(content)
+        flipped[offset] ^= 1 << (offset % 5)
+        state.write_bytes(flipped)
+        try:
+            same = json.loads(flipped) == before
+        except ValueError:
+            same = False
+        # Of white space another kind means the same.
+        assert not is_whole(checkpoint) or same, offset
+    # One that an earlier version wrote, and one that tells of no files, or of others.
+    del before["digest"]
+    state.write_text(json.dumps(before))
+    assert is_whole(checkpoint)
+    for files in ({}, {"../../../metrics.jsonl": file_digest(tmp_path / "metrics.jsonl")}):
+        state.write_text(json.dumps(before | {"files": files}))
+        assert not is_whole(checkpoint)
+
+
+def test_a_training_goes_on_in_smaller_pieces_from_where_it_was(tmp_path: Path) -> None:
+    whole = job(dropout=0.0)
+    fit(whole, tmp_path / "whole", Engine(CPU), Progress())
+    with pytest.raises(KeyboardInterrupt):
+        fit(job(dropout=0.0, teacher=StopsAt(10)), tmp_path / "broken", Engine(CPU), Progress())
+    teacher = StopsAt(1000)
+    resumed = job(dropout=0.0, teacher=teacher, micro_batch_size=4)
+    fit(resumed, tmp_path / "broken", Engine(CPU), Progress())
+    steps = len(losses(tmp_path / "broken")) - 8
+    # 37 rows in steps of 8: the fifth of each epoch has 5, and all of them two pieces.
+    assert 1000 - teacher.left == 2 * steps == 2 * 13
+    np.testing.assert_allclose(losses(tmp_path / "broken"), losses(tmp_path / "whole"), rtol=2e-4)
+    torch.testing.assert_close(weights(resumed.model), weights(whole.model), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("device", "has_it", "asked", "expected"),
+    [
+        ("cpu", True, "auto", "float32"),
+        ("cuda", True, "auto", "bfloat16"),
+        ("cuda", False, "auto", "float32"),
+        ("cuda", True, "float32", "float32"),
+        ("cpu", False, "bfloat16", "bfloat16"),
+    ],
+)
+def test_precision_is_what_is_computed_in(
+    monkeypatch: pytest.MonkeyPatch, device: str, has_it: bool, asked: Precision, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_it)
+    assert Engine(torch.device(device)).precision(asked) == expected
 
 
 def damage(checkpoint: Path) -> None:

@@ -219,11 +219,10 @@ class TestWriting:
     """The stage itself, in this process, with the random teacher."""
 
     @pytest.fixture
-    def respond(self, load: Load, chat_teacher_folder: Path) -> Callable[[Path], tuple[Inputs, ResponsesRecord | None]]:
-        recipe, inputs = load(GENERATED, "adapt=null")
-        adapted = AdaptRecord(adapted=False, location=str(chat_teacher_folder), digest=inputs.lead.digest)
-
-        def responded(folder: Path) -> tuple[Inputs, ResponsesRecord | None]:
+    def respond(self, load: Load, chat_teacher_folder: Path) -> Callable[..., tuple[Inputs, ResponsesRecord | None]]:
+        def responded(folder: Path, *changes: str) -> tuple[Inputs, ResponsesRecord | None]:
+            recipe, inputs = load(GENERATED, "adapt=null", *changes)
+            adapted = AdaptRecord(adapted=False, location=str(chat_teacher_folder), digest=inputs.lead.digest)
             with open_run(folder, Progress()) as run:
                 return stage.respond(run, recipe, inputs, adapted, Engine(torch.device("cpu")))
 
@@ -259,6 +258,38 @@ class TestWriting:
         assert not (tmp_path / "broken/label/responses/scratch").exists()
         rows = inputs.splits["train"].rows
         assert all(isinstance(row, Written) for row in rows) and len(rows) == whole.written
+
+    def test_a_smaller_batch_writes_only_what_is_missing(
+        self,
+        respond: Callable[..., tuple[Inputs, ResponsesRecord | None]],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """As after running out of memory, twice, the second time within the smaller batches."""
+        write, sizes, seeds, most = stage.write_responses, [], [], [2, 3]
+
+        def broken(model: object, prompts: list[object], *args: object, **more: object) -> list[list[int]]:
+            if most and len(sizes) == sum(most[:1]):
+                most[:] = [sum(most), *most[2:]] if len(most) > 1 else []
+                raise KeyboardInterrupt
+            sizes.append(len(prompts))
+            seeds.append(more["seed"])
+            return write(model, prompts, *args, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(stage, "write_responses", broken)
+        with pytest.raises(KeyboardInterrupt):
+            respond(tmp_path / "run")
+        smaller = "label.responses.batch_size=5"
+        with pytest.raises(KeyboardInterrupt):
+            respond(tmp_path / "run", smaller)
+        inputs, found = respond(tmp_path / "run", smaller)
+        assert found is not None and sum(sizes) == found.written
+        assert sizes[:2] == [16, 16] and max(sizes[2:]) == 5 and len(set(seeds)) == len(seeds)
+        ids = [row.id for row in inputs.splits["train"].rows]
+        assert len(set(ids)) == len(ids) == found.written
+        # What is finished is not written again for that either.
+        calls = len(sizes)
+        assert respond(tmp_path / "run", "label.responses.batch_size=3")[1] == found and len(sizes) == calls
 
     def test_token_ids_are_learnt_as_they_were_drawn(
         self, respond: Callable[[Path], tuple[Inputs, ResponsesRecord | None]], load: Load, tmp_path: Path

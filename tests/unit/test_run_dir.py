@@ -1,5 +1,6 @@
 """The run directory: stages done once, the lock, atomic files."""
 
+import json
 import os
 import signal
 import subprocess
@@ -87,6 +88,106 @@ def test_a_stage_with_other_inputs_runs_again_and_names_what_changed(run: RunDir
     line = next(line for line in spoken.lines if "runs again" in line)
     assert "train.epochs 8 -> 10" in line
     assert "data" in line and "bbbb" not in line and "rate" not in line
+
+
+PIECES = ("train.micro_batch_size", "label.batch_size")
+
+
+def micro(size: int | None, **more: Any) -> dict[str, Any]:
+    return {"train": {"epochs": 8, "micro_batch_size": size} | more, "data": "a" * 64}
+
+
+def test_what_decides_last_bits_alone_makes_no_stage_run_again(run: RunDir, spoken: Spoken) -> None:
+    work = Work()
+    first = run.once("stage", micro(8), Made, work, last_bits=PIECES)
+    assert run.once("stage", micro(4), Made, work, last_bits=PIECES) == first
+    assert spoken.lines[-1].startswith("stage: kept, though train.micro_batch_size 8 -> 4: the same work in other")
+    # Nor where there was no such key.
+    without = {"train": {"epochs": 8}, "data": "a" * 64}
+    assert run.once("stage", without, Made, work, last_bits=PIECES) == first
+    assert run.once("stage", micro(8), Made, work, last_bits=PIECES) == first
+    assert spoken.lines[-1] == "stage: kept" and work.calls == 1
+    assert run.once("stage", micro(4), Made, work).fingerprint == fingerprint(micro(4)), "unless the stage says so"
+    assert run.once("stage", micro(4, epochs=9), Made, work, last_bits=PIECES) and work.calls == 3
+
+
+def test_work_goes_on_where_only_last_bits_were_changed(run: RunDir, spoken: Spoken) -> None:
+    def broken(folder: Path) -> Made:
+        write_text(folder / "half.txt", "half")
+        raise RuntimeError("out of memory")
+
+    for size in (8, 4):
+        with pytest.raises(RuntimeError):
+            run.once("stage", micro(size), Made, broken, last_bits=PIECES)
+    assert "stage: goes on from what is there, though train.micro_batch_size 8 -> 4: " in spoken.lines[-2]
+    work = Work()
+    made = run.once("stage", micro(2), Made, work, last_bits=PIECES)
+    assert work.found == ["half.txt"] and made.fingerprint == fingerprint(micro(2))
+    spoken.lines.clear()
+    assert run.once("stage", micro(2), Made, work, last_bits=PIECES) == made
+    assert spoken.lines == ["stage: kept"]
+
+
+def test_an_error_for_want_of_memory_names_the_stage(run: RunDir) -> None:
+    def broken(folder: Path) -> Made:
+        raise MemoryError
+
+    with pytest.raises(MemoryError) as raised:
+        run.once("label/teacher", INPUTS, Made, broken)
+    assert raised.value.__notes__ == ["label/teacher"]
+
+
+def test_auto_that_an_earlier_version_recorded_is_what_it_is_on_this_machine(run: RunDir, spoken: Spoken) -> None:
+    work = Work()
+    first = run.once("stage", micro(8, precision="auto"), Made, work)
+    here = {"train.precision": "float32"}
+    assert run.once("stage", micro(8, precision="float32"), Made, work, auto=here) == first
+    assert spoken.lines[-1] == "stage: kept"
+    assert run.once("stage", micro(8, precision="bfloat16"), Made, work, auto=here) != first
+    # Only where the name is given.
+    run.once("other", {"encoding": "auto"}, Made, work)
+    run.once("other", {"encoding": "float32"}, Made, work, auto=here)
+    assert work.calls == 4
+
+
+def test_inputs_that_are_not_those_of_the_record_prove_nothing(run: RunDir) -> None:
+    work = Work()
+    run.once("stage", micro(8), Made, work, last_bits=PIECES)
+    path = run.path("stage/inputs.json")
+    path.write_text(path.read_text().replace('"epochs": 8', '"epochs": 9'))
+    run.once("stage", micro(4, epochs=9), Made, work, last_bits=PIECES)
+    assert work.calls == 2
+
+
+@pytest.mark.parametrize("name", ["../out.txt", "/etc/hostname", "a/../../out.txt", "", "."])
+def test_a_record_whose_files_lead_out_of_its_folder_is_none(run: RunDir, tmp_path: Path, name: str) -> None:
+    made = run.once("stage", INPUTS, Made, Work())
+    (tmp_path / "out.txt").write_text("another's")
+    path = run.path("stage/result.json")
+    path.write_text(path.read_text().replace('"out.txt"', json.dumps(name)))
+    assert read_record(path, Made) is None
+    again = Work()
+    assert run.once("stage", INPUTS, Made, again).answer == made.answer and again.calls == 1
+
+
+def test_scratch_that_a_killed_process_left_in_a_finished_stage_is_removed(run: RunDir) -> None:
+    run.once("stage", INPUTS, Made, Work())
+    run.path("stage/scratch/checkpoints").mkdir(parents=True)
+    work = Work()
+    run.once("stage", INPUTS, Made, work)
+    assert not run.path("stage/scratch").exists() and work.calls == 0
+
+
+def test_a_link_with_the_name_of_a_leftover_is_removed_and_not_what_it_leads_to(run: RunDir, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "important.txt").write_text("keep me")
+    with pytest.raises(KeyboardInterrupt):
+        run.once("stage", INPUTS, Made, _killed)
+    run.path("stage/.model.1f.tmp").symlink_to(elsewhere)
+    run.once("stage", INPUTS, Made, Work())
+    assert not run.path("stage/.model.1f.tmp").is_symlink()
+    assert (elsewhere / "important.txt").read_text() == "keep me"
 
 
 def test_leftovers_of_the_same_inputs_are_resumed(run: RunDir) -> None:

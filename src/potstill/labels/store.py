@@ -8,14 +8,15 @@ codec.safetensors      what an encoding stores once for all rows, where it does
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -55,10 +56,17 @@ class LabelSource(BaseModel):
     precision: str
 
 
+def _shard_name(name: str) -> str:
+    # Entries are opened and removed by it, so that no file is allowed to name another than a shard.
+    if not re.fullmatch(r"shard-[0-9]{5,}\.arrow", name):
+        raise ValueError(f"{name!r} is not the name of a shard, such as shard-00000.arrow")
+    return name
+
+
 class ShardEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: str
+    file: Annotated[str, AfterValidator(_shard_name)]
     rows: int
     sha256: str
     batch_rows: tuple[int, ...]
@@ -149,6 +157,9 @@ class LabelStore:
             )
         for name in ("tokenizer", "teacher", "data", "max_length", "precision"):
             old, new = getattr(stored, name), getattr(expected, name)
+            if old == "auto" and name == "precision":
+                # An earlier version wrote it so; the run's record has been compared with this run by then.
+                continue
             if old != new:
                 raise LabelStoreError(
                     f"{self.folder}: labels were made with {name} {str(old)[:12]}, this run has "
@@ -250,16 +261,29 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = path.read_bytes()
         recorded = (folder / f"{MANIFEST}.sha256").read_bytes().strip()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not (path.exists() or any(folder.glob("shard-*.arrow"))):
+            raise LabelStoreError(
+                f"{folder}: not a complete label store (it has no manifest.json and no shards). Run potstill label, or "
+                "give the folder of a store, such as RUN/label/teacher/logits."
+            ) from None
         raise LabelStoreError(
             f"{folder}: not a complete label store ({Path(error.filename).name} is missing). Run potstill label."
         ) from None
     if hashlib.sha256(content).hexdigest().encode() != recorded:
-        raise LabelStoreError(f"{path}: was changed after it was written. Run potstill labels verify {folder}")
+        raise LabelStoreError(
+            f"{path}: was changed after it was written. Run potstill labels repair {folder}, then potstill label "
+            "again: shards that the stage's record knows are not made anew."
+        )
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
-        raise LabelStoreError(f"{path}: not a manifest of this version: {error.errors()[0]['msg']}") from None
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise LabelStoreError(
+            f"{path}: not a manifest of this version ({where}: {first['msg'].removeprefix('Value error, ')}). Nothing "
+            "was changed. Remove the folder and run potstill label, which makes all of it anew."
+        ) from None
     if manifest.format not in READABLE:
         formats = " and ".join(map(str, READABLE))
         raise LabelStoreError(f"{path}: format {manifest.format}; this potstill reads formats {formats}.")

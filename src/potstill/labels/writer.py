@@ -1,15 +1,20 @@
 """Writing a label store: a shard at a time, each whole or invisible, the manifest last.
 
 Shards hold record batches that the plan fixed, so labels made after a kill are bitwise those of an
-uninterrupted run: the batch that a row is computed in can change its last bits.
+uninterrupted run: the batch that a row is computed in can change its last bits. Under another plan whole shards
+stay, and what they lack is planned anew. Until the manifest is on disk, `.shard-00000.arrow.json` beside each shard
+says that it is whole.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 from pydantic import ValidationError
@@ -37,8 +42,10 @@ from potstill.labels.store import (
     damaged_shards,
     read_manifest,
 )
-from potstill.records import LabelFidelity
-from potstill.run_dir import RESULT, atomic_file, file_digest, write_text
+from potstill.records import LabelFidelity, LabelRecord
+from potstill.run_dir import RESULT, atomic_file, file_digest, read_record, write_text
+
+_ENTRIES = ".shard-*.json"
 
 Ask = Callable[[Sequence[int]], Any]
 """From indices of rows to what the layout makes records of."""
@@ -79,28 +86,55 @@ class StoreWriter:
         ask: Ask,
         advance: Callable[[int], None],
     ) -> Manifest:
-        """Ask the teacher for every batch of rows that no whole shard holds yet, and complete the store.
+        """Ask the teacher for every row that no whole shard holds yet, and complete the store.
 
         `batches` are indices into `ids`; `ask` returns their answer: logits for dense labels, and for positions the
-        number of them in each row with their columns. `advance` hears of rows done.
+        number of them in each row with their columns. `advance` hears of rows done. Whole shards stay whatever the
+        batches were that they were made in, and the rest of the rows is asked about in these.
 
         Raises:
             LabelStoreError: a duplicate id or a non-finite logit; what was written before stays.
         """
-        if Index(Keys(ids)).first_repeated() is not None:
+        index = Index(Keys(ids))
+        if index.first_repeated() is not None:
             raise LabelStoreError("duplicate ids: labels are found by id, so each row needs one of its own")
-        entries = []
-        for number, start in enumerate(range(0, len(batches), batches_per_shard)):
-            plan = batches[start : start + batches_per_shard]
-            name = f"shard-{number:05d}.arrow"
-            expected = [[ids[row] for row in batch] for batch in plan]
-            entry = self._finished(name, expected)
-            if entry is None:
-                entry = self._write_shard(name, plan, ids, ask, advance)
-            else:
-                advance(entry.rows)
-            entries.append(entry)
-        return self._complete(entries)
+        held = np.zeros(len(ids), dtype=np.bool_)
+        entries = {entry.file: entry for entry in self._whole_shards(index, held)}
+        advance(int(held.sum()))
+        left = [[row for row in batch if not held[row]] for batch in batches]
+        left = [batch for batch in left if batch]
+        names = (name for name in map("shard-{:05d}.arrow".format, count()) if name not in entries)
+        for start in range(0, len(left), batches_per_shard):
+            # Under an unchanged plan the gaps are those of whole shards, which are made anew as they were.
+            entry = self._write_shard(next(names), left[start : start + batches_per_shard], ids, ask, advance)
+            entries[entry.file] = entry
+        return self._complete(sorted(entries.values(), key=lambda entry: entry.file))
+
+    def _whole_shards(self, index: Index, held: npt.NDArray[np.bool_]) -> Iterator[ShardEntry]:
+        """The shards that were written whole and hold rows of these alone, each once; marks their rows as held.
+
+        What is left of others is removed, so that nothing lies in the store that its manifest does not tell of.
+        """
+        known = _entries(self.folder)
+        for path in sorted(self.folder.glob("shard-*.arrow")):
+            entry = known.get(path.name)
+            rows = self._rows(path, index) if entry is not None and _is_whole(path, entry.sha256) else None
+            if entry is None or rows is None or held[rows].any() or len(set(rows)) < len(rows):
+                path.unlink()
+                continue
+            held[rows] = True
+            # Of a store that was complete: its manifest is about to be written again.
+            _write_entry(self.folder, entry)
+            yield entry
+
+    def _rows(self, path: Path, index: Index) -> list[int] | None:
+        """The numbers of the rows of a shard; None if one of them is not among the rows to label."""
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        if not reader.schema.equals(self._layout.schema):
+            return None
+        batches = (reader.get_batch(number).column("id").to_pylist() for number in range(reader.num_record_batches))
+        rows = [index.find(identity) for batch in batches for identity in batch]
+        return None if None in rows else [row for row in rows if row is not None]
 
     def _write_shard(
         self,
@@ -122,29 +156,9 @@ class StoreWriter:
                 writer.write_batch(records)
                 checksums.append(batch_checksum(records))
                 advance(len(batch))
-        rows = [len(batch) for batch in plan]
-        entry = ShardEntry(
-            file=name,
-            rows=sum(rows),
-            sha256=file_digest(path),
-            batch_rows=tuple(rows),
-            batch_checksums=tuple(checksums),
-        )
-        write_text(_entry_path(self.folder, name), entry.model_dump_json())
+        entry = _entry(path, [len(batch) for batch in plan], checksums)
+        _write_entry(self.folder, entry)
         return entry
-
-    def _finished(self, name: str, expected: list[list[str]]) -> ShardEntry | None:
-        """The entry of a shard that was written whole under this plan, else None."""
-        path = self.folder / name
-        try:
-            entry = ShardEntry.model_validate_json(_entry_path(self.folder, name).read_bytes())
-        except (FileNotFoundError, ValidationError):
-            return None
-        if not path.is_file() or file_digest(path) != entry.sha256:
-            return None
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        stored = [reader.get_batch(i).column("id").to_pylist() for i in range(reader.num_record_batches)]
-        return entry if stored == expected else None
 
     def _complete(self, entries: list[ShardEntry]) -> Manifest:
         readers = [pa.ipc.open_file(pa.memory_map(str(self.folder / entry.file))) for entry in entries]
@@ -162,24 +176,35 @@ class StoreWriter:
         write_text(path.with_suffix(".json.sha256"), "")
         write_text(path, manifest.model_dump_json(indent=1) + "\n")
         write_text(path.with_suffix(".json.sha256"), file_digest(path) + "\n")
+        # Now the manifest vouches for the shards.
+        for beside in self.folder.glob(_ENTRIES):
+            beside.unlink()
         return manifest
 
     def _positions(self, fitted: Fitted, readers: Sequence[pa.ipc.RecordBatchFileReader]) -> PositionLabels:
         """What a store of positions has beside its rows; writes the part that is stored once."""
         there = (self.folder / CODEC).exists()
         digest = file_digest(self.folder / CODEC) if there else write_codec(self.folder, fitted.codec)
-        counts = [
-            pa.compute.sum(reader.get_batch(batch).column("positions")).as_py()
-            for reader in readers
-            for batch in range(reader.num_record_batches)
-        ]
         return PositionLabels(
             vocabulary=fitted.vocabulary,
             temperatures=fitted.temperatures,
             codec_sha256=digest,
-            positions=sum(counts),
+            positions=_positions_in(readers),
             errors=fitted.errors,
         )
+
+
+def stored_positions(folder: Path, manifest: Manifest) -> int:
+    """How many positions a store of positions has labels of."""
+    return _positions_in([pa.ipc.open_file(pa.memory_map(str(folder / entry.file))) for entry in manifest.shards])
+
+
+def _positions_in(readers: Sequence[pa.ipc.RecordBatchFileReader]) -> int:
+    return sum(
+        pa.compute.sum(reader.get_batch(batch).column("positions")).as_py()
+        for reader in readers
+        for batch in range(reader.num_record_batches)
+    )
 
 
 def write_codec(folder: Path, codec: Codec) -> str | None:
@@ -196,21 +221,38 @@ def repair(folder: Path) -> list[str]:
 
     A damaged codec takes all shards with it: they cannot be read without the one that they were written with.
 
+    A changed manifest is removed, where the record of the stage knows the shards.
+
     Raises:
-        LabelStoreError: the manifest itself is missing or changed, so that nothing tells which shards are whole.
+        LabelStoreError: the manifest itself is missing or changed, so that nothing tells which shards are whole; or it
+            names what is no shard.
     """
-    manifest = read_manifest(folder)
-    bad = {shard.file for shard, _ in damaged_shards(folder)}
-    if damaged_codec(folder, manifest):
-        bad |= {shard.file for shard in manifest.shards} | {CODEC, FITTED}
+    if _manifest_was_changed(folder):
+        entries, bad = _entries_of_record(folder), {MANIFEST}
+        if not entries:
+            # Says so.
+            read_manifest(folder)
+    else:
+        manifest = read_manifest(folder)
+        entries = {entry.file: entry for entry in manifest.shards}
+        bad = {shard.file for shard, _ in damaged_shards(folder)}
+        if damaged_codec(folder, manifest):
+            bad |= {*entries, CODEC, FITTED}
     if bad:
-        for entry in manifest.shards:
+        for entry in entries.values():
             if entry.file not in bad:
-                write_text(_entry_path(folder, entry.file), entry.model_dump_json())
+                _write_entry(folder, entry)
         # The record goes first: without it the label stage runs again and finds the whole shards.
         for name in (RESULT, MANIFEST, *sorted(bad), *(f".{name}.json" for name in sorted(bad))):
             (folder / name).unlink(missing_ok=True)
     return sorted(bad)
+
+
+def forget_shards(folder: Path) -> None:
+    """Make all shards of a store unknown, so that they are made anew."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for beside in folder.glob(_ENTRIES):
+        beside.unlink()
 
 
 def describe(folder: Path) -> Iterator[tuple[str, str]]:
@@ -240,5 +282,60 @@ def describe(folder: Path) -> Iterator[tuple[str, str]]:
     yield "data", manifest.source.data
 
 
-def _entry_path(folder: Path, name: str) -> Path:
-    return folder / f".{name}.json"
+def _write_entry(folder: Path, entry: ShardEntry) -> None:
+    write_text(folder / f".{entry.file}.json", entry.model_dump_json())
+
+
+def _entries(folder: Path) -> Mapping[str, ShardEntry]:
+    """What is known of the shards of a store, by their names: of the manifest if it was complete, else beside them.
+
+    Raises:
+        LabelStoreError: the manifest was changed.
+    """
+    # Without its digest a manifest was being written, and all entries lie beside the shards.
+    digest = folder / f"{MANIFEST}.sha256"
+    complete = (folder / MANIFEST).exists() and digest.exists() and digest.read_bytes().strip()
+    entries = {entry.file: entry for entry in read_manifest(folder).shards} if complete else {}
+    for path in folder.glob(_ENTRIES):
+        try:
+            entry = ShardEntry.model_validate_json(path.read_bytes())
+        except ValidationError:
+            continue
+        entries[entry.file] = entry
+    return entries
+
+
+def _manifest_was_changed(folder: Path) -> bool:
+    path, digest = folder / MANIFEST, folder / f"{MANIFEST}.sha256"
+    return path.is_file() and digest.is_file() and file_digest(path).encode() != digest.read_bytes().strip()
+
+
+def _entries_of_record(folder: Path) -> dict[str, ShardEntry]:
+    """The shards, and what the record of their stage says of them, by name; none where their codec is not whole."""
+    record = read_record(folder / RESULT, LabelRecord)
+    files = {} if record is None else record.files
+    if CODEC in files and not _is_whole(folder / CODEC, files[CODEC]):
+        return {}
+    entries = {}
+    for path in sorted(folder.glob("shard-*.arrow")):
+        if _is_whole(path, files.get(path.name, "")):
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+            entries[path.name] = _entry(
+                path, [len(each) for each in batches], [batch_checksum(each) for each in batches]
+            )
+    return entries
+
+
+def _entry(path: Path, rows: Sequence[int], checksums: Sequence[str]) -> ShardEntry:
+    return ShardEntry(
+        file=path.name,
+        rows=sum(rows),
+        sha256=file_digest(path),
+        batch_rows=tuple(rows),
+        batch_checksums=tuple(checksums),
+    )
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    return path.is_file() and file_digest(path) == sha256

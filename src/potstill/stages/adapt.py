@@ -9,7 +9,7 @@ from potstill.errors import RecipeError
 from potstill.locations import GGUF
 from potstill.recipe import AdaptSettings, Recipe
 from potstill.records import AdaptRecord
-from potstill.run_dir import RunDir, fingerprint, folder_files
+from potstill.run_dir import RunDir, file_digest, fingerprint, folder_files
 from potstill.stages.common import (
     Inputs,
     alone,
@@ -26,7 +26,8 @@ from potstill.stages.plan import adapt_split, total_steps
 from potstill.teachers import lead_name
 from potstill.training.engine import Engine
 from potstill.training.frozen_layers import FrozenLayers
-from potstill.training.loop import Job, fit, no_teacher
+from potstill.training.loop import LAST_BITS, Job, fit, no_teacher
+from potstill.training.metrics import METRICS
 
 
 def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptRecord:
@@ -40,22 +41,25 @@ def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptR
 
 
 def _adapt_one(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine, stage: str) -> AdaptRecord:
+    settings = recipe.adapt
+    precision = engine.precision(settings.precision) if settings else None
     depends = {
-        "adapt": recipe.adapt,
+        "adapt": settings and settings.model_dump(mode="json") | {"precision": precision},
         "teacher": inputs.lead.digest,
         "labels": inputs.labels,
         "data": {"adapt": adapt_split(inputs).fingerprint, "validation": inputs.fingerprint_of("validation")},
         "task": recipe.task,
         "seed": recipe.seed,
     }
-    settings = recipe.adapt
     if settings is None:
         return run.once(stage, depends, AdaptRecord, lambda folder: _unchanged(folder, stage, recipe, inputs))
 
     def work(folder: Path) -> AdaptRecord:
         return _train(run, folder, stage, recipe, settings, inputs, engine)
 
-    return run.once(stage, depends, AdaptRecord, work, together=True)
+    last_bits = [f"adapt.{name}" for name in LAST_BITS]
+    auto = {"adapt.precision": engine.precision("auto")}
+    return run.once(stage, depends, AdaptRecord, work, together=True, last_bits=last_bits, auto=auto)
 
 
 def _unchanged(folder: Path, stage: str, recipe: Recipe, inputs: Inputs) -> AdaptRecord:
@@ -125,5 +129,5 @@ def _train(
         best_step=done.best_step,
         best_validation_loss=done.best_validation_loss,
         best_validation_accuracy=done.best_validation_accuracy,
-        files=folder_files(folder / "model", relative_to=folder),
+        files=folder_files(folder / "model", relative_to=folder) | {METRICS: file_digest(folder / METRICS)},
     )

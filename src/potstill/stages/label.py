@@ -12,6 +12,7 @@ from potstill.data.rows import texts_fingerprint
 from potstill.labels import Auto, Dense, DensePositions, LabelSource, StoreWriter, bytes_per_position
 from potstill.labels.positions import Columns
 from potstill.labels.store import FORMAT
+from potstill.labels.writer import stored_positions
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest, fingerprint
@@ -23,6 +24,9 @@ from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
 TEACHER = "teacher"
+LAST_BITS = ("label.batch_size", "label.batches_per_shard")
+"""Inputs of a store that decide only in which company a row is asked about."""
+PRECISION = ("label.precision", "source.precision")
 
 
 def is_generation(name: str) -> bool:
@@ -50,7 +54,7 @@ def label(
         mode = "online" if recipe.reads_distributions else "not asked"
         made = _nothing_stored(adapted, asked=recipe.reads_distributions)
         return run.once(store_of(name), {"mode": mode, "teacher": adapted.digest}, LabelRecord, lambda _: made)
-    source = label_source(recipe, inputs, adapted)
+    source = label_source(recipe, inputs, adapted, engine)
     dense = isinstance(recipe.encoding, Dense)
     # All logits serve every temperature, and nothing is fitted or lost.
     read = {"batch_size", "batches_per_shard", "precision"} | (set() if dense else {"temperatures", "fit_positions"})
@@ -62,7 +66,7 @@ def label(
     depends = {
         "format": FORMAT,
         "judged": judged,
-        "label": recipe.label.model_dump(mode="json", include=read),
+        "label": recipe.label.model_dump(mode="json", include=read) | {"precision": source.precision},
         "encoding": recipe.encoding,
         "source": source,
     }
@@ -72,6 +76,8 @@ def label(
         depends,
         LabelRecord,
         lambda folder: write(run, folder, recipe, inputs, adapted, source, engine),
+        last_bits=LAST_BITS,
+        auto=dict.fromkeys(PRECISION, engine.precision("auto")),
     )
     # Again, for the bound or the losses can have changed since the labels were made.
     require_within_bound(recipe, record.errors)
@@ -100,14 +106,14 @@ def _nothing_stored(adapted: AdaptRecord, *, asked: bool) -> LabelRecord:
     return LabelRecord(online=asked, asked=asked, rows=0, content_digest=adapted.digest, size_bytes=0, rows_per_s=0.0)
 
 
-def label_source(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord) -> LabelSource:
+def label_source(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine) -> LabelSource:
     return LabelSource(
         teacher=adapted.digest,
         tokenizer=inputs.tokenizer_digest,
         data=_answered(recipe, inputs),
         labels=tuple(inputs.labels),
         max_length=recipe.task.max_length,
-        precision=recipe.label.precision,
+        precision=engine.precision(recipe.label.precision),
     )
 
 
@@ -146,10 +152,10 @@ def _write(
     teacher = FrozenTeacher(model, engine.device, recipe.task.ask)
     at_words = DensePositions(dtype=encoding.dtype, classes=len(inputs.labels))
     words = answer is None
-    asked = positions = 0
+    asked = 0
 
     def ask(indices: Sequence[int]) -> Tensor | tuple[Sequence[int], Columns]:
-        nonlocal asked, positions
+        nonlocal asked
         asked += len(indices)
         batch = rows.collate(indices)
         with engine.autocast(settings.precision):
@@ -159,7 +165,6 @@ def _write(
             return units.spoken_by(outputs) if units else outputs
         assert said.logits is not None
         counts: list[int] = batch.mask.sum(dim=1).tolist()
-        positions += sum(counts)
         return counts, at_words.encode(said.logits[batch.mask.to(said.logits.device)])
 
     started = time.monotonic()
@@ -178,7 +183,7 @@ def _write(
         content_digest=manifest.content_digest,
         size_bytes=sum((folder / name).stat().st_size for name in names),
         rows_per_s=round(asked / seconds, 1) if seconds else 0.0,
-        positions=positions if words else None,
+        positions=stored_positions(folder, manifest) if words else None,
         bytes_per_position=bytes_per_position(at_words.columns) if words else None,
         files={name: file_digest(folder / name) for name in names},
     )

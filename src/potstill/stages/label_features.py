@@ -10,12 +10,13 @@ from potstill.families import Part
 from potstill.labels import States, StoreWriter, bytes_per_position
 from potstill.labels.positions import Columns
 from potstill.labels.store import FORMAT
+from potstill.labels.writer import stored_positions
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest
 from potstill.signals import Read
 from potstill.stages.common import Inputs, load_teacher
-from potstill.stages.label import TEACHER, is_generation, label_source, one_of
+from potstill.stages.label import LAST_BITS, PRECISION, TEACHER, is_generation, label_source, one_of
 from potstill.stages.plan import shapes_of
 from potstill.stages.signals import build_loss
 from potstill.teachers import FrozenTeacher, lead_name
@@ -60,10 +61,11 @@ def by_part(reads: Iterable[Read]) -> Mapping[Part, frozenset[Read]]:
 def _label_stack(
     run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine, where: str, encoding: States
 ) -> LabelRecord:
-    source = label_source(recipe, inputs, adapted)
+    source = label_source(recipe, inputs, adapted, engine)
     depends = {
         "format": FORMAT,
-        "label": recipe.label.model_dump(mode="json", include={"batch_size", "batches_per_shard", "precision"}),
+        "label": recipe.label.model_dump(mode="json", include={"batch_size", "batches_per_shard"})
+        | {"precision": source.precision},
         "encoding": encoding,
         "source": source,
     }
@@ -73,16 +75,15 @@ def _label_stack(
         rows = rows.unpacked() if isinstance(rows, TokenRows) else rows
         reads = frozenset(state.read for state in encoding.states)
         teacher = FrozenTeacher(load_teacher(recipe, run, adapted), engine.device, recipe.task.ask, reads)
-        asked = positions = 0
+        asked = 0
 
         def ask(indices: Sequence[int]) -> tuple[list[int], Columns]:
-            nonlocal asked, positions
+            nonlocal asked
             batch = rows.collate(indices)
             with engine.autocast(recipe.label.precision):
                 features = teacher(batch).features
             counts: list[int] = batch.tokens_of(encoding.part).sum(dim=1).tolist()
             asked += len(indices)
-            positions += sum(counts)
             return counts, encoding.encode(features)
 
         started = time.monotonic()
@@ -98,9 +99,10 @@ def _label_stack(
             content_digest=manifest.content_digest,
             size_bytes=sum((folder / name).stat().st_size for name in names),
             rows_per_s=round(asked / seconds, 1) if seconds else 0.0,
-            positions=positions,
+            positions=stored_positions(folder, manifest),
             bytes_per_position=bytes_per_position(encoding.columns),
             files={name: file_digest(folder / name) for name in names},
         )
 
-    return run.once(where, depends, LabelRecord, work)
+    auto = dict.fromkeys(PRECISION, engine.precision("auto"))
+    return run.once(where, depends, LabelRecord, work, last_bits=LAST_BITS, auto=auto)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -32,7 +32,7 @@ from potstill.labels.encodings import CANDIDATES, load_codec
 from potstill.labels.error import measure_error
 from potstill.labels.positions import Columns
 from potstill.labels.store import CODEC, FITTED
-from potstill.labels.writer import write_codec
+from potstill.labels.writer import forget_shards, write_codec
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelFidelity, LabelRecord
 from potstill.run_dir import RunDir, file_digest, write_text
@@ -127,7 +127,7 @@ def write_positions(
         positions=manifest.positions.positions,
         bytes_per_position=bytes_per_position(fitted.codec.columns),
         errors=fitted.errors,
-        files={name: file_digest(folder / name) for name in names},
+        files={name: file_digest(folder / name) for name in [*names, FITTED]},
     )
 
 
@@ -152,8 +152,7 @@ def _fit_or_load(
     sample = _sample(recipe, rows, head, hidden_of)
     fitted = _chosen(recipe, sample)
     # Shards that were written with another codec would be read as if with this one.
-    for entry in folder.glob(".shard-*.json"):
-        entry.unlink()
+    forget_shards(folder)
     digest = write_codec(folder, fitted.codec)
     write_text(
         folder / FITTED,
@@ -205,7 +204,13 @@ def _read_fitted(folder: Path, recipe: Recipe, vocabulary: int) -> Fitted | None
     grid = recipe.label.temperatures
     if not (folder / FITTED).exists():
         return None
-    known = _FittedFile.model_validate_json((folder / FITTED).read_bytes())
+    try:
+        known = _FittedFile.model_validate_json((folder / FITTED).read_bytes())
+    except ValidationError as error:
+        raise LabelStoreError(
+            f"{folder / FITTED}: damaged ({error.errors()[0]['msg']}). Remove {folder} and run potstill label, which "
+            "makes all labels anew."
+        ) from None
     encoding = known.encoding
     tensors: dict[str, Tensor] = {}
     if known.codec_sha256 is not None:

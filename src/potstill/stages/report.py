@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from potstill.errors import TrainingError
 from potstill.presentation.page import render_html, render_model_card
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import dump_recipe
-from potstill.records import FinishedRun, ReportRecord
+from potstill.records import FinishedRun, ReportRecord, TrainRecord
 from potstill.run_dir import RunDir, file_digest, fingerprint, write_text
-from potstill.training.metrics import read_metrics
+from potstill.training.metrics import METRICS, read_metrics
 
 PACKAGES = (
     "torch",
@@ -27,7 +28,11 @@ PACKAGES = (
 
 
 def report(run: RunDir, recipe: Recipe, finished: FinishedRun) -> ReportRecord:
-    """`report.html` and `MODEL_CARD.md`."""
+    """`report.html` and `MODEL_CARD.md`.
+
+    Raises:
+        TrainingError: the metrics of a training are not those that it wrote.
+    """
     depends = {
         "recipe": recipe,
         "records": {name: fingerprint(record) for name, record in vars(finished).items()},
@@ -41,13 +46,22 @@ def report(run: RunDir, recipe: Recipe, finished: FinishedRun) -> ReportRecord:
             "recipe_yaml": dump_recipe(recipe),
             "environment": environment(),
         }
-        members = ["student"] + (["baseline"] if finished.baseline else [])
-        metrics = {name: read_metrics(run.path("train", name, "metrics.jsonl")) for name in members}
+        trained = {"student": finished.student} | ({"baseline": finished.baseline} if finished.baseline else {})
+        metrics = {name: _metrics(run.path("train", name, METRICS), record) for name, record in trained.items()}
         write_text(folder / "report.html", render_html(finished, metrics=metrics, **facts))
         write_text(folder / "MODEL_CARD.md", render_model_card(finished, **facts))
         return ReportRecord(files={name: file_digest(folder / name) for name in ("report.html", "MODEL_CARD.md")})
 
     return run.once("report", depends, ReportRecord, work)
+
+
+def _metrics(path: Path, record: TrainRecord) -> list[dict[str, Any]]:
+    # Earlier versions recorded no digest of it.
+    if METRICS in record.files and file_digest(path) != record.files[METRICS]:
+        raise TrainingError(
+            f"{path}: changed since it was written. Restore it, or remove {path.parent} to train again."
+        )
+    return read_metrics(path)
 
 
 def environment() -> dict[str, str]:

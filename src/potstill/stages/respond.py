@@ -2,8 +2,9 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,7 @@ def respond(
     asked = requests(recipe, inputs, settings)
     depends = {
         "responses": settings,
-        "precision": recipe.label.precision,
+        "precision": engine.precision(recipe.label.precision),
         "seed": recipe.seed,
         "teacher": adapted.digest,
         "tokenizer": inputs.tokenizer_digest,
@@ -122,7 +123,8 @@ def respond(
     def work(folder: Path) -> ResponsesRecord:
         return _write(run, folder, recipe, settings, inputs, adapted, asked, engine)
 
-    record = run.once(RESPONSES, depends, ResponsesRecord, work)
+    auto = {"precision": engine.precision("auto")}
+    record = run.once(RESPONSES, depends, ResponsesRecord, work, last_bits=["responses.batch_size"], auto=auto)
     path = run.path(RESPONSES, FILE)
     if file_digest(path) != record.files[FILE]:
         raise LabelStoreError(f"{path}: changed since it was written. Remove its folder, and the teacher writes again.")
@@ -144,37 +146,41 @@ def _write(
     done = folder / SCRATCH
     done.mkdir(exist_ok=True)
     started, drawn = time.monotonic(), 0
-    found: dict[str, Written] = {}
+    found, taken = _finished(done, {request.id for request in asked.open})
     with run.progress.task(RESPONSES, len(asked.open), "responses") as advance:
-        for number, (room, batch) in enumerate(_batches(asked.open, settings.batch_size)):
-            each, path = [asked.open[index] for index in batch], done / f"{number:06}.parquet"
-            rows = _finished(path, each)
-            if rows is None:
-                seed = hash_seed(recipe.seed, number)
-                with engine.autocast(recipe.label.precision):
-                    said = write_responses(
-                        model,
-                        [request.prompt for request in each],
-                        settings,
-                        new_tokens=room,
-                        ends=ends,
-                        seed=seed,
-                    )
-                rows = [
-                    Written(
-                        id=request.id,
-                        prompt=request.prompt,
-                        response=np.array(ids, dtype=np.int32),
-                        text=inputs.tokenizer.decode(ids, skip_special_tokens=True),
-                        ended=ids[-1] in ends,
-                        seed=seed,
-                    )
-                    for request, ids in zip(each, said, strict=True)
-                ]
-                save_written(path, rows)
-                drawn += sum(map(len, said))
+        advance(len(found))
+        # Under an unchanged plan the free numbers are those of the batches that are missing.
+        free = (number for number in count() if number not in taken)
+        for room, batch in _batches(asked.open, settings.batch_size):
+            each = [asked.open[index] for index in batch if asked.open[index].id not in found]
+            if not each:
+                continue
+            number = next(free)
+            seed = hash_seed(recipe.seed, number)
+            with engine.autocast(recipe.label.precision):
+                said = write_responses(
+                    model,
+                    [request.prompt for request in each],
+                    settings,
+                    new_tokens=room,
+                    ends=ends,
+                    seed=seed,
+                )
+            rows = [
+                Written(
+                    id=request.id,
+                    prompt=request.prompt,
+                    response=np.array(ids, dtype=np.int32),
+                    text=inputs.tokenizer.decode(ids, skip_special_tokens=True),
+                    ended=ids[-1] in ends,
+                    seed=seed,
+                )
+                for request, ids in zip(each, said, strict=True)
+            ]
+            save_written(done / f"{number:06}.parquet", rows)
+            drawn += sum(map(len, said))
             found |= {row.id: row for row in rows}
-            advance(len(batch), f"{drawn / (time.monotonic() - started):,.0f} tokens/s")
+            advance(len(each), f"{drawn / (time.monotonic() - started):,.0f} tokens/s")
     seconds = time.monotonic() - started
     written = [found[request.id] for request in asked.open]
     save_written(folder / FILE, written)
@@ -202,13 +208,20 @@ def _require_own_names(names: Sequence[str], inputs: Inputs) -> None:
         )
 
 
-def _finished(path: Path, wanted: Sequence[Request]) -> list[Written] | None:
-    """What a job that was broken off wrote of this batch, if it is whole."""
-    try:
-        rows = load_written(path)
-    except (OSError, pa.ArrowException):
-        return None
-    return rows if [row.id for row in rows] == [each.id for each in wanted] else None
+def _finished(folder: Path, wanted: Set[str]) -> tuple[dict[str, Written], set[int]]:
+    """What a job that was broken off wrote, in whatever batches, and the numbers of these."""
+    found: dict[str, Written] = {}
+    taken: set[int] = set()
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            rows = load_written(path)
+        except (OSError, pa.ArrowException):
+            continue
+        names = {row.id for row in rows}
+        if path.stem.isdecimal() and names <= wanted and names.isdisjoint(found):
+            found |= {row.id: row for row in rows}
+            taken.add(int(path.stem))
+    return found, taken
 
 
 def _batches(asked: Sequence[Request], size: int) -> Iterator[tuple[int, list[int]]]:

@@ -18,7 +18,7 @@ from potstill.labels import LabelStore, StoredFeatures, StoredTeacher
 from potstill.losses import AnyLoss, HardLabels, MixedLoss, SoftTargets
 from potstill.recipe import Recipe, TrainSettings
 from potstill.records import AdaptRecord, LabelRecord, TrainRecord
-from potstill.run_dir import RunDir, fingerprint, folder_files
+from potstill.run_dir import RunDir, file_digest, fingerprint, folder_files
 from potstill.schedules import Constant
 from potstill.signals import Read, Teacher
 from potstill.stages.common import (
@@ -50,8 +50,8 @@ from potstill.teachers import (
     snapshot_name,
 )
 from potstill.training.engine import Engine
-from potstill.training.loop import Job, fit, no_teacher
-from potstill.training.metrics import open_trackers
+from potstill.training.loop import LAST_BITS, Job, fit, no_teacher
+from potstill.training.metrics import METRICS, open_trackers
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ def _train(
     steps = total_steps(settings, length)
     depends = {
         **member.depends,
-        "train": settings.model_dump(mode="json", exclude={"baseline", "trackers", "alpha"}),
+        "train": settings.model_dump(mode="json", exclude={"baseline", "trackers", "alpha"})
+        | {"precision": engine.precision(settings.precision)},
         "losses": [loss.model_dump(mode="json") for loss in member.losses],
         "student": inputs.student.model_dump(mode="json"),
         "teacher": adapted.digest,
@@ -235,10 +236,14 @@ def _train(
             stopped_early=done.stopped_early,
             train_rows=len(rows),
             labelled_rows=sum(row.labelled for row in rows),
-            files=folder_files(folder / "model", relative_to=folder) | _files_of_snapshots(folder),
+            files=folder_files(folder / "model", relative_to=folder)
+            | _files_of_snapshots(folder)
+            | {METRICS: file_digest(folder / METRICS)},
         )
 
-    return run.once(f"train/{member.name}", depends, TrainRecord, work, together=True)
+    last_bits = [f"train.{name}" for name in LAST_BITS]
+    auto = {"train.precision": engine.precision("auto")}
+    return run.once(f"train/{member.name}", depends, TrainRecord, work, together=True, last_bits=last_bits, auto=auto)
 
 
 def _snapshots(settings: TrainSettings, steps: int, save: Callable[[float], None]) -> Mapping[int, Callable[[], None]]:
@@ -255,7 +260,7 @@ def _snapshots(settings: TrainSettings, steps: int, save: Callable[[float], None
 
 
 def _files_of_snapshots(folder: Path) -> dict[str, str]:
-    snapshots = folder / Path(snapshot_name(0)).parent
+    snapshots = folder / Path(snapshot_name(0.0)).parent
     return folder_files(snapshots, relative_to=folder) if snapshots.is_dir() else {}
 
 
@@ -345,7 +350,7 @@ class _Opened:
     def _store(self, path: str) -> LabelStore:
         store = LabelStore(self.run.path(path))
         inputs = self.inputs.of_student if is_generation(self.lessons.name) else self.inputs
-        store.require(label_source(self.recipe, inputs, self.lessons.teacher))
+        store.require(label_source(self.recipe, inputs, self.lessons.teacher, self.engine))
         return store
 
 

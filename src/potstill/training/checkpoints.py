@@ -1,11 +1,13 @@
 """Checkpoints that are whole or invisible, in safetensors and JSON: model, optimiser, random state, progress.
 
 A checkpoint is a folder `step-00000120/`, renamed into place when all its files are on disk. `state.json`
-holds the sha256 of the others, so a damaged one is recognised and an older one used instead.
+holds the sha256 of the others and of itself, so a damaged one is recognised and an older one used instead.
 """
 
+import hashlib
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from torch.distributed.checkpoint.state_dict import (
 
 from potstill.errors import CheckpointError
 from potstill.run_dir import atomic_folder, file_digest, write_json
+
+TENSORS = {"model.safetensors", "optimiser.safetensors", "random.safetensors"}
 
 # Names by parameter, not by position: the same files whatever engine shards the parameters.
 _OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -62,7 +66,8 @@ def save_checkpoint(
         save_file(random, target / "random.safetensors")
         digests = {path.name: file_digest(path) for path in sorted(target.iterdir())}
         groups = optimiser_state["param_groups"]
-        write_json(target / "state.json", {"progress": asdict(progressed), "groups": groups, "files": digests})
+        state = {"progress": asdict(progressed), "groups": groups, "files": digests}
+        write_json(target / "state.json", state | {"digest": _digest(state)})
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
@@ -88,7 +93,13 @@ def is_whole(checkpoint: Path) -> bool:
     """Whether every file is there and matches its sha256."""
     try:
         state = json.loads((checkpoint / "state.json").read_bytes())
-        return all(file_digest(checkpoint / name) == digest for name, digest in state["files"].items())
+        # Earlier versions wrote none.
+        digest = state.pop("digest", None)
+        if state.keys() != {"progress", "groups", "files"} or state["files"].keys() != TENSORS:
+            return False
+        if digest is not None and digest != _digest(state):
+            return False
+        return all(file_digest(checkpoint / name) == sha256 for name, sha256 in state["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -123,12 +134,26 @@ def load_weights(folder: Path, step: int, model: nn.Module) -> None:
     set_model_state_dict(model, {**load_file(checkpoint / "model.safetensors")}, options=_OPTIONS)
 
 
-def keep_newest(folder: Path, count: int, best_step: int) -> None:
-    """Remove all but the newest `count` checkpoints and the best one; called when the newest is on disk."""
-    kept = {path.name for path in sorted(folder.glob("step-*"))[-count:]} | {_name(best_step)}
-    for path in folder.glob("step-*"):
-        if path.name not in kept:
+def keep_newest(folder: Path, count: int, best_step: int, whole: Collection[int] = ()) -> None:
+    """Remove all but the newest `count` checkpoints that are whole, and the best one.
+
+    `whole` are steps whose checkpoints need no look, since this process wrote them. One that is damaged counts for
+    nothing: it would take the place of the last from which training can go on. Where none is whole, all stay.
+    """
+    kept: set[str] = set()
+    known = {_name(step) for step in whole}
+    paths = sorted(folder.glob("step-*"), reverse=True)
+    for path in paths:
+        if len(kept) < count and (path.name in known or is_whole(path)):
+            kept.add(path.name)
+    for path in paths if kept else []:
+        if path.name not in kept | {_name(best_step)}:
             shutil.rmtree(path)
+
+
+def _digest(state: dict[str, Any]) -> str:
+    # A loss that was not measured yet is infinite, which canonical JSON does not know.
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _name(step: int) -> str:

@@ -48,10 +48,15 @@ class Engine:
         if self.world_size > 1:
             dist.barrier()
 
+    def precision(self, asked: Literal["auto", "float32", "bfloat16"]) -> Literal["float32", "bfloat16"]:
+        """What is computed in here: `auto` is bfloat16 where the accelerator has it."""
+        if asked != "auto":
+            return asked
+        return "bfloat16" if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
     def autocast(self, precision: Literal["auto", "float32", "bfloat16"]) -> AbstractContextManager[object]:
         """bfloat16 arithmetic where it is asked for, or where the accelerator has it; weights stay float32."""
-        has_it = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        if precision == "bfloat16" or (precision == "auto" and has_it):
+        if self.precision(precision) == "bfloat16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 

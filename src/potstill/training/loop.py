@@ -36,7 +36,10 @@ from potstill.training.checkpoints import (
     save_checkpoint,
 )
 from potstill.training.engine import Engine
-from potstill.training.metrics import MetricsFile, Tracker
+from potstill.training.metrics import METRICS, MetricsFile, Tracker
+
+LAST_BITS = ("micro_batch_size", "keep_checkpoints", "compiled")
+"""Settings that leave a training the same rows and steps; a checkpoint that was written under others serves."""
 
 
 def no_teacher(batch: Batch) -> Signals:
@@ -106,8 +109,10 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
     evaluate_every = settings.evaluate_every or steps.steps_per_epoch
     done = _resume(checkpoints, module, optimiser, engine, progress, job.name)
     steps.step = done.step
+    # Steps whose checkpoints this process has read or written whole.
+    saved = [done.step]
     with ExitStack() as stack:
-        metrics = stack.enter_context(MetricsFile(folder / "metrics.jsonl", done.step)) if engine.is_main else None
+        metrics = stack.enter_context(MetricsFile(folder / METRICS, done.step)) if engine.is_main else None
         advance = stack.enter_context(progress.task(job.name, job.total_steps, "steps"))
         stack.enter_context(stopping.deferred())
         advance(done.step)
@@ -127,7 +132,10 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
                 _log(metrics, job.trackers, {"kind": "validation", "step": done.step, **asdict(found)})
             stop = engine.any(stopping.requested())
             if evaluated or stop:
-                _save(checkpoints, module, optimiser, done, settings, engine, metrics)
+                _save(checkpoints, module, optimiser, done, engine, metrics)
+                saved.append(done.step)
+                if engine.is_main:
+                    keep_newest(checkpoints, settings.keep_checkpoints, done.best_step, saved)
             if stop:
                 raise stopping.stop()
     load_weights(checkpoints, done.best_step, module)
@@ -307,7 +315,6 @@ def _save(
     module: nn.Module,
     optimiser: torch.optim.Optimizer,
     done: Progressed,
-    settings: OptimiserSettings,
     engine: Engine,
     metrics: MetricsFile | None,
 ) -> None:
@@ -316,7 +323,6 @@ def _save(
         if metrics:
             metrics.sync()
         save_checkpoint(checkpoints, module, optimiser, done, random)
-        keep_newest(checkpoints, settings.keep_checkpoints, done.best_step)
     engine.barrier()
 
 

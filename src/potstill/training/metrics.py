@@ -10,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 from potstill.errors import RecipeError
 from potstill.run_dir import write_text
 
+METRICS = "metrics.jsonl"
+
 
 @runtime_checkable
 class Tracker(Protocol):
