@@ -4,15 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_serializer
 
 from potstill.data.ids import Index, Keys
 from potstill.data.near_copies import near_copies, normalised
 from potstill.data.on_disk import OnDisk
+from potstill.data.reading import FileNotes, OnError, Reading
 from potstill.data.rows import OWN_ID, Columns, DataRow, rows_fingerprint
 from potstill.data.splits import stable_fraction
 from potstill.errors import DataError
@@ -20,6 +21,8 @@ from potstill.progress import Advance, Progress, unseen
 from potstill.settings import Settings
 
 Share = Annotated[float, Field(gt=0, lt=0.5)]
+LabelName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
+"""YAML makes a number of `-1`, and rows have class ids as numbers too."""
 
 
 class NearCopies(Settings):
@@ -47,6 +50,23 @@ class DataSettings(Settings):
     """Drop rows whose normalised text occurred before; held-out rows win over training rows."""
     near_copies: NearCopies | None = NearCopies()
     """Drop training rows that nearly copy a held-out text; null to keep them."""
+    ignore: tuple[str, ...] = ()
+    """Fields that are left out, as if they were not there: for one with a meaning that this run does without."""
+    on_error: OnError = "raise"
+    """What is done with rows that cannot be read: raise one error for all of them, or skip and count them. A row that
+    is skipped is a row less to learn from, or to judge by."""
+    allow_labels: tuple[LabelName, ...] = ()
+    """Labels that are meant as they are, though they look like no label (`-1`), like another label in other case, or
+    like a tag of another form."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without these where they say nothing, so that a run from before there were any goes on."""
+        values = handler(self)
+        for name in ("ignore", "on_error", "allow_labels"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del values[name]
+        return values
 
 
 @dataclass(frozen=True)
@@ -59,6 +79,8 @@ class Split:
     blank_dropped: int = 0
     duplicates_dropped: int = 0
     near_copies_dropped: int = 0
+    notes: FileNotes | None = None
+    """What else was found in its file, if it has one of its own."""
 
     @property
     def labelled(self) -> int:
@@ -69,8 +91,11 @@ class Split:
         return rows_fingerprint(self.rows)
 
 
-Read = Callable[[Path, Columns], OnDisk[Any]]
-"""How a task reads the rows of a file."""
+@runtime_checkable
+class Read(Protocol):
+    """How a task reads the rows of a file."""
+
+    def __call__(self, path: Path, columns: Columns, *, how: Reading) -> OnDisk[Any]: ...
 
 
 def prepare(
@@ -87,9 +112,10 @@ def prepare(
     of it may have the prompt of a held-out row, or nearly.
 
     Raises:
-        DataError: a file or row that cannot be used, a held-out row without label, or a split left empty.
+        DataError: files, rows, fields or labels that cannot be used, all in one error; a held-out row without label,
+            or a split left empty.
     """
-    splits = {name: _without_blank(Split(rows, len(rows))) for name, rows in _read(settings, base, read).items()}
+    splits = {name: _without_blank(split) for name, split in _read(settings, base, read).items()}
     if settings.deduplicate:
         splits = _without_duplicates(splits)
     if settings.near_copies:
@@ -100,21 +126,37 @@ def prepare(
     return splits
 
 
-def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, OnDisk[Any]]:
-    train = read(base / settings.train, settings.columns)
-    splits: dict[str, OnDisk[Any]] = {}
+def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, Split]:
+    how = Reading(frozenset(settings.ignore), settings.on_error)
+    found: dict[str, Split] = {}
+    problems = []
+    for name in ("train", "test", "validation", "adapt"):
+        source = getattr(settings, name)
+        if isinstance(source, str):
+            try:
+                rows = read(base / source, settings.columns, how=how)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            notes = how.files[base / source]
+            found[name] = Split(rows, len(rows) + notes.bad, notes=notes)
+    problems += [*how.classes.problems(settings.allow_labels), *how.tags.problems(settings.allow_labels)]
+    if problems:
+        raise DataError("\n".join(problems))
+    train = found["train"]
+    splits: dict[str, Split] = {}
     for name in ("test", "validation"):
         source = getattr(settings, name)
         if isinstance(source, str):
-            splits[name] = read(base / source, settings.columns)
+            splits[name] = found[name]
         else:
             # By text, so that copies fall on the same side; by name, so that the two shares are independent.
-            taken = _flags(train, partial(_falls, name=name, share=source))
-            splits[name], train = train.where(taken), train.where(~taken)
+            taken = _flags(train.rows, partial(_falls, name=name, share=source))
+            held_out, train = _kept(train, taken), _kept(train, ~taken)
+            splits[name] = Split(held_out.rows, len(held_out.rows))
+            train = replace(train, read=train.read - len(held_out.rows))
     splits["train"] = train
-    if settings.adapt:
-        splits["adapt"] = read(base / settings.adapt, settings.columns)
-    return splits
+    return splits | {name: split for name, split in found.items() if name == "adapt"}
 
 
 def _falls(row: DataRow, *, name: str, share: float) -> bool:
@@ -126,7 +168,7 @@ def _flags(rows: Sequence[Any], is_true: Callable[[Any], bool]) -> npt.NDArray[n
     return np.fromiter(map(is_true, rows), dtype=np.bool_, count=len(rows))
 
 
-def _kept(split: Split, kept: npt.NDArray[np.bool_], **counts: int) -> Split:
+def _kept(split: Split, kept: npt.NDArray[np.bool_], **counts: Any) -> Split:
     assert isinstance(split.rows, OnDisk)
     return replace(split, rows=split.rows.where(kept), **counts)
 
@@ -194,6 +236,8 @@ def _check(name: str, split: Split, *, all_open: bool) -> None:
             "duplicates": split.duplicates_dropped,
             "near-copies of held-out rows": split.near_copies_dropped,
         }
+        if split.notes is not None:
+            dropped["that cannot be read"] = split.notes.bad
         why = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none was labelled"
         raise DataError(f"data.{name}: 0 usable rows ({split.read} read: {why}). Nothing written.")
     missing = np.flatnonzero(_flags(split.rows, lambda row: not row.labelled))
