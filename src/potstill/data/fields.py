@@ -174,6 +174,11 @@ class Form:
     verdicts: frozenset[str] = frozenset()
     """Fields that say whether a response is good."""
 
+    def suspects(self, name: str) -> bool:
+        """Whether a field of this name can have a meaning, whatever its value."""
+        plain = _plain(name)
+        return plain in self.meanings or plain in self.verdicts or self._is_second(plain)
+
     def meaning(self, name: str, value: Any, record: Mapping[str, Any]) -> str | None:
         """What a field that is not read means, where it has a meaning that would be lost."""
         plain = _plain(name)
@@ -199,9 +204,10 @@ class Form:
 
 @dataclass
 class _Field:
+    suspect: bool
+    """Whether a field of this name can have a meaning."""
     rows: int = 0
     unlabelled: int = 0
-    first: str = ""
     first_unlabelled: str = ""
     values: set[str] = field(default_factory=set)
     """Of rows without a label, up to one more than are compared."""
@@ -234,12 +240,9 @@ class Unread:
             value = record[name]
             if _empty(value):
                 continue
-            meaning = self._form.meaning(name, value, record)
-            full = len(self._fields) >= MOST_NAMES and meaning is None and name not in self._fields
-            found = self._fields.setdefault(OTHERS if full else name, _Field())
+            found = self._field(name)
             found.rows += 1
-            found.first = found.first or place
-            if meaning:
+            if found.suspect and (meaning := self._form.meaning(name, value, record)):
                 found.meaning = meaning
                 found.with_meaning += 1
                 found.first_with_meaning = found.first_with_meaning or place
@@ -248,6 +251,14 @@ class Unread:
                 found.first_unlabelled = found.first_unlabelled or place
                 if len(found.values) <= MOST_VALUES and isinstance(value, str | int):
                     found.values.add(str(value)[:MOST_VALUES])
+
+    def _field(self, name: str) -> _Field:
+        found = self._fields.get(name)
+        if found is None:
+            suspect = self._form.suspects(name)
+            pooled = len(self._fields) >= MOST_NAMES and not suspect
+            found = self._fields.setdefault(OTHERS if pooled else name, _Field(suspect=suspect))
+        return found
 
     def problems(self, path: Path, classes: Collection[str]) -> Iterator[str]:
         """An error for each field whose meaning would be lost, where `classes` are those that labelled rows have."""

@@ -28,10 +28,10 @@ def class_counts(recipe: Recipe, inputs: Inputs) -> list[ClassCount]:
     examples: dict[str, str] = {}
     for name, split in inputs.splits.items():
         for row in split.rows:
-            for kind, example in _named(row):
+            for kind, text in _named(row):
                 found[name][kind] += 1
-                if name == "train":
-                    examples.setdefault(kind, example)
+                if name == "train" and kind not in examples:
+                    examples[kind] = _short(text)
     tagged = any(isinstance(row, TaggedRow) for row in inputs.splits["train"].rows[:1])
     known = kinds_of(inputs.labels) if tagged else inputs.labels
     return [
@@ -43,10 +43,10 @@ def class_counts(recipe: Recipe, inputs: Inputs) -> list[ClassCount]:
 def _named(row: Any) -> Iterator[tuple[str, str]]:
     if isinstance(row, TaggedRow):
         for kind, first, after in entities_of(row.tags or ()):
-            yield kind, _short(" ".join(row.tokens[first:after]))
+            yield kind, " ".join(row.tokens[first:after])
     else:
         for name in row.classes:
-            yield name, _short(row.text)
+            yield name, row.text
 
 
 def _short(text: str) -> str:
