@@ -32,12 +32,14 @@ def written(tmp_path: Path, content: str | bytes, name: str = "rows.json") -> Pa
 def test_a_list_in_a_json_file_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None, ahead: int, before: str
 ) -> None:
-    path = written(tmp_path, before + json.dumps(ROWS, indent=indent, ensure_ascii=False) + "\n ")
+    # A number may go on in what is read next.
+    values = [*ROWS, 12345, [], -0.25]
+    path = written(tmp_path, before + json.dumps(values, indent=indent, ensure_ascii=False) + "\n ")
     # The bracket is looked for in what is read first, which is as much as a file of white space could have.
     monkeypatch.setattr(files, "AHEAD_BYTES", 1 << 20)
     assert files._begins_with_bracket(path)
     monkeypatch.setattr(files, "AHEAD_BYTES", ahead)
-    assert list(files._json_list(path)) == [(f"row {n}", row) for n, row in enumerate(ROWS)]
+    assert list(files._json_list(path)) == [(f"row {n}", row) for n, row in enumerate(values)]
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
