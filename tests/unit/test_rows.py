@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potstill.data.rows import Columns, Row, read_records, read_rows, rows_fingerprint, texts_fingerprint
+from potstill.data.files import read_records
+from potstill.data.rows import Columns, Row, read_rows, rows_fingerprint, texts_fingerprint
 from potstill.errors import DataError
 from potstill.tasks import TextClassification
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from potstill.data.fields import BESIDE_PROMPT, IN_CHATS, PAIRS_OF_PROMPTS, RESPONSES, Form
 from potstill.data.on_disk import OnDisk
+from potstill.data.reading import Reading
 from potstill.data.rows import Columns, read_each, string_in, text_id
 from potstill.data.written import Written
 from potstill.errors import DataError
@@ -142,17 +144,36 @@ def prompt_of(example: Example) -> Example:
     return example
 
 
-def read_dialogues(path: Path, columns: Columns) -> OnDisk[Example]:
-    """All examples of a `.jsonl` or `.parquet` file, in its order. Blank lines count as nothing.
+def columns_read(columns: Columns) -> frozenset[str]:
+    """The columns of a row that are read."""
+    texts = {columns.messages, columns.prompt, columns.completion, columns.text}
+    return frozenset({columns.id, columns.domain, *texts})
+
+
+def read_dialogues(path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[Example]:
+    """All examples of a file, in its order. Blank lines count as nothing.
 
     Raises:
-        DataError: the file, or the first bad row in it, by line or row number.
+        DataError: the file, its bad rows by line or row number, or a field whose meaning would be lost.
     """
+    form = Form(
+        reads=columns_read(columns),
+        text=columns.prompt,
+        label=columns.completion,
+        setting="completion",
+        meanings=IN_CHATS,
+        labels=RESPONSES,
+        seconds=BESIDE_PROMPT,
+        pairs=PAIRS_OF_PROMPTS,
+        verdicts=frozenset({"label"}),
+    )
     return read_each(
         path,
         lambda place, record: _Reader(path, place, columns).example(record),
         # Two of which one lacks a response differ; the class cannot, with the same content.
         lambda example: json.dumps(example.content),
+        form=form,
+        how=how,
     )
 
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from potstill.data.fields import BESIDE_SOURCE, IN_PAIRS, RESPONSES, Form
 from potstill.data.on_disk import OnDisk
+from potstill.data.reading import Reading
 from potstill.data.rows import Columns, read_each, string_in, text_id
 from potstill.errors import DataError
 
@@ -46,16 +48,27 @@ class Pair:
         return cls(*content)
 
 
-def read_pairs(path: Path, columns: Columns) -> OnDisk[Pair]:
-    """All pairs of a `.jsonl` or `.parquet` file, in its order. Blank lines count as nothing.
+def read_pairs(path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[Pair]:
+    """All pairs of a file, in its order. Blank lines count as nothing.
 
     Raises:
-        DataError: the file, or the first bad row in it, by line or row number.
+        DataError: the file, its bad rows by line or row number, or a field whose meaning would be lost.
     """
+    form = Form(
+        reads=frozenset({columns.id, columns.source, columns.target, columns.domain}),
+        text=columns.source,
+        label=columns.target,
+        setting="target",
+        meanings=IN_PAIRS,
+        labels=RESPONSES,
+        seconds=BESIDE_SOURCE,
+    )
     return read_each(
         path,
         lambda place, record: _pair(path, place, record, columns),
         lambda pair: json.dumps([pair.source, pair.target]),
+        form=form,
+        how=how,
     )
 
 

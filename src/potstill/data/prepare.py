@@ -4,16 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_serializer
 
 from potstill.data.copies import Copies, Copy, duplicates, near_copies, some
 from potstill.data.ids import Index, Keys
 from potstill.data.near_copies import words_alone
 from potstill.data.on_disk import OnDisk
+from potstill.data.reading import FileNotes, OnError, Reading
 from potstill.data.rows import OWN_ID, Columns, DataRow, rows_fingerprint
 from potstill.data.splits import stable_fraction
 from potstill.errors import DataError
@@ -21,6 +22,8 @@ from potstill.progress import Progress
 from potstill.settings import Settings
 
 Share = Annotated[float, Field(gt=0, lt=0.5)]
+LabelName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
+"""YAML makes a number of `-1`, and rows have class ids as numbers too."""
 
 
 class NearCopies(Settings):
@@ -55,6 +58,23 @@ class DataSettings(Settings):
     near_copies: NearCopies | None = NearCopies()
     """Drop training rows that nearly copy a held-out text, and validation rows that nearly copy one of test; null to
     keep them."""
+    ignore: tuple[str, ...] = ()
+    """Fields that are left out, as if they were not there: for one with a meaning that this run does without."""
+    on_error: OnError = "raise"
+    """What is done with rows that cannot be read: raise one error for all of them, or skip and count them. A row that
+    is skipped is a row less to learn from, or to judge by."""
+    allow_labels: tuple[LabelName, ...] = ()
+    """Labels that are meant as they are, though they look like no label (`-1`), like another label in other case, or
+    like a tag of another form."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without these where they say nothing, so that a run from before there were any goes on."""
+        values = handler(self)
+        for name in ("ignore", "on_error", "allow_labels"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del values[name]
+        return values
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,8 @@ class Split:
     """Of the duplicates and near-copies those that are labelled otherwise than the row that they copy."""
     copies: tuple[Copy, ...] = ()
     """Some of the duplicates and near-copies."""
+    notes: FileNotes | None = None
+    """What else was found in its file, if it has one of its own."""
 
     @property
     def labelled(self) -> int:
@@ -81,8 +103,11 @@ class Split:
         return rows_fingerprint(self.rows)
 
 
-Read = Callable[[Path, Columns], OnDisk[Any]]
-"""How a task reads the rows of a file."""
+@runtime_checkable
+class Read(Protocol):
+    """How a task reads the rows of a file."""
+
+    def __call__(self, path: Path, columns: Columns, *, how: Reading) -> OnDisk[Any]: ...
 
 
 def prepare(
@@ -99,9 +124,10 @@ def prepare(
     of it may have the prompt of a held-out row, or nearly.
 
     Raises:
-        DataError: a file or row that cannot be used, a held-out row without label, or a split left empty.
+        DataError: files, rows, fields or labels that cannot be used, all in one error; a held-out row without label,
+            or a split left empty.
     """
-    splits = {name: _without_blank(Split(rows, len(rows))) for name, rows in _read(settings, base, read).items()}
+    splits = {name: _without_blank(split) for name, split in _read(settings, base, read).items()}
     if settings.deduplicate:
         found = duplicates({name: split.rows for name, split in splits.items()})
         splits = {
@@ -126,21 +152,37 @@ def prepare(
     return splits
 
 
-def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, OnDisk[Any]]:
-    train = read(base / settings.train, settings.columns)
-    splits: dict[str, OnDisk[Any]] = {}
+def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, Split]:
+    how = Reading(frozenset(settings.ignore), settings.on_error)
+    found: dict[str, Split] = {}
+    problems = []
+    for name in ("train", "test", "validation", "adapt"):
+        source = getattr(settings, name)
+        if isinstance(source, str):
+            try:
+                rows = read(base / source, settings.columns, how=how)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            notes = how.files[base / source]
+            found[name] = Split(rows, len(rows) + notes.bad, notes=notes)
+    problems += [*how.classes.problems(settings.allow_labels), *how.tags.problems(settings.allow_labels)]
+    if problems:
+        raise DataError("\n".join(problems))
+    train = found["train"]
+    splits: dict[str, Split] = {}
     for name in ("test", "validation"):
         source = getattr(settings, name)
         if isinstance(source, str):
-            splits[name] = read(base / source, settings.columns)
+            splits[name] = found[name]
         else:
             # By text, so that copies fall on the same side; by name, so that the two shares are independent.
-            taken = _flags(train, partial(_falls, name=name, share=source))
-            splits[name], train = train.where(taken), train.where(~taken)
+            taken = _flags(train.rows, partial(_falls, name=name, share=source))
+            held_out, train = _kept(train, taken), _kept(train, ~taken)
+            splits[name] = Split(held_out.rows, len(held_out.rows))
+            train = replace(train, read=train.read - len(held_out.rows))
     splits["train"] = train
-    if settings.adapt:
-        splits["adapt"] = read(base / settings.adapt, settings.columns)
-    return splits
+    return splits | {name: split for name, split in found.items() if name == "adapt"}
 
 
 def _falls(row: DataRow, *, name: str, share: float) -> bool:
@@ -179,6 +221,8 @@ def _check(name: str, split: Split, *, all_open: bool) -> None:
             "duplicates": split.duplicates_dropped,
             "near-copies of held-out rows": split.near_copies_dropped,
         }
+        if split.notes is not None:
+            dropped["that cannot be read"] = split.notes.bad
         why = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none was labelled"
         raise DataError(f"data.{name}: 0 usable rows ({split.read} read: {why}). Nothing written.")
     missing = np.flatnonzero(_flags(split.rows, lambda row: not row.labelled))

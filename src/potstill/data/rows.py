@@ -1,6 +1,5 @@
 """A row, and the reading of rows from JSONL and Parquet files with one clear error for each bad one."""
 
-import codecs
 import hashlib
 import json
 import math
@@ -12,16 +11,13 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from potstill.data.fields import BESIDE_TEXT, EVERYWHERE, LABELS, PAIRS_OF_TEXTS, Form, Unread
+from potstill.data.files import read_records
 from potstill.data.ids import Index, Keys
 from potstill.data.on_disk import OnDisk, rows_on_disk
+from potstill.data.reading import Reading
 from potstill.errors import DataError
 from potstill.settings import Settings
-
-MAX_ROW_CHARACTERS = 10_000_000
-"""A longer line is taken for a broken file; real documents are far below it."""
-
-PARQUET_ROWS = 1024
-"""Rows of a Parquet file that are held at a time."""
 
 OWN_ID = "Give each row an id of its own; rows without one are named by their text."
 
@@ -134,6 +130,8 @@ def class_in(path: Path, place: str, column: str, value: Any) -> str:
     Raises:
         DataError: it is none.
     """
+    if isinstance(value, float) and math.isnan(value):
+        raise DataError(f'{path}: {place} "{column}": NaN; use null for a row without a label.')
     if isinstance(value, bool | float | list | dict):
         hint = " Set task.problem_type for labels of another form." if isinstance(value, float | list) else ""
         raise DataError(f'{path}: {place} "{column}": expected a class name, found {type(value).__name__}.{hint}')
@@ -157,6 +155,13 @@ def classes_in(path: Path, place: str, column: str, value: Any) -> tuple[str, ..
         )
     if None in value:
         raise DataError(f'{path}: {place} "{column}": expected a list of class names, found null in it.')
+    if value and all(isinstance(each, bool | float) for each in value):
+        raise DataError(
+            f'{path}: {place} "{column}": expected a list of class names, found one of {type(value[0]).__name__}. '
+            "Write the names of the labels that hold, and [] where none does."
+        )
+    if len({isinstance(each, int) for each in value if isinstance(each, int | str)}) > 1:
+        raise DataError(f'{path}: {place} "{column}": numbers and names in one list; write all classes in one way.')
     return tuple(sorted({class_in(path, place, column, each) for each in value}))
 
 
@@ -167,7 +172,8 @@ def number_in(path: Path, place: str, column: str, value: Any) -> float:
         DataError: it is none, or not finite.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f'{path}: {place} "{column}": expected a number, found {type(value).__name__}.')
+        hint = " Write it without quotes." if isinstance(value, str) and _is_number(value) else ""
+        raise DataError(f'{path}: {place} "{column}": expected a number, found {type(value).__name__}.{hint}')
     try:
         number = float(value)
     except OverflowError:
@@ -177,31 +183,71 @@ def number_in(path: Path, place: str, column: str, value: Any) -> float:
     return number
 
 
-def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in) -> OnDisk[Row]:
-    """All rows of a `.jsonl` or `.parquet` file, in its order. Blank lines count as nothing.
+def _is_number(value: str) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except ValueError:
+        return False
+
+
+def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in, *, how: Reading | None = None) -> OnDisk[Row]:
+    """All rows of a file, in its order. Blank lines count as nothing.
 
     Raises:
-        DataError: the file, or the first bad row in it, by line or row number.
+        DataError: the file, its bad rows by line or row number, or a field whose meaning would be lost.
     """
-    return read_each(path, lambda place, record: _row(path, place, record, columns, label_in), lambda row: row.text)
+    how = how or Reading()
+
+    def row_of(place: str, record: Any) -> Row:
+        row = _row(path, place, record, columns, label_in)
+        if row.labelled and not isinstance(row.label, float):
+            how.classes.add(path, place, record[columns.label], row.classes)
+        return row
+
+    form = Form(
+        reads=frozenset({columns.id, columns.text, columns.label, columns.domain}),
+        text=columns.text,
+        label=columns.label,
+        setting="label",
+        meanings=EVERYWHERE,
+        labels=LABELS,
+        seconds=BESIDE_TEXT,
+        pairs=PAIRS_OF_TEXTS,
+    )
+    return read_each(path, row_of, lambda row: row.text, form=form, how=how)
 
 
-def read_each(path: Path, row_of: Callable[[str, Any], R], stands_for: Callable[[R], str]) -> OnDisk[R]:
+def read_each(
+    path: Path,
+    row_of: Callable[[str, Any], R],
+    stands_for: Callable[[R], str],
+    *,
+    form: Form,
+    how: Reading | None = None,
+) -> OnDisk[R]:
     """What `row_of` makes of each record of a file, in its order, from its place and the record.
 
     Labels are found by id, so an id of two contents would give one of them the labels of the other. The same content
     again is a duplicate, and dropping those is left to who prepares the data.
 
     Raises:
-        DataError: no rows, or an id that stands for two contents.
+        DataError: no rows, bad rows, fields whose meaning would be lost, or an id that stands for two contents.
     """
+    how = how or Reading()
+    notes = how.begin(path)
     ids, contents, numbers = Keys(), Keys(), array("q")
-    unit = ""
+    unread, unit = Unread(form), ""
 
     def read() -> Iterator[R]:
         nonlocal unit
-        for place, record in read_records(path):
-            row = row_of(place, record)
+        for place, record in read_records(path, notes.refuse):
+            given = how.without_ignored(record, notes)
+            try:
+                row = row_of(place, given)
+            except DataError as error:
+                notes.refuse(error)
+                continue
+            unread.see(place, given, labelled=row.labelled)
             ids.add(row.id)
             contents.add(stands_for(row))
             unit, number = place.split()
@@ -209,8 +255,13 @@ def read_each(path: Path, row_of: Callable[[str, Any], R], stands_for: Callable[
             yield row
 
     rows = rows_on_disk(read())
+    notes.unread = unread.counts
+    problems = [*notes.bad_rows(how.on_error), *unread.problems(path, how.classes.classes)]
+    if problems:
+        raise DataError("\n".join(problems))
     if not rows:
-        raise DataError(f"{path}: 0 rows. Nothing written.")
+        skipped = f" ({notes.bad:,} skipped; {notes.first_bad[0]})" if notes.bad else ""
+        raise DataError(f"{path}: 0 rows{skipped}. Nothing written.")
     first, content = Index(ids).first_with(), Index(contents).first_with()
     others = np.flatnonzero(content != content[first])
     if len(others):
@@ -225,21 +276,6 @@ def labelled_rows(rows: Sequence[Any]) -> Sequence[Any]:
     if not isinstance(rows, OnDisk):
         return [row for row in rows if row.labelled]
     return rows.where(np.fromiter((row.labelled for row in rows), dtype=np.bool_, count=len(rows)))
-
-
-def read_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """What stands in a `.jsonl` or `.parquet` file, each with its place: `line 3` or `row 2`.
-
-    Raises:
-        DataError: a file that is missing, of another format or damaged.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file. data takes paths relative to the recipe.")
-    if path.suffix == ".parquet":
-        return _parquet(path)
-    if path.suffix in {".jsonl", ".json", ".ndjson"}:
-        return _json_lines(path)
-    raise DataError(f"{path}: unknown format {path.suffix!r}; expected .jsonl or .parquet.")
 
 
 def rows_fingerprint(rows: Sequence[DataRow]) -> str:
@@ -262,55 +298,6 @@ def _digest(values: Iterable[list[Any]]) -> str:
 def text_id(text: str) -> str:
     """The id of a row that brings none: the first 16 hexadecimal digits of the sha256 of its text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        place = f"line {number}"
-        if len(line) > MAX_ROW_CHARACTERS:
-            raise DataError(f"{path}: {place}: {len(line):,} characters; at most {MAX_ROW_CHARACTERS:,} a row.")
-        try:
-            yield place, json.loads(line)
-        except json.JSONDecodeError as error:
-            cut = " (file truncated?)" if "Unterminated" in error.msg or error.pos >= len(line) - 1 else ""
-            reason = error.msg[:1].lower() + error.msg[1:]
-            raise DataError(f"{path}: {place}: {reason} at column {error.pos + 1}{cut}.") from None
-        except (RecursionError, ValueError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
-            raise DataError(f"{path}: {place}: {reason}.") from None
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a file in UTF-8, with or without a byte-order mark; nothing but a line feed ends one."""
-    before = 0
-    with path.open("rb") as file:
-        for raw in file:
-            text = raw.removeprefix(codecs.BOM_UTF8) if before == 0 else raw
-            try:
-                yield text.decode().removesuffix("\n")
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path}: not UTF-8 (byte {before + len(raw) - len(text) + error.start}: {error.reason}). "
-                    "Convert it: iconv -f UTF-16 -t UTF-8."
-                ) from None
-            before += len(raw)
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        # Mapped, for Arrow else reads whole row groups ahead.
-        with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
-            batches = file.iter_batches(batch_size=PARQUET_ROWS)
-            records = (record for batch in batches for record in batch.to_pylist())
-            for number, record in enumerate(records):
-                yield f"row {number}", record
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error}).") from None
 
 
 def _row(path: Path, place: str, record: Any, columns: Columns, label_in: LabelIn) -> Row:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from potstill.data.fields import EVERYWHERE, TAGS, Form
 from potstill.data.on_disk import OnDisk
+from potstill.data.reading import Reading
 from potstill.data.rows import Columns, read_each, string_in, text_id
 from potstill.errors import DataError
 
@@ -50,13 +52,28 @@ class TaggedRow:
         return cls(identity, tuple(tokens), None if tags is None else tuple(tags), domain)
 
 
-def read_tagged(path: Path, columns: Columns) -> OnDisk[TaggedRow]:
-    """All rows of a `.jsonl` or `.parquet` file, in its order.
+def read_tagged(path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[TaggedRow]:
+    """All rows of a file, in its order.
 
     Raises:
-        DataError: the file, or the first bad row in it, by line or row number.
+        DataError: the file, its bad rows by line or row number, or a field whose meaning would be lost.
     """
-    return read_each(path, lambda place, record: _row(path, place, record, columns), lambda row: row.text)
+    how = how or Reading()
+
+    def row_of(place: str, record: Any) -> TaggedRow:
+        row = _row(path, place, record, columns)
+        how.tags.add(path, place, row.tags or ())
+        return row
+
+    form = Form(
+        reads=frozenset({columns.id, columns.tokens, columns.tags, columns.domain}),
+        text=columns.tokens,
+        label=columns.tags,
+        setting="tags",
+        meanings=EVERYWHERE,
+        labels=TAGS,
+    )
+    return read_each(path, row_of, lambda row: row.text, form=form, how=how)
 
 
 def _row(path: Path, place: str, record: Any, columns: Columns) -> TaggedRow:
@@ -81,6 +98,8 @@ def _row(path: Path, place: str, record: Any, columns: Columns) -> TaggedRow:
                 f"{path}: {place}: {len(tokens)} words and {len(tags)} tags; each word has one. Use null in place of "
                 "the list for a row without tags."
             )
+        if "" in tags:
+            raise DataError(f'{path}: {place} "{columns.tags}": word {tags.index("")} has an empty tag; write O.')
     identity, domain = record.get(columns.id), record.get(columns.domain)
     return TaggedRow(
         text_id(" ".join(tokens)) if identity is None else string_in(path, place, columns.id, str(identity)),

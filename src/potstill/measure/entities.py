@@ -6,13 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from potstill.data.tag_schemes import OUTSIDE, split_tag
 from potstill.measure.quality import Weights, drawn_sums
-
-OUTSIDE = "O"
-ONE_KIND = "span"
-"""Of tags that name no kind, as where keyphrases or chunks are marked."""
-PREFIXES = {prefix: prefix for prefix in "BIELSU"} | {"M": "I"}
-"""M is the inside of an entity in BMES."""
 
 Entity = tuple[str, int, int]
 """Its kind, its first word, and the word after its last."""
@@ -37,14 +32,6 @@ def entities_of(tags: Sequence[str]) -> list[Entity]:
             found.append((kind, start, place + 1))
             kind = OUTSIDE
     return found
-
-
-def split_tag(tag: str) -> tuple[str, str]:
-    """Prefix and kind of a tag: B and PER of `B-PER`, and B and `span` of a `B` alone."""
-    prefix, _, kind = tag.partition("-")
-    if prefix not in PREFIXES:
-        return "I", tag
-    return PREFIXES[prefix], kind or ONE_KIND
 
 
 def kinds_of(tags: Iterable[str]) -> list[str]:

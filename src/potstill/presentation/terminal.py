@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from potstill.records import (
+    ClassCount,
     Estimate,
     EvaluateRecord,
     GateRecord,
@@ -15,6 +16,10 @@ from potstill.records import (
     accuracy_name,
     metric_name,
 )
+
+CLASSES_SHOWN = 20
+SKIPPED_SHOWN = 3
+LONGEST_NAME = 40
 
 
 @runtime_checkable
@@ -44,6 +49,7 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
             "blank": split.blank_dropped,
             "duplicates": split.duplicates_dropped,
             "near-copies of held-out texts": split.near_copies_dropped,
+            "that cannot be read": split.skipped,
         }
         losses = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
         if split.other_label_dropped:
@@ -57,6 +63,11 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
             yield f"{'':12} {split.tokens.tokens:7,} tokens, {split.tokens.trained_tokens:,} of them in responses"
         if split.words is not None:
             yield f"{'':12} {split.words:7,} words, in {split.windows:,} windows"
+        for what, fields in (("not read", split.unread), ("left out, as data.ignore says", split.ignored)):
+            if fields:
+                yield f"{'':12} {what}: {', '.join(f'{_name(field)} ({rows:,})' for field, rows in fields.items())}"
+        for problem in split.skipped_first[:SKIPPED_SHOWN]:
+            yield f"{'':12} skipped: {problem}"
     if plan.responses_to_write:
         yield (
             f"{'responses':12} {plan.responses_to_write:7,} for the teacher to write; tokens and steps of train, and "
@@ -65,6 +76,7 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
     # A number has one output, and no classes.
     if len(plan.labels) > 1:
         yield f"{'classes':12} {len(plan.labels):7,}"
+        yield from _class_lines(plan.classes)
     yield f"{'teacher':12} {_shape(plan.teacher)}; adapted in {plan.adapt_steps:,} steps"
     yield f"{'student':12} {_shape(plan.student)}; trained in {plan.steps:,} steps"
     pieces = plan.student.vocabulary, plan.teacher.vocabulary
@@ -80,6 +92,25 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
         yield f"{'signal':12} {signal.name}{of}: {how}"
     for warning in plan.warnings:
         yield f"warning: {warning}"
+
+
+def _class_lines(classes: Sequence[ClassCount]) -> Iterator[str]:
+    """The most frequent classes, or kinds of entities, with their counts and an example, and the rest together."""
+    shown = classes[:CLASSES_SHOWN]
+    width = max((len(_name(each.name)) for each in shown), default=0)
+    for each in shown:
+        counts = ", ".join(f"{count:,} {split}" for split, count in each.counts.items())
+        yield f"{'':12} {_name(each.name):{width}}  {counts}" + (f": {each.example}" if each.example else "")
+    if rest := classes[CLASSES_SHOWN:]:
+        sums = ", ".join(f"{sum(each.counts[split] for each in rest):,} {split}" for split in rest[0].counts)
+        yield f"{'':12} and {len(rest):,} more, together {sums}"
+
+
+def _name(name: str) -> str:
+    """A name out of the rows, in quotes where it would not be seen as it is."""
+    plain = name.isprintable() and name == " ".join(name.split()) and name
+    short = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
+    return short if plain else repr(short)
 
 
 def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:

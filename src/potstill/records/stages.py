@@ -40,6 +40,24 @@ class SplitCounts(Part):
     """Of token classification: the words that are read and answered."""
     windows: int | None = None
     """The parts in which their documents are read."""
+    unread: dict[str, int] = Field(default_factory=dict)
+    """In how many rows of its file each field is that nothing reads, the most frequent first."""
+    ignored: dict[str, int] = Field(default_factory=dict)
+    """The same of fields that the recipe leaves out."""
+    skipped: int = 0
+    """Rows that cannot be read, where the recipe skips them."""
+    skipped_first: list[str] = Field(default_factory=list)
+    """What is wrong with the first of them."""
+
+
+class ClassCount(Part):
+    """A class, or a kind of entity, in the rows."""
+
+    name: str
+    counts: dict[str, int]
+    """Of each split: the rows that have it, or the entities that are of this kind."""
+    example: str | None = None
+    """The beginning of the first training row that has it; of a kind, the first entity."""
 
 
 class ShapeRecord(Part):
@@ -95,6 +113,8 @@ class PlanRecord(Record):
     disk_bytes: int
     disk_free_bytes: int
     warnings: list[str]
+    classes: list[ClassCount] = Field(default_factory=list)
+    """In the order of their counts in train. Empty where labels are numbers or texts."""
 
 
 class AdaptRecord(Record):

@@ -10,10 +10,11 @@ import torch
 
 from potstill.data.batches import batches_by_length
 from potstill.data.splits import stable_order
+from potstill.data.tag_schemes import OUTSIDE
 from potstill.data.tagged import TaggedRow
 from potstill.data.words import EncodedWords
 from potstill.measure import entities, quality
-from potstill.measure.entities import OUTSIDE, Entity
+from potstill.measure.entities import Entity
 from potstill.measure.speed import Speed, measure_speed
 from potstill.measure.word_speed import WordRequest
 from potstill.progress import Advance

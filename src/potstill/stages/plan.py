@@ -9,6 +9,7 @@ from potstill.data.chat_tokens import marked_text
 from potstill.data.copies import EXAMPLES, Copy
 from potstill.data.encoded import Encoded
 from potstill.data.prepare import Split
+from potstill.data.reading import FileNotes
 from potstill.data.rows import labelled_rows
 from potstill.data.token_rows import TokenRows
 from potstill.data.words import EncodedWords
@@ -20,6 +21,7 @@ from potstill.recipe import OptimiserSettings, Recipe
 from potstill.records import PlanRecord, ShapeRecord, SplitCounts, TokensRecord
 from potstill.run_dir import RunDir
 from potstill.signals import Signal
+from potstill.stages.class_counts import class_counts, doubts_about_classes
 from potstill.stages.common import Inputs, piece_counts
 from potstill.stages.respond import planned
 from potstill.stages.shapes import shape_of
@@ -34,6 +36,9 @@ MANY_COPIES = 0.05
 """Of the rows of a split. Of C4, web text, 3 % are near-copies of others (Lee et al. 2021, arXiv:2107.06499)."""
 BYTES_PER_TRAINED_PARAMETER = 12
 """On disk in a checkpoint: weight and both moments of AdamW in float32."""
+
+MOST_SKIPPED = 0.05
+"""The share of a file's rows over which skipping them is a warning: as many as a usual test may be wrong by chance."""
 
 
 def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
@@ -90,6 +95,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
             f"{folder}: the run writes up to {disk / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free. "
             "Free some, or give --out on another disk."
         )
+    classes = class_counts(recipe, inputs)
     return PlanRecord(
         labels=inputs.labels,
         splits=counts,
@@ -105,7 +111,13 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         spelt_share=_spelt_share(inputs, encoded["validation"]),
         disk_bytes=disk,
         disk_free_bytes=free,
-        warnings=[*_warnings(recipe, inputs, teacher, student, counts), *_of_prompts(recipe, dropped)],
+        warnings=[
+            *_of_rows(recipe, counts),
+            *doubts_about_classes(classes, {name: count.labelled for name, count in counts.items()}),
+            *_warnings(recipe, inputs, teacher, student, counts),
+            *_of_prompts(recipe, dropped),
+        ],
+        classes=classes,
     )
 
 
@@ -238,9 +250,24 @@ def _of_prompts(recipe: Recipe, dropped: int) -> list[str]:
     ]
 
 
+def _of_rows(recipe: Recipe, counts: Mapping[str, SplitCounts]) -> list[str]:
+    """Where many rows of a file are skipped, and what the recipe leaves out that is not there."""
+    found = []
+    for name, count in counts.items():
+        if count.skipped > MOST_SKIPPED * count.read:
+            found.append(
+                f"{name}: {count.skipped:,} of {count.read:,} rows ({count.skipped / count.read:.0%}) cannot be read "
+                "and are skipped; the others may not stand for them."
+            )
+    if missing := set(recipe.data.ignore).difference(*(count.ignored for count in counts.values())):
+        found.append(f"data.ignore: no row has {', '.join(sorted(missing))}.")
+    return found
+
+
 def _counts(split: Split, encoded: Encoded) -> SplitCounts:
     counts = encoded.counts if isinstance(encoded, TokenRows) else None
     in_words = encoded if isinstance(encoded, EncodedWords) else None
+    notes = split.notes or FileNotes(Path())
     return SplitCounts(
         words=sum(in_words.positions) if in_words else None,
         windows=len(in_words.windows) if in_words else None,
@@ -253,6 +280,10 @@ def _counts(split: Split, encoded: Encoded) -> SplitCounts:
         near_copies_dropped=split.near_copies_dropped,
         other_label_dropped=split.other_label_dropped,
         fingerprint=split.fingerprint,
+        unread=notes.unread,
+        ignored=notes.ignored,
+        skipped=notes.bad,
+        skipped_first=notes.first_bad,
         tokens=None
         if counts is None
         else TokensRecord(

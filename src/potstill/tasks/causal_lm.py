@@ -15,6 +15,7 @@ from potstill.data.chat_tokens import ChatTokens
 from potstill.data.dialogues import Example, read_dialogues
 from potstill.data.on_disk import OnDisk
 from potstill.data.packing import PackedRows, pack
+from potstill.data.reading import Reading
 from potstill.data.rows import Columns
 from potstill.errors import DataError, ModelError
 from potstill.signals import Ask, Batch, Signals
@@ -58,8 +59,8 @@ class CausalLM(OverVocabulary):
     def prompts(self, tokenizer: Tokenizer) -> ChatPrompts:
         return ChatPrompts(tokenizer, self.max_length, self.train_on)
 
-    def read(self, path: Path, columns: Columns) -> OnDisk[Example]:
-        return read_dialogues(path, columns)
+    def read(self, path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[Example]:
+        return read_dialogues(path, columns, how=how)
 
     def label_names(self, splits: Mapping[str, Sequence[Example]]) -> list[str]:
         """None.

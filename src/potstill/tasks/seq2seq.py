@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from potstill.data.on_disk import OnDisk
 from potstill.data.pair_tokens import PairRows, PairTokens
 from potstill.data.pairs import Pair, read_pairs
+from potstill.data.reading import Reading
 from potstill.data.rows import Columns
 from potstill.data.written import Written
 from potstill.errors import DataError, ModelError
@@ -56,8 +57,8 @@ class Seq2Seq(OverVocabulary):
     def prompts(self, tokenizer: Tokenizer) -> "Sources":
         return Sources(self._tokens(tokenizer), self.max_target_length)
 
-    def read(self, path: Path, columns: Columns) -> OnDisk[Pair]:
-        return read_pairs(path, columns)
+    def read(self, path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[Pair]:
+        return read_pairs(path, columns, how=how)
 
     def label_names(self, splits: Mapping[str, Sequence[Pair]]) -> list[str]:
         """None.

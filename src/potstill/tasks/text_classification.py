@@ -20,6 +20,7 @@ from transformers import (
 
 from potstill.data.encoded import EncodedRows
 from potstill.data.on_disk import OnDisk
+from potstill.data.reading import Reading
 from potstill.data.rows import Columns, Row, read_rows
 from potstill.errors import ModelError
 from potstill.records import ProblemType
@@ -72,8 +73,8 @@ class TextClassification(Settings):
     def ask(self) -> Ask:
         return partial(ask_for_answer, answer=self.answer)
 
-    def read(self, path: Path, columns: Columns) -> OnDisk[Row]:
-        return read_rows(path, columns, self.answer.label_in)
+    def read(self, path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[Row]:
+        return read_rows(path, columns, self.answer.label_in, how=how)
 
     def label_names(self, splits: Mapping[str, Sequence[Row]]) -> list[str]:
         """The classes, sorted, from the rows that teach; the held-out rows must add none.

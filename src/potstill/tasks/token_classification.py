@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from potstill.data.on_disk import OnDisk
+from potstill.data.reading import Reading
 from potstill.data.rows import Columns
 from potstill.data.tagged import TaggedRow, read_tagged
 from potstill.data.words import EncodedWords, encode_words, load_word_tokenizer
@@ -55,8 +56,8 @@ class TokenClassification(Settings):
     def ask(self) -> Ask:
         return ask_for_logits
 
-    def read(self, path: Path, columns: Columns) -> OnDisk[TaggedRow]:
-        return read_tagged(path, columns)
+    def read(self, path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[TaggedRow]:
+        return read_tagged(path, columns, how=how)
 
     def label_names(self, splits: Mapping[str, Sequence[TaggedRow]]) -> list[str]:
         """The tags, sorted, from the rows that teach; the held-out rows must add none.

@@ -1,0 +1,266 @@
+"""Files of rows as records: one JSON object a line, one list of objects, or Parquet."""
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from potstill.errors import DataError
+
+MAX_ROW_CHARACTERS = 10_000_000
+"""A longer line is taken for a broken file; real documents are far below it."""
+
+PARQUET_ROWS = 1024
+"""Rows of a Parquet file that are held at a time."""
+
+AHEAD_BYTES = 1 << 20
+"""What is read at a time of a file that is one list."""
+
+AFTER_VALUE = frozenset(" \t\r\n,]")
+WHITE_SPACE = re.compile(r"[ \t\r\n]*")
+"""As JSON has it."""
+
+CONVERT = {
+    ".csv": 'With pandas: read_csv("rows.csv").to_json("rows.jsonl", orient="records", lines=True).',
+    ".tsv": 'With pandas: read_csv("rows.tsv", sep="\\t").to_json("rows.jsonl", orient="records", lines=True).',
+    ".txt": 'Write one row a line: {"text": ...}.',
+    ".arrow": 'With datasets: Dataset.from_file("rows.arrow").to_parquet("rows.parquet").',
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar"), "Unpack it first."),
+    **dict.fromkeys(
+        (".conll", ".conllu", ".iob", ".iob2", ".bio", ".bioes"),
+        'Write one sentence a line: {"tokens": ["Ann", "came"], "tags": ["B-PER", "O"]}.',
+    ),
+}
+"""How to come from other formats to one that is read."""
+
+Refuse = Callable[[DataError], None]
+"""What is done with a row that cannot be read; the rows after it are read if this returns."""
+
+
+def at_once(error: DataError) -> None:
+    """Raises DataError: the error itself."""
+    raise error
+
+
+def read_records(path: Path, refuse: Refuse = at_once) -> Iterator[tuple[str, Any]]:
+    """What is in a `.jsonl`, `.json` or `.parquet` file, each with its place: `line 3` or `row 2`.
+
+    Raises:
+        DataError: a file that is missing, of another format or damaged; `refuse` is given lines that are no JSON.
+    """
+    if path.is_dir():
+        raise DataError(f"{path}: a folder; expected one .jsonl or .parquet file.")
+    if not path.is_file():
+        hub = "" if path.suffix else ' Rows of the hub are saved first: load_dataset(...)["train"].to_json(...).'
+        raise DataError(f"{path}: no such file. data takes paths relative to the recipe.{hub}")
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    if path.suffix == ".json" and _begins_with_bracket(path):
+        return _json_list(path)
+    if path.suffix in {".jsonl", ".json", ".ndjson"}:
+        return _json_lines(path, refuse)
+    raise DataError(
+        f"{path}: unknown format {path.suffix!r}; expected .jsonl or .parquet, or .json with one list of rows. "
+        f"{CONVERT.get(path.suffix.lower(), 'Convert it.')}"
+    )
+
+
+def _json_lines(path: Path, refuse: Refuse) -> Iterator[tuple[str, Any]]:
+    first = True
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        place = f"line {number}"
+        if len(line) > MAX_ROW_CHARACTERS:
+            refuse(DataError(f"{path}: {place}: {len(line):,} characters; at most {MAX_ROW_CHARACTERS:,} a row."))
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if first:
+                _refuse_several_lines(path, line)
+            refuse(DataError(f"{path}: {place}: {_reason(error)} at column {error.pos + 1}{_cut(error, line)}."))
+            continue
+        except (RecursionError, ValueError) as error:
+            refuse(DataError(f"{path}: {place}: {_reason(error)}."))
+            continue
+        if first and isinstance(record, list) and record and isinstance(record[0], dict):
+            raise DataError(f"{path}: {place} is a list of {len(record):,} rows, not one row. {_AS_LIST}")
+        first = False
+        yield place, record
+
+
+_AS_LIST = "Name the file .json to have its one list read, or write one row a line: jq -c '.[]'."
+
+
+def _refuse_several_lines(path: Path, line: str) -> None:
+    """Raises DataError: the file begins with a value that goes on over the end of its first line."""
+    if line.strip()[:1] not in ("{", "["):
+        return
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        text = file.read(MAX_ROW_CHARACTERS).lstrip()
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+    except (RecursionError, ValueError):
+        return
+    if "\n" not in text[:end]:
+        return
+    if isinstance(value, list):
+        raise DataError(f"{path}: one list over several lines; expected one row a line. {_AS_LIST}")
+    lists = [
+        key for key, inside in value.items() if isinstance(inside, list) and inside and isinstance(inside[0], dict)
+    ]
+    inside = f"""Its "{lists[0]}" is a list; write its items: jq -c '.["{lists[0]}"][]'.""" if lists else ""
+    raise DataError(
+        f"{path}: an object over several lines; expected one row a line, or .json with one list of rows. "
+        f"{inside or 'Write it on one: jq -c .'}"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with JSON, in a few words."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg[:1].lower() + error.msg[1:]
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+
+
+def _cut(error: Exception, text: str) -> str:
+    """A guess where the text ends before its JSON does."""
+    ends = isinstance(error, json.JSONDecodeError) and ("Unterminated" in error.msg or error.pos >= len(text) - 1)
+    return " (file truncated?)" if ends else ""
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a file in UTF-8, with or without a byte-order mark; nothing but a line feed ends one."""
+    before = 0
+    with path.open("rb") as file:
+        for raw in file:
+            text = raw.removeprefix(codecs.BOM_UTF8) if before == 0 else raw
+            try:
+                yield text.decode().removesuffix("\n")
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, before + len(raw) - len(text) + error.start, error) from None
+            before += len(raw)
+
+
+def _not_utf8(path: Path, byte: int, error: UnicodeDecodeError) -> DataError:
+    return DataError(f"{path}: not UTF-8 (byte {byte}: {error.reason}). Convert it: iconv -f UTF-16 -t UTF-8.")
+
+
+def _begins_with_bracket(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(AHEAD_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+
+
+def _json_list(path: Path) -> Iterator[tuple[str, Any]]:
+    """The items of a file that is one list; memory holds what is read ahead of them."""
+    text = _Ahead(path)
+    text.skip("[")
+    number = 0
+    if text.next() == "]":
+        return
+    while True:
+        yield f"row {number}", text.value(f"row {number}")
+        if text.next() == "]":
+            break
+        if text.next() != ",":
+            raise text.broken(f"row {number}", "no comma or ] after it")
+        text.skip(",")
+        number += 1
+    text.skip("]")
+    if text.next():
+        raise text.broken(f"row {number}", "something follows the list")
+
+
+class _Ahead:
+    """A file as text of which a part is read ahead."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pieces = self._read()
+        self._text, self._place = "", 0
+        self._line = 1
+
+    def next(self) -> str:
+        """The next character that is no white space; nothing at the end of the file."""
+        while True:
+            space = WHITE_SPACE.match(self._text, self._place)
+            assert space is not None
+            self._go_to(space.end())
+            if self._place < len(self._text):
+                return self._text[self._place]
+            if not self._more():
+                return ""
+
+    def skip(self, character: str) -> None:
+        assert self.next() == character
+        self._go_to(self._place + 1)
+
+    def value(self, where: str) -> Any:
+        """The JSON value that comes next; raises DataError."""
+        decoder = json.JSONDecoder()
+        self.next()
+        while True:
+            try:
+                value, end = decoder.raw_decode(self._text, self._place)
+            except (RecursionError, ValueError) as error:
+                # What is not whole yet looks broken too.
+                partial = isinstance(error, json.JSONDecodeError)
+                if not partial or len(self._text) - self._place > MAX_ROW_CHARACTERS or not self._more():
+                    raise self.broken(where, f"{_reason(error)}{_cut(error, self._text)}") from None
+                continue
+            # A number at the end of what is read may go on: 12 of 123, and -0 of -0.5 where the dot is read too.
+            if self._text[end : end + 1] in AFTER_VALUE or not self._more():
+                if end - self._place > MAX_ROW_CHARACTERS:
+                    raise self.broken(where, f"{end - self._place:,} characters; at most {MAX_ROW_CHARACTERS:,} a row")
+                self._go_to(end)
+                return value
+
+    def broken(self, where: str, reason: str) -> DataError:
+        return DataError(f"{self._path}: {where} (line {self._line} on): {reason}.")
+
+    def _go_to(self, place: int) -> None:
+        self._line += self._text.count("\n", self._place, place)
+        self._place = place
+
+    def _more(self) -> bool:
+        """Read as much again as is not used yet, so that long rows take few attempts."""
+        rest = self._text[self._place :]
+        wanted, added = max(1, len(rest)), []
+        while wanted > 0 and (piece := next(self._pieces, "")):
+            added.append(piece)
+            wanted -= len(piece)
+        self._text, self._place = rest + "".join(added), 0
+        return bool(added)
+
+    def _read(self) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        with self._path.open("rb") as file:
+            while raw := file.read(AHEAD_BYTES):
+                # Nothing may come of a few bytes, and nothing stands for the end.
+                if text := self._decoded(decoder, raw, file.tell()):
+                    yield text
+            self._decoded(decoder, b"", file.tell())
+
+    def _decoded(self, decoder: codecs.IncrementalDecoder, raw: bytes, end: int) -> str:
+        try:
+            return decoder.decode(raw, final=not raw)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(self._path, end - len(error.object) + error.start, error) from None
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        # Mapped, for Arrow else reads whole row groups ahead.
+        with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
+            batches = file.iter_batches(batch_size=PARQUET_ROWS)
+            records = (record for batch in batches for record in batch.to_pylist())
+            for number, record in enumerate(records):
+                yield f"row {number}", record
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error}).") from None

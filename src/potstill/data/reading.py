@@ -1,0 +1,71 @@
+"""How the rows of files are read, and what was found in the files beside the rows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from potstill.data.label_checks import ClassTally
+from potstill.data.tag_schemes import TagTally
+from potstill.errors import DataError
+
+OnError = Literal["raise", "skip"]
+MOST_SHOWN = 10
+"""Bad rows whose errors are shown; the others are counted."""
+
+
+@dataclass
+class FileNotes:
+    """What of a file is not in its rows."""
+
+    path: Path
+    unread: dict[str, int] = field(default_factory=dict)
+    """In how many rows each field is that nothing reads."""
+    ignored: dict[str, int] = field(default_factory=dict)
+    """The same of those that the recipe leaves out."""
+    bad: int = 0
+    first_bad: list[str] = field(default_factory=list)
+
+    def refuse(self, error: DataError) -> None:
+        """Note a row that cannot be read."""
+        self.bad += 1
+        if len(self.first_bad) < MOST_SHOWN:
+            self.first_bad.append(str(error))
+
+    def bad_rows(self, on_error: OnError) -> Iterator[str]:
+        """One error for all bad rows, where they are not skipped."""
+        if self.bad and on_error == "raise":
+            if self.bad > 1:
+                yield f"{self.path}: {self.bad:,} bad rows; the first {len(self.first_bad)}:"
+            yield from self.first_bad
+
+
+@dataclass
+class Reading:
+    """One for all files of a recipe, since classes are compared over all of them."""
+
+    ignore: frozenset[str] = frozenset()
+    """Fields that are taken for not being there."""
+    on_error: OnError = "raise"
+    classes: ClassTally = field(default_factory=ClassTally)
+    tags: TagTally = field(default_factory=TagTally)
+    files: dict[Path, FileNotes] = field(default_factory=dict)
+
+    def begin(self, path: Path) -> FileNotes:
+        """Fresh notes of a file."""
+        self.files[path] = FileNotes(path)
+        return self.files[path]
+
+    def without_ignored(self, record: Any, notes: FileNotes) -> Any:
+        """The record without the fields that the recipe leaves out."""
+        if not self.ignore or not isinstance(record, dict):
+            return record
+        for name in _named(record, self.ignore):
+            notes.ignored[name] = notes.ignored.get(name, 0) + 1
+        return {name: value for name, value in record.items() if name not in self.ignore}
+
+
+def _named(record: dict[str, Any], names: frozenset[str]) -> set[str]:
+    """Those of the names that have a value in a record, or in an item of a list in it, such as a turn."""
+    inside = [item for value in record.values() if isinstance(value, list) for item in value if isinstance(item, dict)]
+    return {name for each in (record, *inside) for name in names & each.keys() if each[name] is not None}

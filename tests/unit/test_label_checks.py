@@ -1,0 +1,207 @@
+"""Labels are questioned: what is likely no class, or one class spelt twice, is an error until the recipe allows it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from potstill.data.prepare import DataSettings, prepare
+from potstill.data.rows import Columns
+from potstill.data.tag_schemes import TagTally
+from potstill.errors import DataError
+from potstill.tasks import TextClassification, TokenClassification
+from tests.unit.test_rows import lines
+
+FILES = DataSettings(train="train.jsonl", validation="train.jsonl", test="train.jsonl", deduplicate=False)
+
+
+def problems(tmp_path: Path, *labels: Any, allow: tuple[str, ...] = (), several: bool = False) -> list[str]:
+    """What is asked about rows with these labels."""
+    rows = [{"id": str(n), "text": f"t{n}", "label": label} for n, label in enumerate(labels)]
+    lines(tmp_path / "train.jsonl", *rows)
+    lines(tmp_path / "held.jsonl", {"id": "held", "text": "held", "label": [] if several else labels[-1]})
+    names: dict[str, Any] = {"validation": "held.jsonl", "test": "test.jsonl", "near_copies": None}
+    lines(tmp_path / "test.jsonl", {"id": "test", "text": "test", "label": labels[0]})
+    task = TextClassification(problem_type=f"{'multi' if several else 'single'}_label_classification")  # type: ignore[arg-type]
+    try:
+        prepare(FILES.model_copy(update=names | {"allow_labels": allow}), tmp_path, task.read)
+    except DataError as error:
+        return str(error).splitlines()
+    return []
+
+
+@pytest.mark.parametrize(
+    "name", [-1, "-1", -100, "None", "null", "NaN", "n/a", "unlabeled", "Unlabelled", "no_label", "?"]
+)
+def test_what_stands_for_no_label_is_asked_for(tmp_path: Path, name: str | int) -> None:
+    other = 0 if isinstance(name, int) else "x"
+    [said] = problems(tmp_path, other, name, name, other)
+    assert f'"{name}" in 2 of 6 labels, first {tmp_path / "train.jsonl"}: line 2' in said and "Use null there" in said
+    assert f'data.allow_labels: ["{name}"]' in said
+    assert problems(tmp_path, other, name, name, other, allow=(str(name),)) == []
+
+
+@pytest.mark.parametrize("labels", [("unknown", "other"), ("no", "yes"), (0, 1), ("neutral", "-"), (1, 10), ("1", 2)])
+def test_plausible_classes_are_not_asked_for(tmp_path: Path, labels: tuple[Any, ...]) -> None:
+    assert problems(tmp_path, *labels, *labels) == []
+
+
+@pytest.mark.parametrize("other", ["Spam", "spam ", " spam", "SPAM", "sp\u200aam x", "\uff53pam"])
+def test_names_that_differ_in_case_or_white_space_are_asked_for(tmp_path: Path, other: str) -> None:
+    name = "sp am x" if "x" in other else "spam"
+    [said] = problems(tmp_path, name, "ham", other, name)
+    assert f'"{name}" (4, first {tmp_path / "train.jsonl"}: line 1)' in said and f'"{other}" (1, ' in said
+    assert "train.jsonl: line 3" in said and "data.allow_labels" in said
+    assert problems(tmp_path, name, "ham", other, name, allow=(name, other)) == []
+
+
+def test_names_are_compared_over_all_files(tmp_path: Path) -> None:
+    lines(tmp_path / "train.jsonl", {"text": "a", "label": "x"}, {"text": "b", "label": "y"})
+    lines(tmp_path / "test.jsonl", {"text": "c", "label": "X"})
+    with pytest.raises(
+        DataError, match=r'"x" \(2, first .*train\.jsonl: line 1\), "X" \(1, first .*test\.jsonl: line 1'
+    ):
+        prepare(FILES.model_copy(update={"test": "test.jsonl"}), tmp_path, TextClassification().read)
+
+
+def test_ids_beside_names_are_asked_for(tmp_path: Path) -> None:
+    [said] = problems(tmp_path, 0, 1, "spam", 0)
+    assert 'some labels are numbers ("0" ' in said and 'some are names ("spam" ' in said
+    assert problems(tmp_path, 0, 1, "spam", 0, allow=("0", "1")) == []
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        ([0, 1, 0], [1, 0, 0], [0, 0, 0]),
+        ([0, 1], [1, 0]),
+        (["0", "1", "1"], ["1", "0", "0"]),
+        ([1], [0], [1]),
+        ([0, 0, 1], [1, 0]),
+    ],
+)
+def test_vectors_of_numbers_are_no_names(tmp_path: Path, vectors: tuple[list[Any], ...]) -> None:
+    lines(tmp_path / "train.jsonl", *({"text": f"t{n}", "label": vector} for n, vector in enumerate(vectors)))
+    task = TextClassification(problem_type="multi_label_classification")
+    with pytest.raises(DataError, match=r"labels are lists of numbers .*train\.jsonl: line 1.*Write the names"):
+        prepare(FILES, tmp_path, task.read)
+
+
+@pytest.mark.parametrize(
+    "lists", [([3, 7], [7], []), (["a", "b"], ["a"]), ([1], [2]), ([0, 1], [1], [0, 2]), ([0, 1], [1], [0])]
+)
+def test_lists_of_ids_and_of_names_are_labels(tmp_path: Path, lists: tuple[list[Any], ...]) -> None:
+    assert problems(tmp_path, *lists, several=True) == []
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ([0.0, 1.0], "expected a list of class names, found one of float"),
+        ([True, False], "expected a list of class names, found one of bool"),
+        ([3, "x"], "numbers and names in one list"),
+    ],
+)
+def test_lists_that_are_none_of_names(tmp_path: Path, label: list[Any], said: str) -> None:
+    lines(tmp_path / "rows.jsonl", {"text": "a", "label": label})
+    with pytest.raises(DataError, match=said):
+        TextClassification(problem_type="multi_label_classification").read(tmp_path / "rows.jsonl", Columns())
+
+
+def test_numbers_in_quotes_and_nan_say_what_to_write(tmp_path: Path) -> None:
+    lines(tmp_path / "rows.jsonl", {"text": "a", "label": "3.5"})
+    with pytest.raises(DataError, match=r"expected a number, found str\. Write it without quotes"):
+        TextClassification(problem_type="regression").read(tmp_path / "rows.jsonl", Columns())
+    lines(tmp_path / "rows.jsonl", {"text": "a", "label": float("nan")})
+    with pytest.raises(DataError, match="NaN; use null for a row without a label"):
+        TextClassification().read(tmp_path / "rows.jsonl", Columns())
+
+
+def tag_problems(tags: str, allow: str = "") -> list[str]:
+    tally = TagTally()
+    for number, tag in enumerate(tags.split("|"), start=1):
+        tally.add(Path("train.jsonl"), f"line {number}", [tag, tag])
+    return list(tally.problems(allow.split("|")))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        "O|B-PER|I-PER|B-LOC",
+        "O|B-PER|I-PER|E-PER|S-PER",
+        "O|B-PER|I-PER|L-PER|U-PER",
+        "B-PER|M-PER|E-PER|S-PER|O",
+        "O|I-PER|I-LOC",
+        "O|B|I",
+        "O|PER|LOC",
+        "O|E_mail|phone",
+        "O|B_cell|T_cell",
+        "O|B-B_cell|I-B_cell",
+        "NOUN|VERB|ADJ|X|PUNCT|S|M",
+        "NN|NNP|-LRB-|PRP$|.|NN_S|B",
+        "O|S-PER|S-LOC",
+    ],
+)
+def test_tags_of_the_known_schemes_and_plain_tags_are_not_asked_for(tags: str) -> None:
+    assert tag_problems(tags) == []
+
+
+@pytest.mark.parametrize(
+    ("tags", "named"),
+    [
+        ("O|B_PER|I_PER|B_LOC", ["B_PER", "I_PER", "B_LOC"]),
+        ("O|PER-B|PER-I", ["PER-B", "PER-I"]),
+        ("O|b-PER|i-PER", ["b-PER", "i-PER"]),
+        ("o|b-per|i-per", ["b-per", "i-per"]),
+        ("O|B PER|I PER", ["B PER", "I PER"]),
+        ("O|B.PER|I.PER", ["B.PER"]),
+        ("O|B:PER|I:PER", ["B:PER"]),
+        ("O|B/PER|I/PER", ["B/PER"]),
+        ("O|PER_B|PER_I", ["PER_B"]),
+        ("O|B_PER|B_LOC", ["B_PER", "B_LOC"]),
+        ("O|B_PER|E_PER|S_PER", ["B_PER", "S_PER"]),
+        ("O|B-PER|I_PER", ["I_PER"]),
+        ("O|B_PER|I_PER|date", ["B_PER", "I_PER"]),
+        ("O|B-PER|b-PER|I-PER", ["b-PER"]),
+    ],
+)
+def test_prefixes_that_are_written_otherwise_are_refused(tags: str, named: list[str]) -> None:
+    said, *more = tag_problems(tags)
+    assert (
+        not more
+        and "not of the form B-PER" in said
+        and all(f'"{tag}" (2, first train.jsonl: line' in said for tag in named)
+    )
+    assert "date" not in said and tag_problems(tags, allow=tags) == []
+
+
+@pytest.mark.parametrize(
+    ("tags", "part"),
+    [
+        ("O|B-|I-", "a prefix and no kind after it"),
+        ("o|B-PER|I-PER", "a tag without one would be read as a kind of its own"),
+        ("O|B-PER|I-PER|X", '"X"'),
+        ("O|B-PER|I-PER|LOC", '"LOC"'),
+        ("O|E-mail|phone", '"E-mail" (2, '),
+        ("O|E-mail", "none that begins one"),
+        ("O|B-PER|I-per", "kinds that differ in case"),
+        ("O|B-PER|I-PER|B-Per", "kinds that differ in case"),
+        ("O|PER|Per", "kinds that differ in case"),
+        ("o|O|PER", "kinds that differ in case"),
+        ("O|B-PER|-100", "often stands for a row without a label"),
+        ("O|PER|None", "often stands for a row without a label"),
+    ],
+)
+def test_other_tags_that_would_be_misread(tags: str, part: str) -> None:
+    [said] = tag_problems(tags)
+    assert part in said and "train.jsonl: line" in said
+    assert tag_problems(tags, allow=f"{tags}|PER|per|Per") == []
+
+
+def test_tags_are_asked_for_through_the_task_and_an_empty_one_is_refused(tmp_path: Path) -> None:
+    lines(tmp_path / "train.jsonl", {"tokens": ["a", "b"], "tags": ["B_PER", "I_PER"]})
+    with pytest.raises(DataError, match=r'"B_PER" \(3, first .*train\.jsonl: line 1\)'):
+        prepare(FILES, tmp_path, TokenClassification().read)
+    lines(tmp_path / "train.jsonl", {"tokens": ["a", "b"], "tags": ["O", ""]})
+    with pytest.raises(DataError, match='line 1 "tags": word 1 has an empty tag; write O'):
+        TokenClassification().read(tmp_path / "train.jsonl", Columns())
