@@ -33,8 +33,9 @@ def test_a_list_in_a_json_file_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None, ahead: int, before: str
 ) -> None:
     # A number may go on in what is read next.
-    values = [*ROWS, 12345, [], -0.25]
-    path = written(tmp_path, before + json.dumps(values, indent=indent, ensure_ascii=False) + "\n ")
+    values = [*ROWS, 12345, [], -0.25, 1e300, True]
+    text = json.dumps(values, indent=indent, ensure_ascii=False).replace("1e+300", "1E+300")
+    path = written(tmp_path, before + text + "\n ")
     # The bracket is looked for in what is read first, which is as much as a file of white space could have.
     monkeypatch.setattr(files, "AHEAD_BYTES", 1 << 20)
     assert files._begins_with_bracket(path)

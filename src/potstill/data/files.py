@@ -18,7 +18,6 @@ PARQUET_ROWS = 1024
 AHEAD_BYTES = 1 << 20
 """What is read at a time of a file that is one list."""
 
-AFTER_VALUE = frozenset(" \t\r\n,]")
 WHITE_SPACE = re.compile(r"[ \t\r\n]*")
 """As JSON has it."""
 
@@ -211,11 +210,13 @@ class _Ahead:
                 if not partial or len(self._text) - self._place > MAX_ROW_CHARACTERS or not self._more():
                     raise self.broken(where, f"{_reason(error)}{_cut(error, self._text)}") from None
                 continue
-            # A number at the end of what is read may go on: 12 of 123, and -0 of -0.5 where the dot is read too.
-            if self._text[end : end + 1] in AFTER_VALUE or not self._more():
-                if end - self._place > MAX_ROW_CHARACTERS:
-                    raise self.broken(where, f"{end - self._place:,} characters; at most {MAX_ROW_CHARACTERS:,} a row")
-                self._go_to(end)
+            length = end - self._place
+            # A number may go on in what follows: 12 of 123, 1 of 1e+5. No more than e+ is read of it and not counted.
+            if len(self._text) - end > len("e+") or not self._more():
+                if length > MAX_ROW_CHARACTERS:
+                    raise self.broken(where, f"{length:,} characters; at most {MAX_ROW_CHARACTERS:,} a row")
+                # From here, for reading on may have moved what is read.
+                self._go_to(self._place + length)
                 return value
 
     def broken(self, where: str, reason: str) -> DataError:
