@@ -293,10 +293,13 @@ def test_conversations_that_share_a_system_turn_are_no_copies(tmp_path: Path) ->
         # Too few to tell what held-out texts share.
         test=[chat(questions[0])],
         validation=[chat(questions[1])],
-        train=[chat(question) for question in questions[2:]] + [chat(questions[0], f"{system} today")],
+        train=[chat(question) for question in questions[2:]]
+        + [chat(questions[0], f"{system} today"), chat(questions[0], "an article that is to be read")],
     )
     train = prepare(FILES, tmp_path, read_dialogues)["train"]
-    assert (len(train.rows), train.near_copies_dropped) == (7, 1)
+    # What is asked of another article is another question.
+    assert (len(train.rows), train.near_copies_dropped) == (8, 1)
+    assert train.rows[-1].messages[0].content == "an article that is to be read"
 
 
 def test_training_rows_that_nearly_copy_a_held_out_row_are_dropped_and_counted(tmp_path: Path) -> None:

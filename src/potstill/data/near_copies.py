@@ -241,7 +241,7 @@ class HeldOut:
             for candidate in sorted(near.union(same)):
                 if among is not None and candidate not in among:
                     continue
-                if candidate in same or self._alike(readings, candidate):
+                if self._alike(readings, candidate):
                     found[number] = candidate
                     break
         return found
