@@ -13,8 +13,6 @@ from potstill.run_dir import RunDir, fingerprint, folder_files
 from potstill.stages.common import (
     Inputs,
     alone,
-    begin_head,
-    has_head,
     in_units,
     model_digest,
     save_model,
@@ -22,6 +20,7 @@ from potstill.stages.common import (
     units_of,
     write_model,
 )
+from potstill.stages.heads import begin_head, has_head, replaced_head
 from potstill.stages.plan import adapt_split, total_steps
 from potstill.teachers import lead_name
 from potstill.training.engine import Engine
@@ -48,6 +47,10 @@ def _adapt_one(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine, stag
         "task": recipe.task,
         "seed": recipe.seed,
     }
+    if replaced_head(recipe, recipe.lead, inputs.lead, inputs.labels) is not None:
+        depends["head"] = "new"
+    if recipe.lead.classes:
+        depends["classes"] = recipe.lead.classes
     settings = recipe.adapt
     if settings is None:
         return run.once(stage, depends, AdaptRecord, lambda folder: _unchanged(folder, stage, recipe, inputs))
@@ -82,6 +85,7 @@ def _train(
     model = task.load_model(
         inputs.lead.location,
         inputs.labels,
+        teacher.classes,
         revision=teacher.revision,
         trust_remote_code=teacher.trust_remote_code,
     )

@@ -20,6 +20,7 @@ from potstill.records import PlanRecord, ShapeRecord, SplitCounts, TokensRecord
 from potstill.run_dir import RunDir
 from potstill.signals import Signal
 from potstill.stages.common import Inputs, piece_counts
+from potstill.stages.heads import heads_told
 from potstill.stages.respond import planned
 from potstill.stages.shapes import shape_of
 from potstill.stages.signals import build_loss, planned_signals
@@ -102,7 +103,11 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         spelt_share=_spelt_share(inputs, encoded["validation"]),
         disk_bytes=disk,
         disk_free_bytes=free,
-        warnings=[*_warnings(recipe, inputs, teacher, student, counts), *_of_prompts(recipe, dropped)],
+        warnings=[
+            *heads_told(recipe, inputs),
+            *_warnings(recipe, inputs, teacher, student, counts),
+            *_of_prompts(recipe, dropped),
+        ],
     )
 
 

@@ -1,0 +1,6 @@
+"""What lies in a model's folder or file, found out before any weight is read."""
+
+from potstill.checkpoints.files import check_files, stated_family
+from potstill.checkpoints.safetensors_headers import tensor_shapes
+
+__all__ = ["check_files", "stated_family", "tensor_shapes"]
