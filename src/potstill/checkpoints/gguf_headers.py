@@ -26,6 +26,22 @@ def check_gguf(file: Path) -> None:
     Raises:
         ModelError: a git-lfs pointer, another format, one part of several, a cut file, or layers that are missing.
     """
+    values, tensors, end = _read(file)
+    _require_whole(file, values)
+    _require_layers(file, values, tensors)
+    _require_size(file, values, tensors, end)
+
+
+def gguf_tensors(file: Path) -> set[str]:
+    """The names of the tensors that are weights: not of tables that are computed from the configuration.
+
+    Raises:
+        ModelError: no GGUF file, or one whose header is cut.
+    """
+    return {name for name in _read(file)[1] if not name.startswith("rope_") and "attn_rot_embd" not in name}
+
+
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, tuple[list[int], int, int]], int]:
     require_no_pointer(file)
     if file.stat().st_size < 24:
         raise ModelError(f"{file}: not a GGUF file: it has {file.stat().st_size} bytes. Download it again.")
@@ -33,15 +49,12 @@ def check_gguf(file: Path) -> None:
         if content[:4] != _MAGIC:
             raise ModelError(f"{file}: not a GGUF file: it does not begin with {_MAGIC.decode()}. Download it again.")
         try:
-            values, tensors, end = _Reader(content).header()
+            return _Reader(content).header()
         except (struct.error, IndexError, KeyError, UnicodeDecodeError, OverflowError) as error:
             raise ModelError(
                 f"{file}: the file is cut or damaged: its header goes beyond its {len(content):,} bytes, or has values "
                 "of types that the format does not know. Download it again."
             ) from error
-    _require_whole(file, values)
-    _require_layers(file, values, tensors)
-    _require_size(file, values, tensors, end)
 
 
 def _require_whole(file: Path, values: dict[str, Any]) -> None:

@@ -47,7 +47,9 @@ def _adapt_one(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine, stag
         "task": recipe.task,
         "seed": recipe.seed,
     }
-    if replaced_head(recipe, recipe.lead, inputs.lead, inputs.labels) is not None:
+    replaced = replaced_head(recipe, recipe.lead, inputs.lead, inputs.labels)
+    if replaced is not None and len(replaced) == len(inputs.labels):
+        # Once such a head went on under the names of the data. One of another size was always replaced.
         depends["head"] = "new"
     if recipe.lead.classes:
         depends["classes"] = recipe.lead.classes

@@ -3,7 +3,8 @@
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -49,13 +50,18 @@ def _reason(error: BaseException) -> str:
     return next(iter(lines), type(error).__name__)
 
 
+def place_of(location: str, given: Mapping[str, Any]) -> str:
+    """What an error names: the GGUF file, where one of the folder is read."""
+    return str(Path(location, given["gguf_file"])) if "gguf_file" in given else location
+
+
 def load_config(location: str, **where: Any) -> PretrainedConfig:
     """The configuration of a model.
 
     Raises:
         ModelError: there is none, or one that transformers cannot read.
     """
-    with explained(location):
+    with explained(place_of(location, where)):
         return AutoConfig.from_pretrained(location, **where)
 
 
@@ -67,12 +73,13 @@ def load_tokenizer(
     Raises:
         ModelError: there is none, or one without a vocabulary, which reads every text as the same token.
     """
-    with explained(location):
+    place = place_of(location, where)
+    with explained(place):
         tokenizer = load(location, **where)
     pieces = set(tokenizer.get_vocab()) - set(tokenizer.get_added_vocab()) - set(tokenizer.all_special_tokens)
     if not pieces:
         raise ModelError(
-            f"{location}: its tokenizer has no vocabulary: all of its {len(tokenizer.get_vocab())} tokens are special "
+            f"{place}: its tokenizer has no vocabulary: all of its {len(tokenizer.get_vocab())} tokens are special "
             "or added ones, and every text reads as unknown. Copy the tokenizer's files (tokenizer.json, or vocab.txt "
             "and the like) from the model that it was trained from."
         )

@@ -10,9 +10,10 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from potstill.checkpoints import check_files, tensor_shapes
+from potstill.checkpoints import check_files, gguf_tensors, tensor_shapes
 from potstill.errors import ModelError
-from potstill.tasks.loading import explained
+from potstill.families import DECODER_FAMILIES
+from potstill.tasks.loading import explained, place_of
 
 SHOWN = 3
 """Names that an error lists."""
@@ -43,11 +44,12 @@ def load_weights(auto: Any, location: str, *, new_head: bool = False, **given: A
     Raises:
         ModelError: it cannot be loaded, or the checkpoint is not that of such a model.
     """
-    check_files(Path(location, given.get("gguf_file", "")), tokenizer=False)
+    place = place_of(location, given)
+    check_files(place, tokenizer=False)
     given = {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True} | given
-    with explained(location), _quiet():
+    with explained(place), _quiet():
         model, info = auto.from_pretrained(location, **given)
-    return model, filled(model, info, location, new_head=new_head)
+    return model, filled(model, info, place, new_head=new_head)
 
 
 def check_weights(
@@ -60,14 +62,20 @@ def check_weights(
     Raises:
         ModelError: the checkpoint is not that of such a model.
     """
-    if not Path(location).is_dir() or getattr(config, "quantization_config", None) or hasattr(config, "auto_map"):
+    path = Path(location)
+    if not path.exists() or getattr(config, "quantization_config", None) or hasattr(config, "auto_map"):
         return None
     # On the meta device a model has shapes and no weights.
     with explained(location), torch.device("meta"):
         skeleton = make(config)
-    shapes = tensor_shapes(Path(location))
+    if path.is_file():
+        _count_tensors(skeleton, path)
+        return None
+    shapes = tensor_shapes(path)
     expected = set(skeleton.state_dict())
-    if wrapper := _wrapper(expected, shapes, skeleton.base_model_prefix):
+    wrapper = _wrapper(expected, shapes, skeleton.base_model_prefix)
+    # The model's own prefix twice over is nothing to transformers.
+    if wrapper is not None and wrapper != f"{skeleton.base_model_prefix}.":
         # Before transformers draws all of these weights.
         missing = {name for name in expected if name not in shapes}
         raise _misfit(skeleton, location, missing, {}, set(shapes) - expected, wrapper, new_head=new_head)
@@ -83,6 +91,18 @@ def check_weights(
             output_loading_info=True,
         )
     return filled(model, info, location, new_head=new_head)
+
+
+def _count_tensors(skeleton: PreTrainedModel, file: Path) -> None:
+    """A GGUF file has names of its own, which transformers passes over where it knows no place for them."""
+    found, weights = gguf_tensors(file), sum(1 for _ in skeleton.parameters())
+    if skeleton.config.model_type in DECODER_FAMILIES and len(found) != weights:
+        biases = sorted(name for name in found if name.endswith(".bias"))
+        of_them = f", {len(biases)} of them biases such as {biases[0]}" if biases else ""
+        raise ModelError(
+            f"{file}: it holds {len(found)} tensors{of_them}, and the {type(skeleton).__name__} that its header "
+            f"describes has {weights} weights. Take a complete file, or the model as safetensors."
+        )
 
 
 def filled(model: PreTrainedModel, info: Mapping[str, Any], location: str, *, new_head: bool) -> Filled:
