@@ -152,8 +152,8 @@ def require_fitting(model_type: str, task: str, *, where: str = "teacher.model",
     if others:
         instead = " or ".join(others)
         raise ModelError(
-            f"{where}: family {model_type!r} is {next(iter(others.values()))}, and {fitting}. "
-            f"Use task.kind: {instead}, or take a teacher of one of these families, which can teach and be cut."
+            f"{where}: family {model_type!r} is {next(iter(others.values()))}, and {fitting}. Take a teacher of one of "
+            f"these families, which can teach and be cut; for this one use task.kind: {instead}."
         )
     if cut:
         try:

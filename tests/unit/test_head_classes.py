@@ -106,7 +106,7 @@ def test_a_head_without_the_names_of_the_data(
     (told,) = heads_told(recipe, inputs)
     assert "is replaced by a new one" in told and "teacher.classes: {" in told
     # With names it is kept.
-    classes = f"teacher.classes={json.dumps({name: label for name, label in apart.items()})}"
+    classes = f"teacher.classes={json.dumps(apart)}"
     for changes in ([], WITHOUT_ADAPT):
         recipe, inputs = read(project, folder, classes, *changes)
         assert inputs.labels == ["metal", "beast", "fruit"]
@@ -169,7 +169,7 @@ def test_an_output_without_a_name(tmp_path: Path, project: Path, teacher_folder:
     folder = with_head(teacher_folder, tmp_path / "head", NAMES)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "beast", "1": "fruit", "5": "metal"}}))
-    with pytest.raises(ModelError, match="id2label in its config.json has no name for class 2"):
+    with pytest.raises(ModelError, match=r"id2label in its config.json has no name for class 2"):
         read(project, folder)
 
 

@@ -148,6 +148,10 @@ def test_a_checkpoint_that_does_not_fill_its_model(
         compared(task, folder, adapt=adapt)
 
 
+def with_versions(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return weights | {f"model.{stack}.version": torch.ones(1) for stack in ("encoder", "decoder")}
+
+
 def legacy(name: str) -> str:
     return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
@@ -172,6 +176,24 @@ def legacy(name: str) -> str:
         (PAIRS, lambda: T5ForConditionalGeneration(pair_model("t5", 3).config), [], False),
         (PAIRS, lambda: pair_model("t5", 3, tie_word_embeddings=False), [], False),
         (PAIRS, lambda: pair_model("bart", 3), [], False),
+        # Buffers that older releases saved.
+        (
+            NEXT,
+            llama,
+            [
+                bad.with_weights(
+                    lambda weights: weights | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+                )
+            ],
+            False,
+        ),
+        (PAIRS, lambda: pair_model("bart", 3), [bad.with_weights(with_versions)], False),
+        (
+            TEXT,
+            bert,
+            [bad.with_weights(lambda weights: weights | {"bert.embeddings.token_type_ids": torch.zeros(1, 32)})],
+            False,
+        ),
         # transformers takes its own prefix off as often as it is there.
         (NEXT, llama, [bad.renamed(lambda name: f"model.{name}")], False),
         # What adapt trains may be new.
@@ -265,3 +287,11 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     save_file({"anything.weight": torch.zeros(3)}, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"weights are missing.*Take a complete checkpoint"):
         compared(TEXT, folder)
+
+
+def test_a_head_of_another_task_is_refused(tmp_path: Path) -> None:
+    folder = str(saved(bert(), tmp_path / "model"))
+    config = TAGS.load_config(folder)
+    with pytest.raises(ModelError, match="saved as BertForSequenceClassification, and the task reads a BertForTokenCl"):
+        check_weights(TAGS.new_model, config, folder, new_head=False)
+    assert check_weights(TAGS.new_model, config, folder, new_head=True) == Filled(frozenset())

@@ -68,6 +68,8 @@ def check_weights(
     # On the meta device a model has shapes and no weights.
     with explained(location), torch.device("meta"):
         skeleton = make(config)
+    if not new_head:
+        _require_same_head(config, skeleton, location)
     if path.is_file():
         _count_tensors(skeleton, path)
         return None
@@ -93,6 +95,16 @@ def check_weights(
     return filled(model, info, location, new_head=new_head)
 
 
+def _require_same_head(config: PretrainedConfig, skeleton: PreTrainedModel, location: str) -> None:
+    """A head for texts has weights of the same names and shapes as one for tokens."""
+    saved, own = next(iter(config.architectures or []), ""), type(skeleton).__name__
+    if saved != own and all(name.endswith("Classification") for name in (saved, own)):
+        raise ModelError(
+            f"{location}: it was saved as {saved}, and the task reads a {own}, whose head means something else. Set "
+            "task.kind, or add an adapt section to give it another head."
+        )
+
+
 def _count_tensors(skeleton: PreTrainedModel, file: Path) -> None:
     """A GGUF file has names of its own, which transformers passes over where it knows no place for them."""
     found, weights = gguf_tensors(file), sum(1 for _ in skeleton.parameters())
@@ -116,7 +128,8 @@ def filled(model: PreTrainedModel, info: Mapping[str, Any], location: str, *, ne
     buffers = {name for name, _ in model.named_buffers()}
     missing = set(info["missing_keys"]) - buffers
     mismatched = {name: (list(theirs), list(ours)) for name, theirs, ours in info["mismatched_keys"]}
-    unexpected = set(info["unexpected_keys"])
+    # A buffer that models once saved, such as the numbers of the positions, is computed now.
+    unexpected = {name for name in info["unexpected_keys"] if not any(name.endswith(each) for each in buffers)}
     drawn = {name for name in {*missing, *mismatched} if new_head and _begins_anew(model, name)}
     inside = {name for name in unexpected if _in_base(model, name)}
     wrong = {name: shapes for name, shapes in mismatched.items() if name not in drawn}
