@@ -12,10 +12,13 @@ from transformers import BertConfig, BertForSequenceClassification, BertForToken
 from potstill.errors import ModelError, RecipeError
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
+from potstill.stages.adapt import depends_of
 from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.heads import has_head, heads_told
+from potstill.stages.train import _original
 from potstill.tasks import TextClassification, TokenClassification
-from tests.conftest import CLASSES
+from tests import bad_models as bad
+from tests.conftest import CLASSES, make_project
 
 NAMES = sorted(CLASSES)  # beast, fruit, metal
 ORDERED = ["metal", "beast", "fruit"]
@@ -210,3 +213,59 @@ def test_a_language_model_has_no_classes(chat_project: Path) -> None:
     recipe = load_recipe(chat_project / "recipe.yaml", ['teacher.classes={"a": "b"}'])
     with pytest.raises(ModelError, match=r"teacher.classes: what such a model says are tokens, not classes. Leave"):
         read_inputs(recipe, chat_project)
+
+
+def test_what_decides_the_head_is_in_the_fingerprint(tmp_path: Path, project: Path, teacher_folder: Path) -> None:
+    def depends(names: list[Any], *changes: str) -> dict[str, Any]:
+        folder = with_head(teacher_folder, tmp_path / f"{len(list(tmp_path.iterdir()))}", names)
+        return depends_of(*read(project, folder, *changes))
+
+    plain = {"adapt", "teacher", "labels", "data", "task", "seed"}
+    assert set(depends(NAMES)) == plain
+    assert depends(ORDERED)["labels"] == ORDERED
+    # A head of another size was always replaced.
+    assert set(depends(["x", "y"])) == plain
+    assert set(depends(["x", "y", "z"])) == plain | {"head"}
+    named = depends(["x", "fruit", "metal"], 'teacher.classes={"x": "beast"}')
+    assert set(named) == plain | {"classes"} and named["classes"] == {"x": "beast"}
+
+
+def test_the_original_head_goes_by_its_names(tmp_path: Path, project: Path, teacher_folder: Path) -> None:
+    folder = with_head(teacher_folder, tmp_path / "head", ["x", "metal", "fruit"])
+    recipe, inputs = read(project, folder, 'teacher.classes={"x": "beast"}')
+    own = BertForSequenceClassification.from_pretrained(folder).classifier
+    assert torch.equal(_original(recipe, inputs).classifier.weight, own.weight)
+
+
+@pytest.mark.parametrize(("names", "known"), [(ORDERED, True), (["x", "fruit", "metal"], False)])
+def test_a_head_of_several_labels_is_known_by_its_names(
+    names: list[Any], known: bool, tmp_path: Path, teacher_folder: Path
+) -> None:
+    project = make_project(tmp_path, teacher_folder)
+    for file in (project / "data").iterdir():
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("\n".join(json.dumps(row | {"label": row["label"] and [row["label"]]}) for row in rows))
+    several = "multi_label_classification"
+    folder = with_head(teacher_folder, tmp_path / "head", names, problem_type=several)
+    recipe, inputs = read(project, folder, f"task.problem_type={several}")
+    assert has_head(recipe, inputs) is known
+    # A configuration that names a head that is not there.
+    BertModel(BertConfig.from_pretrained(folder)).save_pretrained(folder)
+    assert has_head(*read(project, folder, f"task.problem_type={several}")) is False
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (bad.as_adapter, "this is a LoRA adapter of org/base"),
+        (bad.pointer_for("tokenizer.json"), "git-lfs pointer"),
+        (bad.without_tokenizer, "there is no tokenizer"),
+        (bad.without_words, "its tokenizer has no vocabulary"),
+        (bad.cut("model.safetensors", 0.7), "the file is cut"),
+    ],
+)
+def test_files_are_looked_at_before_anything_works(
+    damage: bad.Damage, message: str, tmp_path: Path, project: Path, teacher_folder: Path
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        read(project, bad.copied(teacher_folder, tmp_path / "model", damage))

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from potstill.data.rows import labelled_rows
 from potstill.errors import RecipeError
@@ -38,7 +39,8 @@ def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptR
     return members[lead_name(recipe.several)].model_copy(update={"digest": digest, "members": members})
 
 
-def _adapt_one(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine, stage: str) -> AdaptRecord:
+def depends_of(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
+    """What decides the weights of an adapted teacher."""
     depends = {
         "adapt": recipe.adapt,
         "teacher": inputs.lead.digest,
@@ -53,6 +55,11 @@ def _adapt_one(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine, stag
         depends["head"] = "new"
     if recipe.lead.classes:
         depends["classes"] = recipe.lead.classes
+    return depends
+
+
+def _adapt_one(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine, stage: str) -> AdaptRecord:
+    depends = depends_of(recipe, inputs)
     settings = recipe.adapt
     if settings is None:
         return run.once(stage, depends, AdaptRecord, lambda folder: _unchanged(folder, stage, recipe, inputs))
