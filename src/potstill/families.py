@@ -117,6 +117,51 @@ TWO_STACKS: dict[str, dict[Part, Family]] = {
 }
 
 
+_ENCODERS = ("an encoder", ENCODER_FAMILIES)
+_FITTING = {
+    "text_classification": _ENCODERS,
+    "token_classification": _ENCODERS,
+    "causal_lm": ("a decoder", DECODER_FAMILIES),
+    "seq2seq": ("an encoder-decoder", frozenset(TWO_STACKS)),
+}
+"""What each task reads, as a word and as the families that can teach it and be cut for it."""
+
+
+def require_cuttable(model_type: str, where: str = "teacher.model") -> None:
+    """Refuse a family of which no student can be cut.
+
+    Raises:
+        ModelError: names those of which one can.
+    """
+    known = sorted({family for _, families in _FITTING.values() for family in families})
+    if model_type not in known:
+        raise ModelError(f"{where}: family {model_type!r} cannot be shrunk yet; known: {', '.join(known)}.")
+
+
+def require_fitting(model_type: str, task: str, *, where: str = "teacher.model", cut: bool = True) -> None:
+    """Refuse a teacher of a family that the task does not read, or, where it is to be cut, of one that is not known.
+
+    Raises:
+        ModelError: names the families that can teach this task and be cut for it.
+    """
+    word, families = _FITTING[task]
+    if model_type in families:
+        return
+    fitting = f"task.kind: {task} takes {word} ({', '.join(sorted(families))})"
+    others = {kind: what for kind, (what, those) in _FITTING.items() if model_type in those}
+    if others:
+        instead = " or ".join(others)
+        raise ModelError(
+            f"{where}: family {model_type!r} is {next(iter(others.values()))}, and {fitting}. Take a teacher of one of "
+            f"these families, which can teach and be cut; for this one use task.kind: {instead}."
+        )
+    if cut:
+        try:
+            require_cuttable(model_type, where)
+        except ModelError as error:
+            raise ModelError(f"{error} Of these, {fitting}.") from None
+
+
 def family_of(model: PreTrainedModel, part: Part = Part.ONLY) -> Family:
     """The family of a model, or of one of its stacks.
 

@@ -24,6 +24,8 @@ def resolve(location: str) -> str:
     folder = Path(location).expanduser()
     if folder.is_dir() or (folder.suffix == GGUF and folder.is_file()):
         return str(folder)
+    if folder.is_file():
+        raise ModelError(f"{location}: this is a file. Name the folder that it lies in, {folder.parent}.")
     if _HUB_ID.fullmatch(location) and not location.startswith("."):
         return location
     raise ModelError(

@@ -30,6 +30,12 @@ def test_what_is_nowhere_is_said_with_the_remedy(location: str, message: str) ->
         resolve(location)
 
 
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match=f"this is a file. Name the folder that it lies in, {tmp_path}"):
+        resolve(str(tmp_path / "model.safetensors"))
+
+
 def test_a_hub_model_is_fetched_at_its_revision_and_without_pickles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from potstill.data.rows import labelled_rows
 from potstill.errors import RecipeError
@@ -13,8 +14,6 @@ from potstill.run_dir import RunDir, file_digest, fingerprint, folder_files
 from potstill.stages.common import (
     Inputs,
     alone,
-    begin_head,
-    has_head,
     in_units,
     model_digest,
     save_model,
@@ -22,6 +21,7 @@ from potstill.stages.common import (
     units_of,
     write_model,
 )
+from potstill.stages.heads import begin_head, has_head, replaced_head
 from potstill.stages.plan import adapt_split, total_steps
 from potstill.teachers import lead_name
 from potstill.training.engine import Engine
@@ -40,7 +40,8 @@ def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptR
     return members[lead_name(recipe.several)].model_copy(update={"digest": digest, "members": members})
 
 
-def _adapt_one(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine, stage: str) -> AdaptRecord:
+def depends_of(recipe: Recipe, inputs: Inputs, engine: Engine) -> dict[str, Any]:
+    """What decides the weights of an adapted teacher."""
     settings = recipe.adapt
     precision = engine.precision(settings.precision) if settings else None
     depends = {
@@ -51,6 +52,18 @@ def _adapt_one(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine, stag
         "task": recipe.task,
         "seed": recipe.seed,
     }
+    replaced = replaced_head(recipe, recipe.lead, inputs.lead, inputs.labels)
+    if replaced is not None and len(replaced) == len(inputs.labels):
+        # Once such a head went on under the names of the data. One of another size was always replaced.
+        depends["head"] = "new"
+    if recipe.lead.classes:
+        depends["classes"] = recipe.lead.classes
+    return depends
+
+
+def _adapt_one(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine, stage: str) -> AdaptRecord:
+    depends = depends_of(recipe, inputs, engine)
+    settings = recipe.adapt
     if settings is None:
         return run.once(stage, depends, AdaptRecord, lambda folder: _unchanged(folder, stage, recipe, inputs))
 
@@ -86,6 +99,7 @@ def _train(
     model = task.load_model(
         inputs.lead.location,
         inputs.labels,
+        teacher.classes,
         revision=teacher.revision,
         trust_remote_code=teacher.trust_remote_code,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,15 @@ from jaxtyping import Int64
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from potstill.checkpoints import check_files, stated_family
 from potstill.data.batches import batches_by_length
 from potstill.data.dialogues import prompt_of
 from potstill.data.encoded import BatchSource, Encoded, EncodedRows
 from potstill.data.prepare import Split, prepare
 from potstill.data.rows import DataRow, labelled_rows
 from potstill.errors import DataError, ModelError, RecipeError
-from potstill.families import WITHOUT_TOKEN_TYPES, most_tokens
-from potstill.locations import local_folder, resolve
+from potstill.families import WITHOUT_TOKEN_TYPES, most_tokens, require_fitting
+from potstill.locations import GGUF, local_folder, resolve
 from potstill.losses import HardLabels, MixedLoss
 from potstill.progress import Progress
 from potstill.recipe import Recipe
@@ -27,10 +28,10 @@ from potstill.run_dir import RunDir, atomic_folder, file_digest, fingerprint, fo
 from potstill.schedules import Constant
 from potstill.stages.shapes import chosen_student
 from potstill.students import Shrunk, Trimmed, TrimmedVocabulary, student_config, trim
-from potstill.tasks import Seq2Seq, TextClassification
-from potstill.tasks.heads import start_at_shares
+from potstill.tasks import CausalLM, Seq2Seq, TextClassification
 from potstill.tasks.loading import TOKEN_TYPES, tokenizer_fingerprint, without_token_types
 from potstill.tasks.units import Units
+from potstill.tasks.weights import Filled, check_weights
 from potstill.teachers import CheckpointTeacher, Mixture, PretrainedTeacher, Routed, lead_name
 from potstill.training.engine import Engine
 
@@ -45,6 +46,8 @@ class Files:
     location: str
     digest: str
     config: PretrainedConfig
+    filled: Filled | None = None
+    """How its checkpoint fills a model of the task; None where that is not known before it is loaded."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,7 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
         _check_adapt(recipe, said)
         del said["train"]
     labels = recipe.task.label_names(said)
-    if recipe.adapt is None:
-        labels = recipe.task.teacher_labels(lead.config, labels)
+    labels = recipe.task.teacher_labels(lead.config, labels, recipe.lead.classes, new_head=recipe.adapt is not None)
     vocabulary = _vocabulary(recipe, said, labels, lead, tokenizer)
     student = chosen_student(recipe, lead.config, labels, vocabulary)
     digest = tokenizer_fingerprint(tokenizer)
@@ -168,7 +170,10 @@ def piece_counts(encoded: BatchSource, tokenizer: PreTrainedTokenizerBase) -> In
     return counts
 
 
-def _read_files(recipe: Recipe, teacher: PretrainedTeacher, base: Path) -> tuple[Files, PreTrainedTokenizerBase]:
+def _read_files(
+    recipe: Recipe, teacher: PretrainedTeacher, base: Path, member: str | None = None
+) -> tuple[Files, PreTrainedTokenizerBase]:
+    """What a teacher's files say of it, without its weights; `member` is its name among several."""
     if isinstance(recipe.teacher, CheckpointTeacher) and not (base / teacher.model).is_dir():
         raise RecipeError(
             f"teacher.run: {base / teacher.model} is not there. Finish that run first, with --out "
@@ -176,12 +181,30 @@ def _read_files(recipe: Recipe, teacher: PretrainedTeacher, base: Path) -> tuple
             "training must not have stopped before it."
         )
     location = resolve(_relative_to(base, teacher.model))
+    task = recipe.task
+    if location.endswith(GGUF) and not isinstance(task, CausalLM):
+        raise ModelError(
+            f"{location}: GGUF files are read for task.kind: causal_lm alone. Name a folder of safetensors."
+        )
+    # Of several teachers the student is cut from the lead, which is read first and without a name.
+    fits = partial(
+        require_fitting,
+        task=task.kind,
+        where="teacher.model" if member is None else f"teacher.of.{member}",
+        cut=member is None,
+    )
+    check_files(location)
+    if (model_type := stated_family(location)) is not None:
+        # Before transformers is asked for a family that it may not know either.
+        fits(model_type)
     where = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
-    config = recipe.task.load_config(location, **where)
-    tokenizer = recipe.task.load_tokenizer(location, **where)
-    recipe.task.check_tokenizer(tokenizer, config)
+    config = task.load_config(location, **where)
+    fits(config.model_type)
+    tokenizer = task.load_tokenizer(location, **where)
+    task.check_tokenizer(tokenizer, config)
     _check_lengths(recipe, config)
-    return Files(location, _teacher_digest(location, config), config), tokenizer
+    filled = check_weights(task.new_model, config, location, new_head=recipe.adapt is not None and not task.writes)
+    return Files(location, _teacher_digest(location, config), config, filled), tokenizer
 
 
 def _check_lengths(recipe: Recipe, config: PretrainedConfig) -> None:
@@ -206,7 +229,7 @@ def _with_several(recipe: Recipe, several: Mixture | Routed, inputs: Inputs, bas
     """
     found = {}
     for name, teacher in several.of.items():
-        files, tokenizer = _read_files(recipe, teacher, base)
+        files, tokenizer = _read_files(recipe, teacher, base, name)
         if tokenizer_fingerprint(tokenizer) != inputs.tokenizer_digest:
             raise ModelError(
                 f"teacher.of.{name}: its tokenizer is not that of {lead_name(several)}, so the same ids would mean "
@@ -218,7 +241,9 @@ def _with_several(recipe: Recipe, several: Mixture | Routed, inputs: Inputs, bas
                 f"teacher.of.{name}: it has {sizes[0]} rows of embeddings and {lead_name(several)} {sizes[1]}, though "
                 "their tokenizers are equal. Resize them to one number (model.resize_token_embeddings) and save them."
             )
-        if recipe.adapt is None and recipe.task.teacher_labels(files.config, inputs.labels) != inputs.labels:
+        new_head = recipe.adapt is not None
+        own = recipe.task.teacher_labels(files.config, inputs.labels, teacher.classes, new_head=new_head)
+        if not new_head and own != inputs.labels:
             raise ModelError(
                 f"teacher.of.{name}: its classes are in another order than those of {lead_name(several)}. Save it "
                 "with the same id2label, or add an adapt section."
@@ -289,28 +314,6 @@ def in_units(recipe: Recipe, inputs: Inputs, rows: Sequence[Any], units: Units |
     """The rows as they are trained on: labels that are numbers in standard units."""
     encoded = recipe.task.encode(rows, inputs.tokenizer, inputs.labels)
     return units.of_rows(encoded) if units is not None and isinstance(encoded, EncodedRows) else encoded
-
-
-def begin_head(recipe: Recipe, inputs: Inputs, model: PreTrainedModel, rows: Sequence[Any], *, known: bool) -> None:
-    """Make a head ready to be trained on these rows; `known` says whether it has learnt this form of answer before.
-
-    One that gives numbers in the unit of the labels is changed to standard units, and a new one is taken to speak in
-    those. A new one of several labels begins with their shares.
-    """
-    units = units_of(recipe, rows)
-    if units and known:
-        units.standardise(model)
-    if isinstance(recipe.task, TextClassification) and recipe.task.problem_type == "multi_label_classification":
-        labels = recipe.task.answer.targets(rows, inputs.labels)
-        if not known:
-            start_at_shares(model, labels)
-
-
-def has_head(recipe: Recipe, inputs: Inputs) -> bool:
-    """Whether the teacher, before it is adapted, has a head for this form of answer and as many outputs."""
-    config = inputs.lead.config
-    form = recipe.task.config_values(inputs.labels).get("problem_type")
-    return form is not None and config.problem_type == form and config.num_labels == len(inputs.labels)
 
 
 def true_labels() -> MixedLoss:

@@ -23,6 +23,7 @@ from potstill.run_dir import RunDir
 from potstill.signals import Signal
 from potstill.stages.class_counts import class_counts, doubts_about_classes
 from potstill.stages.common import Inputs, piece_counts
+from potstill.stages.heads import heads_told
 from potstill.stages.respond import planned
 from potstill.stages.shapes import shape_of
 from potstill.stages.signals import build_loss, planned_signals
@@ -112,6 +113,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         disk_bytes=disk,
         disk_free_bytes=free,
         warnings=[
+            *heads_told(recipe, inputs),
             *_of_rows(recipe, counts),
             *doubts_about_classes(classes, {name: count.labelled for name, count in counts.items()}),
             *_warnings(recipe, inputs, teacher, student, counts),

@@ -23,8 +23,6 @@ from potstill.schedules import Constant
 from potstill.signals import Read, Teacher
 from potstill.stages.common import (
     Inputs,
-    begin_head,
-    has_head,
     in_units,
     load_teacher,
     model_digest,
@@ -32,6 +30,7 @@ from potstill.stages.common import (
     true_labels,
     units_of,
 )
+from potstill.stages.heads import begin_head, has_head
 from potstill.stages.label import is_generation, label_source, one_of, store_of
 from potstill.stages.label_features import by_part, features_of
 from potstill.stages.plan import LABELLED, shapes_of, total_steps
@@ -394,7 +393,7 @@ def _original(recipe: Recipe, inputs: Inputs) -> PreTrainedModel:
     lead = recipe.lead
     labels = inputs.labels if recipe.adapt else None
     return recipe.task.load_model(
-        inputs.lead.location, labels, revision=lead.revision, trust_remote_code=lead.trust_remote_code
+        inputs.lead.location, labels, lead.classes, revision=lead.revision, trust_remote_code=lead.trust_remote_code
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
-from potstill.families import DECODER_FAMILIES, ENCODER_FAMILIES, TWO_STACKS
+from potstill.families import DECODER_FAMILIES, TWO_STACKS, require_cuttable
 from potstill.records import ShapeRecord
 from potstill.students import two_stacks
 from potstill.students.decoders import smaller_decoder
@@ -37,6 +37,7 @@ def student_config(teacher: PretrainedConfig, student: Shrunk, vocabulary: Trimm
 
 
 def _smaller(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
+    require_cuttable(teacher.model_type)
     if student.key_value_heads is not None and teacher.model_type not in DECODER_FAMILIES:
         raise ModelError(
             f"student.key_value_heads: all heads of a teacher of the family {teacher.model_type!r} have keys of their "
@@ -51,9 +52,6 @@ def _smaller(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
         )
     if teacher.model_type in DECODER_FAMILIES:
         return smaller_decoder(teacher, student)
-    if teacher.model_type not in ENCODER_FAMILIES:
-        known = ", ".join(sorted({*ENCODER_FAMILIES, *DECODER_FAMILIES, *TWO_STACKS}))
-        raise ModelError(f"teacher.model: family {teacher.model_type!r} cannot be shrunk yet; known: {known}.")
     head_size = teacher.hidden_size // teacher.num_attention_heads
     layers = size_of(student.layers, teacher.num_hidden_layers, "student.layers")
     width = size_of(student.width, teacher.hidden_size, "student.width", unit=1 if student.heads else head_size)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from potstill.data.chat_tokens import ChatTokens
@@ -21,8 +21,10 @@ from potstill.errors import DataError, ModelError
 from potstill.signals import Ask, Batch, Signals
 from potstill.targets import Head
 from potstill.tasks.chat_prompts import ChatPrompts
-from potstill.tasks.loading import explained
+from potstill.tasks.classes import NO_CLASSES
+from potstill.tasks.loading import load_config, load_tokenizer
 from potstill.tasks.over_vocabulary import OverVocabulary
+from potstill.tasks.weights import load_weights
 
 PROBE_TOKENS = 8
 TOLERANCE = 1e-3
@@ -79,16 +81,19 @@ class CausalLM(OverVocabulary):
 
     def load_config(self, location: str, **where: Any) -> PretrainedConfig:
         folder, file = _file(location)
-        with explained(location):
-            config = AutoConfig.from_pretrained(folder, **file, **where)
-        return _as_weights(config)
+        return _as_weights(load_config(folder, **file, **where))
 
     def load_tokenizer(self, location: str, **where: Any) -> Tokenizer:
         folder, file = _file(location)
-        with explained(location):
-            return AutoTokenizer.from_pretrained(folder, **file, **where)
+        return load_tokenizer(folder, **{**file, **where})
 
-    def load_model(self, location: str, labels: Sequence[str] | None = None, **where: Any) -> PreTrainedModel:
+    def load_model(
+        self,
+        location: str,
+        labels: Sequence[str] | None = None,
+        classes: Mapping[str, str] = NO_CLASSES,
+        **where: Any,
+    ) -> PreTrainedModel:
         """The model in float32. Never reads pickle files.
 
         Raises:
@@ -96,8 +101,7 @@ class CausalLM(OverVocabulary):
         """
         folder, file = _file(location)
         weights = {} if file else {"use_safetensors": True}
-        with explained(location):
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **weights, **file, **where)
+        model, _ = load_weights(AutoModelForCausalLM, folder, **{**weights, **file, **where})
         if file:
             # Read from a quantised file, the weights are ordinary ones from here on.
             plain = AutoModelForCausalLM.from_config(_as_weights(model.config), dtype=torch.float32)

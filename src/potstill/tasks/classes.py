@@ -1,11 +1,17 @@
 """Classes by name, as a model's configuration carries them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
+
+NO_CLASSES: Mapping[str, str] = MappingProxyType({})
+"""Of a head whose classes have the names of the data."""
+SHOWN = 12
+"""Classes that an error lists."""
 
 
 def config_of(labels: Sequence[str], problem_type: str | None = None) -> dict[str, Any]:
@@ -19,22 +25,87 @@ def config_of(labels: Sequence[str], problem_type: str | None = None) -> dict[st
 
 
 def labels_of(config: PretrainedConfig) -> list[str]:
-    return [config.id2label[number] for number in range(config.num_labels)]
-
-
-def own_labels(config: PretrainedConfig, labels: Sequence[str]) -> list[str]:
-    """The classes in the order of the logits of a teacher that brings its own head.
+    """What the configuration calls the outputs of the head.
 
     Raises:
-        ModelError: its classes are not those of the data.
+        ModelError: an output without a name.
+    """
+    names = [config.id2label.get(number) for number in range(config.num_labels)]
+    if None in names:
+        raise ModelError(
+            f"teacher.model: id2label in its config.json has no name for class {names.index(None)}; it must name the "
+            f"classes 0 to {config.num_labels - 1}."
+        )
+    return [str(name) for name in names]
+
+
+def head_names(config: PretrainedConfig, classes: Mapping[str, str]) -> list[str]:
+    """The classes of the head in the order of its outputs, under the names that the recipe gives them.
+
+    Raises:
+        ModelError: `classes` names one that the head has not.
     """
     own = labels_of(config)
-    if sorted(own) != sorted(labels):
-        missing = sorted(set(labels) - set(own))[:3]
-        extra = sorted(set(own) - set(labels))[:3]
+    if unknown := [name for name in classes if name not in own]:
         raise ModelError(
-            f"teacher.model: its head has {len(own)} classes, the data {len(labels)} "
-            f"(only in the data: {missing}, only in the head: {extra}). "
-            "Add an adapt section to give it a head for these classes, or rename the labels."
+            f"teacher.classes: the head has no class {unknown[0]!r}. Its classes: {listed(own)}. Name these on the "
+            "left, and the classes of the data on the right."
         )
-    return own
+    return [classes.get(name, name) for name in own]
+
+
+def classes_in_order(
+    config: PretrainedConfig, labels: Sequence[str], classes: Mapping[str, str], *, new_head: bool
+) -> list[str]:
+    """The classes of the data in the order of the outputs of the teacher's head.
+
+    With `new_head`, a head of other classes is replaced: then they stay in their own order.
+
+    Raises:
+        ModelError: its classes are not those of the data, and it is not replaced, or `classes` says that they are.
+    """
+    own = head_names(config, classes)
+    if sorted(own) == sorted(labels):
+        return own
+    if classes:
+        raise ModelError(
+            f"teacher.classes: with it, the head's classes are not those of the data. {_both(own, labels)} Give each "
+            "class of the head the name that it has in the data."
+        )
+    if new_head:
+        return list(labels)
+    raise ModelError(
+        f"teacher.model: its head has {len(own)} classes, the data {len(labels)}. {_both(own, labels)}"
+        f"{named_by_hand(own, labels)} Add an adapt section to give it a head for these classes"
+        f"{'.' if len(own) == len(labels) else ', or rename the labels.'}"
+    )
+
+
+def named_by_hand(own: Sequence[str], labels: Sequence[str]) -> str:
+    """How a recipe says which class is which, where that can be."""
+    if len(own) != len(labels) or len(set(own)) != len(own):
+        return ""
+    apart = [name for name in own if name not in labels]
+    left = [label for label in sorted(labels) if label not in own]
+    pairs = ", ".join(f"{name}: {label}" for name, label in zip(apart, left, strict=True))
+    return f" If they are the same under other names, say which is which, such as teacher.classes: {{{pairs}}}."
+
+
+def _both(own: Sequence[str], labels: Sequence[str]) -> str:
+    missing, extra = sorted(set(labels) - set(own)), sorted(set(own) - set(labels))
+    return (
+        f"In the head: {listed(own)}; in the data: {listed(labels)} "
+        f"(only in the data: {missing[:3]}, only in the head: {extra[:3]})."
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence, the first of many."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def require_no_classes(classes: Mapping[str, str], why: str) -> None:
+    """Raises ModelError: a recipe names classes where there are none."""
+    if classes:
+        raise ModelError(f"teacher.classes: {why}. Leave it out.")

@@ -1,12 +1,57 @@
-"""The last layer of a classifier: where it lies, and where a new one for several labels begins."""
+"""The last layer of a classifier: where it lies, which classes it has, and where a new one begins."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
+from potstill.tasks.classes import head_names
+from potstill.tasks.weights import load_weights
+
+
+def load_classifier(
+    auto: Any,
+    location: str,
+    config: PretrainedConfig,
+    values: Mapping[str, Any] | None,
+    classes: Mapping[str, str],
+    **where: Any,
+) -> PreTrainedModel:
+    """The model in float32; where `values` say which classes its configuration should have, with a head for these.
+
+    Outputs go by the names of their classes: of a head with the same ones they are brought into the order asked for,
+    and a head with others is drawn anew, for its weights would mean something else under new names.
+
+    Raises:
+        ModelError: it cannot be loaded, or its checkpoint does not fill it.
+    """
+    if values is None:
+        return load_weights(auto, location, **where)[0]
+    model, found = load_weights(auto, location, new_head=True, **values, **where)
+    name, last = output_layer(model)
+    if found.new.isdisjoint(f"{name}.{parameter}" for parameter, _ in last.named_parameters()):
+        own, labels = head_names(config, classes), list(values["id2label"].values())
+        if values["problem_type"] != "regression" and own != labels:
+            _sort_outputs(last, own, labels, model.config)
+    return model
+
+
+def _sort_outputs(last: nn.Linear, own: Sequence[str], labels: Sequence[str], config: PretrainedConfig) -> None:
+    """Bring the outputs of a head with the classes `own` into the order of `labels`, or draw all of it anew."""
+    with torch.no_grad():
+        if sorted(own) == sorted(labels):
+            order = [own.index(label) for label in labels]
+            for parameter in last.parameters():
+                parameter.copy_(parameter[order].clone())
+        else:
+            last.weight.normal_(std=config.initializer_range)
+            if last.bias is not None:
+                last.bias.zero_()
 
 
 def start_at_shares(model: PreTrainedModel, labels: Int[np.ndarray, "rows labels"]) -> None:
@@ -33,15 +78,30 @@ def last_layer(model: PreTrainedModel, *, outputs: int) -> nn.Linear:
     Raises:
         ModelError: there is none outside of the encoder, or it gives something else.
     """
-    inside = f"{model.base_model_prefix}."
-    linear = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not name.startswith(inside)
-    ]
-    if not linear or linear[-1].out_features != outputs or linear[-1].bias is None:
+    _, last = output_layer(model)
+    if last.out_features != outputs or last.bias is None:
         raise ModelError(
             f"{model.config.model_type}: its head does not end with a linear layer of {outputs} outputs with a bias, "
             "which several labels and numbers need. Take a teacher whose head has one, such as BERT's."
+        )
+    return last
+
+
+def output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
+    """The last linear layer of a classifier, and its name.
+
+    Raises:
+        ModelError: there is none outside of the encoder.
+    """
+    inside = f"{model.base_model_prefix}."
+    linear = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(inside)
+    ]
+    if not linear:
+        raise ModelError(
+            f"{model.config.model_type}: its head has no linear layer outside of the encoder. Take a teacher whose "
+            "head has one, such as BERT's."
         )
     return linear[-1]

@@ -3,14 +3,19 @@
 import copy
 import hashlib
 import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from potstill.errors import ModelError
 
 TOKEN_TYPES = "token_type_ids"
+_UNREADABLE = (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError, RuntimeError)
+_MALFORMED = (KeyError, TypeError, AttributeError)
 
 
 class explained:
@@ -23,9 +28,62 @@ class explained:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError | ValueError | ImportError | SafetensorError):
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ModelError(f"{self._location}: cannot be loaded: {reason}") from error
+        if isinstance(error, _UNREADABLE):
+            raise ModelError(f"{self._location}: cannot be loaded: {_reason(error)}") from error
+        if isinstance(error, _MALFORMED):
+            # What transformers runs into when a file has values of another form than it takes for granted.
+            name = type(error).__name__
+            raise ModelError(
+                f"{self._location}: cannot be loaded, a file of it is malformed: {name} {error}"
+            ) from error
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if any("trust_remote_code" in line for line in lines):
+        return (
+            "it brings code of its own, which is run only where the recipe says so. Read that code, then set "
+            "teacher.trust_remote_code: true."
+        )
+    if isinstance(error, StrictDataclassError):
+        return " ".join(lines)
+    return next(iter(lines), type(error).__name__)
+
+
+def place_of(location: str, given: Mapping[str, Any]) -> str:
+    """What an error names: the GGUF file, where one of the folder is read."""
+    return str(Path(location, given["gguf_file"])) if "gguf_file" in given else location
+
+
+def load_config(location: str, **where: Any) -> PretrainedConfig:
+    """The configuration of a model.
+
+    Raises:
+        ModelError: there is none, or one that transformers cannot read.
+    """
+    with explained(place_of(location, where)):
+        return AutoConfig.from_pretrained(location, **where)
+
+
+def load_tokenizer(
+    location: str, load: Callable[..., PreTrainedTokenizerBase] = AutoTokenizer.from_pretrained, **where: Any
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model.
+
+    Raises:
+        ModelError: there is none, or one without a vocabulary, which reads every text as the same token.
+    """
+    place = place_of(location, where)
+    with explained(place):
+        tokenizer = load(location, **where)
+    pieces = set(tokenizer.get_vocab()) - set(tokenizer.get_added_vocab()) - set(tokenizer.all_special_tokens)
+    if not pieces:
+        raise ModelError(
+            f"{place}: its tokenizer has no vocabulary: all of its {len(tokenizer.get_vocab())} tokens are special "
+            "or added ones, and every text reads as unknown. Copy the tokenizer's files (tokenizer.json, or vocab.txt "
+            "and the like) from the model that it was trained from."
+        )
+    return tokenizer
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,6 +1,6 @@
 """What the tasks share whose models write: what can be said is the vocabulary of the tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from potstill.errors import ModelError
 from potstill.settings import Settings
+from potstill.tasks.classes import require_no_classes
 
 
 class OverVocabulary(Settings):
@@ -33,7 +34,15 @@ class OverVocabulary(Settings):
                 "Resize its embeddings, or take the tokenizer that it was trained with."
             )
 
-    def teacher_labels(self, config: PretrainedConfig, labels: list[str]) -> list[str]:
+    def teacher_labels(
+        self, config: PretrainedConfig, labels: list[str], classes: Mapping[str, str], *, new_head: bool = False
+    ) -> list[str]:
+        """None.
+
+        Raises:
+            ModelError: the recipe names some.
+        """
+        require_no_classes(classes, "what such a model says are tokens, not classes")
         return labels
 
     def config_values(self, labels: Sequence[str]) -> dict[str, Any]:

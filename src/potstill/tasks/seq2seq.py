@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from potstill.data.on_disk import OnDisk
@@ -24,8 +24,10 @@ from potstill.errors import DataError, ModelError
 from potstill.signals import Ask, Batch, Signals
 from potstill.targets import Head
 from potstill.tasks.causal_lm import PROBE_TOKENS, TOLERANCE
-from potstill.tasks.loading import explained
+from potstill.tasks.classes import NO_CLASSES
+from potstill.tasks.loading import load_config, load_tokenizer
 from potstill.tasks.over_vocabulary import OverVocabulary
+from potstill.tasks.weights import load_weights
 from potstill.tasks.writing import Prompt
 
 
@@ -84,21 +86,24 @@ class Seq2Seq(OverVocabulary):
         start_token(config)
 
     def load_config(self, location: str, **where: Any) -> PretrainedConfig:
-        with explained(location):
-            return AutoConfig.from_pretrained(location, **where)
+        return load_config(location, **where)
 
     def load_tokenizer(self, location: str, **where: Any) -> Tokenizer:
-        with explained(location):
-            return AutoTokenizer.from_pretrained(location, **where)
+        return load_tokenizer(location, **where)
 
-    def load_model(self, location: str, labels: Sequence[str] | None = None, **where: Any) -> PreTrainedModel:
+    def load_model(
+        self,
+        location: str,
+        labels: Sequence[str] | None = None,
+        classes: Mapping[str, str] = NO_CLASSES,
+        **where: Any,
+    ) -> PreTrainedModel:
         """The model in float32. Never reads pickle files.
 
         Raises:
             ModelError: it cannot be loaded, or makes its logits in a way that is not known here.
         """
-        with explained(location):
-            model = AutoModelForSeq2SeqLM.from_pretrained(location, dtype=torch.float32, use_safetensors=True, **where)
+        model, _ = load_weights(AutoModelForSeq2SeqLM, location, use_safetensors=True, **where)
         require_known_head(model, location)
         return model
 

@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from pydantic import Field, model_serializer
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,8 +24,9 @@ from potstill.records import ProblemType
 from potstill.settings import Settings
 from potstill.signals import Ask, Batch, Signals
 from potstill.tasks.answers import Answer, Number, OneClass, SeveralLabels
-from potstill.tasks.classes import config_of, labels_of, own_labels
-from potstill.tasks.loading import explained
+from potstill.tasks.classes import NO_CLASSES, classes_in_order, config_of, labels_of, require_no_classes
+from potstill.tasks.heads import load_classifier
+from potstill.tasks.loading import load_config, load_tokenizer
 
 ENCODE_CHUNK = 1024
 
@@ -87,20 +85,26 @@ class TextClassification(Settings):
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
         """Nothing to check: encoders are read by the tokenizer that lies beside them."""
 
-    def teacher_labels(self, config: PretrainedConfig, labels: list[str]) -> list[str]:
-        """The classes in the order of the logits of a teacher that brings its own head.
+    def teacher_labels(
+        self, config: PretrainedConfig, labels: list[str], classes: Mapping[str, str], *, new_head: bool = False
+    ) -> list[str]:
+        """The classes in the order of the outputs of the teacher's head; `new_head` where a misfit is replaced.
 
         Raises:
             ModelError: its classes are not those of the data, or its answers have another form.
         """
-        if config.problem_type not in (None, self.problem_type):
+        if config.problem_type not in (None, self.problem_type) and not new_head:
             raise ModelError(
                 f"teacher.model: its configuration says {config.problem_type}, and the recipe {self.problem_type}. "
                 "Set task.problem_type, or add an adapt section to give it another head."
             )
-        if self.problem_type == "regression" and config.num_labels == 1:
-            return labels_of(config)
-        return own_labels(config, labels)
+        if self.problem_type == "regression":
+            require_no_classes(classes, "a number has no classes")
+            if new_head:
+                return labels
+            if config.num_labels == 1:
+                return labels_of(config)
+        return classes_in_order(config, labels, classes, new_head=new_head)
 
     def config_values(self, labels: Sequence[str]) -> dict[str, Any]:
         """What a model's configuration says of the classes."""
@@ -110,20 +114,27 @@ class TextClassification(Settings):
         return sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
 
     def load_config(self, location: str, **where: Any) -> PretrainedConfig:
-        with explained(location):
-            return AutoConfig.from_pretrained(location, **where)
+        return load_config(location, **where)
 
     def load_tokenizer(self, location: str, **where: Any) -> PreTrainedTokenizerBase:
-        with explained(location):
-            return AutoTokenizer.from_pretrained(location, **where)
+        return load_tokenizer(location, **where)
 
-    def load_model(self, location: str, labels: Sequence[str] | None = None, **where: Any) -> PreTrainedModel:
-        """The model in float32, with a new head for `labels` where they are given. Never reads pickle files."""
-        head = {} if labels is None else self.config_values(labels) | {"ignore_mismatched_sizes": True}
-        with explained(location):
-            return AutoModelForSequenceClassification.from_pretrained(
-                location, dtype=torch.float32, use_safetensors=True, **head, **where
-            )
+    def load_model(
+        self,
+        location: str,
+        labels: Sequence[str] | None = None,
+        classes: Mapping[str, str] = NO_CLASSES,
+        **where: Any,
+    ) -> PreTrainedModel:
+        """The model in float32, where `labels` are given with a head for them. Never reads pickle files.
+
+        Raises:
+            ModelError: it cannot be loaded, or its checkpoint does not fill it.
+        """
+        values = None if labels is None else self.config_values(labels)
+        config = load_config(location, **where)
+        where |= {"use_safetensors": True}
+        return load_classifier(AutoModelForSequenceClassification, location, config, values, classes, **where)
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """A model with random weights, drawn from torch's global generator."""

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, model_validator
 from transformers import (
-    AutoConfig,
     AutoModelForTokenClassification,
     PretrainedConfig,
     PreTrainedModel,
@@ -22,8 +20,9 @@ from potstill.data.words import EncodedWords, encode_words, load_word_tokenizer
 from potstill.errors import DataError, ModelError
 from potstill.settings import Settings
 from potstill.signals import Ask
-from potstill.tasks.classes import config_of, own_labels
-from potstill.tasks.loading import explained
+from potstill.tasks.classes import NO_CLASSES, classes_in_order, config_of
+from potstill.tasks.heads import load_classifier
+from potstill.tasks.loading import load_config, load_tokenizer
 from potstill.tasks.text_classification import ask_for_logits
 
 
@@ -91,8 +90,15 @@ class TokenClassification(Settings):
                 "word. Take a model with a tokenizer.json."
             )
 
-    def teacher_labels(self, config: PretrainedConfig, labels: list[str]) -> list[str]:
-        return own_labels(config, labels)
+    def teacher_labels(
+        self, config: PretrainedConfig, labels: list[str], classes: Mapping[str, str], *, new_head: bool = False
+    ) -> list[str]:
+        """The tags in the order of the outputs of the teacher's head; `new_head` where a misfit is replaced.
+
+        Raises:
+            ModelError: its tags are not those of the data.
+        """
+        return classes_in_order(config, labels, classes, new_head=new_head)
 
     def config_values(self, labels: Sequence[str]) -> dict[str, Any]:
         """What a model's configuration says of the tags."""
@@ -102,20 +108,27 @@ class TokenClassification(Settings):
         return sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
 
     def load_config(self, location: str, **where: Any) -> PretrainedConfig:
-        with explained(location):
-            return AutoConfig.from_pretrained(location, **where)
+        return load_config(location, **where)
 
     def load_tokenizer(self, location: str, **where: Any) -> PreTrainedTokenizerBase:
-        with explained(location):
-            return load_word_tokenizer(location, **where)
+        return load_tokenizer(location, load_word_tokenizer, **where)
 
-    def load_model(self, location: str, labels: Sequence[str] | None = None, **where: Any) -> PreTrainedModel:
-        """The model in float32, with a new head for `labels` where they are given. Never reads pickle files."""
-        head = {} if labels is None else config_of(labels) | {"ignore_mismatched_sizes": True}
-        with explained(location):
-            return AutoModelForTokenClassification.from_pretrained(
-                location, dtype=torch.float32, use_safetensors=True, **head, **where
-            )
+    def load_model(
+        self,
+        location: str,
+        labels: Sequence[str] | None = None,
+        classes: Mapping[str, str] = NO_CLASSES,
+        **where: Any,
+    ) -> PreTrainedModel:
+        """The model in float32, where `labels` are given with a head for them. Never reads pickle files.
+
+        Raises:
+            ModelError: it cannot be loaded, or its checkpoint does not fill it.
+        """
+        values = None if labels is None else config_of(labels)
+        config = load_config(location, **where)
+        where |= {"use_safetensors": True}
+        return load_classifier(AutoModelForTokenClassification, location, config, values, classes, **where)
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """A model with random weights, drawn from torch's global generator."""

@@ -1,8 +1,29 @@
 """A teacher from a folder, a hub id, or a model inside an installed package."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_serializer
 
 from potstill.settings import Settings
+
+
+def _as_text(value: Any) -> Any:
+    """Names that YAML reads as numbers, as many heads have them."""
+    if not isinstance(value, dict):
+        return value
+    return {_word(name): _word(label) for name, label in value.items()}
+
+
+def _word(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _one_to_one(classes: dict[str, str]) -> dict[str, str]:
+    labels = list(classes.values())
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ValueError(f"two classes of the head are {twice[0]!r} of the data; each needs a name of its own.")
+    return classes
 
 
 class PretrainedTeacher(Settings):
@@ -15,3 +36,16 @@ class PretrainedTeacher(Settings):
     """Branch, tag or commit of a hub id."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you have read that code."""
+    classes: Annotated[dict[str, str], BeforeValidator(_as_text), AfterValidator(_one_to_one)] = Field(
+        default_factory=dict
+    )
+    """What the classes of the teacher's head are called in the data, such as {LABEL_0: neg, LABEL_1: pos}. One that is
+    not named here has the same name in both."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without names of classes where there are none, so that a run from before there were any goes on."""
+        values = handler(self)
+        if not self.classes:
+            del values["classes"]
+        return values

@@ -1,0 +1,72 @@
+"""The heads of teachers before they are adapted: which can go on, which are replaced, and how a new one begins."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from potstill.recipe import Recipe
+from potstill.stages.common import Files, Inputs, units_of
+from potstill.tasks import TextClassification
+from potstill.tasks.classes import head_names, listed, named_by_hand
+from potstill.tasks.heads import start_at_shares
+from potstill.teachers import PretrainedTeacher
+
+
+def begin_head(recipe: Recipe, inputs: Inputs, model: PreTrainedModel, rows: Sequence[Any], *, known: bool) -> None:
+    """Make a head ready to be trained on these rows; `known` says whether it has learnt this form of answer before.
+
+    One that gives numbers in the unit of the labels is changed to standard units, and a new one is taken to speak in
+    those. A new one of several labels begins with their shares.
+    """
+    units = units_of(recipe, rows)
+    if units and known:
+        units.standardise(model)
+    if isinstance(recipe.task, TextClassification) and recipe.task.problem_type == "multi_label_classification":
+        labels = recipe.task.answer.targets(rows, inputs.labels)
+        if not known:
+            start_at_shares(model, labels)
+
+
+def has_head(recipe: Recipe, inputs: Inputs) -> bool:
+    """Whether the teacher, before it is adapted, has a head for this form of answer and these classes."""
+    config, filled = inputs.lead.config, inputs.lead.filled
+    form = recipe.task.config_values(inputs.labels).get("problem_type")
+    if form is None or config.problem_type != form or config.num_labels != len(inputs.labels):
+        return False
+    if filled is not None and filled.new:
+        return False
+    return form == "regression" or sorted(head_names(config, recipe.lead.classes)) == sorted(inputs.labels)
+
+
+def replaced_head(recipe: Recipe, teacher: PretrainedTeacher, files: Files, labels: Sequence[str]) -> list[str] | None:
+    """The classes of a head that is drawn anew because they are not those of the data; None where none is.
+
+    A base model has no head, and its configuration the names that transformers gives to outputs without any.
+    """
+    task = recipe.task
+    numbers = isinstance(task, TextClassification) and task.problem_type == "regression"
+    if recipe.adapt is None or task.writes or numbers:
+        return None
+    own = head_names(files.config, teacher.classes)
+    nameless = all(name == f"LABEL_{number}" for number, name in enumerate(own))
+    absent = files.filled.without_head if files.filled is not None else nameless
+    return None if absent or sorted(own) == sorted(labels) else own
+
+
+def heads_told(recipe: Recipe, inputs: Inputs) -> list[str]:
+    """Which parts of the teachers begin with random weights although their checkpoints have, or should have, others."""
+    teachers = {"teacher": recipe.lead} if recipe.several is None else recipe.several.of
+    told = []
+    for name, teacher in teachers.items():
+        files = inputs.several.get(name, inputs.lead)
+        own = replaced_head(recipe, teacher, files, inputs.labels)
+        if own is not None:
+            told.append(
+                f"{name}: its head knows other classes ({listed(own)}) than the data ({listed(inputs.labels)}), so it "
+                f"is replaced by a new one before it is adapted.{named_by_hand(own, inputs.labels)}"
+            )
+        pooler = sorted(each for each in files.filled.new if ".pooler." in each) if files.filled else []
+        if pooler:
+            told.append(f"{name}: its checkpoint has no pooler ({pooler[0]}); a new one is trained with the head.")
+    return told
