@@ -96,7 +96,7 @@ def _adapter(folder: Path, *, with_model: bool) -> ModelError:
     )
     return ModelError(
         f"{folder}: this is a {kind} adapter{f' of {base}' if base else ''}{beside}. Merge the two first: "
-        "model = peft.AutoPeftModel...from_pretrained(folder).merge_and_unload(), then model.save_pretrained and "
+        "model = peft.PeftModel.from_pretrained(base, folder).merge_and_unload(), then model.save_pretrained and "
         "tokenizer.save_pretrained into one folder, and name that."
     )
 
