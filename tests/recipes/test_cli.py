@@ -113,6 +113,16 @@ def test_the_student_is_chosen_by_validation_loss_and_the_baseline_by_accuracy(f
         assert record(finished / "run", f"train/{name}")["best_step"] == min(validations, key=better)["step"]
 
 
+def test_by_default_student_and_baseline_are_compared_at_the_same_steps(finished: Path) -> None:
+    """Those of the student's epochs: of the labelled rows alone there would be three times as many."""
+    done = potstill("train", finished / "recipe.yaml", "--out", finished / "run", "--set", "train.evaluate_every=null")
+    assert stages_that_worked(done.stderr) == {"plan", "train/student", "train/baseline"}
+    for name in ("student", "baseline"):
+        lines = (finished / "run/train" / name / "metrics.jsonl").read_text().splitlines()
+        validations = [line["step"] for line in map(json.loads, lines) if line["kind"] == "validation"]
+        assert validations == [6, 12, 18, 24], name
+
+
 def test_a_second_run_works_on_nothing_and_a_changed_part_reruns_only_what_depends_on_it(finished: Path) -> None:
     recipe, run = finished / "recipe.yaml", finished / "run"
     again = potstill("run", recipe, "--out", run)

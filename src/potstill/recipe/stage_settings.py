@@ -32,7 +32,8 @@ class OptimiserSettings(Settings):
     clip_norm: Positive = 1.0
     """Largest norm of the gradient."""
     evaluate_every: Count | None = None
-    """Optimiser steps between evaluations, each with a checkpoint; by default one epoch."""
+    """Optimiser steps between evaluations, each with a checkpoint; by default one epoch. The baseline is evaluated at
+    the same steps as the student, whose epochs are longer where rows are unlabelled."""
     select_by: Literal["validation_loss", "validation_accuracy"] = "validation_loss"
     """What makes a checkpoint the best; between equal accuracies the lower loss."""
     patience: Count | None = None

@@ -1,7 +1,6 @@
 """evaluate, for language models: tokens of held-out responses, what the models write, and how fast."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from potstill.data.splits import stable_order
 from potstill.data.token_rows import TokenRows
 from potstill.measure import quality
 from potstill.measure.generation import GenerationRequest, greedy
-from potstill.measure.language import TokenMeasures, joined, measure_tokens
+from potstill.measure.language import TokenMeasures, TokensOfRows, joined, measure_tokens
 from potstill.measure.speed import Speed, measure_speed
 from potstill.recipe import Recipe
 from potstill.records import (
@@ -50,29 +49,6 @@ UNTRAINED = "untrained"
 EXACT_MATCH = "exact_match"
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Resamples of whole examples, for shares of their tokens."""
-
-    example_of: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float64]
-
-    def shares(self, right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        size = self.weights.shape[1]
-        hits = np.bincount(self.example_of, weights=right, minlength=size)
-        return quality.pooled_shares(hits, np.bincount(self.example_of, minlength=size).astype(float), self.weights)
-
-    def gain(self, tokens: Mapping[str, TokenMeasures], name: str) -> Estimate | None:
-        """How much less of a measure the student has than the baseline, as a mean over tokens."""
-        if "baseline" not in tokens:
-            return None
-        size = self.weights.shape[1]
-        less = getattr(tokens["baseline"], name) - getattr(tokens["student"], name)
-        sums = np.bincount(self.example_of, weights=less, minlength=size)
-        counts = np.bincount(self.example_of, minlength=size).astype(float)
-        return estimate(quality.pooled_shares(sums, counts, self.weights))
-
-
 def evaluate_language(
     run: RunDir,
     recipe: Recipe,
@@ -94,15 +70,13 @@ def evaluate_language(
     counts = with_several(recipe, {name: parameters(recipe, model) for name, model in models.items()})
     sizes = sizes_of(recipe, folders)
     routes = {} if several is None else routes_of(several, rows, test)
-    tokens, example_of = _tokens(run, recipe, rows, models | {UNTRAINED: untrained}, routes, engine)
+    tokens, drawn = _tokens(run, recipe, rows, models | {UNTRAINED: untrained}, routes, engine)
     initial = tokens.pop(UNTRAINED)
     generations = _generations(run, recipe, inputs, models)
     exact = exact_matches(run, recipe, inputs, models) if task.judges_whole_responses else {}
     models.clear()
     prompts, speed = _speed(run, recipe, inputs, folders, engine)
-    # Whole examples are drawn, since the tokens of one are not independent.
-    drawn = _Drawn(example_of, quality.bootstrap_weights(len(rows.examples), seed=recipe.seed))
-    accuracy = {name: drawn.shares(each.right) for name, each in tokens.items()}
+    accuracy = {name: drawn.means(each.right) for name, each in tokens.items()}
     whole = {name: quality.accuracies(right, drawn.weights) for name, right in exact.items()}
     found = {
         name: _model(
@@ -119,7 +93,7 @@ def evaluate_language(
     comparisons = [_comparison(of, against, tokens, accuracy, whole) for of, against in pairs(folders)]
     record = EvaluateRecord(
         test_rows=len(test),
-        test_tokens=len(example_of),
+        test_tokens=len(drawn.row_of),
         learnt_from=recipe.label.responses.kind,
         models=found,
         agreement={name: _agreement(tokens, name, drawn) for name in folders if name != "teacher"},
@@ -127,8 +101,8 @@ def evaluate_language(
         floors={},
         classes=[],
         disagreements=[],
-        kl_gain_over_baseline=drawn.gain(tokens, "kl"),
-        loss_gain_over_baseline=drawn.gain(tokens, "loss"),
+        kl_gain_over_baseline=_gain(tokens, drawn, "kl"),
+        loss_gain_over_baseline=_gain(tokens, drawn, "loss"),
         generations=generations,
         initial_kl_mean=float(initial.kl.mean()),
         measurement=measurement(recipe, engine, rows=prompts, batch_size=1),
@@ -145,13 +119,14 @@ def _tokens(
     models: Mapping[str, PreTrainedModel],
     routes: Routes,
     engine: Engine,
-) -> tuple[dict[str, TokenMeasures], npt.NDArray[np.int64]]:
-    """The measures of each model at every trained token, and the number of the example that it belongs to."""
+) -> tuple[dict[str, TokenMeasures], TokensOfRows]:
+    """The measures of each model at every trained token, and the rows of these tokens, in the order of the data."""
     asked = {name: FrozenTeacher(model, engine.device, recipe.task.ask) for name, model in models.items()}
     parts: dict[str, list[TokenMeasures]] = {name: [] for name in ("teacher", *models)}
     # Several arrays of a chunk's size are held.
     chunk_rows = writing(recipe.task).head_of(next(iter(models.values()))).chunk_rows // 4
-    example_of: list[int] = []
+    number_of = {row: number for number, row in enumerate(dict.fromkeys(rows.row_ids))}
+    row_of: list[int] = []
     with run.progress.task("evaluate: tokens", len(rows.lengths), "rows") as advance:
         for index in range(len(rows.lengths)):
             batch = rows.collate([index])
@@ -163,9 +138,17 @@ def _tokens(
             for name, measured in measure_tokens(said, said["teacher"], labels, chunk_rows=chunk_rows).items():
                 parts[name].append(measured)
             for number in rows.examples_in(index):
-                example_of.extend([number] * int(rows.examples.trained_counts[number]))
+                row_of.extend([number_of[rows.row_ids[number]]] * int(rows.examples.trained_counts[number]))
             advance(1)
-    return {name: joined(each) for name, each in parts.items()}, np.array(example_of)
+    weights = quality.bootstrap_weights(len(number_of), seed=recipe.seed)
+    return {name: joined(each) for name, each in parts.items()}, TokensOfRows(np.array(row_of), weights)
+
+
+def _gain(tokens: Mapping[str, TokenMeasures], drawn: TokensOfRows, name: str) -> Estimate | None:
+    """How much less of a measure the student has than the baseline, as a mean over tokens."""
+    if "baseline" not in tokens:
+        return None
+    return estimate(drawn.means(getattr(tokens["baseline"], name) - getattr(tokens["student"], name)))
 
 
 def _states(teacher: FrozenTeacher, batch: Batch) -> HiddenTargets:
@@ -213,11 +196,11 @@ def _model(
     )
 
 
-def _agreement(tokens: Mapping[str, TokenMeasures], name: str, drawn: _Drawn) -> Agreement:
+def _agreement(tokens: Mapping[str, TokenMeasures], name: str, drawn: TokensOfRows) -> Agreement:
     wrong = ~tokens["teacher"].right
     same = tokens[name].agrees
     return Agreement(
-        all_rows=estimate(drawn.shares(same)),
+        all_rows=estimate(drawn.means(same)),
         teacher_wrong=float(same[wrong].mean()) if wrong.any() else None,
         teacher_wrong_rows=int(wrong.sum()),
         kl_from_teacher=float(tokens[name].kl.mean()),

@@ -123,7 +123,12 @@ def example_lines(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
 
 def total_steps(settings: OptimiserSettings, rows: int) -> int:
     """Optimiser steps of a training on so many rows of batches, at least one."""
-    return max(1, math.floor(settings.epochs * math.ceil(rows / settings.batch_size)))
+    return max(1, math.floor(settings.epochs * steps_per_epoch(settings, rows)))
+
+
+def steps_per_epoch(settings: OptimiserSettings, rows: int) -> int:
+    """Optimiser steps of one pass over so many rows of batches."""
+    return math.ceil(rows / settings.batch_size)
 
 
 def adapt_split(inputs: Inputs) -> Split:
