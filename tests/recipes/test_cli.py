@@ -68,13 +68,14 @@ def test_a_run_leaves_records_with_the_promised_names_and_a_student_that_transfo
             "accuracy",
             "macro_f1",
             "latency_p50_ms",
-            "latency_p95_ms",
             "throughput_per_s",
             "peak_memory_bytes",
             "size_bytes",
             "num_parameters",
         ):
             assert figures[name] > 0, (model, name)
+        # Of eight rows that were timed.
+        assert figures["latency_p95_ms"] is None and figures["latency_p99_ms"] is None
     assert {"retention", "drop_points", "speedup", "gain_over_baseline_points"} <= evaluation.keys()
     # The task is easy: a teacher that did not learn it, or a broken mask, would stay near a third.
     assert evaluation["models"]["teacher"]["accuracy"] > 0.8

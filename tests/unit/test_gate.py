@@ -57,6 +57,13 @@ def test_what_was_not_measured_fails_and_what_is_not_set_is_not_checked() -> Non
     assert nothing.passed and nothing.checks == []
 
 
+def test_a_percentile_of_too_few_queries_was_not_measured() -> None:
+    few = measured()
+    few = few.model_copy(update={"measurement": few.measurement.model_copy(update={"rows": 99})})
+    verdict = judge(GateSettings(min_retention=None, max_latency_p95_ms=1000), few)
+    assert not verdict.passed and verdict.checks[0].measured is None
+
+
 def test_a_second_measurement_of_the_same_models_is_judged_anew(tmp_path: Path) -> None:
     recipe = Recipe.model_validate(RECIPE | {"gate": {"min_retention": None, "min_speedup": 5}})
     first = measured().model_copy(update={"fingerprint": "the same models and rows"})

@@ -93,6 +93,15 @@ def test_every_section_and_chart_is_there(page: str) -> None:
         assert heading in elements.text
 
 
+def test_a_percentile_is_shown_where_enough_rows_were_timed(page: str) -> None:
+    """Of 200, the 95th is, and the 99th is not."""
+    cells = {
+        name: re.search(rf"{name}, ms</th><td class=\"n\">([^<]*)</td>", page)[1]  # type: ignore[index]
+        for name in ("Latency p95", "Latency p99")
+    }
+    assert cells == {"Latency p95": "21.00", "Latency p99": "– (needs 662 queries)"}
+
+
 def test_the_same_inputs_make_the_same_page(page: str) -> None:
     assert render_html(**inputs()) == page
 

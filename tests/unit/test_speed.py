@@ -37,5 +37,15 @@ def test_rounds_alternate_and_the_fastest_of_each_model_counts(monkeypatch: pyte
     done: list[int] = []
     found = speed.measure_speed({name: request(name) for name in rounds}, rounds=2, advance=done.append)
     assert asked == ["teacher", "student"] * 2 and done == [1] * 4
-    assert found["teacher"] == speed.Speed(10.0, 11.0, 11.0, 50.0, 9, 41.0)
-    assert found["student"] == speed.Speed(3.0, 5.0, 5.0, 90.0, 3, 11.0)
+    assert found["teacher"] == speed.Speed(10.0, None, None, 50.0, 9, 41.0)
+    assert found["student"] == speed.Speed(3.0, None, None, 90.0, 3, 11.0)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "rows", "p95", "p99"),
+    [(0, 99, None, None), (0, 100, 95.0, None), (0, 661, 628.0, None), (0, 662, 629.0, 656.0), (99, 990, None, None)],
+)
+def test_a_percentile_needs_queries_behind_it(prompts: int, rows: int, p95: float | None, p99: float | None) -> None:
+    """The rows of a round, or its prompts, however many tokens are written after each."""
+    found = speed._of_the_fastest([round_of(list(range(1, rows + 1)), 1, 1, list(range(prompts)))])
+    assert (found.latency_p95_ms, found.latency_p99_ms) == (p95, p99)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from potstill.errors import ModelError
+from potstill.records import QUERIES_OF_A_PERCENTILE
 
 TIMEOUT_S = 1800
 SEVERAL_LABELS = "multi_label_classification"
@@ -45,8 +46,9 @@ class SpeedRequest:
 @dataclass(frozen=True)
 class Speed:
     latency_p50_ms: float
-    latency_p95_ms: float
-    latency_p99_ms: float
+    latency_p95_ms: float | None
+    latency_p99_ms: float | None
+    """None where the round has too few queries for them."""
     throughput_per_s: float
     peak_memory_bytes: int
     first_p50_ms: float | None = None
@@ -118,11 +120,18 @@ def _run(request: Request, environment: dict[str, str]) -> subprocess.CompletedP
 def _of_the_fastest(rounds: Sequence[dict[str, Any]]) -> Speed:
     fastest = min(rounds, key=lambda found: statistics.median(found["latencies_ms"]))
     latencies, first = sorted(fastest["latencies_ms"]), sorted(fastest.get("first_ms", ()))
+    # The tokens after a prompt are one query: what slows one of them slows the next.
+    queries = len(first or latencies)
+
+    def tail(percent: int) -> float | None:
+        enough = queries >= QUERIES_OF_A_PERCENTILE[percent]
+        return percentile(latencies, percent / 100) if enough else None
+
     return Speed(
         first_p50_ms=percentile(first, 0.50) if first else None,
         latency_p50_ms=percentile(latencies, 0.50),
-        latency_p95_ms=percentile(latencies, 0.95),
-        latency_p99_ms=percentile(latencies, 0.99),
+        latency_p95_ms=tail(95),
+        latency_p99_ms=tail(99),
         throughput_per_s=max(found["throughput_per_s"] for found in rounds),
         peak_memory_bytes=max(found["peak_memory_bytes"] for found in rounds),
     )

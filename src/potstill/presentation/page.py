@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from potstill.presentation import charts
 from potstill.records import (
+    QUERIES_OF_A_PERCENTILE,
     ClassRow,
     Comparison,
     Estimate,
@@ -24,6 +25,7 @@ from potstill.records import (
     metric_name,
 )
 
+TAILS: tuple[Literal[95, 99], ...] = (95, 99)
 MAX_TEXT = 300
 """Characters of a sample text that the report shows."""
 
@@ -127,8 +129,7 @@ def comparison_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
             else []
         ),
         row(f"Latency p50{of}, ms", [f"{m.latency_p50_ms:,.2f}" for m in each]),
-        row(f"Latency p95{of}, ms", [f"{m.latency_p95_ms:,.2f}" for m in each]),
-        row(f"Latency p99{of}, ms", [f"{m.latency_p99_ms:,.2f}" for m in each]),
+        *(row(f"Latency p{share}{of}, ms", _tails(evaluation, share)) for share in TAILS),
         row("Speed-up at p50", [times(teacher.latency_p50_ms / m.latency_p50_ms) for m in each]),
         row(f"Throughput, {'tokens' if of else 'rows'}/s", [f"{m.throughput_per_s:,.0f}" for m in each]),
         row("Peak memory", [size(m.peak_memory_bytes) for m in each]),
@@ -137,6 +138,13 @@ def comparison_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
         row("… without embeddings", [f"{m.num_parameters_without_embeddings:,}" for m in each]),
         *_likelihood_rows(evaluation),
     ]
+
+
+def _tails(evaluation: EvaluateRecord, percentile: Literal[95, 99]) -> list[str]:
+    """A high percentile of each model's latency, or why none is shown."""
+    values = [evaluation.tail_ms(name, percentile) for name in evaluation.models]
+    missing = f"– (needs {QUERIES_OF_A_PERCENTILE[percentile]} queries)"
+    return [missing if value is None else f"{value:,.2f}" for value in values]
 
 
 def _accuracy_row(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:

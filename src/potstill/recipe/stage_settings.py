@@ -109,7 +109,7 @@ class EvaluateSettings(Settings):
     threads: Count = 1
     """Threads of the measured process. One is how small models are served: a process for each core."""
     latency_rows: Count = 200
-    """Test rows timed one by one in each round."""
+    """Test rows timed one by one in each round. The 95th percentile is shown from 100 on, the 99th from 662."""
     rounds: Count = 3
     """Fresh processes for each model, alternated, of which the fastest counts. More make the figures surer on a machine
     that others use too."""
@@ -117,7 +117,7 @@ class EvaluateSettings(Settings):
     batch_size: Count = 32
     """Batch size of the throughput measurement."""
     prompts: Count = 16
-    """Prompts of test rows after which a language model's speed is measured."""
+    """Prompts of test rows after which a language model's speed is measured. Each is one query of a percentile."""
     new_tokens: Count = 32
     """Tokens that a language model writes after each prompt, where its speed is measured."""
     generations: int = Field(default=8, ge=0)
@@ -137,6 +137,7 @@ class GateSettings(Settings):
     min_speedup: float | None = Field(default=None, gt=0)
     """Teacher / student median latency at batch 1."""
     max_latency_p95_ms: Positive | None = None
+    """Needs 100 timed rows or prompts."""
     max_size_bytes: Positive | None = None
     max_peak_memory_bytes: Positive | None = None
     min_agreement: float | None = Field(default=None, gt=0, le=1)

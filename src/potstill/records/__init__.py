@@ -4,6 +4,7 @@ Names of fields here are read by other programs: add fields, do not rename them.
 """
 
 from potstill.records.evaluation import (
+    QUERIES_OF_A_PERCENTILE,
     Agreement,
     ClassRow,
     Comparison,
@@ -38,6 +39,7 @@ from potstill.records.stages import (
 )
 
 __all__ = [
+    "QUERIES_OF_A_PERCENTILE",
     "AdaptRecord",
     "Agreement",
     "Artefact",

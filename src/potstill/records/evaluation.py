@@ -21,6 +21,14 @@ _METRICS = {
 }
 
 
+QUERIES_OF_A_PERCENTILE = {95: 100, 99: 662}
+"""How many queries must stand behind a percentile of latency for it to be shown.
+
+Of 100, five lie above the 95th. For the 99th it is the fewest for which MLPerf Inference stops early (its rules,
+"Early stopping"): of fewer, the one that is above it by chance decides what it is.
+"""
+
+
 def metric_name(metric: str) -> str:
     """A metric in words."""
     return _METRICS.get(metric, metric.replace("_", " "))
@@ -47,8 +55,9 @@ class ModelEvaluation(Part):
     """Both over rows, or over tokens or words; of several labels for a text over each decision about one. None where
     labels are numbers."""
     latency_p50_ms: float
-    latency_p95_ms: float
-    latency_p99_ms: float
+    latency_p95_ms: float | None
+    latency_p99_ms: float | None
+    """None where too few queries stand behind them: a row that is timed, or all that a model writes after a prompt."""
     throughput_per_s: float
     peak_memory_bytes: int
     size_bytes: int
@@ -162,6 +171,7 @@ class Measurement(Part):
     threads: int
     device: str
     rows: int
+    """The queries: rows that are timed one by one, or prompts."""
     rounds: int
     warmup: int
     batch_size_throughput: int
@@ -204,6 +214,13 @@ class EvaluateRecord(Record):
     def primary(self, model: str) -> Estimate:
         """What this task judges a model by."""
         return self.models[model].score(self.primary_metric)
+
+    def tail_ms(self, model: str, percentile: Literal[95, 99]) -> float | None:
+        """A high percentile of a model's latency; None where too few queries stand behind it."""
+        if self.measurement.rows < QUERIES_OF_A_PERCENTILE[percentile]:
+            return None
+        found = self.models[model]
+        return found.latency_p95_ms if percentile == 95 else found.latency_p99_ms
 
 
 def accuracy_name(evaluation: EvaluateRecord) -> str:

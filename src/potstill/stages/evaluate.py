@@ -50,6 +50,7 @@ from potstill.stages.evaluate_values import judge_values
 from potstill.stages.evaluate_words import evaluate_words
 from potstill.stages.findings import findings
 from potstill.stages.plan import adapt_split
+from potstill.stages.queries import timed_rows
 from potstill.stages.train import initial_student
 from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.tasks import TextClassification, TokenClassification
@@ -237,8 +238,7 @@ def _speed(
     run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
 ) -> dict[str, Speed]:
     settings = recipe.evaluate
-    chosen = stable_order(inputs.splits["test"].rows, lambda row: row.id, salt="latency")
-    texts = tuple(row.text for row in chosen[: settings.latency_rows])
+    texts = tuple(row.text for row in timed_rows(recipe, inputs))
     requests = {
         name: SpeedRequest(
             model=str(folder.path),

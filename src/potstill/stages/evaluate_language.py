@@ -1,13 +1,11 @@
 """evaluate, for language models: tokens of held-out responses, what the models write, and how fast."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedModel
 
-from potstill.data.splits import stable_order
 from potstill.data.token_rows import TokenRows
 from potstill.measure import quality
 from potstill.measure.generation import GenerationRequest, greedy
@@ -38,6 +36,7 @@ from potstill.stages.compared import (
 )
 from potstill.stages.exact_match import exact_matches
 from potstill.stages.findings import findings
+from potstill.stages.queries import new_tokens, prompted_rows, room_after, timed_prompts
 from potstill.stages.writing_together import write_together
 from potstill.targets import FullTarget, HiddenTargets
 from potstill.tasks.writing import end_tokens, writing
@@ -227,31 +226,18 @@ def _comparison(
     )
 
 
-def _chosen(recipe: Recipe, inputs: Inputs, count: int, salt: str) -> list[tuple[Any, tuple[int, ...]]]:
-    """Test rows that have a prompt, by stable hash, with its token ids."""
-    prompts = writing(recipe.task).prompts(inputs.tokenizer)
-    prompted = [row for row in inputs.splits["test"].rows if prompts.asks(row)]
-    chosen: list[tuple[Any, tuple[int, ...]]] = []
-    for row in stable_order(prompted, lambda row: row.id, salt=salt):
-        if len(chosen) == count:
-            break
-        ids = prompts.last(row)
-        if prompts.room(ids) > 0:
-            chosen.append((row, tuple(int(token) for token in ids)))
-    return chosen
-
-
 def _generations(
     run: RunDir, recipe: Recipe, inputs: Inputs, models: Mapping[str, PreTrainedModel]
 ) -> list[Generation]:
     """What each model writes after the same prompts."""
     settings, tokenizer = recipe.evaluate, inputs.tokenizer
     prompts = writing(recipe.task).prompts(tokenizer)
-    chosen = _chosen(recipe, inputs, settings.generations, "generations")
-    room = settings.generation_tokens
+    chosen = prompted_rows(recipe, inputs, settings.generations, salt="generations")
     found = []
     with run.progress.task("evaluate: responses", len(chosen), "prompts") as advance:
         for row, prompt in chosen:
+            left = room_after(prompt, inputs)
+            room = settings.generation_tokens if left is None else min(left, settings.generation_tokens)
             said = {}
             if recipe.several is not None:
                 said["teacher"] = write_together(recipe, tokenizer, models, row, prompt, room)
@@ -271,14 +257,12 @@ def _speed(
 ) -> tuple[int, dict[str, Speed]]:
     """How many prompts were timed, and the speed of each model."""
     settings = recipe.evaluate
-    chosen = _chosen(recipe, inputs, settings.prompts, "latency")
-    # Plain texts have no prompt, and speed does not depend on which tokens it has.
-    prompts = tuple(ids for _, ids in chosen) or (tuple(range(1, 17)),)
+    prompts = timed_prompts(recipe, inputs)
     requests = {
         name: GenerationRequest(
             model=str(folder.path),
             prompts=prompts,
-            new_tokens=max(2, settings.new_tokens),
+            new_tokens=new_tokens(recipe),
             threads=settings.threads,
             warmup=settings.warmup,
             device=engine.device.type,

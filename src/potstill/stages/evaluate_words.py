@@ -40,6 +40,7 @@ from potstill.stages.compared import (
     with_several,
 )
 from potstill.stages.findings import findings
+from potstill.stages.queries import timed_rows
 from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.tasks import TokenClassification
 from potstill.teachers import FrozenTeacher, combined, route_numbers, routes_of
@@ -297,8 +298,7 @@ def _speed(
 ) -> dict[str, Speed]:
     task, settings = recipe.task, recipe.evaluate
     assert isinstance(task, TokenClassification)
-    chosen = stable_order(inputs.splits["test"].rows, lambda row: row.id, salt="latency")
-    documents = tuple(row.tokens for row in chosen[: settings.latency_rows])
+    documents = tuple(row.tokens for row in timed_rows(recipe, inputs))
     requests = {
         name: WordRequest(
             model=str(folder.path),

@@ -20,7 +20,7 @@ def judge(settings: GateSettings, evaluation: EvaluateRecord) -> GateRecord:
         "min_retention": evaluation.retention.value,
         "max_drop_points": evaluation.drop_points.value,
         "min_speedup": evaluation.speedup,
-        "max_latency_p95_ms": student.latency_p95_ms,
+        "max_latency_p95_ms": evaluation.tail_ms("student", 95),
         "max_size_bytes": student.size_bytes,
         "max_peak_memory_bytes": student.peak_memory_bytes,
         "min_agreement": agreement.all_rows.value if agreement else None,

@@ -20,6 +20,7 @@ from potstill.records import PlanRecord, ShapeRecord, SplitCounts, TokensRecord
 from potstill.run_dir import RunDir
 from potstill.signals import Signal
 from potstill.stages.common import Inputs, piece_counts
+from potstill.stages.queries import require_queries
 from potstill.stages.respond import planned
 from potstill.stages.shapes import shape_of
 from potstill.stages.signals import build_loss, planned_signals
@@ -37,7 +38,7 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
     """Record the plan in the run directory.
 
     Raises:
-        RecipeError: a teacher that lies in the run directory; and as `make_plan`.
+        RecipeError: a teacher that lies in the run directory; and as `make_plan` and `require_queries`.
     """
     for files in (inputs.lead, *inputs.several.values()):
         where = Path(files.location)
@@ -46,6 +47,8 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
                 f"teacher: {files.location} lies in the run directory {run.root}, where this run's student would take "
                 "its place. Give --out another folder."
             )
+    # What it looks at decides nothing of the plan, so one that is kept must not skip it.
+    require_queries(recipe, inputs)
     depends = {
         "recipe": recipe.model_dump(mode="json", exclude={"gate", "evaluate", "export"}),
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
