@@ -81,7 +81,8 @@ def test_a_run_leaves_records_with_the_promised_names_and_a_student_that_transfo
     assert evaluation["models"]["teacher"]["accuracy"] > 0.8
     verdict = record(run, "gate")
     assert verdict["passed"] is True
-    assert [set(check) for check in verdict["checks"]] == [{"name", "required", "measured", "passed"}]
+    assert [set(check) for check in verdict["checks"]] == [{"name", "required", "measured", "passed"}] * 2
+    assert [check["name"] for check in verdict["checks"]] == ["teacher_accuracy_above_floor", "retention"]
     assert "<script" not in (run / "report/report.html").read_text()
     assert (run / "report/MODEL_CARD.md").read_text().startswith("---\n")
     assert not list(run.rglob("scratch")), "checkpoints are removed once their stage is recorded"
@@ -204,6 +205,7 @@ def test_a_damaged_store_is_refused_and_repaired_shard_by_shard(project: Path) -
         (("data/test.jsonl", "data/tost.jsonl"), "no such file"),
         (("width: 1/2", "width: 33"), "more than the teacher's 32"),
         (("kind: shrunk", "kind: shronk"), "student: unknown kind 'shronk'; expected one of shrunk, budget"),
+        (("0.01}", "0.01, max_latency_p95_ms: 5}"), "needs 100 queries, and 8 would be timed"),
         (("pretrained, model", "pretrained, modell"), "teacher.modell: unknown; did you mean model?"),
     ],
 )

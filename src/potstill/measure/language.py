@@ -85,6 +85,7 @@ class TokensOfRows:
     """
 
     row_of: Int[np.ndarray, "tokens"]
+    true_ids: Int[np.ndarray, "tokens"]
     weights: Weights
 
     def means(self, values: Float[np.ndarray, "tokens"] | Bool[np.ndarray, "tokens"]) -> Float[np.ndarray, "resamples"]:

@@ -82,11 +82,12 @@ def _render(template: Template, run: FinishedRun, **more: Any) -> str:
 
 
 def verdict(evaluation: EvaluateRecord, gate: GateRecord) -> str:
-    """One sentence: whether the student passed, and the figures that say so."""
+    """Whether the student passed, with the figures that say so; first of all that its teacher is weak, where it is."""
     metric = metric_name(evaluation.primary_metric)
     student, teacher = (evaluation.primary(name).value for name in ("student", "teacher"))
+    weak = "" if gate.weak_teacher is None else f"{gate.weak_teacher} "
     kept = (
-        f"The student keeps {percent(evaluation.retention.value)} of the teacher's {metric} "
+        f"{weak}The student keeps {percent(evaluation.retention.value)} of the teacher's {metric} "
         f"({percent(student)} against {percent(teacher)}) "
         f"and answers {evaluation.speedup:.1f} times as fast"
     )

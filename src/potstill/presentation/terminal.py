@@ -123,7 +123,10 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
             measured = "not measured" if check.measured is None else f"{check.measured:.4g}"
             word = "pass" if check.passed else "FAIL"
             console.print(f"  {word}  {check.name} {check.required}: {measured}", highlight=False)
-        console.print(f"verdict: {'passed' if gate.passed else 'FAILED'}", style="bold")
+        verdict = f"verdict: {'passed' if gate.passed else 'FAILED'}"
+        if gate.weak_teacher is not None:
+            verdict += f", {'though' if gate.passed else 'for'} the teacher is too weak. {gate.weak_teacher}"
+        console.print(verdict, style="bold", highlight=False)
 
 
 def _accuracy_row(evaluation: EvaluateRecord) -> dict[str, list[str]]:

@@ -131,6 +131,9 @@ class EvaluateSettings(Settings):
 class GateSettings(Settings):
     """What the student must reach to go on to export. A threshold that is not set is not checked."""
 
+    allow_weak_teacher: bool = False
+    """Judge the student also where its teacher is no better than TF-IDF, the most frequent class or chance; of language
+    models than the frequencies of tokens or the untrained student. Else that fails the run, whatever the thresholds."""
     min_retention: float | None = Field(default=0.95, gt=0)
     """Student / teacher of the primary metric."""
     max_drop_points: float | None = None

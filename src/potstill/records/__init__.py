@@ -15,6 +15,7 @@ from potstill.records.evaluation import (
     Measurement,
     ModelEvaluation,
     ProblemType,
+    Reference,
     accuracy_name,
     metric_name,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "Part",
     "PlanRecord",
     "ProblemType",
+    "Reference",
     "ReportRecord",
     "ResponsesRecord",
     "ShapeRecord",

@@ -138,12 +138,30 @@ class Floor(Part):
     macro_f1: float | None
     scores: dict[str, float] = Field(default_factory=dict)
     """What else the task measures, by name."""
+    margin: Estimate | None = None
+    """The primary metric of the model whose labels these are, minus the floor's, in points."""
 
     def score(self, metric: str) -> float:
         """A metric of the task by name, such as its primary one."""
         found = self.scores.get(metric, self.accuracy)
         assert found is not None, f"{metric} was not measured"
         return found
+
+
+class Reference(Part):
+    """Something simple that a teacher must be better than to be worth following, on the same test rows."""
+
+    name: str
+    metric: str
+    """Better where it is higher; but for perplexity, where it is lower."""
+    value: float
+    teacher: float
+    margin: Estimate | None
+    """How much better the teacher is, in points; of perplexity in nats a token, by their cross-entropies."""
+
+    @property
+    def beaten(self) -> bool:
+        return self.teacher < self.value if self.metric == "perplexity" else self.teacher > self.value
 
 
 class ClassRow(Part):
@@ -192,6 +210,10 @@ class EvaluateRecord(Record):
     agreement: dict[str, Agreement]
     comparisons: list[Comparison]
     floors: dict[str, Floor]
+    floors_missing: dict[str, str] = Field(default_factory=dict)
+    """Why one could not be fitted, by its name."""
+    references: list[Reference] = Field(default_factory=list)
+    """What the teacher must be better than; empty in records from before there were any."""
     classes: list[ClassRow]
     disagreements: list[Disagreement]
     measurement: Measurement
@@ -205,6 +227,8 @@ class EvaluateRecord(Record):
     """Cross-entropy of the true responses in nats a token, the baseline's minus the student's."""
     initial_kl_mean: float | None = None
     """KL from the teacher to the student before its training."""
+    kl_gain_over_start: Estimate | None = None
+    """How much nearer the student came, in nats a token."""
     generations: list[Generation] = Field(default_factory=list)
     test_words: int | None = None
     """Of token classification: the words that are classified one by one."""
@@ -214,6 +238,11 @@ class EvaluateRecord(Record):
     def primary(self, model: str) -> Estimate:
         """What this task judges a model by."""
         return self.models[model].score(self.primary_metric)
+
+    @property
+    def not_beaten(self) -> list[Reference]:
+        """What the teacher is no better than."""
+        return [reference for reference in self.references if not reference.beaten]
 
     def tail_ms(self, model: str, percentile: Literal[95, 99]) -> float | None:
         """A high percentile of a model's latency; None where too few queries stand behind it."""

@@ -20,6 +20,7 @@ from potstill.records import (
     Floor,
     Measurement,
     ModelEvaluation,
+    Reference,
 )
 from potstill.stages.common import ModelFolder
 from potstill.teachers import Routed, lead_name
@@ -41,6 +42,8 @@ class Judged:
     agreement: dict[str, Agreement]
     comparisons: list[Comparison]
     floors: dict[str, Floor]
+    floors_missing: dict[str, str]
+    references: list[Reference]
     classes: list[ClassRow]
     disagreements: list[Disagreement]
 

@@ -10,7 +10,7 @@ import torch
 
 from potstill.data.batches import batches_by_length
 from potstill.data.encoded import EncodedRows
-from potstill.data.rows import Row, labelled_rows
+from potstill.data.rows import Row
 from potstill.data.splits import stable_order
 from potstill.measure import quality
 from potstill.measure.floor import tfidf_predictions
@@ -24,12 +24,12 @@ from potstill.records import (
     Comparison,
     Disagreement,
     EvaluateRecord,
-    Floor,
     ModelEvaluation,
     TrainRecord,
 )
 from potstill.run_dir import RunDir
 from potstill.signals import Signals
+from potstill.stages import references
 from potstill.stages.common import Inputs, ModelFolder, alone, reads_as_teacher, teacher_folder
 from potstill.stages.compared import (
     DISAGREEMENT_CHARACTERS,
@@ -49,7 +49,7 @@ from potstill.stages.evaluate_language import evaluate_language
 from potstill.stages.evaluate_values import judge_values
 from potstill.stages.evaluate_words import evaluate_words
 from potstill.stages.findings import findings
-from potstill.stages.plan import adapt_split
+from potstill.stages.floors import measured_floors
 from potstill.stages.queries import timed_rows
 from potstill.stages.train import initial_student
 from potstill.targets import LogitTargets, plain_log_sum_exp
@@ -151,6 +151,8 @@ def _evaluate(
         agreement=judged.agreement,
         comparisons=judged.comparisons,
         floors=judged.floors,
+        floors_missing=judged.floors_missing,
+        references=judged.references,
         classes=judged.classes,
         disagreements=judged.disagreements,
         problem_type=task.problem_type,
@@ -190,6 +192,16 @@ def _judge_classes(
     said = {name: values.argmax(axis=1) for name, values in logits.items()}
     right = {name: classes == truth for name, classes in said.items()}
     accuracy = {name: quality.accuracies(values, weights) for name, values in right.items()}
+
+    def floor(taught: Sequence[Row], asked: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
+        known = OneClass().targets(taught, inputs.labels).tolist()
+        found = np.array(tfidf_predictions([row.text for row in taught], known, asked, seed=recipe.seed))
+        return {
+            "accuracy": quality.accuracies(found == truth, weights),
+            "macro_f1": quality.macro_f1s(truth, found, len(inputs.labels), weights[:1]),
+        }
+
+    floors = measured_floors(run, recipe, inputs, "accuracy", accuracy, floor)
     macro_f1 = {name: quality.macro_f1s(truth, classes, len(inputs.labels), weights) for name, classes in said.items()}
     return Judged(
         quality={name: _quality(logits[name], truth, accuracy[name], macro_f1[name]) for name in logits},
@@ -200,7 +212,12 @@ def _judge_classes(
             if name != "teacher"
         },
         comparisons=[_comparison(of, against, right, accuracy, macro_f1) for of, against in pairs(logits)],
-        floors=_floors(run, recipe, inputs, truth) if recipe.evaluate.floor else {},
+        floors=floors.fitted,
+        floors_missing=floors.missing,
+        references=[
+            *references.of_floor(floors, "accuracy", accuracy["teacher"], "logistic"),
+            *references.of_one_class(inputs, truth, accuracy["teacher"], weights),
+        ],
         classes=_classes(inputs.labels, truth, said),
         disagreements=_disagreements(recipe, inputs, inputs.splits["test"].rows, truth, said),
     )
@@ -303,25 +320,6 @@ def _comparison(
         only_against_right=only_against,
         mcnemar_p=p,
     )
-
-
-def _floors(run: RunDir, recipe: Recipe, inputs: Inputs, truth: npt.NDArray[np.int64]) -> dict[str, Floor]:
-    test = [row.text for row in inputs.splits["test"].rows]
-    sets = {"student_labels": inputs.splits["train"].rows, "teacher_labels": adapt_split(inputs).rows}
-    weights = np.ones((1, len(test)))
-    result = {}
-    with run.progress.task("evaluate: TF-IDF floor", len(sets), "fits") as advance:
-        for name, rows in sets.items():
-            taught: Sequence[Row] = labelled_rows(rows)
-            labels = OneClass().targets(taught, inputs.labels).tolist()
-            said = np.array(tfidf_predictions([row.text for row in taught], labels, test, seed=recipe.seed))
-            result[name] = Floor(
-                labelled_rows=len(taught),
-                accuracy=float((said == truth).mean()),
-                macro_f1=float(quality.macro_f1s(truth, said, len(inputs.labels), weights)[0]),
-            )
-            advance(1)
-    return result
 
 
 def _classes(

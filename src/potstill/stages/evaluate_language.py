@@ -22,6 +22,7 @@ from potstill.records import (
 )
 from potstill.run_dir import RunDir
 from potstill.signals import Batch
+from potstill.stages import references
 from potstill.stages.common import Inputs, ModelFolder
 from potstill.stages.compared import (
     estimate,
@@ -90,6 +91,7 @@ def evaluate_language(
         for name in folders
     }
     comparisons = [_comparison(of, against, tokens, accuracy, whole) for of, against in pairs(folders)]
+    losses = {"teacher": tokens["teacher"].loss, "untrained": initial.loss}
     record = EvaluateRecord(
         test_rows=len(test),
         test_tokens=len(drawn.row_of),
@@ -98,12 +100,17 @@ def evaluate_language(
         agreement={name: _agreement(tokens, name, drawn) for name in folders if name != "teacher"},
         comparisons=comparisons,
         floors={},
+        references=[
+            *references.of_tokens(recipe, inputs, drawn, losses, untrained.get_output_embeddings().weight.shape[0]),
+            *(references.of_whole_responses(inputs, whole["teacher"], drawn.weights) if whole else []),
+        ],
         classes=[],
         disagreements=[],
         kl_gain_over_baseline=_gain(tokens, drawn, "kl"),
         loss_gain_over_baseline=_gain(tokens, drawn, "loss"),
         generations=generations,
         initial_kl_mean=float(initial.kl.mean()),
+        kl_gain_over_start=estimate(drawn.means(initial.kl - tokens["student"].kl)),
         measurement=measurement(recipe, engine, rows=prompts, batch_size=1),
         findings=[],
         **headline(found, recipe.task.primary_metric, whole or accuracy, comparisons),
@@ -126,10 +133,12 @@ def _tokens(
     chunk_rows = writing(recipe.task).head_of(next(iter(models.values()))).chunk_rows // 4
     number_of = {row: number for number, row in enumerate(dict.fromkeys(rows.row_ids))}
     row_of: list[int] = []
+    true_ids: list[npt.NDArray[np.int64]] = []
     with run.progress.task("evaluate: tokens", len(rows.lengths), "rows") as advance:
         for index in range(len(rows.lengths)):
             batch = rows.collate([index])
             labels = batch.labels[batch.mask].to(engine.device)
+            true_ids.append(labels.cpu().numpy())
             said: dict[str, FullTarget] = {name: _states(teacher, batch) for name, teacher in asked.items()}
             if recipe.several is not None:
                 numbers = route_numbers({name: routes[name] for name in batch.ids} if routes else {})
@@ -140,7 +149,8 @@ def _tokens(
                 row_of.extend([number_of[rows.row_ids[number]]] * int(rows.examples.trained_counts[number]))
             advance(1)
     weights = quality.bootstrap_weights(len(number_of), seed=recipe.seed)
-    return {name: joined(each) for name, each in parts.items()}, TokensOfRows(np.array(row_of), weights)
+    of_rows = TokensOfRows(np.array(row_of), np.concatenate(true_ids), weights)
+    return {name: joined(each) for name, each in parts.items()}, of_rows
 
 
 def _gain(tokens: Mapping[str, TokenMeasures], drawn: TokensOfRows, name: str) -> Estimate | None:

@@ -27,6 +27,7 @@ from potstill.records import (
     ModelEvaluation,
 )
 from potstill.run_dir import RunDir
+from potstill.stages import references
 from potstill.stages.common import Inputs, ModelFolder, reads_as_teacher
 from potstill.stages.compared import (
     estimate,
@@ -138,6 +139,7 @@ def evaluate_words(
         },
         comparisons=comparisons,
         floors={},
+        references=references.of_tags(inputs, truth, scores["teacher"]["entity_f1"], documents.weights),
         classes=_kinds(truth, found, inputs.labels),
         disagreements=_disagreements(recipe, rows, truth, found),
         measurement=measurement(

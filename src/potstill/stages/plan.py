@@ -15,6 +15,7 @@ from potstill.data.written import Written
 from potstill.errors import RecipeError
 from potstill.labels import Dense, bytes_per_position
 from potstill.losses import Shapes
+from potstill.measure.entities import entities_of
 from potstill.recipe import OptimiserSettings, Recipe
 from potstill.records import PlanRecord, ShapeRecord, SplitCounts, TokensRecord
 from potstill.run_dir import RunDir
@@ -25,7 +26,7 @@ from potstill.stages.respond import planned
 from potstill.stages.shapes import shape_of
 from potstill.stages.signals import build_loss, planned_signals
 from potstill.students import Design, design_note, shape_notes
-from potstill.tasks import TextClassification
+from potstill.tasks import TextClassification, TokenClassification
 from potstill.teachers import MovingAverageTeacher
 
 LABELLED = ("train", "validation")
@@ -160,6 +161,7 @@ def _warnings(
             f"{'learns them from the teacher alone' if recipe.reads_distributions else 'cannot name them'}: "
             f"{', '.join(unseen[:5])}"
         )
+    found.extend(_of_test(recipe, inputs, classified=classified))
     if recipe.label.max_kl is None and not isinstance(recipe.encoding, Dense):
         found.append("label.max_kl is null: the error of the stored labels is measured and not judged.")
     found.extend(_of_capacity(recipe, inputs, teacher, student))
@@ -178,6 +180,23 @@ def _warnings(
             "over-confident. Give data.adapt other rows."
         )
     return found
+
+
+def _of_test(recipe: Recipe, inputs: Inputs, *, classified: bool) -> list[str]:
+    """Where one answer is right at every test row, so that no teacher can be better than always giving it."""
+    test = inputs.splits["test"].rows
+    if isinstance(recipe.task, TokenClassification):
+        alike = None if any(entities_of(row.tags) for row in test) else "no document has an entity"
+    elif classified and len({row.classes for row in test}) == 1:
+        alike = f"all rows have the same label ({', '.join(test[0].classes) or 'none'})"
+    else:
+        alike = None
+    if alike is None:
+        return []
+    return [
+        f"test: {alike}, so no teacher can be better than one that always says so, and the gate will fail. Add others "
+        "to data.test."
+    ]
 
 
 def _of_capacity(recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: ShapeRecord) -> list[str]:
