@@ -102,7 +102,8 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
         f"throughput, {'tokens' if evaluation.test_tokens is not None else 'rows'}/s": [
             f"{m.throughput_per_s:,.0f}" for m in models
         ],
-        "size, MB": [f"{m.size_bytes / 1e6:,.1f}" for m in models],
+        **_own_type_rows(evaluation),
+        "weights, MB": [f"{m.size_bytes / 1e6:,.1f}" for m in models],
         "peak memory, MB": [f"{m.peak_memory_bytes / 1e6:,.0f}" for m in models],
         "parameters, M": [f"{m.num_parameters / 1e6:.1f}" for m in models],
     }
@@ -141,6 +142,21 @@ def _accuracy_row(evaluation: EvaluateRecord) -> dict[str, list[str]]:
 def _agreement_row(evaluation: EvaluateRecord) -> dict[str, list[str]]:
     found = {name: f"{each.all_rows.value:.1%}" for name, each in evaluation.agreement.items()}
     return {"agreement": [found.get(name, "") for name in evaluation.models]} if found else {}
+
+
+def _own_type_rows(evaluation: EvaluateRecord) -> dict[str, list[str]]:
+    """Of models that are served in another type than float32."""
+    models = list(evaluation.models.values())
+    types = [model.weights_type or "float32" for model in models]
+    if set(types) == {"float32"}:
+        return {}
+    own = [model.own_type_latency_p50_ms for model in models]
+    rows = {"weights as served": types}
+    if any(own):
+        rows["latency p50 in them, ms"] = [
+            f"{value or model.latency_p50_ms:.1f}" for value, model in zip(own, models, strict=True)
+        ]
+    return rows
 
 
 def _tail(evaluation: EvaluateRecord, model: str) -> str:

@@ -60,9 +60,18 @@ class ModelEvaluation(Part):
     """None where too few queries stand behind them: a row that is timed, or all that a model writes after a prompt."""
     throughput_per_s: float
     peak_memory_bytes: int
+    """These are in float32, in which all models are compared."""
     size_bytes: int
+    """Of the weights alone, in the type that the model is served in."""
     num_parameters: int
     num_parameters_without_embeddings: int
+    weights_type: str | None = None
+    """The type that the model is served in."""
+    size_in_float32_bytes: int | None = None
+    own_type_latency_p50_ms: float | None = None
+    """This and the next two: in the type that it is served in, where that is not float32 and could be timed."""
+    own_type_throughput_per_s: float | None = None
+    own_type_peak_memory_bytes: int | None = None
     perplexity: float | None = None
     """This and all that follows is of language models: exp of the cross-entropy."""
     kl_mean: float | None = None
@@ -204,8 +213,13 @@ class EvaluateRecord(Record):
     retention: Estimate
     drop_points: Estimate
     speedup: float
+    """In float32, all of them."""
     throughput_ratio: float
     size_ratio: float
+    """Each in the type that it is served in."""
+    speedup_in_own_types: float | None = None
+    """Each in the type that it is served in, where one is served in another than float32."""
+    size_ratio_in_float32: float | None = None
     gain_over_baseline_points: Estimate | None
     agreement: dict[str, Agreement]
     comparisons: list[Comparison]

@@ -14,7 +14,7 @@ from potstill.data.rows import Row
 from potstill.data.splits import stable_order
 from potstill.measure import quality
 from potstill.measure.floor import tfidf_predictions
-from potstill.measure.speed import Speed, SpeedRequest, measure_speed
+from potstill.measure.speed import SpeedRequest
 from potstill.progress import Advance
 from potstill.recipe import Recipe
 from potstill.records import (
@@ -34,14 +34,16 @@ from potstill.stages.common import Inputs, ModelFolder, alone, reads_as_teacher,
 from potstill.stages.compared import (
     DISAGREEMENT_CHARACTERS,
     Judged,
+    cost_values,
     estimate,
     headline,
     measurement,
     pairs,
     parameters,
-    sizes_of,
+    served_as,
     speed_of_several,
-    speed_values,
+    speeds,
+    weights_of,
     with_several,
 )
 from potstill.stages.evaluate_labels import judge_labels
@@ -59,6 +61,8 @@ from potstill.teachers import FrozenTeacher, Mixture, Routed, combined, route_nu
 from potstill.training.engine import Engine
 
 Logits = npt.NDArray[np.float32]
+MEASURES = 2
+"""Raised where the same models would be given other figures than before."""
 
 
 def evaluate(
@@ -89,13 +93,16 @@ def evaluate(
         "task": recipe.task,
         "seed": recipe.seed,
         "several": recipe.several,
+        # How models are measured and compared: a run that was measured in another way is measured again.
+        "measures": MEASURES,
     }
 
     def work(folder: Path) -> EvaluateRecord:
         folders = {name: ModelFolder(run.path("train", name, "model")) for name in digests}
-        folders["teacher"] = teacher_folder(recipe, run, adapted)
+        folders["teacher"] = served_as(teacher_folder(recipe, run, adapted), adapted, inputs.lead)
         for name, member in members.items():
-            folders[name] = teacher_folder(alone(recipe, inputs, name)[0], run, member)
+            own, own_inputs = alone(recipe, inputs, name)
+            folders[name] = served_as(teacher_folder(own, run, member), member, own_inputs.lead)
         if isinstance(recipe.task, TokenClassification):
             return evaluate_words(run, recipe, inputs, folders, engine)
         if recipe.task.writes:
@@ -130,18 +137,15 @@ def _evaluate(
         # What the student learnt from is all of them together.
         members = [logits[name] for name in recipe.several.of]
         logits["teacher"] = _as_one(recipe.several, task.answer, members, as_teacher, test)
-    counts, sizes = with_several(recipe, counts), sizes_of(recipe, folders)
-    speed = _speed(run, recipe, inputs, folders, engine)
+    counts, weights = with_several(recipe, counts), weights_of(recipe, folders)
+    speed = speeds(run, recipe, weights, _requests(recipe, inputs, folders, engine))
     # In one order everywhere, however the models were asked.
     logits = {name: logits[name] for name in folders}
     judged = _judged(run, recipe, inputs, logits, as_teacher.labels)
     models = {
         name: ModelEvaluation(
-            size_bytes=sizes[name],
-            num_parameters=counts[name][0],
-            num_parameters_without_embeddings=counts[name][1],
             **judged.quality[name],
-            **speed_values(speed[name]),
+            **cost_values(weights[name], counts[name], speed[name]),
         )
         for name in folders
     }
@@ -251,12 +255,12 @@ def _as_one(
     return as_one
 
 
-def _speed(
-    run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
-) -> dict[str, Speed]:
+def _requests(
+    recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
+) -> dict[str, SpeedRequest]:
     settings = recipe.evaluate
     texts = tuple(row.text for row in timed_rows(recipe, inputs))
-    requests = {
+    return {
         name: SpeedRequest(
             model=str(folder.path),
             texts=texts,
@@ -270,8 +274,6 @@ def _speed(
         )
         for name, folder in folders.items()
     }
-    with run.progress.task("evaluate: speed", settings.rounds * len(folders), "processes") as advance:
-        return measure_speed(requests, rounds=settings.rounds, advance=advance)
 
 
 def _quality(

@@ -1,6 +1,7 @@
 """evaluate, for language models: tokens of held-out responses, what the models write, and how fast."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ from potstill.data.token_rows import TokenRows
 from potstill.measure import quality
 from potstill.measure.generation import GenerationRequest, greedy
 from potstill.measure.language import TokenMeasures, TokensOfRows, joined, measure_tokens
-from potstill.measure.speed import Speed, measure_speed
+from potstill.measure.speed import Speed
 from potstill.recipe import Recipe
 from potstill.records import (
     Agreement,
@@ -25,14 +26,15 @@ from potstill.signals import Batch
 from potstill.stages import references
 from potstill.stages.common import Inputs, ModelFolder
 from potstill.stages.compared import (
+    cost_values,
     estimate,
     headline,
     measurement,
     pairs,
     parameters,
-    sizes_of,
     speed_of_several,
-    speed_values,
+    speeds,
+    weights_of,
     with_several,
 )
 from potstill.stages.exact_match import exact_matches
@@ -68,14 +70,14 @@ def evaluate_language(
     asked = {name: folder for name, folder in folders.items() if not (several and name == "teacher")}
     models = {name: folder.load(recipe).to(engine.device).eval() for name, folder in asked.items()}
     counts = with_several(recipe, {name: parameters(recipe, model) for name, model in models.items()})
-    sizes = sizes_of(recipe, folders)
     routes = {} if several is None else routes_of(several, rows, test)
     tokens, drawn = _tokens(run, recipe, rows, models | {UNTRAINED: untrained}, routes, engine)
     initial = tokens.pop(UNTRAINED)
     generations = _generations(run, recipe, inputs, models)
     exact = exact_matches(run, recipe, inputs, models) if task.judges_whole_responses else {}
     models.clear()
-    prompts, speed = _speed(run, recipe, inputs, folders, engine)
+    weights, requests = weights_of(recipe, folders), _requests(recipe, inputs, folders, engine)
+    speed = speeds(run, recipe, weights, requests)
     accuracy = {name: drawn.means(each.right) for name, each in tokens.items()}
     whole = {name: quality.accuracies(right, drawn.weights) for name, right in exact.items()}
     found = {
@@ -84,8 +86,7 @@ def evaluate_language(
             accuracy[name],
             {EXACT_MATCH: whole[name]} if whole else {},
             speed[name],
-            sizes[name],
-            counts[name],
+            cost_values(weights[name], counts[name], speed[name]),
             teacher=name == "teacher",
         )
         for name in folders
@@ -111,7 +112,7 @@ def evaluate_language(
         generations=generations,
         initial_kl_mean=float(initial.kl.mean()),
         kl_gain_over_start=estimate(drawn.means(initial.kl - tokens["student"].kl)),
-        measurement=measurement(recipe, engine, rows=prompts, batch_size=1),
+        measurement=measurement(recipe, engine, rows=len(requests["student"].prompts), batch_size=1),
         findings=[],
         **headline(found, recipe.task.primary_metric, whole or accuracy, comparisons),
     )
@@ -171,8 +172,7 @@ def _model(
     accuracy: npt.NDArray[np.float64],
     scores: Mapping[str, npt.NDArray[np.float64]],
     speed: Speed,
-    size_bytes: int,
-    counts: tuple[int, int],
+    costs: Mapping[str, Any],
     *,
     teacher: bool,
 ) -> ModelEvaluation:
@@ -193,15 +193,12 @@ def _model(
         scores={metric: estimate(values) for metric, values in scores.items()},
         cross_entropy=loss,
         expected_calibration_error=quality.calibration_gap(tokens.confidence, tokens.right),
-        size_bytes=size_bytes,
-        num_parameters=counts[0],
-        num_parameters_without_embeddings=counts[1],
         perplexity=float(np.exp(loss)),
         time_to_first_token_ms=speed.first_p50_ms,
         time_per_token_ms=speed.latency_p50_ms,
         tokens_per_s=speed.throughput_per_s,
         **({} if teacher else from_teacher),
-        **speed_values(speed),
+        **costs,
     )
 
 
@@ -262,13 +259,12 @@ def _generations(
     return found
 
 
-def _speed(
-    run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
-) -> tuple[int, dict[str, Speed]]:
-    """How many prompts were timed, and the speed of each model."""
+def _requests(
+    recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
+) -> dict[str, GenerationRequest]:
     settings = recipe.evaluate
     prompts = timed_prompts(recipe, inputs)
-    requests = {
+    return {
         name: GenerationRequest(
             model=str(folder.path),
             prompts=prompts,
@@ -281,5 +277,3 @@ def _speed(
         )
         for name, folder in folders.items()
     }
-    with run.progress.task("evaluate: speed", settings.rounds * len(folders), "processes") as advance:
-        return len(prompts), measure_speed(requests, rounds=settings.rounds, advance=advance)

@@ -19,6 +19,7 @@ def findings(evaluation: EvaluateRecord) -> list[str]:
     found.extend(_of_baseline(evaluation))
     found.extend(_of_tokens(evaluation))
     found.extend(_of_generations(evaluation))
+    found.extend(_of_types(evaluation))
     drop = evaluation.drop_points
     found.append(
         f"The student keeps {evaluation.retention.value:.1%} of the teacher's {metric} "
@@ -154,6 +155,20 @@ def _of_baseline(evaluation: EvaluateRecord) -> list[str]:
 
 def _apart(points: Estimate) -> str:
     return f"{points.value:+.1f} points (95 % interval {points.low:+.1f} to {points.high:+.1f})"
+
+
+def _of_types(evaluation: EvaluateRecord) -> list[str]:
+    """Models that are served in a type in which they could not be timed here."""
+    untimed = {
+        name: model.weights_type
+        for name, model in evaluation.models.items()
+        if model.weights_type not in (None, "float32") and model.own_type_latency_p50_ms is None
+    }
+    return [
+        f"The {name} is served as {kind}, in which it could not be timed here: its size is that of those weights, and "
+        "its speed and memory are in float32."
+        for name, kind in untimed.items()
+    ]
 
 
 def _of_generations(evaluation: EvaluateRecord) -> list[str]:

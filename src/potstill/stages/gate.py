@@ -20,7 +20,8 @@ def judge(settings: GateSettings, evaluation: EvaluateRecord) -> GateRecord:
     measured: dict[str, float | None] = {
         "min_retention": evaluation.retention.value,
         "max_drop_points": evaluation.drop_points.value,
-        "min_speedup": evaluation.speedup,
+        # The lower of both, so that no choice of a type makes the teacher slow.
+        "min_speedup": min(evaluation.speedup, evaluation.speedup_in_own_types or evaluation.speedup),
         "max_latency_p95_ms": evaluation.tail_ms("student", 95),
         "max_size_bytes": student.size_bytes,
         "max_peak_memory_bytes": student.peak_memory_bytes,

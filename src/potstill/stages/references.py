@@ -155,4 +155,5 @@ def taught_rows(inputs: Inputs) -> Iterator[Any]:
 
 def _spread(rows: Sequence[Any], most: int) -> list[Any]:
     """At most so many of the rows, evenly spread."""
-    return [rows[number] for number in np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows)), dtype=np.int64))]
+    chosen = np.linspace(0, len(rows) - 1, min(most, len(rows)), dtype=np.int64)
+    return [rows[number] for number in chosen.tolist()]
