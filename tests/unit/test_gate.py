@@ -83,6 +83,12 @@ def test_a_teacher_that_is_no_better_than_the_floor_fails_the_run_unless_it_is_a
         assert said is weak and "a weaker one" not in (each.weak_teacher or "")
 
 
+def test_speed_is_judged_in_the_type_that_flatters_least() -> None:
+    settings = GateSettings(min_retention=None, min_speedup=7)
+    assert judge(settings, measured().model_copy(update={"speedup_in_own_types": 9.0})).checks[-1].measured == 7.14
+    assert not judge(settings, measured().model_copy(update={"speedup_in_own_types": 5.0})).passed
+
+
 def test_perplexity_must_be_below_what_knows_nothing() -> None:
     references = [
         Reference(name=name, metric="perplexity", value=value, teacher=40.0, margin=None)

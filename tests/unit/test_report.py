@@ -146,6 +146,40 @@ def test_verdict_of_a_failed_run() -> None:
     assert "not meant to be used" in render_model_card(**card_inputs(passed=False))
 
 
+def test_a_weak_teacher_is_what_the_verdict_says_first() -> None:
+    weak = "The teacher's accuracy 83.4% is no better than TF-IDF (85.0%): nothing can be learnt from it."
+    found = inputs(passed=False)
+    run = found["run"]
+    verdict = run.gate.model_copy(update={"weak_teacher": weak})
+    text = parsed(render_html(**found | {"run": replace(run, gate=verdict)})).text
+    assert f"✗ Failed\n{weak} The student keeps" in text
+    card = card_inputs(passed=False)
+    assert f"**Failed.** {weak}" in render_model_card(**card | {"run": replace(card["run"], gate=verdict)})
+
+
+def test_what_the_teacher_must_be_better_than_is_shown_where_it_was_measured(page: str) -> None:
+    assert "guessing a class" in parsed(page).text and "+4.2 (+2.9 to +5.4) points" in parsed(page).text
+    found = inputs()
+    evaluation = found["run"].evaluation.model_copy(update={"references": []})
+    without = parsed(render_html(**found | {"run": replace(found["run"], evaluation=evaluation)}))
+    assert without.closed() and "must be better than" not in without.text
+
+
+def test_a_model_is_shown_as_it_is_served(page: str) -> None:
+    assert "in its own type" not in page and ">91.0 MB</td>" not in page
+    found = inputs()
+    evaluation = found["run"].evaluation
+    served = {"weights_type": "bfloat16", "size_bytes": 45_500_000, "size_in_float32_bytes": 91_000_000}
+    teacher = evaluation.models["teacher"].model_copy(update={**served, "own_type_latency_p50_ms": 14.0})
+    models = {**evaluation.models, "teacher": teacher}
+    run = replace(found["run"], evaluation=evaluation.model_copy(update={"models": models}))
+    text = re.sub(r"\s*\n\s*", " ", parsed(render_html(**found | {"run": run})).text)
+    assert "45.5 MB (bfloat16; 91.0 MB in float32)" in text
+    # The student is served in float32, so its speed in its own type is the one above.
+    row = text[text.index("Latency p50 in its own type, ms") :]
+    assert row.startswith("Latency p50 in its own type, ms14.001.401.41 … speed-up1.0×10.0×")
+
+
 def test_a_run_without_baseline_and_metrics_has_a_page() -> None:
     text = parsed(render_html(**{**inputs(with_baseline=False), "metrics": {}})).text
     assert "The baseline" not in text

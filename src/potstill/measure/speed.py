@@ -19,7 +19,6 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from potstill.errors import ModelError
 from potstill.measure.weights import COMMON
-from potstill.records import QUERIES_OF_A_PERCENTILE
 
 TIMEOUT_S = 1800
 SEVERAL_LABELS = "multi_label_classification"
@@ -145,6 +144,9 @@ def _run(request: Request, environment: dict[str, str]) -> subprocess.CompletedP
 
 
 def _of_the_fastest(rounds: Sequence[dict[str, Any]]) -> Speed:
+    # Here, since a process that is measured imports this module and must not grow by what it does not use.
+    from potstill.records import QUERIES_OF_A_PERCENTILE
+
     fastest = min(rounds, key=lambda found: statistics.median(found["latencies_ms"]))
     latencies, first = sorted(fastest["latencies_ms"]), sorted(fastest.get("first_ms", ()))
     # The tokens after a prompt are one query: what slows one of them slows the next.

@@ -15,6 +15,7 @@ from potstill.presentation import charts
 from potstill.presentation.comparison import comparison_rows
 from potstill.presentation.formats import (
     number,
+    number_span,
     p_value,
     percent,
     points,
@@ -232,6 +233,7 @@ def _environment(*, autoescape: bool) -> Environment:
         times,
         size,
         number,
+        number_span,
         p_value,
         readable,
         metric_name,
