@@ -14,7 +14,8 @@ from transformers import BertConfig
 from potstill.measure.weights import SavedWeights, saved_weights
 from potstill.records import AdaptRecord
 from potstill.stages.common import Files, ModelFolder
-from potstill.stages.compared import served_as
+from potstill.stages.compared import headline, served_as
+from tests.unit.finished_run import evaluation
 
 
 def save(folder: Path, dtype: torch.dtype, name: str = "model.safetensors") -> int:
@@ -78,3 +79,15 @@ def test_a_teacher_is_served_in_the_type_that_it_came_in(tmp_path: Path) -> None
     assert served_as(ModelFolder(adapted), converted, file).served == saved_weights(tmp_path / "m.gguf")
     # Once it is adapted it is no longer quantised.
     assert served_as(ModelFolder(adapted), record, file).served == SavedWeights("float32", float32)
+
+
+def test_ratios_are_of_models_as_they_are_served_beside_those_in_float32() -> None:
+    found = evaluation(with_baseline=False).models
+    half = {"size_bytes": found["teacher"].size_bytes // 2, "own_type_latency_p50_ms": 5.6}
+    models = {**found, "teacher": found["teacher"].model_copy(update=half)}
+    scores = {name: np.full(3, 0.8) for name in models}
+    ratios = headline(models, "accuracy", scores, [])
+    # The student is served in float32, so it is as fast as there.
+    assert ratios["speedup"] == pytest.approx(10 / 1.4) and ratios["speedup_in_own_types"] == pytest.approx(5.6 / 1.4)
+    assert ratios["size_ratio_in_float32"] == pytest.approx(2 * ratios["size_ratio"], rel=1e-6)
+    assert headline(found, "accuracy", scores, [])["speedup_in_own_types"] is None

@@ -124,7 +124,8 @@ class EvaluateSettings(Settings):
     """Prompts whose responses by all models the report shows, at most `generation_tokens` long."""
     generation_tokens: Count = 64
     floor: bool = True
-    """Fit TF-IDF with logistic regression on the labelled rows, as the floor."""
+    """Fit TF-IDF with logistic regression on the labelled rows, as the floor. A teacher that is not above it fails the
+    gate."""
     sample_disagreements: int = Field(default=20, ge=0)
 
 
