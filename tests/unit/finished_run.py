@@ -21,6 +21,7 @@ from potstill.records import (
     Measurement,
     ModelEvaluation,
     PlanRecord,
+    Reference,
     ShapeRecord,
     SplitCounts,
     TrainRecord,
@@ -133,7 +134,7 @@ def evaluation(*, with_baseline: bool, hostile: str = HOSTILE) -> EvaluateRecord
     comparisons = [comparison("student", "teacher", -2.2, 0.0004)]
     if with_baseline:
         models["baseline"] = model(0.741, 1.41, 7_050_000)
-        comparisons.append(comparison("student", "baseline", 7.1, 1e-12))
+        comparisons += [comparison("student", "baseline", 7.1, 1e-12), comparison("baseline", "teacher", -9.3, 1e-14)]
     names = [hostile, *(f"licence-{number}" for number in range(44))]
     return EvaluateRecord(
         primary_metric="accuracy",
@@ -157,9 +158,13 @@ def evaluation(*, with_baseline: bool, hostile: str = HOSTILE) -> EvaluateRecord
         },
         comparisons=comparisons,
         floors={
-            "student_labels": Floor(labelled_rows=1000, accuracy=0.655, macro_f1=0.601),
-            "teacher_labels": Floor(labelled_rows=4600, accuracy=0.792, macro_f1=0.764),
+            "student_labels": Floor(labelled_rows=1000, accuracy=0.655, macro_f1=0.601, margin=points(15.7)),
+            "teacher_labels": Floor(labelled_rows=4600, accuracy=0.792, macro_f1=0.764, margin=points(4.2)),
         },
+        references=[
+            Reference(name="TF-IDF", metric="accuracy", value=0.792, teacher=0.834, margin=points(4.2)),
+            Reference(name="guessing a class", metric="accuracy", value=1 / 45, teacher=0.834, margin=points(81.2)),
+        ],
         classes=[
             ClassRow(
                 label=name,
@@ -189,11 +194,15 @@ def evaluation(*, with_baseline: bool, hostile: str = HOSTILE) -> EvaluateRecord
     )
 
 
+def points(difference: float) -> Estimate:
+    return Estimate(value=difference, low=difference - 1.3, high=difference + 1.2)
+
+
 def comparison(of: str, against: str, difference: float, p: float) -> Comparison:
     return Comparison(
         of=of,
         against=against,
-        accuracy_points=Estimate(value=difference, low=difference - 1.3, high=difference + 1.2),
+        accuracy_points=points(difference),
         macro_f1_points=Estimate(value=difference - 1, low=difference - 3.1, high=difference + 1.4),
         only_of_right=61,
         only_against_right=105,

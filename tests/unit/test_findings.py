@@ -4,28 +4,20 @@ from typing import Any
 
 import pytest
 
-from potstill.records import Estimate, EvaluateRecord
+from potstill.records import Estimate, EvaluateRecord, Reference
 from potstill.stages.findings import findings
-from tests.unit.finished_run import comparison, evaluation
+from tests.unit.finished_run import comparison, evaluation, points
 
 
 def measured(**changes: Any) -> EvaluateRecord:
     return evaluation(with_baseline=True).model_copy(update=changes)
 
 
-def with_accuracy(**accuracies: float) -> EvaluateRecord:
-    found = measured()
-    models = dict(found.models)
-    for name, value in accuracies.items():
-        interval = Estimate(value=value, low=value - 0.02, high=value + 0.02)
-        models[name] = models[name].model_copy(update={"accuracy": value, "accuracy_interval": interval})
-    return found.model_copy(update={"models": models})
-
-
 def test_a_good_run_says_that_distilling_paid_and_what_is_kept() -> None:
     said = findings(measured())
     assert len(said) == 2
     assert said[0].startswith("Distilling paid: the student is +7.1 points (95 % interval +5.4 to +8.8)")
+    assert said[0].endswith("hard labels alone (from one seed; another may differ).")
     assert "keeps 97.4% of the teacher's accuracy" in said[1]
 
 
@@ -38,13 +30,47 @@ def test_a_gain_that_is_not_sure_or_negative_is_said(low: float, high: float, ex
     assert findings(measured(gain_over_baseline_points=gain))[0].startswith(expected)
 
 
-def test_a_teacher_worse_than_the_baseline_comes_first() -> None:
-    assert "following it cannot pay" in findings(with_accuracy(teacher=0.70))[0]
+@pytest.mark.parametrize(
+    ("ahead", "expected"), [(2.0, "following it cannot pay"), (1.0, "following it may not pay"), (-1.0, None)]
+)
+def test_a_teacher_that_the_baseline_is_ahead_of_comes_first(ahead: float, expected: str | None) -> None:
+    """That nothing can pay is said where the interval, here 1.3 points below what was measured, leaves no doubt."""
+    pair = comparison("baseline", "teacher", ahead, 0.1)
+    said = findings(measured(comparisons=[*evaluation(with_baseline=True).comparisons[:2], pair]))
+    if expected is None:
+        assert not any("following it" in line for line in said)
+    else:
+        assert expected in said[0] and "another may differ" in said[0]
 
 
-def test_a_teacher_or_student_below_its_floor_is_said() -> None:
-    assert any("it is under-trained" in line for line in findings(with_accuracy(teacher=0.78)))
-    assert any("that simpler model serves better" in line for line in findings(with_accuracy(student=0.60)))
+@pytest.mark.parametrize(("below", "said"), [(-1.3, True), (-1.1, False)])
+def test_a_student_measurably_below_its_floor_is_said(below: float, said: bool) -> None:
+    floor = measured().floors["student_labels"].model_copy(update={"margin": points(below)})
+    lines = findings(measured(floors={"student_labels": floor}))
+    assert any("that simpler model serves better" in line for line in lines) is said
+
+
+def test_a_weak_teacher_comes_before_all_else_and_one_that_may_be_weak_is_doubted() -> None:
+    def against(value: float, margin: float) -> list[Reference]:
+        return [Reference(name="TF-IDF", metric="accuracy", value=value, teacher=0.834, margin=points(margin))]
+
+    weak = findings(measured(references=against(0.834, 0.0)))
+    assert weak[0].startswith("The teacher's accuracy 83.4% is no better than TF-IDF (83.4%): nothing can be learnt")
+    doubtful = findings(measured(references=against(0.824, 1.0)))
+    assert "(83.4%) is not measurably better than TF-IDF (82.4%)" in doubtful[0]
+    assert not any("TF-IDF" in line for line in findings(measured(references=against(0.8, 3.4))))
+
+
+def test_a_floor_that_could_not_be_fitted_is_said() -> None:
+    said = findings(measured(floors={}, floors_missing={"student_labels": "all of them have the same label"}))
+    assert "There is no TF-IDF floor on the labelled rows of the student: all of them have the same label." in said
+
+
+def test_of_five_rows_nothing_counts_as_measured() -> None:
+    said = findings(measured(test_rows=5))
+    assert said[0].startswith("The test has 5 rows")
+    assert any(line.startswith("Distilling did not measurably pay") for line in said)
+    assert not any("The test has" in line for line in findings(measured(test_rows=6)))
 
 
 def test_a_loss_on_rare_classes_is_said_even_where_accuracy_gained() -> None:
@@ -65,8 +91,9 @@ def test_the_primary_metric_is_what_is_kept_and_compared() -> None:
         name: model.model_copy(update={"scores": {"entity_f1": Estimate(value=scores[name], low=0.6, high=0.95)}})
         for name, model in measured().models.items()
     }
-    said = findings(measured(models=models, primary_metric="entity_f1"))
-    assert said[0].startswith("The teacher (80.0%) is worse than the small model trained on hard labels alone (90.0%)")
+    pair = comparison("baseline", "teacher", -3.0, 0.1).model_copy(update={"score_points": {"entity_f1": points(10.0)}})
+    said = findings(measured(models=models, primary_metric="entity_f1", comparisons=[pair]))
+    assert said[0].startswith("The teacher (80.0%) is worse than the small model trained on hard labels alone (90.0%")
     assert "of the teacher's entity F1 (" in said[-1]
 
 

@@ -1,11 +1,12 @@
 """Token measures against plain arithmetic over whole logits."""
 
 import numpy as np
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from potstill.measure.generation import greedy
-from potstill.measure.language import joined, measure_tokens
+from potstill.measure.language import TokensOfRows, joined, measure_tokens
 from potstill.measure.quality import bootstrap_weights, pooled_shares
 from potstill.targets import Head, HiddenTargets, MixedTargets
 
@@ -70,3 +71,16 @@ def test_shares_of_rows_with_several_trials_draw_whole_rows() -> None:
     assert shares[0] == 8 / 11
     for share, drawn in zip(shares[1:], weights[1:], strict=True):
         assert share == (drawn * hits).sum() / (drawn * counts).sum()
+
+
+def test_tokens_are_drawn_by_the_row_that_they_are_of() -> None:
+    values, row_of = np.array([1.0, 0.0, 1.0, 1.0, 0.5]), np.array([0, 0, 1, 1, 1])
+    weights = bootstrap_weights(2, seed=0, resamples=50)
+    means = TokensOfRows(row_of, row_of, weights).means(values)
+    assert means[0] == pytest.approx(0.7)
+    for mean, (first, second) in zip(means[1:], weights[1:], strict=True):
+        assert mean == pytest.approx((first * 1.0 + second * 2.5) / (first * 2 + second * 3))
+    # However many tokens it has, one row alone has nothing to be compared with.
+    one = np.zeros(5, dtype=np.int64)
+    alone = TokensOfRows(one, one, bootstrap_weights(1, seed=0, resamples=50)).means(values)
+    assert (alone == alone[0]).all()

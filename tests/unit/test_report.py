@@ -93,6 +93,15 @@ def test_every_section_and_chart_is_there(page: str) -> None:
         assert heading in elements.text
 
 
+def test_a_percentile_is_shown_where_enough_rows_were_timed(page: str) -> None:
+    """Of 200, the 95th is, and the 99th is not."""
+    cells = {
+        name: re.search(rf"{name}, ms</th><td class=\"n\">([^<]*)</td>", page)[1]  # type: ignore[index]
+        for name in ("Latency p95", "Latency p99")
+    }
+    assert cells == {"Latency p95": "21.00", "Latency p99": "– (needs 662 queries)"}
+
+
 def test_the_same_inputs_make_the_same_page(page: str) -> None:
     assert render_html(**inputs()) == page
 
@@ -135,6 +144,40 @@ def test_verdict_of_a_failed_run() -> None:
     assert "min agreement (required >= 0.92, measured –)" in text
     assert "Nothing was exported." in text
     assert "not meant to be used" in render_model_card(**card_inputs(passed=False))
+
+
+def test_a_weak_teacher_is_what_the_verdict_says_first() -> None:
+    weak = "The teacher's accuracy 83.4% is no better than TF-IDF (85.0%): nothing can be learnt from it."
+    found = inputs(passed=False)
+    run = found["run"]
+    verdict = run.gate.model_copy(update={"weak_teacher": weak})
+    text = parsed(render_html(**found | {"run": replace(run, gate=verdict)})).text
+    assert f"✗ Failed\n{weak} The student keeps" in text
+    card = card_inputs(passed=False)
+    assert f"**Failed.** {weak}" in render_model_card(**card | {"run": replace(card["run"], gate=verdict)})
+
+
+def test_what_the_teacher_must_be_better_than_is_shown_where_it_was_measured(page: str) -> None:
+    assert "guessing a class" in parsed(page).text and "+4.2 (+2.9 to +5.4) points" in parsed(page).text
+    found = inputs()
+    evaluation = found["run"].evaluation.model_copy(update={"references": []})
+    without = parsed(render_html(**found | {"run": replace(found["run"], evaluation=evaluation)}))
+    assert without.closed() and "must be better than" not in without.text
+
+
+def test_a_model_is_shown_as_it_is_served(page: str) -> None:
+    assert "in its own type" not in page and ">91.0 MB</td>" not in page
+    found = inputs()
+    evaluation = found["run"].evaluation
+    served = {"weights_type": "bfloat16", "size_bytes": 45_500_000, "size_in_float32_bytes": 91_000_000}
+    teacher = evaluation.models["teacher"].model_copy(update={**served, "own_type_latency_p50_ms": 14.0})
+    models = {**evaluation.models, "teacher": teacher}
+    run = replace(found["run"], evaluation=evaluation.model_copy(update={"models": models}))
+    text = re.sub(r"\s*\n\s*", " ", parsed(render_html(**found | {"run": run})).text)
+    assert "45.5 MB (bfloat16; 91.0 MB in float32)" in text
+    # The student is served in float32, so its speed in its own type is the one above.
+    row = text[text.index("Latency p50 in its own type, ms") :]
+    assert row.startswith("Latency p50 in its own type, ms14.001.401.41 … speed-up1.0×10.0×")
 
 
 def test_a_run_without_baseline_and_metrics_has_a_page() -> None:

@@ -1,9 +1,11 @@
 """What of several measured rounds counts."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from potstill.errors import ModelError
 from potstill.measure import speed
 from potstill.measure.generation import GenerationRequest
 
@@ -37,5 +39,30 @@ def test_rounds_alternate_and_the_fastest_of_each_model_counts(monkeypatch: pyte
     done: list[int] = []
     found = speed.measure_speed({name: request(name) for name in rounds}, rounds=2, advance=done.append)
     assert asked == ["teacher", "student"] * 2 and done == [1] * 4
-    assert found["teacher"] == speed.Speed(10.0, 11.0, 11.0, 50.0, 9, 41.0)
-    assert found["student"] == speed.Speed(3.0, 5.0, 5.0, 90.0, 3, 11.0)
+    assert found["teacher"] == speed.Speed(10.0, None, None, 50.0, 9, 41.0)
+    assert found["student"] == speed.Speed(3.0, None, None, 90.0, 3, 11.0)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "rows", "p95", "p99"),
+    [(0, 99, None, None), (0, 100, 95.0, None), (0, 661, 628.0, None), (0, 662, 629.0, 656.0), (99, 990, None, None)],
+)
+def test_a_percentile_needs_queries_behind_it(prompts: int, rows: int, p95: float | None, p99: float | None) -> None:
+    """The rows of a round, or its prompts, however many tokens are written after each."""
+    found = speed._of_the_fastest([round_of(list(range(1, rows + 1)), 1, 1, list(range(prompts)))])
+    assert (found.latency_p95_ms, found.latency_p99_ms) == (p95, p99)
+
+
+def test_a_model_that_its_own_type_cannot_be_computed_in_is_without_that_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(wanted: GenerationRequest) -> dict[str, Any]:
+        if wanted.dtype == "float16":
+            raise ModelError("no kernel")
+        return round_of([5] if wanted.dtype == "bfloat16" else [9], 1, 1, [1])
+
+    monkeypatch.setattr(speed, "_in_fresh_process", measured)
+    requests = {name: request(name) for name in ("one", "other", "student")}
+    own = {name: replace(requests[name], dtype=kind) for name, kind in (("one", "float16"), ("other", "bfloat16"))}
+    found = speed.measure_speed(requests, rounds=2, advance=lambda _: None, own_types=own)
+    assert {name: each.latency_p50_ms for name, each in found.items()} == dict.fromkeys(requests, 9.0)
+    assert found["one"].in_own_type is None and found["student"].in_own_type is None
+    assert found["other"].in_own_type is not None and found["other"].in_own_type.latency_p50_ms == 5.0

@@ -11,6 +11,14 @@ from sklearn.linear_model import LogisticRegression, Ridge
 MAX_TERMS = 30_000
 
 
+def unfit(texts: Sequence[str], labels: Sequence[object]) -> str | None:
+    """Why nothing can be fitted on these labelled texts, in words; None where something can."""
+    words = _vectoriser().build_analyzer()
+    if not any(words(text) for text in texts):
+        return "none of their texts has a word of two letters or more"
+    return None if len(set(labels)) > 1 else "all of them have the same label"
+
+
 def tfidf_predictions(texts: Sequence[str], labels: Sequence[int], asked: Sequence[str], *, seed: int) -> list[int]:
     """Classes of the texts `asked`, by a linear model of words and word pairs of the labelled texts."""
     known, new = _terms(texts, asked)
@@ -47,8 +55,12 @@ def _terms(texts: Sequence[str], asked: Sequence[str]) -> tuple[spmatrix, spmatr
     Terms beyond the most frequent MAX_TERMS occur in one text each, as a rule; without them the fit takes a third of
     the time and is as good.
     """
-    vectoriser = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=MAX_TERMS, dtype=np.float32)
+    vectoriser = _vectoriser()
     return vectoriser.fit_transform(list(texts)), vectoriser.transform(list(asked))
+
+
+def _vectoriser() -> TfidfVectorizer:
+    return TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=MAX_TERMS, dtype=np.float32)
 
 
 def _logistic(seed: int) -> LogisticRegression:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from potstill.measure.speed import peak_memory_bytes
+from potstill.measure.weights import COMMON
 
 TokenIds = tuple[int, ...]
 
@@ -26,6 +27,7 @@ class GenerationRequest:
     trust_remote_code: bool = False
     beside: tuple[str, ...] = ()
     """Further models that speak with it, where several teachers speak as one."""
+    dtype: str = COMMON
     in_turn: bool = False
     """Of several, one speaks after each prompt, as where rows are routed by domain, instead of all."""
 
@@ -106,7 +108,9 @@ def _measure(request: GenerationRequest) -> dict[str, Any]:
     apart = AutoConfig.from_pretrained(request.model, **trust).is_encoder_decoder
     kind = AutoModelForSeq2SeqLM if apart else AutoModelForCausalLM
     models = [
-        kind.from_pretrained(each, dtype=torch.float32, use_safetensors=True, **trust).to(request.device).eval()
+        kind.from_pretrained(each, dtype=getattr(torch, request.dtype), use_safetensors=True, **trust)
+        .to(request.device)
+        .eval()
         for each in (request.model, *request.beside)
     ]
     turns = itertools.cycle([[model] for model in models] if request.in_turn else [models])

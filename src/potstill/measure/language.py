@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from potstill.measure.quality import Weights, pooled_shares
 from potstill.targets import FullTarget, plain_log_sum_exp
 
 
@@ -73,3 +74,24 @@ def _measured(
 def joined(parts: Sequence[TokenMeasures]) -> TokenMeasures:
     """The measures of several batches, one after the other."""
     return TokenMeasures(*(np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])))
+
+
+@dataclass(frozen=True)
+class TokensOfRows:
+    """Which row of data each token is of, with resamples of whole rows.
+
+    Tokens of one row are not independent, and no more are its turns or the windows of a long text, though a model
+    reads them one by one.
+    """
+
+    row_of: Int[np.ndarray, "tokens"]
+    true_ids: Int[np.ndarray, "tokens"]
+    weights: Weights
+
+    def means(self, values: Float[np.ndarray, "tokens"] | Bool[np.ndarray, "tokens"]) -> Float[np.ndarray, "resamples"]:
+        """The mean over the tokens in each resample."""
+        sums, counts = (
+            np.bincount(self.row_of, weights=each, minlength=self.weights.shape[1])
+            for each in (values, np.ones(len(self.row_of)))
+        )
+        return pooled_shares(sums, counts, self.weights)

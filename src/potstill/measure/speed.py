@@ -13,11 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from potstill.errors import ModelError
+from potstill.measure.weights import COMMON
 
 TIMEOUT_S = 1800
 SEVERAL_LABELS = "multi_label_classification"
@@ -38,6 +39,7 @@ class SpeedRequest:
     trust_remote_code: bool = False
     beside: tuple[str, ...] = ()
     """Further models that are loaded and answer with it, where several teachers speak as one."""
+    dtype: str = COMMON
     in_turn: bool = False
     """Of several, each text is answered by one, as where they are routed by domain, instead of by all."""
 
@@ -45,12 +47,15 @@ class SpeedRequest:
 @dataclass(frozen=True)
 class Speed:
     latency_p50_ms: float
-    latency_p95_ms: float
-    latency_p99_ms: float
+    latency_p95_ms: float | None
+    latency_p99_ms: float | None
+    """None where the round has too few queries for them."""
     throughput_per_s: float
     peak_memory_bytes: int
     first_p50_ms: float | None = None
     """Of a language model: up to the first token, with the prompt read. Its latency is that of each further token."""
+    in_own_type: "Speed | None" = None
+    """The same in the type that the model is served in, where that is another."""
 
 
 @runtime_checkable
@@ -63,21 +68,44 @@ class Request(Protocol):
     @property
     def threads(self) -> int: ...
 
+    @property
+    def dtype(self) -> str:
+        """The type that the weights are loaded in."""
+        ...
 
-def measure_speed(requests: Mapping[str, Request], *, rounds: int, advance: Callable[[int], None]) -> dict[str, Speed]:
+
+R = TypeVar("R", bound=Request)
+
+
+def measure_speed(
+    requests: Mapping[str, R], *, rounds: int, advance: Callable[[int], None], own_types: Mapping[str, R] | None = None
+) -> dict[str, Speed]:
     """The speed of each model over `rounds` alternated rounds, each in a fresh process.
 
     Latencies are those of the round with the lowest median, throughput and memory the highest of any round.
+    `own_types` are requests for some of the models in the type that they are served in. Not every processor computes
+    in every type: a model that cannot be measured in its own is without those figures.
 
     Raises:
         ModelError: a model that cannot be measured; carries the end of the process's output.
     """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in requests}
+    own = {name: list[dict[str, Any]]() for name in own_types or {}}
     for _ in range(rounds):
         for name, request in requests.items():
             found[name].append(_in_fresh_process(request))
             advance(1)
-    return {name: _of_the_fastest(results) for name, results in found.items()}
+            if own_types and name in own:
+                try:
+                    own[name].append(_in_fresh_process(own_types[name]))
+                except ModelError:
+                    del own[name]
+                advance(1)
+    fastest = {name: _of_the_fastest(results) for name, results in found.items()}
+    return {
+        name: replace(speed, in_own_type=_of_the_fastest(own[name]) if name in own else None)
+        for name, speed in fastest.items()
+    }
 
 
 def _in_fresh_process(request: Request) -> dict[str, Any]:
@@ -116,13 +144,23 @@ def _run(request: Request, environment: dict[str, str]) -> subprocess.CompletedP
 
 
 def _of_the_fastest(rounds: Sequence[dict[str, Any]]) -> Speed:
+    # Here, since a process that is measured imports this module and must not grow by what it does not use.
+    from potstill.records import QUERIES_OF_A_PERCENTILE
+
     fastest = min(rounds, key=lambda found: statistics.median(found["latencies_ms"]))
     latencies, first = sorted(fastest["latencies_ms"]), sorted(fastest.get("first_ms", ()))
+    # The tokens after a prompt are one query: what slows one of them slows the next.
+    queries = len(first or latencies)
+
+    def tail(percent: int) -> float | None:
+        enough = queries >= QUERIES_OF_A_PERCENTILE[percent]
+        return percentile(latencies, percent / 100) if enough else None
+
     return Speed(
         first_p50_ms=percentile(first, 0.50) if first else None,
         latency_p50_ms=percentile(latencies, 0.50),
-        latency_p95_ms=percentile(latencies, 0.95),
-        latency_p99_ms=percentile(latencies, 0.99),
+        latency_p95_ms=tail(95),
+        latency_p99_ms=tail(99),
         throughput_per_s=max(found["throughput_per_s"] for found in rounds),
         peak_memory_bytes=max(found["peak_memory_bytes"] for found in rounds),
     )
@@ -143,7 +181,9 @@ def _measure(request: SpeedRequest) -> dict[str, Any]:
     trust = {"trust_remote_code": request.trust_remote_code}
     tokenizer = AutoTokenizer.from_pretrained(request.model, **trust)
     models = [
-        AutoModelForSequenceClassification.from_pretrained(each, dtype=torch.float32, use_safetensors=True, **trust)
+        AutoModelForSequenceClassification.from_pretrained(
+            each, dtype=getattr(torch, request.dtype), use_safetensors=True, **trust
+        )
         .to(device)
         .eval()
         for each in (request.model, *request.beside)
@@ -201,11 +241,6 @@ def peak_memory_bytes() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def folder_bytes(folder: Path) -> int:
-    """Size on disk of all that a model needs to be loaded."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 if __name__ == "__main__":

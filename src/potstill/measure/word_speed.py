@@ -9,6 +9,7 @@ from typing import Any
 
 from potstill.data.words import load_word_tokenizer, windows_of
 from potstill.measure.speed import timed
+from potstill.measure.weights import COMMON
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class WordRequest:
     trust_remote_code: bool = False
     beside: tuple[str, ...] = ()
     """Further models that are loaded and answer with it, where several teachers speak as one."""
+    dtype: str = COMMON
     in_turn: bool = False
     """Of several, documents are answered by one, as where they are routed by domain, instead of by all."""
 
@@ -40,7 +42,9 @@ def _measure(request: WordRequest) -> dict[str, Any]:
     trust = {"trust_remote_code": request.trust_remote_code}
     tokenizer = load_word_tokenizer(request.model, **trust)
     models = [
-        AutoModelForTokenClassification.from_pretrained(each, dtype=torch.float32, use_safetensors=True, **trust)
+        AutoModelForTokenClassification.from_pretrained(
+            each, dtype=getattr(torch, request.dtype), use_safetensors=True, **trust
+        )
         .to(device)
         .eval()
         for each in (request.model, *request.beside)

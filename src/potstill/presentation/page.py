@@ -12,10 +12,21 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from potstill.presentation import charts
+from potstill.presentation.comparison import comparison_rows
+from potstill.presentation.formats import (
+    number,
+    number_span,
+    p_value,
+    percent,
+    points,
+    points_span,
+    readable,
+    size,
+    span,
+    times,
+)
 from potstill.records import (
     ClassRow,
-    Comparison,
-    Estimate,
     EvaluateRecord,
     FinishedRun,
     GateRecord,
@@ -80,11 +91,12 @@ def _render(template: Template, run: FinishedRun, **more: Any) -> str:
 
 
 def verdict(evaluation: EvaluateRecord, gate: GateRecord) -> str:
-    """One sentence: whether the student passed, and the figures that say so."""
+    """Whether the student passed, with the figures that say so; first of all that its teacher is weak, where it is."""
     metric = metric_name(evaluation.primary_metric)
     student, teacher = (evaluation.primary(name).value for name in ("student", "teacher"))
+    weak = "" if gate.weak_teacher is None else f"{gate.weak_teacher} "
     kept = (
-        f"The student keeps {percent(evaluation.retention.value)} of the teacher's {metric} "
+        f"{weak}The student keeps {percent(evaluation.retention.value)} of the teacher's {metric} "
         f"({percent(student)} against {percent(teacher)}) "
         f"and answers {evaluation.speedup:.1f} times as fast"
     )
@@ -97,88 +109,6 @@ def verdict(evaluation: EvaluateRecord, gate: GateRecord) -> str:
         f"{readable(check.name)} (required {check.required}, measured {number(check.measured)})" for check in missed
     )
     return f"{kept}, but {len(missed)} of {len(gate.checks)} checks are missed: {named}."
-
-
-def comparison_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
-    """The rows of the comparison table: the name of a quantity, and its value for each model in turn."""
-    teacher = evaluation.models["teacher"]
-
-    def row(name: str, values: Sequence[str]) -> tuple[str, list[str]]:
-        return name, list(values)
-
-    models = evaluation.models
-    agreement = {"teacher": "–"} | {
-        name: f"{percent(found.all_rows.value)} ({span(found.all_rows)})"
-        for name, found in evaluation.agreement.items()
-    }
-    each = models.values()
-    of = " of a token" if evaluation.test_tokens is not None else ""
-    scores = [
-        row(f"{sentence(metric_name(metric))} (95 % interval)", [share(m.score(metric)) for m in each])
-        for metric in teacher.scores
-    ]
-    return [
-        *scores,
-        *_accuracy_row(evaluation),
-        *_quality_rows(evaluation),
-        *(
-            [row("Agreement with the teacher", [agreement.get(name, "–") for name in models])]
-            if evaluation.agreement
-            else []
-        ),
-        row(f"Latency p50{of}, ms", [f"{m.latency_p50_ms:,.2f}" for m in each]),
-        row(f"Latency p95{of}, ms", [f"{m.latency_p95_ms:,.2f}" for m in each]),
-        row(f"Latency p99{of}, ms", [f"{m.latency_p99_ms:,.2f}" for m in each]),
-        row("Speed-up at p50", [times(teacher.latency_p50_ms / m.latency_p50_ms) for m in each]),
-        row(f"Throughput, {'tokens' if of else 'rows'}/s", [f"{m.throughput_per_s:,.0f}" for m in each]),
-        row("Peak memory", [size(m.peak_memory_bytes) for m in each]),
-        row("Size on disk", [size(m.size_bytes) for m in each]),
-        row("Parameters", [f"{m.num_parameters:,}" for m in each]),
-        row("… without embeddings", [f"{m.num_parameters_without_embeddings:,}" for m in each]),
-        *_likelihood_rows(evaluation),
-    ]
-
-
-def _accuracy_row(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
-    intervals = [model.accuracy_interval for model in evaluation.models.values()]
-    name = f"{sentence(accuracy_name(evaluation))} (95 % interval)"
-    return [(name, [share(i) if i else "–" for i in intervals])] if any(intervals) else []
-
-
-def _likelihood_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
-    """What is measured of the probabilities of answers, which numbers have none of."""
-    by_label = " of a label" if evaluation.problem_type == "multi_label_classification" else ""
-    each = evaluation.models.values()
-    rows = {
-        f"Calibration error (ECE){by_label}": [m.expected_calibration_error for m in each],
-        f"Cross-entropy{by_label}, nats": [m.cross_entropy for m in each],
-    }
-    return [
-        (name, ["–" if value is None else f"{value:.3f}" for value in values])
-        for name, values in rows.items()
-        if any(value is not None for value in values)
-    ]
-
-
-def _quality_rows(evaluation: EvaluateRecord) -> list[tuple[str, list[str]]]:
-    """The rows that only classifiers have, or only language models."""
-    each = list(evaluation.models.values())
-    if evaluation.problem_type == "regression":
-        return [
-            ("RMSE (95 % interval)", [number_span(m.rmse) for m in each]),
-            ("RMSE from the teacher (95 % interval)", [number_span(m.rmse_from_teacher) for m in each]),
-        ]
-    if evaluation.test_tokens is None:
-        intervals = [m.macro_f1_interval for m in each]
-        return [("Macro-F1 (95 % interval)", [share(i) if i else "–" for i in intervals])] if any(intervals) else []
-    return [
-        ("Perplexity of the true responses", [number(m.perplexity) for m in each]),
-        ("KL from the teacher: mean, nats", [number(m.kl_mean) for m in each]),
-        ("… median", [number(m.kl_median) for m in each]),
-        ("… 99 % of tokens below", [number(m.kl_p99) for m in each]),
-        ("RMS difference of the top probability", [percent(m.rms_probability_difference) for m in each]),
-        ("Time to the first token, ms", [number(m.time_to_first_token_ms) for m in each]),
-    ]
 
 
 def by_drop(classes: Sequence[ClassRow]) -> list[tuple[ClassRow, float | None]]:
@@ -247,73 +177,9 @@ def teacher_named(teacher: Mapping[str, Any]) -> str:
             return str(teacher["model"])
 
 
-def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
-
-
-def points(value: float | None) -> str:
-    """Percentage points with their sign."""
-    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
-
-
-def span(estimate: Estimate) -> str:
-    """The interval of a share, in per cent."""
-    return f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}"
-
-
-def share(estimate: Estimate) -> str:
-    """A share in per cent with its interval."""
-    return f"{percent(estimate.value)} ({span(estimate)})"
-
-
-def points_span(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "–"
-    return f"{points(estimate.value)} ({points(estimate.low)} to {points(estimate.high)})"
-
-
-def times(ratio: float) -> str:
-    return f"{ratio:.1f}×"
-
-
-def size(count: int) -> str:
-    """Bytes in decimal units, as disks are sold and clouds bill."""
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:,.1f} GB"
-
-
-def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def number_span(estimate: Estimate | None) -> str:
-    """A number with its interval."""
-    return "–" if estimate is None else f"{number(estimate.value)} ({number(estimate.low)}–{number(estimate.high)})"
-
-
-def p_value(comparison: Comparison) -> str:
-    if comparison.mcnemar_p is None:
-        return "–"
-    return "p < 0.001" if comparison.mcnemar_p < 0.001 else f"p = {comparison.mcnemar_p:.3f}"
-
-
 def layers_named(shape: ShapeRecord) -> str:
     """The layers of a model; of one with two stacks, those of each."""
     return str(shape.layers) if shape.decoder_layers is None else f"{shape.layers} + {shape.decoder_layers}"
-
-
-def sentence(text: str) -> str:
-    """The text with a capital letter at its beginning."""
-    return text[:1].upper() + text[1:]
-
-
-def readable(name: str) -> str:
-    """A key of a record or recipe as words."""
-    return name.replace("_", " ")
 
 
 def cut(text: str) -> str:
@@ -367,6 +233,7 @@ def _environment(*, autoescape: bool) -> Environment:
         times,
         size,
         number,
+        number_span,
         p_value,
         readable,
         metric_name,

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from potstill.records import (
+    QUERIES_OF_A_PERCENTILE,
     ClassCount,
     Estimate,
     EvaluateRecord,
@@ -121,6 +122,7 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
     for name in names:
         table.add_column("CE-only baseline" if name == "baseline" else name, justify="right")
     models = [evaluation.models[name] for name in names]
+    tails = [_tail(evaluation, name) for name in names]
     teacher, best = evaluation.models["teacher"], evaluation.primary("teacher").value
     rows = {
         **{metric_name(metric): [_share(m.score(metric)) for m in models] for metric in teacher.scores},
@@ -128,12 +130,13 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
         **_quality_rows(evaluation),
         "retention": [f"{evaluation.primary(n).value / best if best > 0 else 0:.1%}" for n in names],
         **_agreement_row(evaluation),
-        "latency p50 / p95, ms": [f"{m.latency_p50_ms:.1f} / {m.latency_p95_ms:.1f}" for m in models],
+        "latency p50 / p95, ms": [f"{m.latency_p50_ms:.1f} / {tail}" for m, tail in zip(models, tails, strict=True)],
         "speed-up": [f"{teacher.latency_p50_ms / m.latency_p50_ms:.1f}x" for m in models],
         f"throughput, {'tokens' if evaluation.test_tokens is not None else 'rows'}/s": [
             f"{m.throughput_per_s:,.0f}" for m in models
         ],
-        "size, MB": [f"{m.size_bytes / 1e6:,.1f}" for m in models],
+        **_own_type_rows(evaluation),
+        "weights, MB": [f"{m.size_bytes / 1e6:,.1f}" for m in models],
         "peak memory, MB": [f"{m.peak_memory_bytes / 1e6:,.0f}" for m in models],
         "parameters, M": [f"{m.num_parameters / 1e6:.1f}" for m in models],
     }
@@ -144,6 +147,9 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
     for name, floor in evaluation.floors.items():
         reached = floor.score(evaluation.primary_metric)
         console.print(f"TF-IDF floor, {floor.labelled_rows:,} {name.replace('_', ' ')}: {reached:.1%}")
+    if evaluation.tail_ms("student", 95) is None:
+        needed, timed = QUERIES_OF_A_PERCENTILE[95], evaluation.measurement.rows
+        console.print(f"p95 needs {needed} queries; {timed:,} were timed", highlight=False)
     for finding in evaluation.findings:
         console.print(finding, highlight=False)
     if gate is not None:
@@ -151,7 +157,10 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
             measured = "not measured" if check.measured is None else f"{check.measured:.4g}"
             word = "pass" if check.passed else "FAIL"
             console.print(f"  {word}  {check.name} {check.required}: {measured}", highlight=False)
-        console.print(f"verdict: {'passed' if gate.passed else 'FAILED'}", style="bold")
+        verdict = f"verdict: {'passed' if gate.passed else 'FAILED'}"
+        if gate.weak_teacher is not None:
+            verdict += f", {'though' if gate.passed else 'for'} the teacher is too weak. {gate.weak_teacher}"
+        console.print(verdict, style="bold", highlight=False)
 
 
 def _accuracy_row(evaluation: EvaluateRecord) -> dict[str, list[str]]:
@@ -166,6 +175,26 @@ def _accuracy_row(evaluation: EvaluateRecord) -> dict[str, list[str]]:
 def _agreement_row(evaluation: EvaluateRecord) -> dict[str, list[str]]:
     found = {name: f"{each.all_rows.value:.1%}" for name, each in evaluation.agreement.items()}
     return {"agreement": [found.get(name, "") for name in evaluation.models]} if found else {}
+
+
+def _own_type_rows(evaluation: EvaluateRecord) -> dict[str, list[str]]:
+    """Of models that are served in another type than float32."""
+    models = list(evaluation.models.values())
+    types = [model.weights_type or "float32" for model in models]
+    if set(types) == {"float32"}:
+        return {}
+    own = [model.own_type_latency_p50_ms for model in models]
+    rows = {"weights as served": types}
+    if any(own):
+        rows["latency p50 in them, ms"] = [
+            f"{value or model.latency_p50_ms:.1f}" for value, model in zip(own, models, strict=True)
+        ]
+    return rows
+
+
+def _tail(evaluation: EvaluateRecord, model: str) -> str:
+    value = evaluation.tail_ms(model, 95)
+    return "–" if value is None else f"{value:.1f}"
 
 
 def _share(estimate: Estimate) -> str:

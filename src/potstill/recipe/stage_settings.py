@@ -32,7 +32,8 @@ class OptimiserSettings(Settings):
     clip_norm: Positive = 1.0
     """Largest norm of the gradient."""
     evaluate_every: Count | None = None
-    """Optimiser steps between evaluations, each with a checkpoint; by default one epoch."""
+    """Optimiser steps between evaluations, each with a checkpoint; by default one epoch. The baseline is evaluated at
+    the same steps as the student, whose epochs are longer where rows are unlabelled."""
     select_by: Literal["validation_loss", "validation_accuracy"] = "validation_loss"
     """What makes a checkpoint the best; between equal accuracies the lower loss."""
     patience: Count | None = None
@@ -108,7 +109,7 @@ class EvaluateSettings(Settings):
     threads: Count = 1
     """Threads of the measured process. One is how small models are served: a process for each core."""
     latency_rows: Count = 200
-    """Test rows timed one by one in each round."""
+    """Test rows timed one by one in each round. The 95th percentile is shown from 100 on, the 99th from 662."""
     rounds: Count = 3
     """Fresh processes for each model, alternated, of which the fastest counts. More make the figures surer on a machine
     that others use too."""
@@ -116,26 +117,31 @@ class EvaluateSettings(Settings):
     batch_size: Count = 32
     """Batch size of the throughput measurement."""
     prompts: Count = 16
-    """Prompts of test rows after which a language model's speed is measured."""
+    """Prompts of test rows after which a language model's speed is measured. Each is one query of a percentile."""
     new_tokens: Count = 32
     """Tokens that a language model writes after each prompt, where its speed is measured."""
     generations: int = Field(default=8, ge=0)
     """Prompts whose responses by all models the report shows, at most `generation_tokens` long."""
     generation_tokens: Count = 64
     floor: bool = True
-    """Fit TF-IDF with logistic regression on the labelled rows, as the floor."""
+    """Fit TF-IDF with logistic regression on the labelled rows, as the floor. A teacher that is not above it fails the
+    gate."""
     sample_disagreements: int = Field(default=20, ge=0)
 
 
 class GateSettings(Settings):
     """What the student must reach to go on to export. A threshold that is not set is not checked."""
 
+    allow_weak_teacher: bool = False
+    """Judge the student also where its teacher is no better than TF-IDF, the most frequent class or chance; of language
+    models than the frequencies of tokens or the untrained student. Else that fails the run, whatever the thresholds."""
     min_retention: float | None = Field(default=0.95, gt=0)
     """Student / teacher of the primary metric."""
     max_drop_points: float | None = None
     min_speedup: float | None = Field(default=None, gt=0)
     """Teacher / student median latency at batch 1."""
     max_latency_p95_ms: Positive | None = None
+    """Needs 100 timed rows or prompts."""
     max_size_bytes: Positive | None = None
     max_peak_memory_bytes: Positive | None = None
     min_agreement: float | None = Field(default=None, gt=0, le=1)

@@ -4,6 +4,7 @@ Names of fields here are read by other programs: add fields, do not rename them.
 """
 
 from potstill.records.evaluation import (
+    QUERIES_OF_A_PERCENTILE,
     Agreement,
     ClassRow,
     Comparison,
@@ -14,6 +15,7 @@ from potstill.records.evaluation import (
     Measurement,
     ModelEvaluation,
     ProblemType,
+    Reference,
     accuracy_name,
     metric_name,
 )
@@ -39,6 +41,7 @@ from potstill.records.stages import (
 )
 
 __all__ = [
+    "QUERIES_OF_A_PERCENTILE",
     "AdaptRecord",
     "Agreement",
     "Artefact",
@@ -61,6 +64,7 @@ __all__ = [
     "Part",
     "PlanRecord",
     "ProblemType",
+    "Reference",
     "ReportRecord",
     "ResponsesRecord",
     "ShapeRecord",

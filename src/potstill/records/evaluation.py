@@ -21,6 +21,14 @@ _METRICS = {
 }
 
 
+QUERIES_OF_A_PERCENTILE = {95: 100, 99: 662}
+"""How many queries must stand behind a percentile of latency for it to be shown.
+
+Of 100, five lie above the 95th. For the 99th it is the fewest for which MLPerf Inference stops early (its rules,
+"Early stopping"): of fewer, the one that is above it by chance decides what it is.
+"""
+
+
 def metric_name(metric: str) -> str:
     """A metric in words."""
     return _METRICS.get(metric, metric.replace("_", " "))
@@ -47,13 +55,23 @@ class ModelEvaluation(Part):
     """Both over rows, or over tokens or words; of several labels for a text over each decision about one. None where
     labels are numbers."""
     latency_p50_ms: float
-    latency_p95_ms: float
-    latency_p99_ms: float
+    latency_p95_ms: float | None
+    latency_p99_ms: float | None
+    """None where too few queries stand behind them: a row that is timed, or all that a model writes after a prompt."""
     throughput_per_s: float
     peak_memory_bytes: int
+    """These are in float32, in which all models are compared."""
     size_bytes: int
+    """Of the weights alone, in the type that the model is served in."""
     num_parameters: int
     num_parameters_without_embeddings: int
+    weights_type: str | None = None
+    """The type that the model is served in."""
+    size_in_float32_bytes: int | None = None
+    own_type_latency_p50_ms: float | None = None
+    """This and the next two: in the type that it is served in, where that is not float32 and could be timed."""
+    own_type_throughput_per_s: float | None = None
+    own_type_peak_memory_bytes: int | None = None
     perplexity: float | None = None
     """This and all that follows is of language models: exp of the cross-entropy."""
     kl_mean: float | None = None
@@ -129,12 +147,30 @@ class Floor(Part):
     macro_f1: float | None
     scores: dict[str, float] = Field(default_factory=dict)
     """What else the task measures, by name."""
+    margin: Estimate | None = None
+    """The primary metric of the model whose labels these are, minus the floor's, in points."""
 
     def score(self, metric: str) -> float:
         """A metric of the task by name, such as its primary one."""
         found = self.scores.get(metric, self.accuracy)
         assert found is not None, f"{metric} was not measured"
         return found
+
+
+class Reference(Part):
+    """Something simple that a teacher must be better than to be worth following, on the same test rows."""
+
+    name: str
+    metric: str
+    """Better where it is higher; but for perplexity, where it is lower."""
+    value: float
+    teacher: float
+    margin: Estimate | None
+    """How much better the teacher is, in points; of perplexity in nats a token, by their cross-entropies."""
+
+    @property
+    def beaten(self) -> bool:
+        return self.teacher < self.value if self.metric == "perplexity" else self.teacher > self.value
 
 
 class ClassRow(Part):
@@ -162,6 +198,7 @@ class Measurement(Part):
     threads: int
     device: str
     rows: int
+    """The queries: rows that are timed one by one, or prompts."""
     rounds: int
     warmup: int
     batch_size_throughput: int
@@ -176,12 +213,21 @@ class EvaluateRecord(Record):
     retention: Estimate
     drop_points: Estimate
     speedup: float
+    """In float32, all of them."""
     throughput_ratio: float
     size_ratio: float
+    """Each in the type that it is served in."""
+    speedup_in_own_types: float | None = None
+    """Each in the type that it is served in, where one is served in another than float32."""
+    size_ratio_in_float32: float | None = None
     gain_over_baseline_points: Estimate | None
     agreement: dict[str, Agreement]
     comparisons: list[Comparison]
     floors: dict[str, Floor]
+    floors_missing: dict[str, str] = Field(default_factory=dict)
+    """Why one could not be fitted, by its name."""
+    references: list[Reference] = Field(default_factory=list)
+    """What the teacher must be better than; empty in records from before there were any."""
     classes: list[ClassRow]
     disagreements: list[Disagreement]
     measurement: Measurement
@@ -195,6 +241,8 @@ class EvaluateRecord(Record):
     """Cross-entropy of the true responses in nats a token, the baseline's minus the student's."""
     initial_kl_mean: float | None = None
     """KL from the teacher to the student before its training."""
+    kl_gain_over_start: Estimate | None = None
+    """How much nearer the student came, in nats a token."""
     generations: list[Generation] = Field(default_factory=list)
     test_words: int | None = None
     """Of token classification: the words that are classified one by one."""
@@ -204,6 +252,18 @@ class EvaluateRecord(Record):
     def primary(self, model: str) -> Estimate:
         """What this task judges a model by."""
         return self.models[model].score(self.primary_metric)
+
+    @property
+    def not_beaten(self) -> list[Reference]:
+        """What the teacher is no better than."""
+        return [reference for reference in self.references if not reference.beaten]
+
+    def tail_ms(self, model: str, percentile: Literal[95, 99]) -> float | None:
+        """A high percentile of a model's latency; None where too few queries stand behind it."""
+        if self.measurement.rows < QUERIES_OF_A_PERCENTILE[percentile]:
+            return None
+        found = self.models[model]
+        return found.latency_p95_ms if percentile == 95 else found.latency_p99_ms
 
 
 def accuracy_name(evaluation: EvaluateRecord) -> str:

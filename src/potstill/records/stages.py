@@ -204,6 +204,8 @@ class Check(Part):
 class GateRecord(Record):
     passed: bool
     checks: list[Check]
+    weak_teacher: str | None = None
+    """What the verdict says first, where the teacher was not worth following."""
 
 
 class Artefact(Part):

@@ -21,6 +21,7 @@ from potstill.errors import DataError, ModelError, RecipeError
 from potstill.families import WITHOUT_TOKEN_TYPES, most_tokens, require_fitting
 from potstill.locations import GGUF, local_folder, resolve
 from potstill.losses import HardLabels, MixedLoss
+from potstill.measure.weights import SavedWeights
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
@@ -275,6 +276,8 @@ class ModelFolder:
 
     path: Path
     trust_remote_code: bool = False
+    served: SavedWeights | None = None
+    """Its weights as they are served, which may be in another type than those in the folder."""
 
     def load(self, recipe: Recipe) -> PreTrainedModel:
         return recipe.task.load_model(str(self.path), trust_remote_code=self.trust_remote_code)

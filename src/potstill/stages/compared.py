@@ -1,17 +1,22 @@
 """Models side by side: what the evaluations of all tasks say of teacher, student and baseline alike."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedModel
 
 from potstill.measure import quality
-from potstill.measure.speed import Speed, folder_bytes
+from potstill.measure.generation import GenerationRequest
+from potstill.measure.speed import Speed, SpeedRequest, measure_speed
+from potstill.measure.weights import BYTES_IN_COMMON, HALF, SavedWeights, saved_weights
+from potstill.measure.word_speed import WordRequest
 from potstill.recipe import Recipe
 from potstill.records import (
+    AdaptRecord,
     Agreement,
     ClassRow,
     Comparison,
@@ -20,12 +25,15 @@ from potstill.records import (
     Floor,
     Measurement,
     ModelEvaluation,
+    Reference,
 )
-from potstill.stages.common import ModelFolder
+from potstill.run_dir import RunDir
+from potstill.stages.common import Files, ModelFolder
 from potstill.teachers import Routed, lead_name
 from potstill.training.engine import Engine
 
 DISAGREEMENT_CHARACTERS = 600
+Timed = TypeVar("Timed", SpeedRequest, WordRequest, GenerationRequest)
 OVER_BASELINE = ("student", "baseline")
 _PAIRS = (("student", "teacher"), OVER_BASELINE, ("baseline", "teacher"))
 
@@ -41,6 +49,8 @@ class Judged:
     agreement: dict[str, Agreement]
     comparisons: list[Comparison]
     floors: dict[str, Floor]
+    floors_missing: dict[str, str]
+    references: list[Reference]
     classes: list[ClassRow]
     disagreements: list[Disagreement]
 
@@ -68,10 +78,19 @@ def headline(
         "retention": estimate(retained(scores["student"], scores["teacher"])),
         "drop_points": estimate(100 * (scores["teacher"] - scores["student"])),
         "speedup": teacher.latency_p50_ms / student.latency_p50_ms,
+        "speedup_in_own_types": _speedup_in_own_types(teacher, student),
         "throughput_ratio": student.throughput_per_s / teacher.throughput_per_s,
         "size_ratio": teacher.size_bytes / student.size_bytes,
+        "size_ratio_in_float32": teacher.num_parameters / student.num_parameters,
         "gain_over_baseline_points": gain,
     }
+
+
+def _speedup_in_own_types(teacher: ModelEvaluation, student: ModelEvaluation) -> float | None:
+    own = [model.own_type_latency_p50_ms for model in (teacher, student)]
+    if own == [None, None]:
+        return None
+    return (own[0] or teacher.latency_p50_ms) / (own[1] or student.latency_p50_ms)
 
 
 def retained(student: npt.NDArray[np.float64], teacher: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -85,12 +104,50 @@ def parameters(recipe: Recipe, model: PreTrainedModel) -> tuple[int, int]:
     return total, total - recipe.task.embedding_parameters(model)
 
 
-def sizes_of(recipe: Recipe, folders: Mapping[str, ModelFolder]) -> dict[str, int]:
-    """Bytes of each model's folder; several teachers have those of all of them."""
-    sizes = {name: folder_bytes(folder.path) for name, folder in folders.items()}
+def served_as(folder: ModelFolder, adapted: AdaptRecord, source: Files) -> ModelFolder:
+    """The folder of a teacher, with what it would be served as instead of its student.
+
+    What lies in the run is in float32. A teacher in a quantised file is served as that file, and one that was adapted
+    in the type that it came in, where that is one that a model can be trained in.
+    """
+    if adapted.converted:
+        return replace(folder, served=saved_weights(Path(source.location)))
+    weights = saved_weights(folder.path)
+    if adapted.adapted and (came_in := _type_of(source)) in HALF:
+        weights = SavedWeights(came_in, weights.size_bytes // 2)
+    return replace(folder, served=weights)
+
+
+def _type_of(source: Files) -> str:
+    """The type of a teacher's own files; of one on a hub as its configuration says."""
+    path = Path(source.location)
+    if path.is_dir():
+        return saved_weights(path).type
+    return str(getattr(source.config, "dtype", None)).removeprefix("torch.")
+
+
+def weights_of(recipe: Recipe, folders: Mapping[str, ModelFolder]) -> dict[str, SavedWeights]:
+    """The weights of each model as it is served; several teachers have those of all of them."""
+    found = {name: folder.served or saved_weights(folder.path) for name, folder in folders.items()}
     if recipe.several is not None:
-        sizes["teacher"] = sum(sizes[name] for name in recipe.several.of)
-    return sizes
+        members = [found[name] for name in recipe.several.of]
+        types = sorted({member.type for member in members})
+        found["teacher"] = SavedWeights(" and ".join(types), sum(member.size_bytes for member in members))
+    return found
+
+
+def speeds(
+    run: RunDir, recipe: Recipe, weights: Mapping[str, SavedWeights], requests: Mapping[str, Timed]
+) -> dict[str, Speed]:
+    """The speed of each model in float32, and in its own type where that is another that can be timed."""
+    own = {
+        name: replace(request, dtype=weights[name].type)
+        for name, request in requests.items()
+        if weights[name].type in HALF
+    }
+    rounds = recipe.evaluate.rounds
+    with run.progress.task("evaluate: speed", rounds * (len(requests) + len(own)), "processes") as advance:
+        return measure_speed(requests, rounds=rounds, advance=advance, own_types=own)
 
 
 def with_several(recipe: Recipe, counts: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
@@ -122,14 +179,23 @@ def measurement(recipe: Recipe, engine: Engine, *, rows: int, batch_size: int) -
     )
 
 
-def speed_values(speed: Speed) -> dict[str, Any]:
-    """A measured speed in the names of a `ModelEvaluation`."""
+def cost_values(weights: SavedWeights, counts: tuple[int, int], speed: Speed) -> dict[str, Any]:
+    """What a model costs, in the names of a `ModelEvaluation`: its weights, parameters and measured speed."""
+    own = speed.in_own_type
     return {
+        "weights_type": weights.type,
+        "size_bytes": weights.size_bytes,
+        "size_in_float32_bytes": BYTES_IN_COMMON * counts[0],
+        "num_parameters": counts[0],
+        "num_parameters_without_embeddings": counts[1],
         "latency_p50_ms": speed.latency_p50_ms,
         "latency_p95_ms": speed.latency_p95_ms,
         "latency_p99_ms": speed.latency_p99_ms,
         "throughput_per_s": speed.throughput_per_s,
         "peak_memory_bytes": speed.peak_memory_bytes,
+        "own_type_latency_p50_ms": own and own.latency_p50_ms,
+        "own_type_throughput_per_s": own and own.throughput_per_s,
+        "own_type_peak_memory_bytes": own and own.peak_memory_bytes,
     }
 
 

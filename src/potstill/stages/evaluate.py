@@ -10,11 +10,11 @@ import torch
 
 from potstill.data.batches import batches_by_length
 from potstill.data.encoded import EncodedRows
-from potstill.data.rows import Row, labelled_rows
+from potstill.data.rows import Row
 from potstill.data.splits import stable_order
 from potstill.measure import quality
 from potstill.measure.floor import tfidf_predictions
-from potstill.measure.speed import Speed, SpeedRequest, measure_speed
+from potstill.measure.speed import SpeedRequest
 from potstill.progress import Advance
 from potstill.recipe import Recipe
 from potstill.records import (
@@ -24,24 +24,26 @@ from potstill.records import (
     Comparison,
     Disagreement,
     EvaluateRecord,
-    Floor,
     ModelEvaluation,
     TrainRecord,
 )
 from potstill.run_dir import RunDir
 from potstill.signals import Signals
+from potstill.stages import references
 from potstill.stages.common import Inputs, ModelFolder, alone, reads_as_teacher, teacher_folder
 from potstill.stages.compared import (
     DISAGREEMENT_CHARACTERS,
     Judged,
+    cost_values,
     estimate,
     headline,
     measurement,
     pairs,
     parameters,
-    sizes_of,
+    served_as,
     speed_of_several,
-    speed_values,
+    speeds,
+    weights_of,
     with_several,
 )
 from potstill.stages.evaluate_labels import judge_labels
@@ -49,7 +51,8 @@ from potstill.stages.evaluate_language import evaluate_language
 from potstill.stages.evaluate_values import judge_values
 from potstill.stages.evaluate_words import evaluate_words
 from potstill.stages.findings import findings
-from potstill.stages.plan import adapt_split
+from potstill.stages.floors import measured_floors
+from potstill.stages.queries import timed_rows
 from potstill.stages.train import initial_student
 from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.tasks import TextClassification, TokenClassification
@@ -58,6 +61,8 @@ from potstill.teachers import FrozenTeacher, Mixture, Routed, combined, route_nu
 from potstill.training.engine import Engine
 
 Logits = npt.NDArray[np.float32]
+MEASURES = 2
+"""Raised where the same models would be given other figures than before."""
 
 
 def evaluate(
@@ -88,13 +93,16 @@ def evaluate(
         "task": recipe.task,
         "seed": recipe.seed,
         "several": recipe.several,
+        # How models are measured and compared: a run that was measured in another way is measured again.
+        "measures": MEASURES,
     }
 
     def work(folder: Path) -> EvaluateRecord:
         folders = {name: ModelFolder(run.path("train", name, "model")) for name in digests}
-        folders["teacher"] = teacher_folder(recipe, run, adapted)
+        folders["teacher"] = served_as(teacher_folder(recipe, run, adapted), adapted, inputs.lead)
         for name, member in members.items():
-            folders[name] = teacher_folder(alone(recipe, inputs, name)[0], run, member)
+            own, own_inputs = alone(recipe, inputs, name)
+            folders[name] = served_as(teacher_folder(own, run, member), member, own_inputs.lead)
         if isinstance(recipe.task, TokenClassification):
             return evaluate_words(run, recipe, inputs, folders, engine)
         if recipe.task.writes:
@@ -129,18 +137,15 @@ def _evaluate(
         # What the student learnt from is all of them together.
         members = [logits[name] for name in recipe.several.of]
         logits["teacher"] = _as_one(recipe.several, task.answer, members, as_teacher, test)
-    counts, sizes = with_several(recipe, counts), sizes_of(recipe, folders)
-    speed = _speed(run, recipe, inputs, folders, engine)
+    counts, weights = with_several(recipe, counts), weights_of(recipe, folders)
+    speed = speeds(run, recipe, weights, _requests(recipe, inputs, folders, engine))
     # In one order everywhere, however the models were asked.
     logits = {name: logits[name] for name in folders}
     judged = _judged(run, recipe, inputs, logits, as_teacher.labels)
     models = {
         name: ModelEvaluation(
-            size_bytes=sizes[name],
-            num_parameters=counts[name][0],
-            num_parameters_without_embeddings=counts[name][1],
             **judged.quality[name],
-            **speed_values(speed[name]),
+            **cost_values(weights[name], counts[name], speed[name]),
         )
         for name in folders
     }
@@ -150,6 +155,8 @@ def _evaluate(
         agreement=judged.agreement,
         comparisons=judged.comparisons,
         floors=judged.floors,
+        floors_missing=judged.floors_missing,
+        references=judged.references,
         classes=judged.classes,
         disagreements=judged.disagreements,
         problem_type=task.problem_type,
@@ -189,6 +196,16 @@ def _judge_classes(
     said = {name: values.argmax(axis=1) for name, values in logits.items()}
     right = {name: classes == truth for name, classes in said.items()}
     accuracy = {name: quality.accuracies(values, weights) for name, values in right.items()}
+
+    def floor(taught: Sequence[Row], asked: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
+        known = OneClass().targets(taught, inputs.labels).tolist()
+        found = np.array(tfidf_predictions([row.text for row in taught], known, asked, seed=recipe.seed))
+        return {
+            "accuracy": quality.accuracies(found == truth, weights),
+            "macro_f1": quality.macro_f1s(truth, found, len(inputs.labels), weights[:1]),
+        }
+
+    floors = measured_floors(run, recipe, inputs, "accuracy", accuracy, floor)
     macro_f1 = {name: quality.macro_f1s(truth, classes, len(inputs.labels), weights) for name, classes in said.items()}
     return Judged(
         quality={name: _quality(logits[name], truth, accuracy[name], macro_f1[name]) for name in logits},
@@ -199,7 +216,12 @@ def _judge_classes(
             if name != "teacher"
         },
         comparisons=[_comparison(of, against, right, accuracy, macro_f1) for of, against in pairs(logits)],
-        floors=_floors(run, recipe, inputs, truth) if recipe.evaluate.floor else {},
+        floors=floors.fitted,
+        floors_missing=floors.missing,
+        references=[
+            *references.of_floor(floors, "accuracy", accuracy["teacher"], "logistic"),
+            *references.of_one_class(inputs, truth, accuracy["teacher"], weights),
+        ],
         classes=_classes(inputs.labels, truth, said),
         disagreements=_disagreements(recipe, inputs, inputs.splits["test"].rows, truth, said),
     )
@@ -233,13 +255,12 @@ def _as_one(
     return as_one
 
 
-def _speed(
-    run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
-) -> dict[str, Speed]:
+def _requests(
+    recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
+) -> dict[str, SpeedRequest]:
     settings = recipe.evaluate
-    chosen = stable_order(inputs.splits["test"].rows, lambda row: row.id, salt="latency")
-    texts = tuple(row.text for row in chosen[: settings.latency_rows])
-    requests = {
+    texts = tuple(row.text for row in timed_rows(recipe, inputs))
+    return {
         name: SpeedRequest(
             model=str(folder.path),
             texts=texts,
@@ -253,8 +274,6 @@ def _speed(
         )
         for name, folder in folders.items()
     }
-    with run.progress.task("evaluate: speed", settings.rounds * len(folders), "processes") as advance:
-        return measure_speed(requests, rounds=settings.rounds, advance=advance)
 
 
 def _quality(
@@ -303,25 +322,6 @@ def _comparison(
         only_against_right=only_against,
         mcnemar_p=p,
     )
-
-
-def _floors(run: RunDir, recipe: Recipe, inputs: Inputs, truth: npt.NDArray[np.int64]) -> dict[str, Floor]:
-    test = [row.text for row in inputs.splits["test"].rows]
-    sets = {"student_labels": inputs.splits["train"].rows, "teacher_labels": adapt_split(inputs).rows}
-    weights = np.ones((1, len(test)))
-    result = {}
-    with run.progress.task("evaluate: TF-IDF floor", len(sets), "fits") as advance:
-        for name, rows in sets.items():
-            taught: Sequence[Row] = labelled_rows(rows)
-            labels = OneClass().targets(taught, inputs.labels).tolist()
-            said = np.array(tfidf_predictions([row.text for row in taught], labels, test, seed=recipe.seed))
-            result[name] = Floor(
-                labelled_rows=len(taught),
-                accuracy=float((said == truth).mean()),
-                macro_f1=float(quality.macro_f1s(truth, said, len(inputs.labels), weights)[0]),
-            )
-            advance(1)
-    return result
 
 
 def _classes(

@@ -5,16 +5,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from potstill.data.rows import Row, labelled_rows
+from potstill.data.rows import Row
 from potstill.data.splits import stable_order
 from potstill.measure import quality
 from potstill.measure.floor import tfidf_labels
 from potstill.recipe import Recipe
-from potstill.records import Agreement, ClassRow, Comparison, Disagreement, Floor
+from potstill.records import Agreement, ClassRow, Comparison, Disagreement
 from potstill.run_dir import RunDir
+from potstill.stages import references
 from potstill.stages.common import Inputs
 from potstill.stages.compared import DISAGREEMENT_CHARACTERS, Judged, estimate, pairs
-from potstill.stages.plan import adapt_split
+from potstill.stages.floors import measured_floors
 from potstill.tasks.answers import SeveralLabels
 
 Outputs = npt.NDArray[np.float32]
@@ -38,6 +39,18 @@ def judge_labels(
         "macro_f1": {name: quality.label_f1s(truth, each, weights) for name, each in said.items()},
         "accuracy": {name: quality.accuracies(right, weights) for name, right in exact.items()},
     }
+    micro_f1 = resampled["micro_f1"]
+
+    def floor(taught: Sequence[Row], asked: Sequence[str]) -> Resampled:
+        known = SeveralLabels().targets(taught, inputs.labels) == 1
+        given = tfidf_labels([row.text for row in taught], known, asked, seed=recipe.seed)
+        return {
+            "accuracy": quality.accuracies((given == truth).all(axis=1), weights[:1]),
+            "macro_f1": quality.label_f1s(truth, given, weights[:1]),
+            "micro_f1": quality.micro_f1s(truth, given, weights),
+        }
+
+    floors = measured_floors(run, recipe, inputs, "micro_f1", micro_f1, floor)
     return Judged(
         quality={
             name: {
@@ -51,14 +64,19 @@ def judge_labels(
             }
             for name in outputs
         },
-        primary=resampled["micro_f1"],
+        primary=micro_f1,
         agreement={
             name: _agreement(said, name, truth, quality.kl(pairwise["teacher"], pairwise[name]), weights)
             for name in outputs
             if name != "teacher"
         },
         comparisons=[_comparison(of, against, exact, resampled) for of, against in pairs(outputs)],
-        floors=_floors(run, recipe, inputs, truth) if recipe.evaluate.floor else {},
+        floors=floors.fitted,
+        floors_missing=floors.missing,
+        references=[
+            *references.of_floor(floors, "micro_f1", micro_f1["teacher"], "logistic"),
+            *references.of_several_labels(inputs, truth, micro_f1["teacher"], weights),
+        ],
         classes=_classes(inputs.labels, truth, said),
         disagreements=_disagreements(recipe, inputs, truth, said),
     )
@@ -93,26 +111,6 @@ def _comparison(
         only_against_right=only_against,
         mcnemar_p=p,
     )
-
-
-def _floors(run: RunDir, recipe: Recipe, inputs: Inputs, truth: Decisions) -> dict[str, Floor]:
-    test = [row.text for row in inputs.splits["test"].rows]
-    sets = {"student_labels": inputs.splits["train"].rows, "teacher_labels": adapt_split(inputs).rows}
-    weights = np.ones((1, len(test)))
-    result = {}
-    with run.progress.task("evaluate: TF-IDF floor", len(sets), "fits") as advance:
-        for name, rows in sets.items():
-            taught: Sequence[Row] = labelled_rows(rows)
-            known = SeveralLabels().targets(taught, inputs.labels) == 1
-            said = tfidf_labels([row.text for row in taught], known, test, seed=recipe.seed)
-            result[name] = Floor(
-                labelled_rows=len(taught),
-                accuracy=float((said == truth).all(axis=1).mean()),
-                macro_f1=float(quality.label_f1s(truth, said, weights)[0]),
-                scores={"micro_f1": float(quality.micro_f1s(truth, said, weights)[0])},
-            )
-            advance(1)
-    return result
 
 
 def _classes(labels: Sequence[str], truth: Decisions, said: Mapping[str, Decisions]) -> list[ClassRow]:

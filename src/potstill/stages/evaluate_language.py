@@ -1,19 +1,17 @@
 """evaluate, for language models: tokens of held-out responses, what the models write, and how fast."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedModel
 
-from potstill.data.splits import stable_order
 from potstill.data.token_rows import TokenRows
 from potstill.measure import quality
 from potstill.measure.generation import GenerationRequest, greedy
-from potstill.measure.language import TokenMeasures, joined, measure_tokens
-from potstill.measure.speed import Speed, measure_speed
+from potstill.measure.language import TokenMeasures, TokensOfRows, joined, measure_tokens
+from potstill.measure.speed import Speed
 from potstill.recipe import Recipe
 from potstill.records import (
     Agreement,
@@ -25,20 +23,23 @@ from potstill.records import (
 )
 from potstill.run_dir import RunDir
 from potstill.signals import Batch
+from potstill.stages import references
 from potstill.stages.common import Inputs, ModelFolder
 from potstill.stages.compared import (
+    cost_values,
     estimate,
     headline,
     measurement,
     pairs,
     parameters,
-    sizes_of,
     speed_of_several,
-    speed_values,
+    speeds,
+    weights_of,
     with_several,
 )
 from potstill.stages.exact_match import exact_matches
 from potstill.stages.findings import findings
+from potstill.stages.queries import new_tokens, prompted_rows, room_after, timed_prompts
 from potstill.stages.writing_together import write_together
 from potstill.targets import FullTarget, HiddenTargets
 from potstill.tasks.writing import end_tokens, writing
@@ -48,29 +49,6 @@ from potstill.training.engine import Engine
 SHOWN_CHARACTERS = 600
 UNTRAINED = "untrained"
 EXACT_MATCH = "exact_match"
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """Resamples of whole examples, for shares of their tokens."""
-
-    example_of: npt.NDArray[np.int64]
-    weights: quality.Weights
-
-    def shares(self, right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        size = self.weights.shape[1]
-        hits = np.bincount(self.example_of, weights=right, minlength=size)
-        return quality.pooled_shares(hits, np.bincount(self.example_of, minlength=size).astype(float), self.weights)
-
-    def gain(self, tokens: Mapping[str, TokenMeasures], name: str) -> Estimate | None:
-        """How much less of a measure the student has than the baseline, as a mean over tokens."""
-        if "baseline" not in tokens:
-            return None
-        size = self.weights.shape[1]
-        less = getattr(tokens["baseline"], name) - getattr(tokens["student"], name)
-        sums = np.bincount(self.example_of, weights=less, minlength=size)
-        counts = np.bincount(self.example_of, minlength=size).astype(float)
-        return estimate(quality.pooled_shares(sums, counts, self.weights))
 
 
 def evaluate_language(
@@ -92,17 +70,15 @@ def evaluate_language(
     asked = {name: folder for name, folder in folders.items() if not (several and name == "teacher")}
     models = {name: folder.load(recipe).to(engine.device).eval() for name, folder in asked.items()}
     counts = with_several(recipe, {name: parameters(recipe, model) for name, model in models.items()})
-    sizes = sizes_of(recipe, folders)
     routes = {} if several is None else routes_of(several, rows, test)
-    tokens, example_of = _tokens(run, recipe, rows, models | {UNTRAINED: untrained}, routes, engine)
+    tokens, drawn = _tokens(run, recipe, rows, models | {UNTRAINED: untrained}, routes, engine)
     initial = tokens.pop(UNTRAINED)
     generations = _generations(run, recipe, inputs, models)
     exact = exact_matches(run, recipe, inputs, models) if task.judges_whole_responses else {}
     models.clear()
-    prompts, speed = _speed(run, recipe, inputs, folders, engine)
-    # Whole examples are drawn, since the tokens of one are not independent.
-    drawn = _Drawn(example_of, quality.bootstrap_weights(len(rows.examples), seed=recipe.seed))
-    accuracy = {name: drawn.shares(each.right) for name, each in tokens.items()}
+    weights, requests = weights_of(recipe, folders), _requests(recipe, inputs, folders, engine)
+    speed = speeds(run, recipe, weights, requests)
+    accuracy = {name: drawn.means(each.right) for name, each in tokens.items()}
     whole = {name: quality.accuracies(right, drawn.weights) for name, right in exact.items()}
     found = {
         name: _model(
@@ -110,28 +86,33 @@ def evaluate_language(
             accuracy[name],
             {EXACT_MATCH: whole[name]} if whole else {},
             speed[name],
-            sizes[name],
-            counts[name],
+            cost_values(weights[name], counts[name], speed[name]),
             teacher=name == "teacher",
         )
         for name in folders
     }
     comparisons = [_comparison(of, against, tokens, accuracy, whole) for of, against in pairs(folders)]
+    losses = {"teacher": tokens["teacher"].loss, "untrained": initial.loss}
     record = EvaluateRecord(
         test_rows=len(test),
-        test_tokens=len(example_of),
+        test_tokens=len(drawn.row_of),
         learnt_from=recipe.label.responses.kind,
         models=found,
         agreement={name: _agreement(tokens, name, drawn) for name in folders if name != "teacher"},
         comparisons=comparisons,
         floors={},
+        references=[
+            *references.of_tokens(recipe, inputs, drawn, losses, untrained.get_output_embeddings().weight.shape[0]),
+            *(references.of_whole_responses(inputs, whole["teacher"], drawn.weights) if whole else []),
+        ],
         classes=[],
         disagreements=[],
-        kl_gain_over_baseline=drawn.gain(tokens, "kl"),
-        loss_gain_over_baseline=drawn.gain(tokens, "loss"),
+        kl_gain_over_baseline=_gain(tokens, drawn, "kl"),
+        loss_gain_over_baseline=_gain(tokens, drawn, "loss"),
         generations=generations,
         initial_kl_mean=float(initial.kl.mean()),
-        measurement=measurement(recipe, engine, rows=prompts, batch_size=1),
+        kl_gain_over_start=estimate(drawn.means(initial.kl - tokens["student"].kl)),
+        measurement=measurement(recipe, engine, rows=len(requests["student"].prompts), batch_size=1),
         findings=[],
         **headline(found, recipe.task.primary_metric, whole or accuracy, comparisons),
     )
@@ -145,17 +126,20 @@ def _tokens(
     models: Mapping[str, PreTrainedModel],
     routes: Routes,
     engine: Engine,
-) -> tuple[dict[str, TokenMeasures], npt.NDArray[np.int64]]:
-    """The measures of each model at every trained token, and the number of the example that it belongs to."""
+) -> tuple[dict[str, TokenMeasures], TokensOfRows]:
+    """The measures of each model at every trained token, and the rows of these tokens, in the order of the data."""
     asked = {name: FrozenTeacher(model, engine.device, recipe.task.ask) for name, model in models.items()}
     parts: dict[str, list[TokenMeasures]] = {name: [] for name in ("teacher", *models)}
     # Several arrays of a chunk's size are held.
     chunk_rows = writing(recipe.task).head_of(next(iter(models.values()))).chunk_rows // 4
-    example_of: list[int] = []
+    number_of = {row: number for number, row in enumerate(dict.fromkeys(rows.row_ids))}
+    row_of: list[int] = []
+    true_ids: list[npt.NDArray[np.int64]] = []
     with run.progress.task("evaluate: tokens", len(rows.lengths), "rows") as advance:
         for index in range(len(rows.lengths)):
             batch = rows.collate([index])
             labels = batch.labels[batch.mask].to(engine.device)
+            true_ids.append(labels.cpu().numpy())
             said: dict[str, FullTarget] = {name: _states(teacher, batch) for name, teacher in asked.items()}
             if recipe.several is not None:
                 numbers = route_numbers({name: routes[name] for name in batch.ids} if routes else {})
@@ -163,9 +147,18 @@ def _tokens(
             for name, measured in measure_tokens(said, said["teacher"], labels, chunk_rows=chunk_rows).items():
                 parts[name].append(measured)
             for number in rows.examples_in(index):
-                example_of.extend([number] * int(rows.examples.trained_counts[number]))
+                row_of.extend([number_of[rows.row_ids[number]]] * int(rows.examples.trained_counts[number]))
             advance(1)
-    return {name: joined(each) for name, each in parts.items()}, np.array(example_of)
+    weights = quality.bootstrap_weights(len(number_of), seed=recipe.seed)
+    of_rows = TokensOfRows(np.array(row_of), np.concatenate(true_ids), weights)
+    return {name: joined(each) for name, each in parts.items()}, of_rows
+
+
+def _gain(tokens: Mapping[str, TokenMeasures], drawn: TokensOfRows, name: str) -> Estimate | None:
+    """How much less of a measure the student has than the baseline, as a mean over tokens."""
+    if "baseline" not in tokens:
+        return None
+    return estimate(drawn.means(getattr(tokens["baseline"], name) - getattr(tokens["student"], name)))
 
 
 def _states(teacher: FrozenTeacher, batch: Batch) -> HiddenTargets:
@@ -179,8 +172,7 @@ def _model(
     accuracy: npt.NDArray[np.float64],
     scores: Mapping[str, npt.NDArray[np.float64]],
     speed: Speed,
-    size_bytes: int,
-    counts: tuple[int, int],
+    costs: Mapping[str, Any],
     *,
     teacher: bool,
 ) -> ModelEvaluation:
@@ -201,23 +193,20 @@ def _model(
         scores={metric: estimate(values) for metric, values in scores.items()},
         cross_entropy=loss,
         expected_calibration_error=quality.calibration_gap(tokens.confidence, tokens.right),
-        size_bytes=size_bytes,
-        num_parameters=counts[0],
-        num_parameters_without_embeddings=counts[1],
         perplexity=float(np.exp(loss)),
         time_to_first_token_ms=speed.first_p50_ms,
         time_per_token_ms=speed.latency_p50_ms,
         tokens_per_s=speed.throughput_per_s,
         **({} if teacher else from_teacher),
-        **speed_values(speed),
+        **costs,
     )
 
 
-def _agreement(tokens: Mapping[str, TokenMeasures], name: str, drawn: _Drawn) -> Agreement:
+def _agreement(tokens: Mapping[str, TokenMeasures], name: str, drawn: TokensOfRows) -> Agreement:
     wrong = ~tokens["teacher"].right
     same = tokens[name].agrees
     return Agreement(
-        all_rows=estimate(drawn.shares(same)),
+        all_rows=estimate(drawn.means(same)),
         teacher_wrong=float(same[wrong].mean()) if wrong.any() else None,
         teacher_wrong_rows=int(wrong.sum()),
         kl_from_teacher=float(tokens[name].kl.mean()),
@@ -244,31 +233,18 @@ def _comparison(
     )
 
 
-def _chosen(recipe: Recipe, inputs: Inputs, count: int, salt: str) -> list[tuple[Any, tuple[int, ...]]]:
-    """Test rows that have a prompt, by stable hash, with its token ids."""
-    prompts = writing(recipe.task).prompts(inputs.tokenizer)
-    prompted = [row for row in inputs.splits["test"].rows if prompts.asks(row)]
-    chosen: list[tuple[Any, tuple[int, ...]]] = []
-    for row in stable_order(prompted, lambda row: row.id, salt=salt):
-        if len(chosen) == count:
-            break
-        ids = prompts.last(row)
-        if prompts.room(ids) > 0:
-            chosen.append((row, tuple(int(token) for token in ids)))
-    return chosen
-
-
 def _generations(
     run: RunDir, recipe: Recipe, inputs: Inputs, models: Mapping[str, PreTrainedModel]
 ) -> list[Generation]:
     """What each model writes after the same prompts."""
     settings, tokenizer = recipe.evaluate, inputs.tokenizer
     prompts = writing(recipe.task).prompts(tokenizer)
-    chosen = _chosen(recipe, inputs, settings.generations, "generations")
-    room = settings.generation_tokens
+    chosen = prompted_rows(recipe, inputs, settings.generations, salt="generations")
     found = []
     with run.progress.task("evaluate: responses", len(chosen), "prompts") as advance:
         for row, prompt in chosen:
+            left = room_after(prompt, inputs)
+            room = settings.generation_tokens if left is None else min(left, settings.generation_tokens)
             said = {}
             if recipe.several is not None:
                 said["teacher"] = write_together(recipe, tokenizer, models, row, prompt, room)
@@ -283,19 +259,16 @@ def _generations(
     return found
 
 
-def _speed(
-    run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
-) -> tuple[int, dict[str, Speed]]:
-    """How many prompts were timed, and the speed of each model."""
+def _requests(
+    recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
+) -> dict[str, GenerationRequest]:
     settings = recipe.evaluate
-    chosen = _chosen(recipe, inputs, settings.prompts, "latency")
-    # Plain texts have no prompt, and speed does not depend on which tokens it has.
-    prompts = tuple(ids for _, ids in chosen) or (tuple(range(1, 17)),)
-    requests = {
+    prompts = timed_prompts(recipe, inputs)
+    return {
         name: GenerationRequest(
             model=str(folder.path),
             prompts=prompts,
-            new_tokens=max(2, settings.new_tokens),
+            new_tokens=new_tokens(recipe),
             threads=settings.threads,
             warmup=settings.warmup,
             device=engine.device.type,
@@ -304,5 +277,3 @@ def _speed(
         )
         for name, folder in folders.items()
     }
-    with run.progress.task("evaluate: speed", settings.rounds * len(folders), "processes") as advance:
-        return len(prompts), measure_speed(requests, rounds=settings.rounds, advance=advance)

@@ -5,15 +5,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from potstill.data.rows import Row, labelled_rows
+from potstill.data.rows import Row
 from potstill.measure import quality
 from potstill.measure.floor import tfidf_numbers
 from potstill.recipe import Recipe
-from potstill.records import Comparison, Disagreement, Floor
+from potstill.records import Comparison, Disagreement
 from potstill.run_dir import RunDir
+from potstill.stages import references
 from potstill.stages.common import Inputs
 from potstill.stages.compared import DISAGREEMENT_CHARACTERS, Judged, estimate, pairs
-from potstill.stages.plan import adapt_split
+from potstill.stages.floors import measured_floors
 from potstill.tasks.answers import Number
 
 Values = npt.NDArray[np.float64]
@@ -34,6 +35,17 @@ def judge_values(
         "r2": {name: quality.r2s(truth, values, weights) for name, values in said.items()},
         "spearman": {name: quality.spearmans(truth, values, weights) for name, values in said.items()},
     }
+    r2 = scores["r2"]
+
+    def floor(taught: Sequence[Row], asked: Sequence[str]) -> dict[str, Values]:
+        known = Number().targets(taught, inputs.labels)
+        given = tfidf_numbers([row.text for row in taught], known, asked)
+        return {
+            "r2": quality.r2s(truth, given, weights),
+            "spearman": quality.spearmans(truth, given, weights[:1]),
+        }
+
+    floors = measured_floors(run, recipe, inputs, "r2", r2, floor)
     nothing = dict.fromkeys(
         (
             "accuracy",
@@ -54,7 +66,7 @@ def judge_values(
             }
             for name, values in said.items()
         },
-        primary=scores["r2"],
+        primary=r2,
         # Numbers that are near each other do not agree.
         agreement={},
         comparisons=[
@@ -70,33 +82,15 @@ def judge_values(
             )
             for of, against in pairs(said)
         ],
-        floors=_floors(run, recipe, inputs, truth) if recipe.evaluate.floor else {},
+        floors=floors.fitted,
+        floors_missing=floors.missing,
+        references=[
+            *references.of_floor(floors, "r2", r2["teacher"], "ridge"),
+            *references.of_numbers(r2["teacher"]),
+        ],
         classes=[],
         disagreements=_furthest(recipe, inputs, truth, said),
     )
-
-
-def _floors(run: RunDir, recipe: Recipe, inputs: Inputs, truth: Values) -> dict[str, Floor]:
-    test = [row.text for row in inputs.splits["test"].rows]
-    sets = {"student_labels": inputs.splits["train"].rows, "teacher_labels": adapt_split(inputs).rows}
-    weights = np.ones((1, len(test)))
-    result = {}
-    with run.progress.task("evaluate: TF-IDF floor", len(sets), "fits") as advance:
-        for name, rows in sets.items():
-            taught: Sequence[Row] = labelled_rows(rows)
-            known = Number().targets(taught, inputs.labels)
-            said = tfidf_numbers([row.text for row in taught], known, test)
-            result[name] = Floor(
-                labelled_rows=len(taught),
-                accuracy=None,
-                macro_f1=None,
-                scores={
-                    "r2": float(quality.r2s(truth, said, weights)[0]),
-                    "spearman": float(quality.spearmans(truth, said, weights)[0]),
-                },
-            )
-            advance(1)
-    return result
 
 
 def _furthest(recipe: Recipe, inputs: Inputs, truth: Values, said: Mapping[str, Values]) -> list[Disagreement]:

@@ -15,7 +15,6 @@ from potstill.data.tagged import TaggedRow
 from potstill.data.words import EncodedWords
 from potstill.measure import entities, quality
 from potstill.measure.entities import Entity
-from potstill.measure.speed import Speed, measure_speed
 from potstill.measure.word_speed import WordRequest
 from potstill.progress import Advance
 from potstill.recipe import Recipe
@@ -28,19 +27,22 @@ from potstill.records import (
     ModelEvaluation,
 )
 from potstill.run_dir import RunDir
+from potstill.stages import references
 from potstill.stages.common import Inputs, ModelFolder, reads_as_teacher
 from potstill.stages.compared import (
+    cost_values,
     estimate,
     headline,
     measurement,
     pairs,
     parameters,
-    sizes_of,
     speed_of_several,
-    speed_values,
+    speeds,
+    weights_of,
     with_several,
 )
 from potstill.stages.findings import findings
+from potstill.stages.queries import timed_rows
 from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.tasks import TokenClassification
 from potstill.teachers import FrozenTeacher, combined, route_numbers, routes_of
@@ -101,8 +103,8 @@ def evaluate_words(
         targets = [LogitTargets(torch.from_numpy(logits[name])) for name in recipe.several.of]
         as_one = combined(recipe.several, targets, route_numbers(routes_of(recipe.several, encoded, rows)))
         logits["teacher"] = as_one.logits_at(slice(None), 1.0, plain_log_sum_exp).numpy()
-    counts, sizes = with_several(recipe, counts), sizes_of(recipe, folders)
-    speed = _speed(run, recipe, inputs, folders, engine)
+    counts, weights = with_several(recipe, counts), weights_of(recipe, folders)
+    speed = speeds(run, recipe, weights, _requests(recipe, inputs, folders, engine))
     said = {name: values.argmax(axis=1) for name, values in logits.items()}
     right = {name: classes == documents.truth for name, classes in said.items()}
     accuracy = {name: documents.shares(values) for name, values in right.items()}
@@ -118,10 +120,7 @@ def evaluate_words(
             scores={metric: estimate(values) for metric, values in scores[name].items()},
             cross_entropy=quality.cross_entropy(logits[name], documents.truth),
             expected_calibration_error=quality.expected_calibration_error(logits[name], documents.truth),
-            size_bytes=sizes[name],
-            num_parameters=counts[name][0],
-            num_parameters_without_embeddings=counts[name][1],
-            **speed_values(speed[name]),
+            **cost_values(weights[name], counts[name], speed[name]),
         )
         for name in folders
     }
@@ -138,6 +137,7 @@ def evaluate_words(
         },
         comparisons=comparisons,
         floors={},
+        references=references.of_tags(inputs, truth, scores["teacher"]["entity_f1"], documents.weights),
         classes=_kinds(truth, found, inputs.labels),
         disagreements=_disagreements(recipe, rows, truth, found),
         measurement=measurement(
@@ -293,14 +293,13 @@ def _disagreements(
     return shown
 
 
-def _speed(
-    run: RunDir, recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
-) -> dict[str, Speed]:
+def _requests(
+    recipe: Recipe, inputs: Inputs, folders: Mapping[str, ModelFolder], engine: Engine
+) -> dict[str, WordRequest]:
     task, settings = recipe.task, recipe.evaluate
     assert isinstance(task, TokenClassification)
-    chosen = stable_order(inputs.splits["test"].rows, lambda row: row.id, salt="latency")
-    documents = tuple(row.tokens for row in chosen[: settings.latency_rows])
-    requests = {
+    documents = tuple(row.tokens for row in timed_rows(recipe, inputs))
+    return {
         name: WordRequest(
             model=str(folder.path),
             documents=documents,
@@ -315,5 +314,3 @@ def _speed(
         )
         for name, folder in folders.items()
     }
-    with run.progress.task("evaluate: speed", settings.rounds * len(folders), "processes") as advance:
-        return measure_speed(requests, rounds=settings.rounds, advance=advance)

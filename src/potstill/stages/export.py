@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from potstill.exporters import AnyExporter
-from potstill.measure.speed import folder_bytes
+from potstill.measure.weights import saved_weights
 from potstill.recipe import Recipe
 from potstill.records import Artefact, ExportRecord, GateRecord, TrainRecord
 from potstill.run_dir import RunDir, folder_files
@@ -59,7 +59,7 @@ def _export(
     return Artefact(
         kind=exporter.kind,
         folder=f"export/{exporter.kind}",
-        size_bytes=folder_bytes(target),
+        size_bytes=saved_weights(target).size_bytes,
         max_logit_difference=difference,
         passed=difference == 0.0,
     )

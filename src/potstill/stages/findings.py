@@ -1,60 +1,25 @@
 """What an evaluation means, in sentences: first of all whether the teacher was worth following."""
 
-from potstill.records import EvaluateRecord, metric_name
+from potstill.records import Comparison, Estimate, EvaluateRecord, metric_name
+
+FEWEST_ROWS = 6
+"""Of five, all can favour one of two equal models by chance in more than one of twenty tests (2 * 0.5^5 = 6 %), so no
+interval of fewer is to be trusted."""
+ONE_SEED = "from one seed; another may differ"
 
 
 def findings(evaluation: EvaluateRecord) -> list[str]:
-    """Sentences for the report, the worst news first."""
-    models = evaluation.models
-    teacher, baseline = models["teacher"], models.get("baseline")
+    """Sentences for the report, the worst news first. What compares models follows from intervals."""
     metric = metric_name(evaluation.primary_metric)
-    scores = {name: evaluation.primary(name).value for name in models}
-    found = []
-    if baseline is not None and scores["teacher"] < scores["baseline"]:
-        found.append(
-            f"The teacher ({scores['teacher']:.1%}) is worse than the small model trained on hard labels alone "
-            f"({scores['baseline']:.1%}): following it cannot pay. Adapt it longer or on more rows, or choose another."
-        )
-    floors = {name: floor.score(evaluation.primary_metric) for name, floor in evaluation.floors.items()}
-    if "teacher_labels" in floors and scores["teacher"] < floors["teacher_labels"]:
-        found.append(
-            f"The teacher ({scores['teacher']:.1%}) is below TF-IDF with {_floor_of(evaluation)} on the "
-            f"{evaluation.floors['teacher_labels'].labelled_rows:,} rows that it can be adapted on "
-            f"({floors['teacher_labels']:.1%}): it is under-trained."
-        )
-    if "student_labels" in floors and scores["student"] < floors["student_labels"]:
-        found.append(
-            f"The student ({scores['student']:.1%}) is below TF-IDF with {_floor_of(evaluation)} on the same labelled "
-            f"rows ({floors['student_labels']:.1%}): that simpler model serves better."
-        )
-    pair = next((c for c in evaluation.comparisons if (c.of, c.against) == ("student", "baseline")), None)
-    macro = pair.macro_f1_points if pair is not None else None
-    if pair is not None and macro is not None and macro.high < 0 <= pair.points(evaluation.primary_metric).high:
-        found.append(
-            "Distilling lost in macro-F1, which counts rare classes as much as others: the student is "
-            f"{macro.value:+.1f} points (95 % interval {macro.low:+.1f} to {macro.high:+.1f}) from the same student on "
-            "hard labels alone. "
-            f"The teacher's own is {teacher.macro_f1 or 0.0:.3f}; one that knows the rare classes better would pass "
-            "that on."
-        )
-    gain = evaluation.gain_over_baseline_points
-    # A language model is judged by its distributions; its likeliest token alone says little.
-    if gain is not None and evaluation.test_tokens is None:
-        span = f"{gain.value:+.1f} points (95 % interval {gain.low:+.1f} to {gain.high:+.1f})"
-        if gain.low > 0:
-            found.append(f"Distilling paid: the student is {span} from the same student on hard labels alone.")
-        elif gain.high < 0:
-            found.append(
-                f"Distilling did not pay: the student is {span} from the same student on hard labels alone. "
-                "The labelled rows say more than the teacher does."
-            )
-        else:
-            found.append(
-                f"Distilling did not measurably pay: the student is {span} from the same student on hard labels "
-                "alone, and the interval holds zero. More unlabelled text or a better teacher may change that."
-            )
+    weak = weak_teacher(evaluation)
+    found = [weak] if weak else []
+    found.extend(_of_few_rows(evaluation))
+    found.extend(_of_teacher(evaluation))
+    found.extend(_of_floors(evaluation))
+    found.extend(_of_baseline(evaluation))
     found.extend(_of_tokens(evaluation))
     found.extend(_of_generations(evaluation))
+    found.extend(_of_types(evaluation))
     drop = evaluation.drop_points
     found.append(
         f"The student keeps {evaluation.retention.value:.1%} of the teacher's {metric} "
@@ -64,8 +29,146 @@ def findings(evaluation: EvaluateRecord) -> list[str]:
     return found
 
 
-def _floor_of(evaluation: EvaluateRecord) -> str:
-    return "ridge regression" if evaluation.problem_type == "regression" else "logistic regression"
+def weak_teacher(evaluation: EvaluateRecord) -> str | None:
+    """Of a teacher that is no better than what answers without looking, or than the simplest model: what it fails."""
+    failed = evaluation.not_beaten
+    if not failed:
+        return None
+    by_metric = {
+        metric: [f"{each.name} ({_shown(metric, each.value)})" for each in failed if each.metric == metric]
+        for metric in dict.fromkeys(each.metric for each in failed)
+    }
+    said = "; ".join(
+        f"{metric_name(metric)} {_shown(metric, next(each.teacher for each in failed if each.metric == metric))} is no "
+        f"better than {' or '.join(names)}"
+        for metric, names in by_metric.items()
+    )
+    return (
+        f"The teacher's {said}: nothing can be learnt from it. Adapt it longer or on more rows, or choose another; "
+        "gate.allow_weak_teacher: true judges its student all the same."
+    )
+
+
+def _shown(metric: str, value: float) -> str:
+    return f"{value:.4g}" if metric == "perplexity" else f"{value:.1%}"
+
+
+def _of_few_rows(evaluation: EvaluateRecord) -> list[str]:
+    if evaluation.test_rows >= FEWEST_ROWS:
+        return []
+    rows = "row" if evaluation.test_rows == 1 else "rows"
+    return [
+        f"The test has {evaluation.test_rows} {rows}, and what differs on fewer than {FEWEST_ROWS} can be chance: no "
+        "difference between the models counts as measured. Add rows to data.test."
+    ]
+
+
+def _sure(evaluation: EvaluateRecord, difference: Estimate) -> int:
+    """1 where a difference is above zero, -1 where it is below, and 0 where it may be chance."""
+    if evaluation.test_rows < FEWEST_ROWS:
+        return 0
+    return int(difference.low > 0) - int(difference.high < 0)
+
+
+def _span(points: Estimate) -> str:
+    return f"{points.value:+.1f} points, 95 % interval {points.low:+.1f} to {points.high:+.1f}"
+
+
+def _of_teacher(evaluation: EvaluateRecord) -> list[str]:
+    """Whether the teacher can have been worth following."""
+    found = []
+    scores = {name: evaluation.primary(name).value for name in evaluation.models}
+    pair = _comparison(evaluation, "baseline", "teacher")
+    points = None if pair is None else pair.points(evaluation.primary_metric)
+    if points is not None and points.value > 0:
+        sure = _sure(evaluation, points) > 0
+        found.append(
+            f"The teacher ({scores['teacher']:.1%}) is {'worse' if sure else 'not measurably better'} than the small "
+            f"model trained on hard labels alone ({scores['baseline']:.1%}; {_span(points)}): following it "
+            f"{'cannot' if sure else 'may not'} pay ({ONE_SEED}). Adapt it longer or on more rows, or choose another."
+        )
+    for reference in evaluation.references:
+        if reference.beaten and reference.margin is not None and _sure(evaluation, reference.margin) == 0:
+            margin = reference.margin
+            unit = "nats a token" if reference.metric == "perplexity" else "points"
+            found.append(
+                f"The teacher's {metric_name(reference.metric)} ({_shown(reference.metric, reference.teacher)}) is not "
+                f"measurably better than {reference.name} ({_shown(reference.metric, reference.value)}): the 95 % "
+                f"interval of the difference is {margin.low:+.2g} to {margin.high:+.2g} {unit}."
+            )
+    return found
+
+
+def _of_floors(evaluation: EvaluateRecord) -> list[str]:
+    """Where the simpler model serves better than the student, and where there is none to tell."""
+    found = []
+    kind = "ridge regression" if evaluation.problem_type == "regression" else "logistic regression"
+    floor = evaluation.floors.get("student_labels")
+    if floor is not None and floor.margin is not None and _sure(evaluation, floor.margin) < 0:
+        found.append(
+            f"The student ({evaluation.primary('student').value:.1%}) is below TF-IDF with {kind} on the same labelled "
+            f"rows ({floor.score(evaluation.primary_metric):.1%}; {_span(floor.margin)}): that simpler model serves "
+            f"better ({ONE_SEED})."
+        )
+    for name, reason in evaluation.floors_missing.items():
+        found.append(f"There is no TF-IDF floor on the labelled rows of the {name.removesuffix('_labels')}: {reason}.")
+    return found
+
+
+def _comparison(evaluation: EvaluateRecord, of: str, against: str) -> Comparison | None:
+    return next((each for each in evaluation.comparisons if (each.of, each.against) == (of, against)), None)
+
+
+def _of_baseline(evaluation: EvaluateRecord) -> list[str]:
+    """Whether distilling paid: the student against the same one on hard labels alone."""
+    found = []
+    pair, primary = _comparison(evaluation, "student", "baseline"), evaluation.primary_metric
+    macro = pair.macro_f1_points if pair is not None else None
+    lost = macro is not None and _sure(evaluation, macro) < 0
+    if pair is not None and macro is not None and lost and _sure(evaluation, pair.points(primary)) >= 0:
+        found.append(
+            "Distilling lost in macro-F1, which counts rare classes as much as others: the student is "
+            f"{_apart(macro)} from the same student on hard labels alone ({ONE_SEED}). "
+            f"The teacher's own is {evaluation.models['teacher'].macro_f1 or 0.0:.3f}; one that knows the rare classes "
+            "better would pass that on."
+        )
+    gain = evaluation.gain_over_baseline_points
+    # A language model is judged by its distributions; its likeliest token alone says little.
+    if gain is None or evaluation.test_tokens is not None:
+        return found
+    apart = f"the student is {_apart(gain)} from the same student on hard labels alone"
+    match _sure(evaluation, gain):
+        case 1:
+            found.append(f"Distilling paid: {apart} ({ONE_SEED}).")
+        case -1:
+            found.append(
+                f"Distilling did not pay: {apart} ({ONE_SEED}). The labelled rows say more than the teacher does."
+            )
+        case _:
+            held = ", and the interval holds zero" if gain.low <= 0 <= gain.high else ""
+            found.append(
+                f"Distilling did not measurably pay: {apart}{held} ({ONE_SEED}). More unlabelled text or a better "
+                "teacher may change that."
+            )
+    return found
+
+
+def _apart(points: Estimate) -> str:
+    return f"{points.value:+.1f} points (95 % interval {points.low:+.1f} to {points.high:+.1f})"
+
+
+def _of_types(evaluation: EvaluateRecord) -> list[str]:
+    """Models that are served in a type in which they could not be timed here."""
+    untimed = {
+        name: model.weights_type
+        for name, model in evaluation.models.items()
+        if model.weights_type not in (None, "float32") and model.own_type_latency_p50_ms is None
+    }
+    return [
+        f"The {name} is served as {kind}, in which it could not be timed here: its size is that of those weights, and "
+        "its speed and memory are in float32."
+        for name, kind in untimed.items()
+    ]
 
 
 def _of_generations(evaluation: EvaluateRecord) -> list[str]:
@@ -79,7 +182,7 @@ def _of_generations(evaluation: EvaluateRecord) -> list[str]:
     points = against.points(evaluation.primary_metric)
     return [
         f"Over the generations, {metric_name(evaluation.primary_metric)} went: {shares}. The last is "
-        f"{points.value:+.1f} points from the first (95 % interval {points.low:+.1f} to {points.high:+.1f})."
+        f"{_apart(points)} from the first ({ONE_SEED})."
     ]
 
 
@@ -88,13 +191,11 @@ def _of_whole_targets(evaluation: EvaluateRecord) -> list[str]:
     points = evaluation.gain_over_baseline_points
     if evaluation.primary_metric not in evaluation.models["student"].scores or points is None:
         return []
-    how, than = (
-        ("more", "than") if points.low > 0 else ("fewer", "than") if points.high < 0 else ("about as many", "as")
-    )
+    how, than = {1: ("more", "than"), -1: ("fewer", "than"), 0: ("about as many", "as")}[_sure(evaluation, points)]
     student, baseline = (evaluation.primary(name).value for name in ("student", "baseline"))
     return [
         f"It writes {how} targets to the letter {than} the baseline: {student:.1%} against "
-        f"{baseline:.1%} ({points.value:+.1f} points, 95 % interval {points.low:+.1f} to {points.high:+.1f})."
+        f"{baseline:.1%} ({_span(points)}; {ONE_SEED})."
     ]
 
 
@@ -106,7 +207,9 @@ def _of_tokens(evaluation: EvaluateRecord) -> list[str]:
     found = []
     start = evaluation.initial_kl_mean
     if start is not None:
-        way = "fell" if student.kl_mean < start else "did not fall: it went"
+        gain = evaluation.kl_gain_over_start
+        fell = student.kl_mean < start if gain is None else _sure(evaluation, gain) > 0
+        way = "fell" if fell else "did not measurably fall: it went"
         share = f" ({student.kl_mean / start:.0%} of what it was before training)" if start > 0 else ""
         found.append(f"KL from the teacher {way} from {start:.2f} to {student.kl_mean:.2f} nats a token{share}.")
     kl, loss = evaluation.kl_gain_over_baseline, evaluation.loss_gain_over_baseline
@@ -116,17 +219,19 @@ def _of_tokens(evaluation: EvaluateRecord) -> list[str]:
     alone = "true responses alone" if evaluation.learnt_from == "given" else "the tokens of the same text alone"
     span = f"{kl.value:+.2f} nats a token (95 % interval {kl.low:+.2f} to {kl.high:+.2f})"
     compared = f"KL {student.kl_mean:.2f} against {baseline.kl_mean:.2f}, a gain of {span}"
-    if kl.low > 0:
-        found.append(f"Distilling paid: the student is nearer to the teacher than on {alone}: {compared}.")
-    else:
-        found.append(
-            f"Distilling did not measurably pay: the student is no nearer to the teacher than the same student on "
-            f"{alone}: {compared}."
-        )
+    verdict, nearer = {
+        1: ("paid", "nearer to the teacher"),
+        -1: ("did not pay", "farther from the teacher"),
+        0: ("did not measurably pay", "not measurably nearer to the teacher"),
+    }[_sure(evaluation, kl)]
+    found.append(
+        f"Distilling {verdict}: the student is {nearer} than the same student on {alone}: {compared} ({ONE_SEED})."
+    )
     found.extend(_of_whole_targets(evaluation))
-    better = "better than" if loss.low > 0 else "worse than" if loss.high < 0 else "about as well as"
+    better = {1: "better than", -1: "worse than", 0: "about as well as"}[_sure(evaluation, loss)]
     found.append(
         f"It predicts the true responses {better} the baseline: perplexity {student.perplexity:.1f} against "
-        f"{baseline.perplexity:.1f}. Where the teacher did not learn these responses, its student need not."
+        f"{baseline.perplexity:.1f} ({ONE_SEED}). Where the teacher did not learn these responses, its student need "
+        "not."
     )
     return found

@@ -17,6 +17,7 @@ from potstill.data.written import Written
 from potstill.errors import RecipeError
 from potstill.labels import Dense, bytes_per_position
 from potstill.losses import Shapes
+from potstill.measure.entities import entities_of
 from potstill.recipe import OptimiserSettings, Recipe
 from potstill.records import PlanRecord, ShapeRecord, SplitCounts, TokensRecord
 from potstill.run_dir import RunDir
@@ -24,11 +25,12 @@ from potstill.signals import Signal
 from potstill.stages.class_counts import class_counts, doubts_about_classes
 from potstill.stages.common import Inputs, piece_counts
 from potstill.stages.heads import heads_told
+from potstill.stages.queries import require_queries
 from potstill.stages.respond import planned
 from potstill.stages.shapes import shape_of
 from potstill.stages.signals import build_loss, planned_signals
 from potstill.students import Design, design_note, shape_notes
-from potstill.tasks import TextClassification
+from potstill.tasks import TextClassification, TokenClassification
 from potstill.teachers import MovingAverageTeacher
 
 LABELLED = ("train", "validation")
@@ -46,7 +48,7 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
     """Record the plan in the run directory.
 
     Raises:
-        RecipeError: a teacher that lies in the run directory; and as `make_plan`.
+        RecipeError: a teacher that lies in the run directory; and as `make_plan` and `require_queries`.
     """
     for files in (inputs.lead, *inputs.several.values()):
         where = Path(files.location)
@@ -55,6 +57,8 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
                 f"teacher: {files.location} lies in the run directory {run.root}, where this run's student would take "
                 "its place. Give --out another folder."
             )
+    # What it looks at decides nothing of the plan, so one that is kept must not skip it.
+    require_queries(recipe, inputs)
     depends = {
         "recipe": recipe.model_dump(mode="json", exclude={"gate", "evaluate", "export"}),
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
@@ -140,7 +144,12 @@ def example_lines(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
 
 def total_steps(settings: OptimiserSettings, rows: int) -> int:
     """Optimiser steps of a training on so many rows of batches, at least one."""
-    return max(1, math.floor(settings.epochs * math.ceil(rows / settings.batch_size)))
+    return max(1, math.floor(settings.epochs * steps_per_epoch(settings, rows)))
+
+
+def steps_per_epoch(settings: OptimiserSettings, rows: int) -> int:
+    """Optimiser steps of one pass over so many rows of batches."""
+    return math.ceil(rows / settings.batch_size)
 
 
 def adapt_split(inputs: Inputs) -> Split:
@@ -169,6 +178,7 @@ def _warnings(
             f"{'learns them from the teacher alone' if recipe.reads_distributions else 'cannot name them'}: "
             f"{', '.join(unseen[:5])}"
         )
+    found.extend(_of_test(recipe, inputs, classified=classified))
     if recipe.label.max_kl is None and not isinstance(recipe.encoding, Dense):
         found.append("label.max_kl is null: the error of the stored labels is measured and not judged.")
     found.extend(_of_copies(inputs.splits))
@@ -210,6 +220,23 @@ def _of_copies(splits: Mapping[str, Split]) -> Iterator[str]:
 
 def _shown(copies: Sequence[Copy]) -> str:
     return "; ".join(f'{each.id} of {each.of} ("{each.text}")' for each in copies)
+
+
+def _of_test(recipe: Recipe, inputs: Inputs, *, classified: bool) -> list[str]:
+    """Where one answer is right at every test row, so that no teacher can be better than always giving it."""
+    test = inputs.splits["test"].rows
+    if isinstance(recipe.task, TokenClassification):
+        alike = None if any(entities_of(row.tags) for row in test) else "no document has an entity"
+    elif classified and len({row.classes for row in test}) == 1:
+        alike = f"all rows have the same label ({', '.join(test[0].classes) or 'none'})"
+    else:
+        alike = None
+    if alike is None:
+        return []
+    return [
+        f"test: {alike}, so no teacher can be better than one that always says so, and the gate will fail. Add others "
+        "to data.test."
+    ]
 
 
 def _of_capacity(recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: ShapeRecord) -> list[str]:

@@ -33,7 +33,7 @@ from potstill.stages.common import (
 from potstill.stages.heads import begin_head, has_head
 from potstill.stages.label import is_generation, label_source, one_of, store_of
 from potstill.stages.label_features import by_part, features_of
-from potstill.stages.plan import LABELLED, shapes_of, total_steps
+from potstill.stages.plan import LABELLED, shapes_of, steps_per_epoch, total_steps
 from potstill.students import Copy, Importance, copy_from_teacher, measure_importance
 from potstill.tasks import TextClassification
 from potstill.tasks.units import Units
@@ -137,7 +137,8 @@ def _digest_of_all(stores: Sequence[LabelRecord]) -> object:
 def train_baseline(
     run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine
 ) -> TrainRecord | None:
-    """The same student, first weights and number of steps, on the hard labels of the labelled rows.
+    """The same student, first weights, number of steps and steps between evaluations, on the hard labels of the
+    labelled rows.
 
     On few rows it soon grows over-confident: its validation loss rises while its accuracy does too. Chosen by the
     loss it would stop there, and distilling would look better than it is.
@@ -146,12 +147,17 @@ def train_baseline(
         return None
     rows = labelled_rows(inputs.splits["train"].rows)
     numbers = units_of(recipe, rows) is not None
+    settings = recipe.train.model_copy(update={"select_by": "validation_loss" if numbers else "validation_accuracy"})
+    if settings.evaluate_every is None and len(rows) < len(inputs.splits["train"].rows):
+        # When the student is: by its own, shorter epochs the baseline would have more checkpoints to choose from.
+        steps = steps_per_epoch(settings, _trained_length(recipe, inputs))
+        settings = settings.model_copy(update={"evaluate_every": steps})
     smoothing = next((loss.label_smoothing for loss in recipe.losses if isinstance(loss, HardLabels)), 0.0)
     baseline = Member(
         name="baseline",
         rows=rows,
         losses=(HardLabels(weight=Constant(value=1.0), label_smoothing=smoothing),),
-        settings=recipe.train.model_copy(update={"select_by": "validation_loss" if numbers else "validation_accuracy"}),
+        settings=settings,
         open_teachers=lambda student, reads: Teachers(),
         criterion=true_labels(),
     )
@@ -163,8 +169,7 @@ def _train(
 ) -> TrainRecord:
     settings, rows = member.settings, member.rows
     tokenizer = inputs.of_student.tokenizer
-    length = len(recipe.task.encode(inputs.splits["train"].rows, tokenizer, inputs.labels).lengths)
-    steps = total_steps(settings, length)
+    steps = total_steps(settings, _trained_length(recipe, inputs))
     depends = {
         **member.depends,
         "train": settings.model_dump(mode="json", exclude={"baseline", "trackers", "alpha"})
@@ -243,6 +248,12 @@ def _train(
     last_bits = [f"train.{name}" for name in LAST_BITS]
     auto = {"train.precision": engine.precision("auto")}
     return run.once(f"train/{member.name}", depends, TrainRecord, work, together=True, last_bits=last_bits, auto=auto)
+
+
+def _trained_length(recipe: Recipe, inputs: Inputs) -> int:
+    """The training rows as they are put into batches: of language models those that are packed."""
+    rows = inputs.splits["train"].rows
+    return len(recipe.task.encode(rows, inputs.of_student.tokenizer, inputs.labels).lengths)
 
 
 def _snapshots(settings: TrainSettings, steps: int, save: Callable[[float], None]) -> Mapping[int, Callable[[], None]]:

@@ -1,0 +1,67 @@
+"""Numbers and names as people read them."""
+
+from potstill.records import Comparison, Estimate
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def points(value: float | None) -> str:
+    """Percentage points with their sign."""
+    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
+
+
+def span(estimate: Estimate) -> str:
+    """The interval of a share, in per cent."""
+    return f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}"
+
+
+def share(estimate: Estimate) -> str:
+    """A share in per cent with its interval."""
+    return f"{percent(estimate.value)} ({span(estimate)})"
+
+
+def points_span(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "–"
+    return f"{points(estimate.value)} ({points(estimate.low)} to {points(estimate.high)})"
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.1f}×"
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units, as disks are sold and clouds bill."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:,.1f} GB"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def number_span(estimate: Estimate | None) -> str:
+    """A number with its interval."""
+    return "–" if estimate is None else f"{number(estimate.value)} ({number(estimate.low)}–{number(estimate.high)})"
+
+
+def p_value(comparison: Comparison) -> str:
+    if comparison.mcnemar_p is None:
+        return "–"
+    return "p < 0.001" if comparison.mcnemar_p < 0.001 else f"p = {comparison.mcnemar_p:.3f}"
+
+
+def sentence(text: str) -> str:
+    """The text with a capital letter at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
+def readable(name: str) -> str:
+    """A key of a record or recipe as words."""
+    return name.replace("_", " ")

@@ -1,0 +1,159 @@
+"""What a teacher must be better than to be worth following: the simplest answers to the same rows."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from potstill.data.pairs import Pair
+from potstill.data.rows import labelled_rows
+from potstill.measure import entities, quality
+from potstill.measure.entities import Entity
+from potstill.measure.language import TokensOfRows
+from potstill.recipe import Recipe
+from potstill.records import Reference
+from potstill.stages.common import Inputs
+from potstill.stages.compared import estimate
+from potstill.stages.floors import Floors
+from potstill.tasks.answers import OneClass, SeveralLabels
+from potstill.tasks.writing import writing
+
+Resampled = npt.NDArray[np.float64]
+COUNTED_ROWS = 20_000
+"""Rows of a split whose tokens are counted: what is frequent shows on far fewer."""
+TRIED_DOCUMENTS = 1_000
+"""Documents on which each tag is tried at every word."""
+
+
+def above(name: str, metric: str, teacher: Resampled, other: Resampled | float) -> Reference:
+    """A reference of a metric that is better where it is higher, from its values over the resamples."""
+    value = float(other[0]) if isinstance(other, np.ndarray) else other
+    margin = estimate(100 * (teacher - other))
+    return Reference(name=name, metric=metric, value=value, teacher=float(teacher[0]), margin=margin)
+
+
+def of_floor(floors: Floors, metric: str, teacher: Resampled, kind: str) -> list[Reference]:
+    """The floor that was fitted on the rows that the teacher can be adapted on, where there is one."""
+    floor = floors.fitted.get("teacher_labels")
+    if floor is None:
+        return []
+    name = f"TF-IDF with {kind} regression on the {floor.labelled_rows:,} rows that it can be adapted on"
+    value, score = floor.score(metric), float(teacher[0])
+    return [Reference(name=name, metric=metric, value=value, teacher=score, margin=floor.margin)]
+
+
+def of_one_class(
+    inputs: Inputs, truth: npt.NDArray[np.int64], teacher: Resampled, weights: quality.Weights
+) -> list[Reference]:
+    """The most frequent class of the rows that teach, at every test row, and guessing."""
+    taught = OneClass().targets(list(taught_rows(inputs)), inputs.labels)
+    most = np.bincount(taught, minlength=len(inputs.labels)).argmax()
+    always = quality.accuracies(truth == most, weights)
+    return [
+        above("always the most frequent class", "accuracy", teacher, always),
+        above("guessing a class", "accuracy", teacher, 1 / len(inputs.labels)),
+    ]
+
+
+def of_several_labels(
+    inputs: Inputs, truth: npt.NDArray[np.bool_], teacher: Resampled, weights: quality.Weights
+) -> list[Reference]:
+    """The same labels at every test row: so many of the most frequent as serve the rows that teach best."""
+    taught = SeveralLabels().targets(list(taught_rows(inputs)), inputs.labels) == 1
+    order = np.argsort(-taught.sum(axis=0), kind="stable")
+    one = np.ones((1, len(taught)))
+
+    def always(count: int, rows: int) -> npt.NDArray[np.bool_]:
+        return np.tile(np.isin(np.arange(len(order)), order[:count]), (rows, 1))
+
+    best = max(range(1, len(order) + 1), key=lambda n: quality.micro_f1s(taught, always(n, len(taught)), one)[0])
+    found = quality.micro_f1s(truth, always(best, len(truth)), weights)
+    return [above("always the most frequent labels", "micro_f1", teacher, found)]
+
+
+def of_numbers(teacher: Resampled) -> list[Reference]:
+    """The mean of the test rows, which explains nothing of their variance."""
+    return [above("always the mean", "r2", teacher, 0.0)]
+
+
+def of_tags(
+    inputs: Inputs, truth: Sequence[Sequence[Entity]], teacher: Resampled, weights: quality.Weights
+) -> list[Reference]:
+    """The same tag at every word: the one that finds most entities in documents that teach."""
+    taught = _spread(list(taught_rows(inputs)), TRIED_DOCUMENTS)
+    lengths, there = [len(row.tokens) for row in taught], [entities.entities_of(row.tags) for row in taught]
+    one = np.ones((1, len(taught)))
+    best = max(inputs.labels, key=lambda tag: entities.f1(entities.compare(there, _everywhere(tag, lengths)), one)[0])
+    always = _everywhere(best, [len(row.tokens) for row in inputs.splits["test"].rows])
+    found = entities.f1(entities.compare(truth, always), weights)
+    return [above(f"the tag {best} at every word", "entity_f1", teacher, found)]
+
+
+def _everywhere(tag: str, lengths: Sequence[int]) -> list[list[Entity]]:
+    return [entities.entities_of([tag] * length) for length in lengths]
+
+
+def of_tokens(
+    recipe: Recipe,
+    inputs: Inputs,
+    tokens: TokensOfRows,
+    losses: Mapping[str, npt.NDArray[np.float64]],
+    vocabulary: int,
+) -> list[Reference]:
+    """Tokens by their frequency alone, and the student before its training; `losses` are of it and the teacher."""
+    frequencies = _token_losses(recipe, inputs, vocabulary)[tokens.true_ids]
+    others = {"the frequencies of tokens alone": frequencies, "the untrained student": losses["untrained"]}
+    teacher = losses["teacher"]
+    return [
+        Reference(
+            name=name,
+            metric="perplexity",
+            value=float(np.exp(loss.mean())),
+            teacher=float(np.exp(teacher.mean())),
+            margin=estimate(tokens.means(loss - teacher)),
+        )
+        for name, loss in others.items()
+    ]
+
+
+def _token_losses(recipe: Recipe, inputs: Inputs, vocabulary: int) -> npt.NDArray[np.float64]:
+    """The negative log-likelihood of each token by how often it is learnt, where every token occurs once more.
+
+    Laplace's rule: a token that no row has is rare, not impossible.
+    """
+    counts = np.ones(vocabulary)
+    for name in ("train", "adapt"):
+        rows = _spread(labelled_rows(inputs.splits[name].rows), COUNTED_ROWS) if name in inputs.splits else []
+        if rows:
+            for example in writing(recipe.task).encode(rows, inputs.tokenizer).examples:
+                counts += np.bincount(example.ids[example.trained], minlength=vocabulary)
+    return np.asarray(-np.log(counts / counts.sum()))
+
+
+def of_whole_responses(inputs: Inputs, teacher: Resampled, weights: quality.Weights) -> list[Reference]:
+    """The most frequent target of the rows that teach, at every test row, where it is ever right.
+
+    Where targets are all different it never is, and a teacher that is judged by likeness alone may have none right.
+    """
+    targets = Counter(row.target.strip() for row in taught_rows(inputs) if isinstance(row, Pair) and row.target)
+    if not targets:
+        return []
+    most = targets.most_common(1)[0][0]
+    right = np.array([row.target.strip() == most for row in inputs.splits["test"].rows], dtype=np.bool_)
+    always = quality.accuracies(right, weights)
+    return [above("always the most frequent target", "exact_match", teacher, always)] if right.any() else []
+
+
+def taught_rows(inputs: Inputs) -> Iterator[Any]:
+    """The labelled rows that student or teacher learn from."""
+    for name in ("train", "adapt"):
+        if name in inputs.splits:
+            yield from labelled_rows(inputs.splits[name].rows)
+
+
+def _spread(rows: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of the rows, evenly spread."""
+    chosen = np.linspace(0, len(rows) - 1, min(most, len(rows)), dtype=np.int64)
+    return [rows[number] for number in chosen.tolist()]

@@ -1,0 +1,72 @@
+"""What an evaluation of language models takes for its unit, and what it asks of short prompts and small models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from potstill.errors import RecipeError
+from potstill.progress import Progress
+from potstill.recipe import Recipe
+from potstill.recipe.yaml_file import load_recipe
+from potstill.run_dir import open_run
+from potstill.stages import evaluate_language
+from potstill.stages.common import Inputs, read_inputs
+from potstill.stages.queries import PLAIN_PROMPT, require_queries, timed_prompts
+from potstill.tasks.writing import writing
+from potstill.training.engine import start_engine
+from tests.conftest import FILLERS, make_chat_project
+
+
+@pytest.fixture
+def project(tmp_path: Path, chat_teacher_folder: Path) -> Path:
+    return make_chat_project(tmp_path, chat_teacher_folder)
+
+
+def write_test(project: Path, *rows: dict[str, Any]) -> None:
+    (project / "data/test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_text_that_is_read_in_windows_is_one_row(project: Path) -> None:
+    texts = {"long": " ".join(FILLERS * 5), "short": "w1 w2 w3"}
+    write_test(project, *({"id": name, "text": text} for name, text in texts.items()))
+    recipe = load_recipe(project / "recipe.yaml")
+    inputs = read_inputs(recipe, project)
+    test = inputs.splits["test"].rows
+    rows = writing(recipe.task).encode(test, inputs.tokenizer)
+    assert len(rows.examples) == 6, "the long one is read in five windows"
+    model = recipe.task.load_model(inputs.lead.location)
+    with start_engine() as engine, open_run(project / "run", Progress()) as run:
+        found, drawn = evaluate_language._tokens(run, recipe, rows, {"teacher": model}, {}, engine)
+    assert drawn.weights.shape[1] == 2
+    assert np.bincount(drawn.row_of).tolist() == [300, 3]
+    # The first token of a text is learnt by nobody, and its end is.
+    means = drawn.means(found["teacher"].loss)
+    both = {float(means[row]) for row in range(1, len(means)) if (drawn.weights[row] == 1).all()}
+    assert both == {float(means[0])}
+
+
+def loaded(project: Path, *changes: str) -> tuple[Recipe, Inputs]:
+    recipe = load_recipe(project / "recipe.yaml", list(changes))
+    return recipe, read_inputs(recipe, project)
+
+
+def test_plain_texts_are_gone_on_with_from_their_first_tokens(project: Path) -> None:
+    write_test(project, *({"id": f"{n}", "text": " ".join(FILLERS[n : n + 20])} for n in range(5)))
+    recipe, inputs = loaded(project)
+    prompts = timed_prompts(recipe, inputs)
+    assert [len(prompt) for prompt in prompts] == [PLAIN_PROMPT] * recipe.evaluate.prompts
+    assert inputs.tokenizer.decode(prompts[1]).split() == FILLERS[1 : 1 + PLAIN_PROMPT]
+
+
+def test_a_percentile_that_too_few_prompts_would_stand_behind_is_refused(project: Path) -> None:
+    asked = "gate.max_latency_p95_ms=5"
+    with pytest.raises(
+        RecipeError, match=r"needs 100 queries, and 3 would be timed \(evaluate.prompts is 3, data.test"
+    ):
+        require_queries(*loaded(project, asked))
+    with pytest.raises(RecipeError, match="and 30 would be timed"):
+        require_queries(*loaded(project, asked, "evaluate.prompts=200"))
+    require_queries(*loaded(project))
