@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from potstill.data.near_copies import without_near_copies, words_alone
+from potstill.data.near_copies import same_text_key, without_near_copies
 from potstill.data.splits import stable_fraction, stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
@@ -160,7 +160,7 @@ def read_functions(paths: Sequence[Path], advance: Advance) -> Functions:
             function = cut(f"{_module_name(path)}:{name}", node, lines)
             if function is None:
                 continue
-            keys = {function.id, words_alone(function.text)}
+            keys = {function.id, same_text_key(function.text)}
             if keys & seen:
                 duplicates += 1
             else:

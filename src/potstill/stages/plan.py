@@ -214,7 +214,7 @@ def _of_copies(splits: Mapping[str, Split]) -> Iterator[str]:
             yield (
                 f"{name}: {split.other_label_dropped:,} of the copies that are left out are labelled otherwise than "
                 f"the rows that they copy, such as {_shown([each for each in split.copies if each.other_label])}. "
-                "Mend the labels, or expect the student to learn no better than they are."
+                "Where two texts mean the same, one of the labels is wrong: mend it."
             )
 
 
