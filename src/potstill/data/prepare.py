@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_serializer
 
+from potstill.data.dialogues import Conversation
 from potstill.data.ids import Index, Keys
 from potstill.data.near_copies import near_copies, normalised
 from potstill.data.on_disk import OnDisk
@@ -43,10 +44,20 @@ class DataSettings(Settings):
     adapt: str | None = None
     """Labelled rows that the teacher is adapted on; best disjoint from train."""
     columns: Columns = Columns()
+    ignore: tuple[str, ...] = ()
+    """Names of columns, and of keys of a conversation's turns, that are not read and may go."""
     deduplicate: bool = True
     """Drop rows whose normalised text occurred before; held-out rows win over training rows."""
     near_copies: NearCopies | None = NearCopies()
     """Drop training rows that nearly copy a held-out text; null to keep them."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without what may go where nothing may, so that a run from before this could be said goes on."""
+        values = handler(self)
+        if not self.ignore:
+            del values["ignore"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -69,8 +80,8 @@ class Split:
         return rows_fingerprint(self.rows)
 
 
-Read = Callable[[Path, Columns], OnDisk[Any]]
-"""How a task reads the rows of a file."""
+Read = Callable[..., OnDisk[Any]]
+"""How a task reads the rows of a file: from its path, `Columns` and, where there are some, `ignore`."""
 
 
 def prepare(
@@ -89,6 +100,8 @@ def prepare(
     Raises:
         DataError: a file or row that cannot be used, a held-out row without label, or a split left empty.
     """
+    if settings.ignore:
+        read = partial(read, ignore=settings.ignore)
     splits = {name: _without_blank(Split(rows, len(rows))) for name, rows in _read(settings, base, read).items()}
     if settings.deduplicate:
         splits = _without_duplicates(splits)
@@ -143,7 +156,7 @@ def _without_duplicates(splits: dict[str, Split]) -> dict[str, Split]:
     for name, split in splits.items():
         own, labelled = Keys(), []
         for row in split.rows:
-            own.add(normalised(row.text) or row.text)
+            own.add((normalised(row.text) or row.text) + (row.beside if isinstance(row, Conversation) else ""))
             labelled.append(row.labelled)
         flags = np.array(labelled, dtype=np.bool_)
         orders[name] = np.concatenate([np.flatnonzero(flags), np.flatnonzero(~flags)])
