@@ -225,9 +225,10 @@ def read_each(path: Path, row_of: Callable[[str, Any], R], stands_for: Callable[
 
 def labelled_rows(rows: Sequence[Any]) -> Sequence[Any]:
     """Those that say what is right."""
-    if not isinstance(rows, OnDisk):
-        return [row for row in rows if row.labelled]
-    return rows.where(np.fromiter((row.labelled for row in rows), dtype=np.bool_, count=len(rows)))
+    labelled = np.fromiter((row.labelled for row in rows), dtype=np.bool_, count=len(rows))
+    if labelled.all():
+        return rows
+    return rows.where(labelled) if isinstance(rows, OnDisk) else [row for row in rows if row.labelled]
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:

@@ -87,7 +87,8 @@ def evaluate_language(
     """
     test = inputs.splits["test"].rows
     task = writing(recipe.task)
-    rows = task.encode(test, inputs.tokenizer)
+    rows = inputs.encoded(recipe, test)
+    assert isinstance(rows, TokenRows)
     several = recipe.several
     asked = {name: folder for name, folder in folders.items() if not (several and name == "teacher")}
     models = {name: folder.load(recipe).to(engine.device).eval() for name, folder in asked.items()}
@@ -266,14 +267,16 @@ def _generations(
     prompts = writing(recipe.task).prompts(tokenizer)
     chosen = _chosen(recipe, inputs, settings.generations, "generations")
     room = settings.generation_tokens
+    ends = end_tokens(models.values(), tokenizer)
     found = []
     with run.progress.task("evaluate: responses", len(chosen), "prompts") as advance:
         for row, prompt in chosen:
             said = {}
+            stop = ends | {prompts.end_of(row)}
             if recipe.several is not None:
-                said["teacher"] = write_together(recipe, tokenizer, models, row, prompt, room)
+                said["teacher"] = write_together(recipe, models, row, prompt, room, stop)
             for name, model in models.items():
-                said[name], _ = greedy([model], prompt, room, stop=end_tokens(model, tokenizer))
+                said[name], _ = greedy([model], prompt, room, stop=stop)
             advance(1)
             read = {name: str(tokenizer.decode(ids, skip_special_tokens=True)) for name, ids in said.items()}
             asked, truth = prompts.shown(row)
