@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
@@ -66,7 +67,7 @@ class Template:
         text = self.tokenizer.get_chat_template(tools=tools)
         return re.search(rf"(?<!\w){re.escape(variable)}(?!\w)", text) is not None
 
-    @property
+    @cached_property
     def reads_clock(self) -> bool:
         """Whether it can write the date; whether it does depends on the conversation."""
         template = self.tokenizer.chat_template
@@ -78,15 +79,22 @@ class Template:
         if self.moment is None or not self.reads_clock:
             yield
             return
+        if not self._clock_stops:
+            raise ModelError(
+                "the chat template writes the date, and this version of transformers reads it in a way that is not "
+                "known here, so that it cannot be set. Use transformers 5.23, or a template without it."
+            )
         with stopped_clock(self.moment):
-            probe = "{{ " + CLOCK + "('%Y-%m-%d %H:%M:%S') }}"
-            turns = [{"role": "user", "content": "x"}]
-            if self.tokenizer.apply_chat_template(turns, chat_template=probe, tokenize=False) != str(self.moment):
-                raise ModelError(
-                    "the chat template writes the date, and this version of transformers reads it in a way that is not "
-                    "known here, so that it cannot be set. Use transformers 5.23, or a template without it."
-                )
             yield
+
+    @cached_property
+    def _clock_stops(self) -> bool:
+        """Whether a template is given a moment instead of the present."""
+        probe = "{{ " + CLOCK + "('%Y-%m-%d %H:%M:%S') }}"
+        with stopped_clock(MOMENTS[0]):
+            turns = [{"role": "user", "content": "x"}]
+            shown = self.tokenizer.apply_chat_template(turns, chat_template=probe, tokenize=False)
+        return bool(shown == str(MOMENTS[0]))
 
 
 @contextmanager

@@ -259,7 +259,7 @@ def _snapshots(settings: TrainSettings, steps: int, save: Callable[[float], None
 
 
 def _files_of_snapshots(folder: Path) -> dict[str, str]:
-    snapshots = folder / Path(snapshot_name(0)).parent
+    snapshots = folder / Path(snapshot_name(0.0)).parent
     return folder_files(snapshots, relative_to=folder) if snapshots.is_dir() else {}
 
 
