@@ -14,6 +14,7 @@ from potstill.data.dialogues import Conversation
 from potstill.data.rendering import Template, stopped_clock
 from potstill.data.turns import Message
 from potstill.errors import DataError, ModelError
+from potstill.tasks.chat_prompts import ChatPrompts
 from tests.unit.chat_shapes import (
     ATTACK,
     CHATML,
@@ -216,3 +217,18 @@ def test_a_date_that_cannot_be_set_is_no_date(monkeypatch: pytest.MonkeyPatch) -
         Template(byte_level(DATED), datetime(2024, 7, 26)).rendered(
             "c", [Message("user", "Hi")], tools=None, values={}, reasoning_key="", add_generation_prompt=True
         )
+
+
+def test_prompts_keep_the_tools_and_leave_out_turns_that_are_only_shown() -> None:
+    tokenizer = byte_level(TOOLED)
+    example = replace(conversation("Hello", "Wrong.", "And?", "Fine.", "Sure?", "Yes."), tools=json.dumps(TOOLS))
+    prompts = ChatPrompts(tokenizer, 1000, "all_turns")
+    whole_of_it = tokenised(tokenizer, example)[0].ids.tolist()
+    asked = dict(prompts.of(shown_only(example, 1), every=True))
+    assert list(asked) == ["c#0", "c#1"]
+    for prompt in asked.values():
+        assert prompt.tolist() == whole_of_it[: len(prompt)]
+    assert [len(prompt) for prompt in asked.values()] == sorted(len(prompt) for prompt in asked.values())
+    assert list(dict(prompts.of(shown_only(example, 1, 3), every=True))) == ["c"]
+    last = ChatPrompts(tokenizer, 1000, "last_turn")
+    assert list(last.of(shown_only(example, 5), every=True)) == []
