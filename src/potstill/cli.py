@@ -76,10 +76,12 @@ def check(recipe: RecipePath, set_: Overrides = None) -> None:
     from potstill.stages.common import read_inputs
     from potstill.stages.plan import example_lines, make_plan
     from potstill.stages.queries import require_queries
+    from potstill.stages.rendering import at_one_date
 
     quiet_libraries()
     loaded = load_recipe(recipe, set_ or [])
     inputs = read_inputs(loaded, recipe.parent, for_console(quiet=False))
+    loaded = at_one_date(loaded, inputs, str)
     require_queries(loaded, inputs)
     for line in plan_lines(make_plan(loaded, inputs, Path())):
         typer.echo(line)

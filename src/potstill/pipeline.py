@@ -1,6 +1,7 @@
 """START HERE. The straight line from a recipe to a verdict; each stage works once for the same inputs."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from potstill.progress import Progress
@@ -17,6 +18,7 @@ from potstill.stages.generations import generations
 from potstill.stages.label import TEACHER, label
 from potstill.stages.label_features import label_features
 from potstill.stages.plan import plan
+from potstill.stages.rendering import DATE, at_one_date
 from potstill.stages.report import environment, report
 from potstill.stages.respond import respond
 from potstill.stages.train import Lessons, train_baseline, train_student
@@ -29,6 +31,8 @@ def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[
     """Every stage with its record, in order; each takes only what it reads."""
     run.progress.line("reading data")
     inputs = read_inputs(recipe, base, run.progress)
+    # What a chat template writes of today is that of the plan from here on.
+    recipe = at_one_date(recipe, inputs, partial(run.settled, DATE))
     yield "plan", (planned := plan(run, recipe, inputs))
     yield "adapt", (teacher := adapt(run, recipe, inputs, engine))
     # The rows to learn from here on are those that the teacher wrote, where it does.

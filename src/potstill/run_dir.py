@@ -130,6 +130,21 @@ class RunDir:
         assert made is not None, f"{name}: the main process left no record"
         return made
 
+    def settled(self, name: str, value: str) -> str:
+        """The text that the run has under this name: `value`, where it had none; the same in all processes."""
+        path = self.path(name)
+        if self._processes.is_main and not path.exists():
+            write_text(path, value + "\n")
+        self._processes.barrier()
+        return path.read_text(encoding="utf-8").strip()
+
+    def began_without(self, name: str, key: str) -> bool:
+        """Whether stage `name` was begun before there was such a key among its inputs; the same in all processes."""
+        begun = _read_json(self.path(name, INPUTS))
+        # Nobody may begin it anew before all have looked.
+        self._processes.barrier()
+        return begun is not None and key not in begun.get("inputs", {})
+
     def _begin(self, name: str, folder: Path, wanted: str, inputs: Mapping[str, Any], begun: "_Begun | None") -> None:
         """Make the folder ready for work on these inputs."""
         if begun is None:

@@ -8,7 +8,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from potstill.data.chat_tokens import ChatTokens, TokenCounts, Tokenised
-from potstill.data.dialogues import Conversation, Example, Message, Role
+from potstill.data.dialogues import Conversation, Example
+from potstill.data.turns import Message, Role
 
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|user|>", "<|bot|>"]
 CORPUS = ["Hello there, how are you today?\n\nFine.\n\nassistant\nuser\nsystem\n<think>\n</think>\n\n"] * 20
@@ -55,16 +56,18 @@ class Shape:
     before_reasoning: str = "<think>\n"
     after_reasoning: str = "\n</think>\n\n"
     after: str = "<|im_end|>"
+    trims: bool = False
 
     def response(self, message: Message) -> str:
+        content = message.content.strip() if self.trims else message.content
         if message.reasoning is None:
-            return self.before + message.content + self.after
-        return self.before_reasoning + message.reasoning + self.after_reasoning + message.content + self.after
+            return self.before + content + self.after
+        return self.before_reasoning + message.reasoning + self.after_reasoning + content + self.after
 
 
 SHAPES = {
     "chatml": Shape(CHATML),
-    "trims": Shape(TRIMS),
+    "trims": Shape(TRIMS, trims=True),
     "thinks": Shape(THINKS),
     "prefills": Shape(PREFILLS, before_reasoning="", after="</s>"),
     "spaced": Shape(SPACED, before=" ", after=" </s>"),

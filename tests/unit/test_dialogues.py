@@ -1,6 +1,8 @@
 """Reading examples for language models: every content comes back exactly, and every bad row is one clear error."""
 
+import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,20 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
 
 from potstill.data.dialogues import (
+    ARGUMENTS,
     Completion,
     Conversation,
     Example,
-    Message,
     PlainText,
+    columns_read,
+    prompt_of,
     read_dialogues,
 )
 from potstill.data.rows import Columns
+from potstill.data.turns import Message
 from potstill.errors import DataError
 
 USER = {"role": "user", "content": "Hi"}
@@ -132,11 +138,58 @@ def turns(*messages: Any) -> dict[str, Any]:
         (turns(USER, {"role": ["user"], "content": "x"}), r"unknown role \['user'\]"),
         (turns({**USER, "content": " \n"}), r'"messages\[0\]\.content": empty; drop the turn'),
         (turns({**USER, "content": None}), r'"messages\[0\]\.content": expected text, found NoneType'),
-        (turns({**USER, "content": [{"type": "text"}]}), r'"messages\[0\]": content of parts is not supported\. Join'),
+        (
+            turns({**USER, "content": [{"type": "text"}]}),
+            r'"messages\[0\]\.content\[0\]\.text": expected text, found No',
+        ),
+        (turns({**USER, "content": ["Hi"]}), r'"messages\[0\]\.content\[0\]": expected a part such as .*found str'),
+        (
+            turns({**USER, "content": [{"type": "text", "text": "x"}, {"type": "image"}]}),
+            r"\"messages\[0\]\.content\[1\]\": a part of type 'image'; only text can be learnt\. Drop the row",
+        ),
+        (
+            turns({**USER, "content": [{"type": "text", "text": "x", "cache_control": {}}]}),
+            r"content\[0\]\": cache_control would not be read\. .*data\.ignore: \[cache_control\]",
+        ),
+        (turns({**USER, "content": []}), r'"messages\[0\]\.content": empty'),
         (turns({**USER, "content": "\ud800"}), r'"messages\[0\]\.content": U\+D800 is not valid Unicode'),
         (turns(USER, {**ANSWER, "tool_calls": [{}]}), r'"messages\[1\]": tool_calls are not supported'),
         (turns({**USER, "reasoning_content": "x"}), r'"messages\[0\]": reasoning_content in a turn of the user'),
-        (turns(USER, {**ANSWER, "reasoning_content": ""}), r'"messages\[1\]\.reasoning_content": empty; use null'),
+        (turns({**USER, "thinking": "x"}), r'"messages\[0\]": thinking in a turn of the user; only assistants'),
+        (
+            turns(USER, {**ANSWER, "reasoning": "x", "thinking": "y"}),
+            r'"messages\[1\]": reasoning and thinking differ, and both name the reasoning\. Keep one',
+        ),
+        (turns({**USER, "name": "Ann"}), r'"messages\[0\]": "name" would not be read; .*data\.ignore: \[name\]'),
+        (turns(USER, {**ANSWER, "Weight": 0}), r'"messages\[1\]": "Weight" would not be read; .* weight,'),
+        (turns(USER, {**ANSWER, "weight": 0.5}), r'"messages\[1\]\.weight": expected 0 .* or 1 .*, found 0\.5\. Round'),
+        (turns(USER, {**ANSWER, "train": "yes"}), r"\"messages\[1\]\.train\": expected 0 .*, found 'yes'"),
+        (turns({**USER, "loss": True}, ANSWER), r'"messages\[0\]\.loss": True asks to learn a turn of the user'),
+        (
+            turns(USER, {**ANSWER, "weight": 1, "loss": False}),
+            r'"messages\[1\]": weight and loss differ in whether the turn is learnt\. Keep one',
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "x"}, {"from": "bing", "value": "y"}]},
+            r"\"conversations\[1\]\": ShareGPT's form with unknown \"from\" 'bing'; expected one of system, human,",
+        ),
+        (
+            {"instruction": "x", "output": "y"},
+            r"found \['instruction', 'output'\]\. Alpaca's form is read with data\.columns: "
+            r"\{prompt: instruction, completion: output\}",
+        ),
+        ({"text": "x", "input": "y"}, r'has "input" beside "text"; it belongs to a "prompt"'),
+        ({"prompt": "x", "input": 3}, r'"input": expected text, found int'),
+        ({"prompt": "x", "tools": [{}]}, r'has "tools" beside "prompt"; it belongs to a "messages"'),
+        ({"text": "x", "chat_template_kwargs": {"a": 1}}, r'has "chat_template_kwargs" beside "text"'),
+        ({**turns(USER), "tools": {"name": "f"}}, r'"tools": expected a list of objects'),
+        ({**turns(USER), "tools": ["f"]}, r'"tools": expected a list of objects'),
+        ({**turns(USER), "tools": "[{"}, r'"tools": a text that is no JSON'),
+        ({**turns(USER), "chat_template_kwargs": [1]}, r'"chat_template_kwargs": expected an object .*found list'),
+        (
+            {**turns(USER), "chat_template_kwargs": {"tools": [], "chat_template": "x"}},
+            r'"chat_template_kwargs": chat_template, tools is set where the template is rendered',
+        ),
         (turns(USER, {**ANSWER, "reasoning_content": 3}), r"reasoning_content\": expected text, found int"),
         (turns(ANSWER, USER), r'"messages": expected a user turn first, .*found the assistant\'s\. Drop'),
         (turns({"role": "system", "content": "x"}), r"expected a user turn first, .*found none"),
@@ -165,11 +218,136 @@ def test_a_file_without_rows_or_of_another_format_is_refused(tmp_path: Path) -> 
         read_dialogues(tmp_path / "none.jsonl", Columns())
 
 
+def test_reasoning_has_three_names_and_may_be_nothing(tmp_path: Path) -> None:
+    written = [
+        {"reasoning_content": "So."},
+        {"reasoning": "So."},
+        {"thinking": "So."},
+        {"thinking": "So.", "reasoning": "So."},
+    ]
+    thought = read(tmp_path, *(turns(USER, {**ANSWER, **keys}) for keys in written))
+    assert {example.messages for example in thought if isinstance(example, Conversation)} == {
+        (Message("user", "Hi"), Message("assistant", "Hello", "So."))
+    }
+    assert len({example.id for example in thought}) == 1
+    nothing = [{"reasoning_content": None}, {"reasoning": ""}, {"thinking": " "}, {}]
+    plain = read(tmp_path, *(turns(USER, {**ANSWER, **keys}) for keys in nothing))
+    assert plain == [plain[-1]] * 4
+
+
+@pytest.mark.parametrize("key", ["weight", "loss", "train", "trainable"])
+def test_a_turn_can_be_shown_and_not_learnt(tmp_path: Path, key: str) -> None:
+    kinds = [{key: 0}, {key: False}, {key: 0.0}, {key: 1}, {key: True}, {key: None}, {}]
+    read_in = read(tmp_path, *(turns({**USER, key: 0}, {**ANSWER, **kind}) for kind in kinds))
+    assert [example.messages[1].learnt for example in read_in if isinstance(example, Conversation)] == [False] * 3 + [
+        True
+    ] * 4
+    assert [example.content[1][0] for example in read_in] == [["user", "Hi", None]] * 7
+    assert [example.content[1][1] for example in read_in] == [["assistant", "Hello", None, False]] * 3 + [
+        ["assistant", "Hello", None]
+    ] * 4
+    assert len({example.id for example in read_in}) == 2
+    for example in read_in:
+        assert Conversation.of(json.loads(json.dumps(example.content))) == example
+
+
+def test_texts_of_parts_are_joined_as_they_are_written(tmp_path: Path) -> None:
+    parts = [
+        {"type": "text", "text": "Hi "},
+        {"type": "text", "text": "", "image": None},
+        {"type": "text", "text": "there"},
+    ]
+    (example,) = read(tmp_path, turns({**USER, "content": parts}))
+    assert example == read(tmp_path, turns({**USER, "content": "Hi there"}))[0]
+
+
+def test_the_form_of_sharegpt_is_read_under_its_name_or_the_recipes(tmp_path: Path) -> None:
+    said = [
+        {"from": "system", "value": "Be kind."},
+        {"from": "human", "value": "Hi"},
+        {"from": "gpt", "value": "Hello", "weight": 0},
+    ]
+    plain = turns({"role": "system", "content": "Be kind."}, USER, {**ANSWER, "weight": 0})
+    expected = read(tmp_path, plain)
+    assert read(tmp_path, {"conversations": said}) == expected
+    assert read(tmp_path, {"turns": said}, messages="turns") == expected
+    assert read(tmp_path, {"conversations": plain["messages"]}) == expected
+    # Beside a kind of row that the recipe names, the column is one of those that nobody reads.
+    assert read(tmp_path, {"conversations": said, "text": "x"}) == read(tmp_path, {"text": "x"})
+
+
+def test_alpacas_input_follows_the_instruction_after_a_blank_line(tmp_path: Path) -> None:
+    names = {"prompt": "instruction", "completion": "output"}
+    row = {"instruction": "Add.", "input": "2 and 3", "output": "5"}
+    with_input, without, empty = read(tmp_path, row, {**row, "input": None}, {**row, "input": " "}, **names)
+    assert with_input == read(tmp_path, {"prompt": "Add.\n\n2 and 3", "completion": "5"})[0]
+    assert without == empty == read(tmp_path, {"prompt": "Add.", "completion": "5"})[0]
+    assert read(tmp_path, {**row, "input": None, "more": "2 and 3"}, input="more", **names) == [with_input]
+
+
+TOOL = {"type": "function", "function": {"name": "find", "description": "Finds."}}
+
+
+def test_tools_and_arguments_of_the_template_are_part_of_a_conversation(tmp_path: Path) -> None:
+    chat = turns(USER, ANSWER)
+    rows = [
+        chat,
+        {**chat, "tools": [TOOL]},
+        {**chat, "tools": [TOOL, TOOL]},
+        {**chat, "chat_template_kwargs": {"enable_thinking": False}},
+        {**chat, "tools": [TOOL], "chat_template_kwargs": {"enable_thinking": False}, "domain": "d"},
+    ]
+    examples = read(tmp_path, *rows)
+    assert len({example.id for example in examples}) == len(rows) and len({example.text for example in examples}) == 1
+    assert len({json.dumps(example.content[1:]) for example in examples}) == len(rows)
+    for example in examples:
+        assert Conversation.of(json.loads(json.dumps(example.content))) == example
+    assert examples[0].content == [examples[0].id, [["user", "Hi", None], ["assistant", "Hello", None]]]
+    as_text = {**chat, "tools": json.dumps([TOOL]), "chat_template_kwargs": '{"enable_thinking": false}', "domain": "d"}
+    assert read(tmp_path, as_text) == examples[4:]
+    nothing = {**chat, "tools": [], "chat_template_kwargs": {}}
+    assert read(tmp_path, nothing, {**chat, "tools": "", "chat_template_kwargs": None}) == examples[:1] * 2
+    assert prompt_of(examples[1]) == replace(examples[1], messages=examples[1].messages[:1])
+
+
+def test_nulls_that_parquet_fills_in_are_no_part_of_a_tool(tmp_path: Path) -> None:
+    other = {"type": "function", "function": {"name": "send", "strict": True}}
+    rows = [{"id": str(number), **turns(USER, ANSWER), "tools": [tool]} for number, tool in enumerate((TOOL, other))]
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    assert list(read_dialogues(tmp_path / "rows.parquet", Columns())) == read(tmp_path, *rows)
+
+
+def test_what_a_recipe_lets_go_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = {**turns({**USER, "name": "Ann"}, {**ANSWER, "weight": 0.5}), "tools": [TOOL], "text": "x"}
+    path.write_text(json.dumps(row))
+    with pytest.raises(DataError, match='has both "messages" and "text"'):
+        read_dialogues(path, Columns())
+    assert list(read_dialogues(path, Columns(), ("name", "weight", "tools", "text"))) == read(
+        tmp_path, turns(USER, ANSWER)
+    )
+
+
+def test_the_columns_that_are_read_are_known(tmp_path: Path) -> None:
+    names = columns_read(Columns(messages="turns"))
+    assert {"turns", "tools", "input", "prompt", "conversations", "id", "domain"} <= names
+    assert not {"messages", "label", "weight"} & names
+
+
+def test_a_row_cannot_set_what_the_rendering_sets() -> None:
+    own = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
+    assert set(own) - {"self", "kwargs"} <= ARGUMENTS
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.sampled_from(["user", "assistant", "system"]),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["role", "content", "messages", "prompt", "text"]), inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "messages", "prompt", "text", "tools", "weight", "from", "thinking"]),
+            inner,
+            max_size=3,
+        )
     ),
     max_leaves=8,
 )

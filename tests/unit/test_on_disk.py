@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potstill.data.dialogues import Completion, Conversation, Message, PlainText
+from potstill.data.dialogues import Completion, Conversation, PlainText
 from potstill.data.ids import Index, Keys
 from potstill.data.on_disk import Ragged, rows_on_disk
 from potstill.data.rows import Row
 from potstill.data.tokens import TokenFile, Tokenised
+from potstill.data.turns import Message
 
 FAST = settings(max_examples=50, deadline=None, derandomize=True)
 ROWS: list[Any] = [

@@ -18,7 +18,7 @@ from potstill.data.prepare import DataSettings, prepare
 from potstill.data.rows import Row, read_rows
 from potstill.data.splits import stable_fraction, stable_order
 from potstill.errors import DataError
-from potstill.tasks import TextClassification
+from potstill.tasks import CausalLM, TextClassification
 from tests.unit.test_rows import lines
 
 FAST = settings(max_examples=25, deadline=None, derandomize=True)
@@ -391,3 +391,15 @@ def test_a_stable_order_does_not_depend_on_the_order_before(items: list[str], se
     ordered = stable_order(items, str, salt="s")
     assert ordered == stable_order(shuffled, str, salt="s")
     assert sorted(ordered) == sorted(items)
+
+
+def test_conversations_with_other_tools_are_no_duplicates(tmp_path: Path) -> None:
+    asked = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    tools = [{"tools": [{"name": name}]} for name in ("find", "find", "send")]
+    kwargs = [{"chat_template_kwargs": {"enable_thinking": on}} for on in (True, False, False)]
+    for name, row in {"test": "one", "validation": "another"}.items():
+        lines(tmp_path / f"{name}.jsonl", {"prompt": row, "completion": "x"})
+    lines(tmp_path / "train.jsonl", *(asked | more | {"name": "x"} for more in ({}, *tools, *kwargs)))
+    settings = DataSettings(train="train.jsonl", validation="validation.jsonl", test="test.jsonl", ignore=("name",))
+    train = prepare(settings, tmp_path, CausalLM().read)["train"]
+    assert (len(train.rows), train.duplicates_dropped) == (5, 2)

@@ -5,17 +5,22 @@ placeholder for the response, for what it writes after one.
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from potstill.data.dialogues import Conversation, Message
+from potstill.data.dialogues import Conversation
+from potstill.data.rendering import Template
+from potstill.data.turns import REASONING, Message
 from potstill.errors import DataError, ModelError
 
 _EMPTY_REASONING = re.compile(r"<think>\s*</think>\s*")
+_END_OF_REASONING = "</think>"
 
 
 @dataclass(frozen=True)
@@ -45,26 +50,29 @@ class SpecialTokens:
 class Chat:
     """One conversation and the template of a tokenizer.
 
-    Where contents hold strings of special tokens, the template is given placeholders for these, and `ids` reads each
-    placeholder as the text that it stands for: special tokens come from the template alone.
+    Where contents, tools or arguments hold strings of special tokens, the template is given placeholders for these,
+    and `ids` reads each placeholder as the text that it stands for: special tokens come from the template alone.
     """
 
-    def __init__(
-        self, conversation: Conversation, tokenizer: PreTrainedTokenizerBase, special_tokens: SpecialTokens
-    ) -> None:
-        if not tokenizer.chat_template:
+    def __init__(self, conversation: Conversation, template: Template, special_tokens: SpecialTokens) -> None:
+        self._row = conversation.id
+        self._template = template
+        self._tokenizer = template.tokenizer
+        if not self._tokenizer.chat_template:
             raise ModelError(
                 f'row "{conversation.id}" has messages, but the tokenizer has no chat template. Take the tokenizer of '
                 "an instruction-tuned model, or give rows with prompt and completion."
             )
-        self._row = conversation.id
-        self._tokenizer = tokenizer
         self._special = special_tokens
-        self._plain = conversation.messages
+        tools = json.loads(conversation.tools) if conversation.tools else None
+        values = json.loads(conversation.template_kwargs) if conversation.template_kwargs else {}
+        self._plain = _Shown(conversation.messages, tools, values)
         # No content holds its own hash, so these strings occur nowhere else.
-        digest = hashlib.sha256(repr(conversation.messages).encode()).hexdigest()[:32]
+        whole = repr(conversation.messages) + conversation.beside
+        digest = hashlib.sha256(whole.encode()).hexdigest()[:32]
         self._content, self._reasoning = f"{digest}content", f"{digest}reasoning"
-        strings = sorted(set(special_tokens.strings.findall(conversation.text)))
+        texts = [conversation.text, *_strings([tools, values])]
+        strings = sorted({string for text in texts for string in special_tokens.strings.findall(text)})
         self._texts = {f"{digest}text{number:04}": string for number, string in enumerate(strings)}
         self._placeholders = _any_of(self._texts)
         names = {string: name for name, string in self._texts.items()}
@@ -72,23 +80,39 @@ class Chat:
         def guarded(text: str) -> str:
             return special_tokens.strings.sub(lambda match: names[match.group()], text)
 
-        self._messages = tuple(
-            Message(message.role, guarded(message.content), message.reasoning and guarded(message.reasoning))
-            for message in conversation.messages
+        self._guarded = _Shown(
+            tuple(
+                Message(message.role, guarded(message.content), message.reasoning and guarded(message.reasoning))
+                for message in conversation.messages
+            ),
+            _with_strings(tools, guarded),
+            {name: _with_strings(value, guarded) for name, value in values.items()},
         )
+        self._messages = self._guarded.messages
+        answers = [number for number, message in enumerate(conversation.messages) if message.role == "assistant"]
+        self._learnt = [(number, conversation.messages[number].learnt) for number in answers]
+        self.rewritten = False
+        """Whether the template writes something else around a content or its reasoning than the data have there."""
+        for name in values:
+            if not template.names(name, tools=tools):
+                raise DataError(
+                    f'row "{self._row}": the chat template does not read {name!r} of chat_template_kwargs. Drop it, or '
+                    "leave all of them out with data.ignore: [chat_template_kwargs]."
+                )
 
     def examples(self, *, last_only: bool) -> list[list[Turn]]:
-        """The conversation as one example, or as more where the template does not repeat what was said.
+        """The conversation as one example, or as more where the template does not repeat what was said; as none where
+        nothing of it is to be learnt.
 
         Raises:
-            DataError: a conversation that the template refuses or rewrites.
+            DataError: a conversation that the template refuses or rewrites, or tools that it does not write.
             ModelError: a template that rewrites every response, or writes no end-of-turn token.
         """
-        answers = [number for number, message in enumerate(self._messages) if message.role == "assistant"]
+        answers = [number for number, learnt in (self._learnt[-1:] if last_only else self._learnt) if learnt]
         examples: list[list[Turn]] = []
         before: str | None = None
         end = ""
-        for number in answers[-1:] if last_only else answers:
+        for number in answers:
             prompt = self._prompt(number)
             goes_on = before is not None and prompt.startswith(before)
             # The end of the last turn stands before the new part, for it can take in the white space behind it.
@@ -108,10 +132,9 @@ class Chat:
         """What a model is shown before it writes the last response.
 
         Raises:
-            DataError: a conversation that the template refuses or rewrites.
+            DataError: a conversation that the template refuses or rewrites, or tools that it does not write.
         """
-        turns = len(self._messages)
-        return self._ids(self._prompt(turns - 1 if self._messages[-1].role == "assistant" else turns))
+        return self._ids(self._prompt(self._turns_shown))
 
     def end_id(self) -> int:
         """The token that ends a response.
@@ -119,41 +142,82 @@ class Chat:
         Raises:
             DataError, ModelError: as `examples`.
         """
-        turns = len(self._messages) - (self._messages[-1].role == "assistant")
-        _, end = self._around(turns, Message("assistant", self._content))
+        _, end = self._around(self._turns_shown, Message("assistant", self._content))
         return int(self._tokenizer.convert_tokens_to_ids(end.group()))
+
+    def prompt_text(self) -> str:
+        """The text of `prompt_ids`; raises as that."""
+        return self._prompt(self._turns_shown)
+
+    @property
+    def _turns_shown(self) -> int:
+        return len(self._messages) - (self._messages[-1].role == "assistant")
 
     def _prompt(self, turns: int) -> str:
         """What inference shows after the first `turns` messages."""
         shown = self._rendered(self._messages[:turns], add_generation_prompt=True)
         if self._texts:
-            plain = self._rendered(self._plain[:turns], add_generation_prompt=True)
+            plain = self._of(self._plain, self._plain.messages[:turns], add_generation_prompt=True)
             if self._placeholders.sub(lambda match: self._texts[match.group()], shown) != plain:
                 strings = ", ".join(map(repr, self._texts.values()))
                 raise DataError(
                     f'row "{self._row}": the chat template rewrites a content that holds {strings}, which it must '
                     "not, for the string to stay text. Drop the string or the row."
                 )
+        if self._guarded.tools:
+            without = _Shown(self._messages, None, self._guarded.values)
+            if shown == self._of(without, self._messages[:turns], add_generation_prompt=True):
+                raise DataError(
+                    f'row "{self._row}": the chat template does not write the tools, so no model would be shown them. '
+                    "Use a template that does, or leave them out with data.ignore: [tools]."
+                )
         return shown
 
     def _response(self, number: int, prompt: str) -> tuple[str, str]:
         """What the assistant must say as message `number`, up to its end-of-turn token, and that token."""
         message = self._messages[number]
-        lead, end = self._around(number, Message("assistant", self._content, message.reasoning and self._reasoning))
+        asked, reasoning = None, ""
+        if message.reasoning is not None:
+            # With its own white space around the placeholder, of which the template may leave out some.
+            reasoning = message.reasoning.strip()
+            start = len(message.reasoning) - len(message.reasoning.lstrip())
+            asked = message.reasoning[:start] + self._reasoning + message.reasoning[start + len(reasoning) :]
+        whole, end = self._around(number, Message("assistant", self._content, asked))
+        if asked is not None and self._reasoning in whole:
+            self.rewritten |= asked not in whole or self._reasoning_key != REASONING[0]
+        content = self._content_within(number, whole.replace(self._reasoning, reasoning), end.string)
         # What the template itself writes between prompt and content is the model's to say, but for an empty
         # reasoning block, which later prompts do not show.
-        lead = lead[len(prompt) :] if lead.startswith(prompt) else ""
+        lead = whole[len(prompt) :] if whole.startswith(prompt) else ""
         if message.reasoning is None:
             lead = _EMPTY_REASONING.sub("", lead)
         elif self._reasoning in lead:
-            lead = lead.replace(self._reasoning, message.reasoning)
+            lead = lead.replace(self._reasoning, reasoning)
         else:
             lead = f"<think>\n{message.reasoning}\n</think>\n\n"
-        response = lead + message.content + end.string[: end.end()]
+        response = lead + content + end.string[: end.end()]
         for opening in ("<think>\n", "<think>"):
             if prompt.endswith(opening) and response.startswith(opening):
                 return response.removeprefix(opening), end.group()
         return response, end.group()
+
+    def _content_within(self, number: int, lead: str, rest: str) -> str:
+        """The content of message `number` as the template writes it between `lead` and `rest`: many trim it."""
+        content = self._messages[number].content
+        shown = self._rendered(self._messages[: number + 1], add_generation_prompt=False)
+        if shown.startswith(lead) and shown.endswith(rest) and len(shown) >= len(lead) + len(rest):
+            within = shown[len(lead) : len(shown) - len(rest)]
+            if within in content and within.strip() == content.strip():
+                self.rewritten |= within != content
+                return within
+        # Templates of reasoning models take the reasoning out of a content, or set it apart. It was said all the same.
+        _, closing, answer = content.rpartition(_END_OF_REASONING)
+        if closing and answer.strip() in shown:
+            return content
+        raise DataError(
+            f'row "{self._row}": the chat template does not write the response of turn {number} as it is, so nobody '
+            "can say what a student should learn of it. Change the response, or drop the row."
+        )
 
     def _around(self, turns: int, response: Message) -> tuple[str, re.Match[str]]:
         """What the template writes before the content of a response, and its end-of-turn token in what follows."""
@@ -172,6 +236,18 @@ class Chat:
             )
         return lead, end
 
+    @cached_property
+    def _reasoning_key(self) -> str:
+        """The name under which the template reads reasoning: the first that makes it write some."""
+        thoughts = (number for number, message in enumerate(self._messages) if message.reasoning is not None)
+        number = next(thoughts, None)
+        if number is not None:
+            probe = (*self._messages[:number], Message("assistant", self._content, self._reasoning))
+            for key in REASONING:
+                if self._reasoning in self._of(self._guarded, probe, add_generation_prompt=False, key=key):
+                    return key
+        return REASONING[0]
+
     def _ids(self, text: str) -> list[int]:
         """Token ids of a rendered text; what stands for a string of a special token is read as text."""
         if not self._texts:
@@ -186,19 +262,28 @@ class Chat:
         return ids
 
     def _rendered(self, messages: tuple[Message, ...], *, add_generation_prompt: bool) -> str:
-        turns = [
-            {"role": message.role, "content": message.content}
-            | ({} if message.reasoning is None else {"reasoning_content": message.reasoning})
-            for message in messages
-        ]
-        try:
-            return str(
-                self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
-            )
-        except TemplateError as error:
-            raise DataError(
-                f'row "{self._row}": the chat template refuses the conversation: {error}. Change its turns, or drop it.'
-            ) from error
+        return self._of(self._guarded, messages, add_generation_prompt=add_generation_prompt, key=self._reasoning_key)
+
+    def _of(
+        self, shown: "_Shown", messages: tuple[Message, ...], *, add_generation_prompt: bool, key: str | None = None
+    ) -> str:
+        return self._template.rendered(
+            self._row,
+            messages,
+            tools=shown.tools,
+            values=shown.values,
+            reasoning_key=key or self._reasoning_key,
+            add_generation_prompt=add_generation_prompt,
+        )
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a template is given."""
+
+    messages: tuple[Message, ...]
+    tools: list[Any] | None
+    values: dict[str, Any]
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, split_special_tokens: bool) -> list[int]:
@@ -217,3 +302,25 @@ def ids_after(shown: list[int], whole: list[int]) -> list[int]:
 def _any_of(strings: Iterable[str]) -> re.Pattern[str]:
     """Matches each of the strings, the longest first; nothing where there are none."""
     return re.compile("|".join(map(re.escape, sorted(strings, key=len, reverse=True))) or "(?!)")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings in a value of JSON, names included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def _with_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """The value with each of its strings changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(name): _with_strings(inner, change) for name, inner in value.items()}
+    return [_with_strings(inner, change) for inner in value] if isinstance(value, list) else value

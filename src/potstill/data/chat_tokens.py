@@ -5,7 +5,8 @@ nothing is derived from token ids afterwards.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from typing import Literal
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from potstill.data.chat_template import Chat, SpecialTokens, Turn, ids_after, token_ids
 from potstill.data.dialogues import Completion, Conversation, Example, PlainText
+from potstill.data.rendering import MOMENTS, Template
 from potstill.data.rows import OWN_ID
 from potstill.data.tokens import TokenFile, Tokenised
 from potstill.data.written import Written
@@ -40,6 +42,10 @@ class TokenCounts:
     examples_dropped: int
     """Examples whose prompt leaves no room for a single token of the response."""
     first_dropped: tuple[str, ...]
+    rows_only_shown: int = 0
+    """Conversations of which no turn is to be learnt."""
+    rows_rewritten: int = 0
+    """Conversations whose template writes another white space around a response than the data have there."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class ChatTokens:
     max_length: int
     train_on: Literal["all_turns", "last_turn"] = "all_turns"
     """Which responses of a conversation are learnt."""
+    moment: datetime | None = None
+    """What the chat template takes for now; None for the time of each rendering."""
 
     def __post_init__(self) -> None:
         assert self.max_length >= 2, "a token to learn needs one before it"
@@ -70,14 +78,17 @@ class ChatTokens:
         """
         first_dropped: list[str] = []
         dropped = 0
-        rows_cut = responses_cut = turns_dropped = 0
+        rows_cut = responses_cut = turns_dropped = only_shown = rewritten = 0
 
         def fitted() -> Iterator[Tokenised]:
-            nonlocal dropped, rows_cut, responses_cut, turns_dropped
+            nonlocal dropped, rows_cut, responses_cut, turns_dropped, only_shown, rewritten
             for example in examples:
                 before = (dropped, responses_cut, turns_dropped)
                 assert example.labelled, f"{example.id}: there is no response to learn"
-                for part, turns in self._parts(example):
+                parts, as_given = self._parts(example)
+                only_shown += not parts
+                rewritten += not as_given
+                for part, turns in parts:
                     fitting, cut = _fitting(turns, self.max_length)
                     if not fitting:
                         dropped += 1
@@ -102,6 +113,8 @@ class ChatTokens:
             turns_dropped=turns_dropped,
             examples_dropped=dropped,
             first_dropped=tuple(first_dropped),
+            rows_only_shown=only_shown,
+            rows_rewritten=rewritten,
         )
 
     def prompt_ids(self, example: Conversation | Completion) -> Int32[np.ndarray, "tokens"]:
@@ -114,7 +127,7 @@ class ChatTokens:
         if isinstance(example, Completion):
             shown = self._text_ids(example.prompt, start=True)
         else:
-            shown = Chat(example, self.tokenizer, self._special_tokens).prompt_ids()
+            shown = self._chat(example).prompt_ids()
         return np.array(shown, dtype=np.int32)
 
     def end_id(self, example: Conversation | Completion) -> int:
@@ -125,9 +138,26 @@ class ChatTokens:
         """
         if isinstance(example, Completion):
             return self._end
-        return Chat(example, self.tokenizer, self._special_tokens).end_id()
+        return self._chat(example).end_id()
 
-    def _parts(self, example: Example) -> list[tuple[str, list[Turn]]]:
+    def writes_date(self, examples: Iterable[Example]) -> bool:
+        """Whether the chat template writes the date into the prompt of one of these, whatever `moment` is.
+
+        Raises:
+            DataError, ModelError: as `prompt_ids`.
+        """
+        if not self._template.reads_clock:
+            return False
+        then, later = (replace(self, moment=moment) for moment in MOMENTS)
+        chats = (example for example in examples if isinstance(example, Conversation))
+        return any(then._chat(chat).prompt_text() != later._chat(chat).prompt_text() for chat in chats)
+
+    def _chat(self, conversation: Conversation) -> Chat:
+        return Chat(conversation, self._template, self._special_tokens)
+
+    def _parts(self, example: Example) -> tuple[list[tuple[str, list[Turn]]], bool]:
+        """What is to be learnt of an example, and whether its responses stand there as they were given."""
+        as_given = True
         if isinstance(example, Completion):
             parts = [[self._completion(example)]]
         elif isinstance(example, PlainText):
@@ -135,11 +165,12 @@ class ChatTokens:
         elif isinstance(example, Written):
             parts = [[Turn(example.prompt.tolist(), example.response.tolist())]]
         else:
-            chat = Chat(example, self.tokenizer, self._special_tokens)
+            chat = self._chat(example)
             parts = chat.examples(last_only=self.train_on == "last_turn")
+            as_given = not chat.rewritten
         if len(parts) == 1:
-            return [("", parts[0])]
-        return [(f"#{number}", part) for number, part in enumerate(parts)]
+            return [("", parts[0])], as_given
+        return [(f"#{number}", part) for number, part in enumerate(parts)], as_given
 
     def _completion(self, example: Completion) -> Turn:
         assert example.completion is not None
@@ -154,6 +185,10 @@ class ChatTokens:
 
     def _text_ids(self, text: str, *, start: bool = False) -> list[int]:
         return (self._start if start else []) + token_ids(self.tokenizer, text, split_special_tokens=True)
+
+    @cached_property
+    def _template(self) -> Template:
+        return Template(self.tokenizer, self.moment)
 
     @cached_property
     def _special_tokens(self) -> SpecialTokens:

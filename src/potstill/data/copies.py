@@ -7,6 +7,7 @@ from json import dumps
 import numpy as np
 import numpy.typing as npt
 
+from potstill.data.dialogues import Conversation
 from potstill.data.ids import Index, Keys
 from potstill.data.near_copies import HeldOut, Readings, same_text_key
 from potstill.data.rows import DataRow
@@ -63,7 +64,8 @@ def duplicates(splits: Mapping[str, Sequence[DataRow]]) -> dict[str, Copies]:
     for name, rows in splits.items():
         own, with_label, labelled = Keys(), Keys(), []
         for row in rows:
-            key = same_text_key(row.text)
+            # The same turns ask for something else with other tools.
+            key = same_text_key(row.text) + (row.beside if isinstance(row, Conversation) else "")
             own.add(key)
             with_label.add(dumps([key, row.label]))
             labelled.append(row.labelled)

@@ -4,25 +4,40 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 from potstill.data.fields import BESIDE_PROMPT, IN_CHATS, PAIRS_OF_PROMPTS, RESPONSES, Form
 from potstill.data.on_disk import OnDisk
 from potstill.data.reading import Reading
-from potstill.data.rows import Columns, read_each, string_in, text_id
+from potstill.data.rows import Columns, read_each, text_id
+from potstill.data.turns import Message, Place, read_turn
 from potstill.data.written import Written
-from potstill.errors import DataError
 
-Role = Literal["system", "user", "assistant", "tool"]
-ROLES: tuple[Role, ...] = get_args(Role)
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    role: Role
-    content: str
-    reasoning: str | None = None
-    """What an assistant thought before it answered."""
+CONVERSATIONS = "conversations"
+"""What ShareGPT's form calls the messages; read where a row has nothing else."""
+ARGUMENTS = frozenset(
+    {
+        "conversation",
+        "messages",
+        "tools",
+        "documents",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "sanitize_control_tokens",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+        "strftime_now",
+        "raise_exception",
+    }
+)
+"""What the rendering of a template sets itself, so that no row can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +47,10 @@ class Conversation:
     id: str
     messages: tuple[Message, ...]
     domain: str | None = None
+    tools: str | None = None
+    """As JSON, the list of the tools that the template is given."""
+    template_kwargs: str | None = None
+    """As JSON, what else the template is given, by name."""
 
     @property
     def text(self) -> str:
@@ -51,13 +70,20 @@ class Conversation:
 
     @property
     def content(self) -> list[Any]:
-        turns = [[message.role, message.content, message.reasoning] for message in self.messages]
+        turns = [message.values for message in self.messages]
+        if self.beside:
+            return [self.id, turns, self.domain, self.tools, self.template_kwargs]
         return [self.id, turns, *_given(self.domain)]
+
+    @property
+    def beside(self) -> str:
+        """What the template is given beside the turns: with other tools, the same turns ask for something else."""
+        return (self.tools or "") + (self.template_kwargs or "")
 
     @classmethod
     def of(cls, content: list[Any]) -> "Conversation":
-        identity, messages, *domain = content
-        return cls(identity, tuple(Message(*message) for message in messages), *domain)
+        identity, messages, *others = content
+        return cls(identity, tuple(Message(*message) for message in messages), *others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +171,20 @@ def prompt_of(example: Example) -> Example:
 
 
 def columns_read(columns: Columns) -> frozenset[str]:
-    """The columns of a row that are read."""
-    texts = {columns.messages, columns.prompt, columns.completion, columns.text}
-    return frozenset({columns.id, columns.domain, *texts})
+    """The names of the columns that an example is made of."""
+    names = (columns.id, columns.domain, columns.messages, columns.prompt, columns.completion, columns.text)
+    return frozenset((*names, columns.input, columns.tools, columns.chat_template_kwargs, CONVERSATIONS))
 
 
 def read_dialogues(path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[Example]:
     """All examples of a file, in its order. Blank lines count as nothing.
 
+    Columns and keys of turns that `how` ignores are taken for not there.
+
     Raises:
         DataError: the file, its bad rows by line or row number, or a field whose meaning would be lost.
     """
+    ignore = frozenset(how.ignore if how else ())
     form = Form(
         reads=columns_read(columns),
         text=columns.prompt,
@@ -169,7 +198,7 @@ def read_dialogues(path: Path, columns: Columns, *, how: Reading | None = None) 
     )
     return read_each(
         path,
-        lambda place, record: _Reader(path, place, columns).example(record),
+        lambda place, record: _Reader(Place(path, place), columns, ignore).example(record),
         # Two of which one lacks a response differ; the class cannot, with the same content.
         lambda example: json.dumps(example.content),
         form=form,
@@ -179,111 +208,142 @@ def read_dialogues(path: Path, columns: Columns, *, how: Reading | None = None) 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Makes an example of a record, and knows where it stands for the error."""
+    """Makes an example of a record."""
 
-    path: Path
-    place: str
+    at: Place
     columns: Columns
+    ignore: frozenset[str]
 
     def example(self, record: Any) -> Example:
         names = self.columns
         if not isinstance(record, dict):
-            raise self._error(f": expected an object with {self._kinds()}, found {type(record).__name__}")
+            raise self.at.error(f": expected an object with {self._kinds()}, found {type(record).__name__}")
         # Parquet gives every row every column, with nulls.
-        given = {column: value for column, value in record.items() if value is not None}
+        given = {column: value for column, value in record.items() if value is not None and column not in self.ignore}
         kinds: dict[str, Callable[[dict[str, Any]], Example]] = {
             names.messages: self._conversation,
             names.prompt: self._completion,
             names.text: self._plain_text,
         }
         found = [column for column in kinds if column in given]
+        if not found and CONVERSATIONS in given:
+            return self._conversation(given, CONVERSATIONS)
         if not found:
-            filled = sorted(map(str, given))[:12]
-            raise self._error(
-                f" has no {self._kinds()}; found {filled}. Set data.columns to the names of the columns that hold them"
-            )
+            raise self.at.error(f" has no {self._kinds()}; found {sorted(map(str, given))[:12]}. {self._advice(given)}")
         if len(found) > 1:
             both = " and ".join(f'"{column}"' for column in found)
-            raise self._error(f" has both {both}; expected one of {self._kinds()}. Drop the others")
-        if names.completion in given and found != [names.prompt]:
-            raise self._error(
-                f' has "{names.completion}" beside "{found[0]}"; it belongs to a "{names.prompt}". Drop one of the two'
-            )
+            raise self.at.error(f" has both {both}; expected one of {self._kinds()}. Drop the others")
+        self._refuse_beside(given, found[0])
         return kinds[found[0]](given)
 
-    def _conversation(self, given: dict[str, Any]) -> Conversation:
-        column = self.columns.messages
+    def _advice(self, given: dict[str, Any]) -> str:
+        if "instruction" in given:
+            # https://github.com/tatsu-lab/stanford_alpaca
+            columns = "prompt: instruction, completion: output" if "output" in given else "prompt: instruction"
+            return f"Alpaca's form is read with data.columns: {{{columns}}}, and its input put after the instruction"
+        return "Set data.columns to the names of the columns that hold them"
+
+    def _refuse_beside(self, given: dict[str, Any], found: str) -> None:
+        """Raises DataError: a column that belongs to another kind of row than that of column `found`."""
+        names = self.columns
+        belong = {
+            names.completion: names.prompt,
+            names.input: names.prompt,
+            names.tools: names.messages,
+            names.chat_template_kwargs: names.messages,
+        }
+        for column, kind in belong.items():
+            if column in given and found != kind and given[column] not in ("", [], {}):
+                raise self.at.error(f' has "{column}" beside "{found}"; it belongs to a "{kind}". Drop one of the two')
+
+    def _conversation(self, given: dict[str, Any], column: str | None = None) -> Conversation:
+        names = self.columns
+        column = column or names.messages
         turns = given[column]
         if not isinstance(turns, list) or not turns:
             kind = "an empty list" if isinstance(turns, list) else type(turns).__name__
-            raise self._error(f' "{column}": expected a list of turns with role and content, found {kind}')
-        messages = tuple(self._message(f"{column}[{number}]", turn) for number, turn in enumerate(turns))
+            raise self.at.error(f' "{column}": expected a list of turns with role and content, found {kind}')
+        messages = tuple(
+            read_turn(self.at, f"{column}[{number}]", turn, self.ignore) for number, turn in enumerate(turns)
+        )
         asked = [message.role for message in messages if message.role != "system"]
         if not asked or asked[0] != "user":
             turn = f"the {asked[0]}'s" if asked else "none"
-            raise self._error(
+            raise self.at.error(
                 f' "{column}": expected a user turn first, after the system turn if there is one; found {turn}. '
                 "Drop what comes before it"
             )
         if messages[-1].role == "system":
-            raise self._error(f' "{column}": ends with a system turn, which asks for nothing. Drop or move it')
-        content = json.dumps([[message.role, message.content, message.reasoning] for message in messages])
-        return Conversation(self._id(given, content), messages, self._domain(given))
+            raise self.at.error(f' "{column}": ends with a system turn, which asks for nothing. Drop or move it')
+        tools = self._tools(given.get(names.tools))
+        more = self._template_kwargs(given.get(names.chat_template_kwargs))
+        content = json.dumps([message.values for message in messages]) + (tools or "") + (more or "")
+        return Conversation(self._id(given, content), messages, self._domain(given), tools, more)
 
-    def _message(self, where: str, turn: Any) -> Message:
-        if not isinstance(turn, dict):
-            raise self._error(f' "{where}": expected an object with role and content, found {type(turn).__name__}')
-        role = turn.get("role")
-        if role not in ROLES:
-            raise self._error(f' "{where}": unknown role {role!r}; expected one of {", ".join(ROLES)}')
-        if turn.get("tool_calls"):
-            raise self._error(f' "{where}": tool_calls are not supported. Write the call into content, or drop the row')
-        content = turn.get("content")
-        if isinstance(content, list):
-            raise self._error(f' "{where}": content of parts is not supported. Join its texts into one string')
-        content = self._filled(f"{where}.content", content, "drop the turn")
-        reasoning = turn.get("reasoning_content")
-        if reasoning is not None:
-            if role != "assistant":
-                raise self._error(f' "{where}": reasoning_content in a turn of the {role}; only assistants have it')
-            reasoning = self._filled(f"{where}.reasoning_content", reasoning, "use null for none")
-        return Message(role, content, reasoning)
+    def _tools(self, value: Any) -> str | None:
+        column = self.columns.tools
+        tools = self._parsed(column, value)
+        if not isinstance(tools, list | None) or not all(isinstance(tool, dict) for tool in tools or []):
+            raise self.at.error(f' "{column}": expected a list of objects, as JSON or as its text. Correct it')
+        return self._json(column, tools) if tools else None
+
+    def _template_kwargs(self, value: Any) -> str | None:
+        column = self.columns.chat_template_kwargs
+        values = self._parsed(column, value)
+        if not isinstance(values, dict | None):
+            raise self.at.error(f' "{column}": expected an object of values by name, found {type(values).__name__}')
+        if taken := sorted(map(str, ARGUMENTS & set(values or {}))):
+            raise self.at.error(f' "{column}": {", ".join(taken)} is set where the template is rendered. Drop it')
+        return self._json(column, values) if values else None
+
+    def _parsed(self, column: str, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value) if value.strip() else None
+            except (ValueError, RecursionError):
+                raise self.at.error(f' "{column}": a text that is no JSON. Correct it') from None
+        # Parquet gives every object every key, with nulls.
+        return _without_nulls(value) if self.at.path.suffix == ".parquet" else value
+
+    def _json(self, column: str, value: Any) -> str:
+        return self.at.text(column, json.dumps(value, ensure_ascii=False))
 
     def _completion(self, given: dict[str, Any]) -> Completion:
         names = self.columns
         for column in (names.prompt, names.completion):
             if isinstance(given.get(column), list):
-                raise self._error(f' "{column}": expected text, found list. Put turns into "{names.messages}"')
-        prompt = self._filled(names.prompt, given[names.prompt], f'use "{names.text}" for a text without a prompt')
+                raise self.at.error(f' "{column}": expected text, found list. Put turns into "{names.messages}"')
+        prompt = self.at.filled(names.prompt, given[names.prompt], f'use "{names.text}" for a text without a prompt')
+        more = self.at.text(names.input, given.get(names.input, ""))
+        if more.strip():
+            # One blank line between them, as in the prompts of https://github.com/tatsu-lab/stanford_alpaca.
+            prompt = f"{prompt}\n\n{more}"
         completion = given.get(names.completion)
         if completion is not None:
-            completion = self._filled(names.completion, completion, "use null where the teacher is to write it")
+            completion = self.at.filled(names.completion, completion, "use null where the teacher is to write it")
         identity = self._id(given, json.dumps([prompt, completion]))
         return Completion(identity, prompt, completion, self._domain(given))
 
     def _plain_text(self, given: dict[str, Any]) -> PlainText:
         # Blank texts are dropped and counted with the duplicates, as blank rows of other tasks are.
-        text = string_in(self.path, self.place, self.columns.text, given[self.columns.text])
+        text = self.at.text(self.columns.text, given[self.columns.text])
         return PlainText(self._id(given, text), text, self._domain(given))
 
     def _domain(self, given: dict[str, Any]) -> str | None:
         domain = given.get(self.columns.domain)
-        return None if domain is None else string_in(self.path, self.place, self.columns.domain, domain)
+        return None if domain is None else self.at.text(self.columns.domain, domain)
 
     def _id(self, given: dict[str, Any], content: str) -> str:
         identity = given.get(self.columns.id)
         if identity is None:
             return text_id(content)
-        return self._filled(self.columns.id, str(identity), "use null to name the row by its content")
-
-    def _filled(self, where: str, value: Any, fix: str) -> str:
-        text = string_in(self.path, self.place, where, value)
-        if not text.strip():
-            raise self._error(f' "{where}": empty; {fix}')
-        return text
+        return self.at.filled(self.columns.id, str(identity), "use null to name the row by its content")
 
     def _kinds(self) -> str:
         return f'"{self.columns.messages}", "{self.columns.prompt}" or "{self.columns.text}"'
 
-    def _error(self, problem: str) -> DataError:
-        return DataError(f"{self.path}: {self.place}{problem}.")
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value

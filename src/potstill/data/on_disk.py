@@ -43,6 +43,9 @@ class Pieces:
     def __len__(self) -> int:
         return len(self._ends) - 1
 
+    def __iter__(self) -> Iterator[memoryview]:
+        return map(self.__getitem__, range(len(self)))
+
     def __getitem__(self, number: int) -> memoryview:
         return memoryview(self._mapped)[self._ends[number] : self._ends[number + 1]]
 

@@ -9,12 +9,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
 
 from potstill.data.chat_tokens import TokenCounts
 from potstill.data.on_disk import Ragged
+from potstill.data.token_rows import TokenRows
 from potstill.data.tokens import TokenFile, Tokenised
 from potstill.families import Part
 from potstill.signals import IGNORE_INDEX, Batch
@@ -52,6 +54,10 @@ class PackedRows:
     def unpacked(self) -> "PackedRows":
         """The same examples, one in each row."""
         return replace(self, rows=Ragged((number,) for number in range(len(self.examples))))
+
+    def followed_by(self, more: TokenRows) -> "PackedRows":
+        """These examples and then those, one in each row."""
+        return replace(self, examples=TokenFile(chain(self.examples, more.examples)), counts=None).unpacked()
 
     def examples_in(self, row: int) -> Sequence[int]:
         """The numbers of the examples of a row."""

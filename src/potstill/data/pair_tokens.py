@@ -7,6 +7,7 @@ is there by construction. Strings of special tokens in the data stay text.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from potstill.data.chat_template import token_ids
 from potstill.data.chat_tokens import TokenCounts
 from potstill.data.pairs import Pair
 from potstill.data.rows import OWN_ID
+from potstill.data.token_rows import TokenRows
 from potstill.data.tokens import TokenFile, Tokenised
 from potstill.data.written import Written
 from potstill.errors import DataError, ModelError
@@ -172,6 +174,10 @@ class PairRows:
     def unpacked(self) -> "PairRows":
         """Themselves: no two pairs share a row."""
         return self
+
+    def followed_by(self, more: TokenRows) -> "PairRows":
+        """These pairs and then those."""
+        return PairRows(TokenFile(chain(self.examples, more.examples)), self.pad_id)
 
     def examples_in(self, row: int) -> Sequence[int]:
         """The row's own number."""

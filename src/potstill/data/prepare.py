@@ -59,7 +59,8 @@ class DataSettings(Settings):
     """Drop training rows that nearly copy a held-out text, and validation rows that nearly copy one of test; null to
     keep them."""
     ignore: tuple[str, ...] = ()
-    """Fields that are left out, as if they were not there: for one with a meaning that this run does without."""
+    """Fields of rows, and keys of a conversation's turns, that are left out as if they were not there: for one with a
+    meaning that this run does without."""
     on_error: OnError = "raise"
     """What is done with rows that cannot be read: raise one error for all of them, or skip and count them. A row that
     is skipped is a row less to learn from, or to judge by."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from pydantic import model_serializer
 
 from potstill.data.fields import BESIDE_TEXT, EVERYWHERE, LABELS, PAIRS_OF_TEXTS, Form, Unread
 from potstill.data.files import read_records
@@ -39,14 +40,30 @@ class Columns(Settings):
     """May be missing or null: of what kind a row is, for several teachers that know different kinds."""
     messages: str = "messages"
     """For language models: a list of turns, each with `role`, `content` and, for an assistant, perhaps
-    `reasoning_content`."""
+    `reasoning_content` (or `reasoning`, `thinking`) and `weight` (or `loss`, `train`, `trainable`): 0 for a turn that
+    is shown and not learnt."""
+    tools: str = "tools"
+    """May be missing or null: a list of the tools that the chat template is given, or its JSON text."""
+    chat_template_kwargs: str = "chat_template_kwargs"
+    """May be missing or null: what else the chat template is given, such as `enable_thinking`, by name."""
     prompt: str = "prompt"
+    input: str = "input"
+    """May be missing or null: put after the prompt, with a blank line between them, as Alpaca's rows have it."""
     completion: str = "completion"
     """May be missing or null: the teacher writes it."""
     source: str = "source"
     """For encoder-decoder models: the text that is read."""
     target: str = "target"
     """May be missing or null: the teacher writes it."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without the columns of later versions where they have their names, so that a run from before goes on."""
+        values = handler(self)
+        for name in ("tools", "chat_template_kwargs", "input"):
+            if values[name] == name:
+                del values[name]
+        return values
 
 
 @runtime_checkable
@@ -273,9 +290,10 @@ def read_each(
 
 def labelled_rows(rows: Sequence[Any]) -> Sequence[Any]:
     """Those that say what is right."""
-    if not isinstance(rows, OnDisk):
-        return [row for row in rows if row.labelled]
-    return rows.where(np.fromiter((row.labelled for row in rows), dtype=np.bool_, count=len(rows)))
+    labelled = np.fromiter((row.labelled for row in rows), dtype=np.bool_, count=len(rows))
+    if labelled.all():
+        return rows
+    return rows.where(labelled) if isinstance(rows, OnDisk) else [row for row in rows if row.labelled]
 
 
 def rows_fingerprint(rows: Sequence[DataRow]) -> str:

@@ -27,6 +27,10 @@ class TokenRows(Encoded, Protocol):
         """The same examples, one in each row."""
         ...
 
+    def followed_by(self, more: "TokenRows") -> "TokenRows":
+        """These examples and then those, one in each row."""
+        ...
+
     def examples_in(self, row: int) -> Sequence[int]:
         """The numbers of the examples that share a row, in the order of their positions."""
         ...

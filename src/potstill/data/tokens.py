@@ -1,8 +1,10 @@
 """Tokenised examples, of which memory holds a few bytes each and a file the rest."""
 
+import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +71,15 @@ class TokenFile(Lazy[Tokenised]):
     def name(self, number: int, *, of_row: bool = False) -> str:
         name = bytes(self._pieces[number][5 * int(self.lengths[number]) :])
         return name[: len(name) - (self._parts[number] if of_row else 0)].decode()
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over names, token ids and what of them is to be learnt, in their order."""
+        digest = hashlib.sha256()
+        for piece, part in zip(self._pieces, self._parts, strict=True):
+            digest.update(f"{len(piece)} {part} ".encode())
+            digest.update(piece)
+        return digest.hexdigest()
 
     def first_repeated(self) -> int | None:
         """The first example whose id another had before it."""

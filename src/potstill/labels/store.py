@@ -9,14 +9,14 @@ codec.safetensors      what an encoding stores once for all rows, where it does
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_serializer
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -54,6 +54,16 @@ class LabelSource(BaseModel):
     """The classes in the order of the logits."""
     max_length: int
     precision: str
+    tokens: str | None = None
+    """Of models that write: digest of the token ids that the rows became, and of which of them are learnt."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without tokens where they are not known, as in stores of earlier versions."""
+        values = handler(self)
+        if self.tokens is None:
+            del values["tokens"]
+        return values
 
 
 def _shard_name(name: str) -> str:
@@ -165,6 +175,13 @@ class LabelStore:
                     f"{self.folder}: labels were made with {name} {str(old)[:12]}, this run has "
                     f"{str(new)[:12]}. Label again with this {name}, or use the run that made them."
                 )
+        # Stores of earlier versions do not know theirs.
+        if stored.tokens is not None and expected.tokens is not None and stored.tokens != expected.tokens:
+            raise LabelStoreError(
+                f"{self.folder}: labels were made of rows with token ids {stored.tokens[:12]}, and the same rows have "
+                f"{expected.tokens[:12]} in this run: the chat template writes them otherwise. Remove this folder and "
+                "label again."
+            )
 
     def logits(self, ids: Sequence[str]) -> npt.NDArray[np.floating]:
         """The logits of these rows, found by id, from a store of dense labels.

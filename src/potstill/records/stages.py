@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from pydantic import Field
@@ -20,6 +21,10 @@ class TokensRecord(Part):
     responses_cut: int
     turns_dropped: int
     examples_dropped: int
+    rows_only_shown: int = 0
+    """Conversations of which no turn is to be learnt."""
+    rows_rewritten: int = 0
+    """Conversations whose template writes another white space around a response than the data have there."""
 
 
 class SplitCounts(Part):
@@ -112,6 +117,8 @@ class PlanRecord(Record):
     """Of a student with a trimmed vocabulary: the share of the pieces of validation that it spells with others."""
     disk_bytes: int
     disk_free_bytes: int
+    date: datetime | None = None
+    """What the chat template takes for now in every stage, where it writes the date."""
     warnings: list[str]
     classes: list[ClassCount] = Field(default_factory=list)
     """In the order of their counts in train. Empty where labels are numbers or texts."""

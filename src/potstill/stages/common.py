@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.checkpoints import check_files, stated_family
 from potstill.data.batches import batches_by_length
@@ -33,6 +33,7 @@ from potstill.tasks import CausalLM, Seq2Seq, TextClassification
 from potstill.tasks.loading import TOKEN_TYPES, tokenizer_fingerprint, without_token_types
 from potstill.tasks.units import Units
 from potstill.tasks.weights import Filled, check_weights
+from potstill.tasks.writing import GENERATION_CONFIG
 from potstill.teachers import CheckpointTeacher, Mixture, PretrainedTeacher, Routed, lead_name
 from potstill.training.engine import Engine
 
@@ -67,6 +68,25 @@ class Inputs:
     """Of all teachers by name, where there are several."""
     vocabulary: Trimmed | None = None
     """The student's, where it is not the teacher's."""
+    known: dict[object, tuple[Sequence[Any], Encoded]] = field(default_factory=dict, compare=False, repr=False)
+    """Rows of which token ids were made, with these; in the order of rows, tokenizer and task."""
+
+    def encoded(self, recipe: Recipe, rows: Sequence[Any]) -> Encoded:
+        """Rows as token ids.
+
+        Those of a split, of a task whose models write, become tokens once in a process: making them asks a chat
+        template many times, and they lie on disk. All others are read each time, for memory would hold them.
+
+        Raises:
+            DataError, ModelError: as the task's `encode`.
+        """
+        if not recipe.task.writes or not any(rows is split.rows for split in self.splits.values()):
+            return recipe.task.encode(rows, self.tokenizer, self.labels)
+        # The rows are held with what they became, so that no others get their number.
+        key = (id(rows), self.tokenizer_digest, recipe.task.model_dump_json())
+        if key not in self.known:
+            self.known[key] = (rows, recipe.task.encode(rows, self.tokenizer, self.labels))
+        return self.known[key][1]
 
     def fingerprint_of(self, split: str) -> str:
         return self.splits[split].fingerprint
@@ -302,7 +322,16 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """A folder that `from_pretrained` loads, written by this process alone."""
     with atomic_folder(folder) as target:
-        model.save_pretrained(target)
+        generation = model.generation_config if model.can_generate() else None
+        try:
+            if generation is not None:
+                model.generation_config = GenerationConfig()
+            model.save_pretrained(target)
+        finally:
+            model.generation_config = generation
+        if generation is not None:
+            # As it was given: transformers may refuse to save values of which some have no effect beside others.
+            generation.to_json_file(target / GENERATION_CONFIG, use_diff=True)
         tokenizer.save_pretrained(target)
 
 
@@ -315,7 +344,7 @@ def units_of(recipe: Recipe, rows: Sequence[Any]) -> Units | None:
 
 def in_units(recipe: Recipe, inputs: Inputs, rows: Sequence[Any], units: Units | None) -> Encoded:
     """The rows as they are trained on: labels that are numbers in standard units."""
-    encoded = recipe.task.encode(rows, inputs.tokenizer, inputs.labels)
+    encoded = inputs.encoded(recipe, rows)
     return units.of_rows(encoded) if units is not None and isinstance(encoded, EncodedRows) else encoded
 
 

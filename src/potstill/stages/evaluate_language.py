@@ -65,7 +65,8 @@ def evaluate_language(
     """
     test = inputs.splits["test"].rows
     task = writing(recipe.task)
-    rows = task.encode(test, inputs.tokenizer)
+    rows = inputs.encoded(recipe, test)
+    assert isinstance(rows, TokenRows)
     several = recipe.several
     asked = {name: folder for name, folder in folders.items() if not (several and name == "teacher")}
     models = {name: folder.load(recipe).to(engine.device).eval() for name, folder in asked.items()}
@@ -240,16 +241,18 @@ def _generations(
     settings, tokenizer = recipe.evaluate, inputs.tokenizer
     prompts = writing(recipe.task).prompts(tokenizer)
     chosen = prompted_rows(recipe, inputs, settings.generations, salt="generations")
+    ends = end_tokens(models.values(), tokenizer)
     found = []
     with run.progress.task("evaluate: responses", len(chosen), "prompts") as advance:
         for row, prompt in chosen:
             left = room_after(prompt, inputs)
             room = settings.generation_tokens if left is None else min(left, settings.generation_tokens)
             said = {}
+            stop = ends | {prompts.end_of(row)}
             if recipe.several is not None:
-                said["teacher"] = write_together(recipe, tokenizer, models, row, prompt, room)
+                said["teacher"] = write_together(recipe, models, row, prompt, room, stop)
             for name, model in models.items():
-                said[name], _ = greedy([model], prompt, room, stop=end_tokens(model, tokenizer))
+                said[name], _ = greedy([model], prompt, room, stop=stop)
             advance(1)
             read = {name: str(tokenizer.decode(ids, skip_special_tokens=True)) for name, ids in said.items()}
             asked, truth = prompts.shown(row)

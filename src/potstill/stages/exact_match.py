@@ -30,18 +30,18 @@ def exact_matches(
     truth = [_text(tokenizer, prompts.said(row)) for row in rows]
     room = max(map(prompts.room, shown))
     settings = Generated(temperature=0, max_new_tokens=room)
+    ends = end_tokens(models.values(), tokenizer)
     found = {}
     speakers = len(models) + (recipe.several is not None)
     with run.progress.task("evaluate: exact match", len(rows) * speakers, "responses") as advance:
         if recipe.several is not None:
             found["teacher"] = np.zeros(len(rows), dtype=np.bool_)
             for index, row in enumerate(rows):
-                ids = write_together(recipe, tokenizer, models, row, shown[index].tolist(), room)
+                ids = write_together(recipe, models, row, shown[index].tolist(), room, ends)
                 found["teacher"][index] = _text(tokenizer, ids) == truth[index]
                 advance(1)
         for name, model in models.items():
             right = np.zeros(len(rows), dtype=np.bool_)
-            ends = end_tokens(model, tokenizer)
             for indices in batches_by_length([len(ids) for ids in shown], recipe.label.batch_size):
                 said = write_responses(
                     model, [shown[index] for index in indices], settings, new_tokens=room, ends=ends, seed=0

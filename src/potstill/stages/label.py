@@ -18,7 +18,7 @@ from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest, fingerprint
 from potstill.stages.common import Inputs, alone, load_teacher, units_of
 from potstill.stages.label_language import judged_temperatures, require_within_bound, write_positions
-from potstill.stages.plan import LABELLED
+from potstill.stages.rendering import LABELLED, tokens_of, with_tokens
 from potstill.tasks import TextClassification, TokenClassification
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
@@ -63,13 +63,14 @@ def label(
         # These decide which encoding is chosen.
         read.add("max_kl")
         judged = judged_temperatures(recipe)
-    depends = {
+    depends: dict[str, object] = {
         "format": FORMAT,
         "judged": judged,
         "label": recipe.label.model_dump(mode="json", include=read) | {"precision": source.precision},
         "encoding": recipe.encoding,
-        "source": source,
+        "source": source.model_copy(update={"tokens": None}),
     }
+    depends = with_tokens(depends, source.tokens, run, store_of(name), recipe, inputs)
     write = _write if dense else write_positions
     record = run.once(
         store_of(name),
@@ -114,6 +115,7 @@ def label_source(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: E
         labels=tuple(inputs.labels),
         max_length=recipe.task.max_length,
         precision=engine.precision(recipe.label.precision),
+        tokens=tokens_of(recipe, inputs),
     )
 
 
@@ -143,7 +145,7 @@ def _write(
     assert isinstance(encoding, Dense)
     # None where words are answered and not whole rows.
     answer = recipe.task.answer if isinstance(recipe.task, TextClassification) else None
-    rows = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
+    rows = inputs.encoded(recipe, inputs.splits["train"].rows)
     model = load_teacher(recipe, run, adapted)
     units = units_of(recipe, inputs.splits["train"].rows)
     if units:

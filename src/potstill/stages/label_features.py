@@ -18,6 +18,7 @@ from potstill.signals import Read
 from potstill.stages.common import Inputs, load_teacher
 from potstill.stages.label import LAST_BITS, PRECISION, TEACHER, is_generation, label_source, one_of
 from potstill.stages.plan import shapes_of
+from potstill.stages.rendering import with_tokens
 from potstill.stages.signals import build_loss
 from potstill.teachers import FrozenTeacher, lead_name
 from potstill.training.engine import Engine
@@ -62,16 +63,17 @@ def _label_stack(
     run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine, where: str, encoding: States
 ) -> LabelRecord:
     source = label_source(recipe, inputs, adapted, engine)
-    depends = {
+    depends: dict[str, object] = {
         "format": FORMAT,
         "label": recipe.label.model_dump(mode="json", include={"batch_size", "batches_per_shard"})
         | {"precision": source.precision},
         "encoding": encoding,
-        "source": source,
+        "source": source.model_copy(update={"tokens": None}),
     }
+    depends = with_tokens(depends, source.tokens, run, where, recipe, inputs)
 
     def work(folder: Path) -> LabelRecord:
-        rows = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
+        rows = inputs.encoded(recipe, inputs.splits["train"].rows)
         rows = rows.unpacked() if isinstance(rows, TokenRows) else rows
         reads = frozenset(state.read for state in encoding.states)
         teacher = FrozenTeacher(load_teacher(recipe, run, adapted), engine.device, recipe.task.ask, reads)

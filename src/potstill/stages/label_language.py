@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from potstill.data.batches import batches_by_length
+from potstill.data.rows import OWN_ID
 from potstill.data.splits import stable_order
 from potstill.data.token_rows import TokenRows
-from potstill.errors import LabelStoreError
+from potstill.errors import DataError, LabelStoreError
 from potstill.labels import (
     Auto,
     Dense,
@@ -37,7 +38,7 @@ from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelFidelity, LabelRecord
 from potstill.run_dir import RunDir, file_digest, write_text
 from potstill.stages.common import Inputs, load_teacher
-from potstill.stages.plan import LABELLED
+from potstill.stages.rendering import LABELLED, labelled_tokens
 from potstill.targets import Head, HiddenTargets
 from potstill.tasks.writing import writing
 from potstill.teachers import FrozenTeacher
@@ -84,12 +85,14 @@ def write_positions(
     """The store of all trained positions of the training and the validation rows.
 
     Raises:
+        DataError: parts of two rows with one name.
         LabelStoreError: the encoding loses more than the recipe accepts; names one that would do.
     """
     settings = recipe.label
     task = writing(recipe.task)
-    examples = chain.from_iterable(inputs.splits[name].rows for name in LABELLED)
-    rows = task.encode(examples, inputs.tokenizer, inputs.labels).unpacked()
+    rows = labelled_tokens(recipe, inputs)
+    if (repeated := rows.examples.first_repeated()) is not None:
+        raise DataError(f'Duplicate id "{rows.ids[repeated]}", after long rows were cut. {OWN_ID}')
     model = load_teacher(recipe, run, adapted)
     teacher = FrozenTeacher(model, engine.device, recipe.task.ask)
     head = task.head_of(model)

@@ -26,15 +26,14 @@ from potstill.stages.class_counts import class_counts, doubts_about_classes
 from potstill.stages.common import Inputs, piece_counts
 from potstill.stages.heads import heads_told
 from potstill.stages.queries import require_queries
-from potstill.stages.respond import planned
+from potstill.stages.rendering import LABELLED
+from potstill.stages.respond import Requests, planned
 from potstill.stages.shapes import shape_of
 from potstill.stages.signals import build_loss, planned_signals
 from potstill.students import Design, design_note, shape_notes
-from potstill.tasks import TextClassification, TokenClassification
+from potstill.tasks import CausalLM, TextClassification, TokenClassification
 from potstill.teachers import MovingAverageTeacher
 
-LABELLED = ("train", "validation")
-"""The splits that a language model's teacher labels: checkpoints are compared by the KL to it."""
 MANY_COPIES = 0.05
 """Of the rows of a split. Of C4, web text, 3 % are near-copies of others (Lee et al. 2021, arXiv:2107.06499)."""
 BYTES_PER_TRAINED_PARAMETER = 12
@@ -76,10 +75,8 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
     """
     shapes = shapes_of(recipe, inputs)
     teacher, student = shapes.teacher, shapes.student
-    learnt, dropped = planned(recipe, inputs)
-    encoded = {
-        name: recipe.task.encode(split.rows, inputs.tokenizer, inputs.labels) for name, split in learnt.splits.items()
-    }
+    learnt, asked = planned(recipe, inputs)
+    encoded = {name: learnt.encoded(recipe, split.rows) for name, split in learnt.splits.items()}
     counts = {name: _counts(split, encoded[name]) for name, split in inputs.splits.items()}
     if recipe.generations > 1:
         # From the second on, the teacher is a student: what the losses compare must be there too.
@@ -112,7 +109,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         label_store_bytes=store_bytes,
         signals=signals,
         responses_to_write=sum(isinstance(row, Written) for row in learnt.splits["train"].rows),
-        prompts_dropped=dropped,
+        prompts_dropped=len(asked.dropped) if asked else 0,
         spelt_share=_spelt_share(inputs, encoded["validation"]),
         disk_bytes=disk,
         disk_free_bytes=free,
@@ -121,9 +118,11 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
             *_of_rows(recipe, counts),
             *doubts_about_classes(classes, {name: count.labelled for name, count in counts.items()}),
             *_warnings(recipe, inputs, teacher, student, counts),
-            *_of_prompts(recipe, dropped),
+            *_of_prompts(recipe, asked),
+            *_of_chats(recipe, inputs, counts),
         ],
         classes=classes,
+        date=recipe.task.date if isinstance(recipe.task, CausalLM) else None,
     )
 
 
@@ -270,13 +269,39 @@ def _of_capacity(recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: 
     return found
 
 
-def _of_prompts(recipe: Recipe, dropped: int) -> list[str]:
-    if not dropped:
-        return []
-    return [
-        f"train: {dropped:,} prompts are left out, since they leave no room for a response within "
-        f"{recipe.task.max_length} tokens."
-    ]
+def _of_prompts(recipe: Recipe, asked: Requests | None) -> Iterator[str]:
+    if asked and asked.dropped:
+        yield (
+            f"train: {len(asked.dropped):,} prompts are left out, since they leave no room for a response within "
+            f"{recipe.task.max_length} tokens."
+        )
+    if asked and asked.only_shown:
+        yield _left_out("train", asked.only_shown)
+
+
+def _left_out(split: str, rows: int) -> str:
+    return f"{split}: {rows:,} rows are left out, since none of their turns is to be learnt."
+
+
+def _of_chats(recipe: Recipe, inputs: Inputs, counts: Mapping[str, SplitCounts]) -> Iterator[str]:
+    """What a chat template makes of the rows that nobody may expect."""
+    task = recipe.task
+    if isinstance(task, CausalLM) and task.date is not None:
+        yield (
+            f"the chat template writes the date, and in all prompts of this run it is {task.date:%Y-%m-%d %H:%M:%S}, "
+            "on whatever day they are made (task.date). Ask the student with it, too, or it reads prompts of a kind "
+            "that it never saw."
+        )
+    for name, count in counts.items():
+        if count.tokens is None:
+            continue
+        if count.tokens.rows_only_shown:
+            yield _left_out(name, count.tokens.rows_only_shown)
+        if count.tokens.rows_rewritten:
+            yield (
+                f"{name}: {count.tokens.rows_rewritten:,} rows are learnt without some of the white space around their "
+                "responses, or with their reasoning in another form, since that is how the chat template writes them."
+            )
 
 
 def _of_rows(recipe: Recipe, counts: Mapping[str, SplitCounts]) -> list[str]:
@@ -322,6 +347,8 @@ def _counts(split: Split, encoded: Encoded) -> SplitCounts:
             responses_cut=counts.responses_cut,
             turns_dropped=counts.turns_dropped,
             examples_dropped=counts.examples_dropped,
+            rows_only_shown=counts.rows_only_shown,
+            rows_rewritten=counts.rows_rewritten,
         ),
     )
 
@@ -339,7 +366,7 @@ def _store_bytes(recipe: Recipe, inputs: Inputs, counts: Mapping[str, SplitCount
 
 def _adapt_rows(recipe: Recipe, inputs: Inputs) -> int:
     rows = labelled_rows(adapt_split(inputs).rows)
-    return len(recipe.task.encode(rows, inputs.tokenizer, inputs.labels).lengths)
+    return len(inputs.encoded(recipe, rows).lengths)
 
 
 def _spelt_share(inputs: Inputs, validation: Encoded) -> float | None:

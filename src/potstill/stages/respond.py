@@ -47,6 +47,8 @@ class Requests:
     """Prompts that leave no room for a response."""
     ends: frozenset[int]
     """The tokens that end a response, by tokenizer and chat template."""
+    only_shown: int = 0
+    """Rows of which no turn is to be learnt."""
 
 
 def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
@@ -62,12 +64,15 @@ def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
     kept: list[DataRow] = []
     dropped: list[str] = []
     ends: set[int] = set()
+    only_shown = 0
     for row in rows:
         if not prompts.asks(row) or (settings.rows == "unanswered" and row.labelled):
             kept.append(row)
             continue
         ends.add(prompts.end_of(row))
-        for name, prompt in prompts.of(row, every=settings.rows == "all"):
+        named = list(prompts.of(row, every=settings.rows == "all"))
+        only_shown += not named
+        for name, prompt in named:
             room = min(settings.max_new_tokens, prompts.room(prompt))
             if room < 1:
                 dropped.append(name)
@@ -77,24 +82,26 @@ def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
             wanted.extend(Request(each, prompt, room) for each in names)
     if not wanted:
         why = (
-            f'{len(dropped)} prompts are empty or fill task.max_length, first "{dropped[0]}". Raise it'
+            f"{only_shown} rows have no turn to learn. Set the weight of one to 1"
+            if only_shown
+            else f'{len(dropped)} prompts are empty or fill task.max_length, first "{dropped[0]}". Raise it'
             if dropped
             else "its rows have no prompt, or a response already. Use label.responses: {kind: given}"
         )
         raise DataError(f"data.train: there is no response that the teacher could write: {why}.")
     _require_own_names([each.id for each in wanted] + [row.id for row in kept], inputs)
-    return Requests(tuple(wanted), tuple(kept), tuple(dropped), frozenset(ends))
+    return Requests(tuple(wanted), tuple(kept), tuple(dropped), frozenset(ends), only_shown)
 
 
-def planned(recipe: Recipe, inputs: Inputs) -> tuple[Inputs, int]:
+def planned(recipe: Recipe, inputs: Inputs) -> tuple[Inputs, Requests | None]:
     """The inputs as the later stages will have them, with responses of the greatest length in place of written ones,
-    and how many prompts leave no room for one."""
+    and what the teacher will be asked for, where it writes them."""
     settings = recipe.label.responses
     if not isinstance(settings, Generated):
-        return inputs, 0
+        return inputs, None
     asked = requests(recipe, inputs, settings)
     longest = [Written(each.id, each.prompt, np.zeros(each.room, dtype=np.int32), "") for each in asked.open]
-    return _with_rows(inputs, [*asked.kept, *longest]), len(asked.dropped)
+    return _with_rows(inputs, [*asked.kept, *longest]), asked
 
 
 def respond(
@@ -142,7 +149,7 @@ def _write(
     engine: Engine,
 ) -> ResponsesRecord:
     model = load_teacher(recipe, run, adapted).to(engine.device).eval()
-    ends = asked.ends | end_tokens(model, inputs.tokenizer)
+    ends = asked.ends | end_tokens([model], inputs.tokenizer)
     done = folder / SCRATCH
     done.mkdir(exist_ok=True)
     started, drawn = time.monotonic(), 0

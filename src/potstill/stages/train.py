@@ -27,16 +27,19 @@ from potstill.stages.common import (
     load_teacher,
     model_digest,
     save_model,
+    teacher_folder,
     true_labels,
     units_of,
 )
 from potstill.stages.heads import begin_head, has_head
 from potstill.stages.label import is_generation, label_source, one_of, store_of
 from potstill.stages.label_features import by_part, features_of
-from potstill.stages.plan import LABELLED, shapes_of, steps_per_epoch, total_steps
+from potstill.stages.plan import shapes_of, steps_per_epoch, total_steps
+from potstill.stages.rendering import LABELLED, tokens_of, with_tokens
 from potstill.students import Copy, Importance, copy_from_teacher, measure_importance
 from potstill.tasks import TextClassification
 from potstill.tasks.units import Units
+from potstill.tasks.writing import generation_config_in
 from potstill.teachers import (
     FrozenTeacher,
     JoinedTeacher,
@@ -170,7 +173,7 @@ def _train(
     settings, rows = member.settings, member.rows
     tokenizer = inputs.of_student.tokenizer
     steps = total_steps(settings, _trained_length(recipe, inputs))
-    depends = {
+    depends: dict[str, object] = {
         **member.depends,
         "train": settings.model_dump(mode="json", exclude={"baseline", "trackers", "alpha"})
         | {"precision": engine.precision(settings.precision)},
@@ -193,6 +196,7 @@ def _train(
     if inputs.vocabulary is not None:
         # It follows from more rows than the baseline's.
         depends["tokenizer"] = inputs.of_student.tokenizer_digest
+    depends = with_tokens(depends, tokens_of(recipe, inputs), run, f"train/{member.name}", recipe, inputs)
 
     def work(folder: Path) -> TrainRecord:
         def save(name: str) -> None:
@@ -298,7 +302,7 @@ class _Opened:
             # A language model's teachers also speak of the validation rows.
             for name in LABELLED if self.recipe.task.writes else ("train",):
                 rows = self.inputs.splits[name].rows
-                encoded = self.recipe.task.encode(rows, self.inputs.tokenizer, self.inputs.labels)
+                encoded = self.inputs.encoded(self.recipe, rows)
                 routes |= routes_of(several, encoded, rows)
             return SeveralTeachers(several, members, routes)
         if self.recipe.label.mode == "online":
@@ -375,6 +379,9 @@ def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptR
     config = type(config).from_dict(config.to_dict() | recipe.task.config_values(inputs.labels))
     torch.manual_seed(recipe.seed)
     student = recipe.task.new_model(config)
+    if recipe.task.writes and (known := generation_config_in(teacher_folder(recipe, run, adapted).path)) is not None:
+        # It must stop where its teacher does.
+        student.generation_config = known
     init = inputs.student.init
     if isinstance(init, Copy):
         source = _original(recipe, inputs) if init.of == "original" else load_teacher(recipe, run, adapted)

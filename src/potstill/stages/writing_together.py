@@ -1,30 +1,30 @@
 """What several teachers write as one: greedily, by the distribution that they have together at each token."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from potstill.measure.generation import greedy
 from potstill.recipe import Recipe
 from potstill.targets import LogitTargets, plain_log_sum_exp
-from potstill.tasks.writing import end_tokens
 from potstill.teachers import Routed, combined
 
 
 def write_together(
     recipe: Recipe,
-    tokenizer: PreTrainedTokenizerBase,
     models: Mapping[str, PreTrainedModel],
     row: Any,
     prompt: Sequence[int],
     new_tokens: int,
+    ends: Collection[int],
 ) -> list[int]:
     """The response of a recipe's several teachers to a row's prompt, with the token that ends it, where one does.
 
-    `models` has each of them by name. Of teachers that are routed by domain, the row's own writes alone.
+    `models` has each of them by name; `ends` are the tokens that end a response. Of teachers that are routed by
+    domain, the row's own writes alone.
 
     Raises:
         DataError: a row of a domain that no teacher knows.
@@ -34,7 +34,6 @@ def write_together(
     speaking = [models[name] for name in several.of]
     if isinstance(several, Routed) and several.by == "domain":
         speaking = [speaking[several.member_for(row.domain, row.id)]]
-    ends = end_tokens(speaking[0], tokenizer)
     ids, _ = greedy(speaking, prompt, new_tokens, stop=ends, together=partial(_next_of_all, recipe))
     return ids
 

@@ -1,12 +1,13 @@
 """The next token: chat and code models, which are read by their last hidden states and never by whole logits."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator, model_serializer
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -41,6 +42,24 @@ class CausalLM(OverVocabulary):
     """Which responses of a conversation are learnt."""
     packing: bool = True
     """Put examples that fit together into one row, where they do not see each other: less padding is computed."""
+    date: datetime | None = None
+    """What the chat template takes for now, where it writes the date: `2026-11-26`, or with a time of day. Without it,
+    the moment at which the run was planned."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without a date where there is none, so that a run from before it could be set goes on."""
+        values = handler(self)
+        if self.date is None:
+            del values["date"]
+        return values
+
+    @field_validator("date")
+    @classmethod
+    def _without_zone(cls, date: datetime | None) -> datetime | None:
+        if date is not None and date.tzinfo is not None:
+            raise ValueError("a chat template writes the date without a zone; give it as 2026-11-26T09:30:00.")
+        return date
 
     @property
     def primary_metric(self) -> str:
@@ -59,7 +78,11 @@ class CausalLM(OverVocabulary):
         return head_of(model)
 
     def prompts(self, tokenizer: Tokenizer) -> ChatPrompts:
-        return ChatPrompts(tokenizer, self.max_length, self.train_on)
+        return ChatPrompts(tokenizer, self.max_length, self.train_on, self.date)
+
+    def writes_date(self, rows: Iterable[Example], tokenizer: Tokenizer) -> bool:
+        """Whether the chat template writes the date into the prompt of one of these rows."""
+        return self._tokens(tokenizer).writes_date(rows)
 
     def read(self, path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[Example]:
         return read_dialogues(path, columns, how=how)
@@ -122,8 +145,13 @@ class CausalLM(OverVocabulary):
             DataError: a row that the chat template refuses, or no row of which a token is left to learn.
             ModelError: a tokenizer without a chat template or an end token, where rows need it.
         """
-        tokens = ChatTokens(tokenizer, self.max_length, self.train_on)
-        tokenised, counts = tokens.tokenise(rows)
+        tokenised, counts = self._tokens(tokenizer).tokenise(rows)
+        if not tokenised and counts.rows_only_shown:
+            raise DataError(
+                f"data: no row has a turn to learn: {counts.rows_only_shown} have a weight of 0 at "
+                f"{'the last turn' if self.train_on == 'last_turn' else 'every turn'} of the assistant, and "
+                f"{counts.examples_dropped} are too long. Set a weight to 1, or leave them out with data.ignore."
+            )
         if not tokenised:
             raise DataError(
                 f"data: no row has a token to learn within {self.max_length} tokens "
@@ -133,6 +161,9 @@ class CausalLM(OverVocabulary):
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         packed = pack(tokenised, max_length=self.max_length, pad_id=pad or 0, packing=self.packing)
         return replace(packed, counts=counts)
+
+    def _tokens(self, tokenizer: Tokenizer) -> ChatTokens:
+        return ChatTokens(tokenizer, self.max_length, self.train_on, self.date)
 
 
 def _file(location: str) -> tuple[str, dict[str, str]]:

@@ -1,6 +1,8 @@
 """The prompts of conversations and completions: what a chat or code model is shown before each response."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from typing import Literal
 
 import numpy as np
@@ -10,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from potstill.data.chat_template import token_ids
 from potstill.data.chat_tokens import ChatTokens
 from potstill.data.dialogues import Completion, Conversation, Example, PlainText
+from potstill.data.turns import Message
 
 Prompt = Int32[np.ndarray, "_"]
 
@@ -18,9 +21,13 @@ class ChatPrompts:
     """Prompts by the chat template of a tokenizer."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, train_on: Literal["all_turns", "last_turn"]
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        train_on: Literal["all_turns", "last_turn"],
+        moment: datetime | None = None,
     ) -> None:
-        self._tokens = ChatTokens(tokenizer, max_length, train_on)
+        self._tokens = ChatTokens(tokenizer, max_length, train_on, moment)
         self._ends: dict[type, int] = {}
 
     def asks(self, row: Example) -> bool:
@@ -53,18 +60,19 @@ class ChatPrompts:
 
 
 def _parts(row: Conversation | Completion, *, every: bool) -> Iterator[tuple[str, Conversation | Completion]]:
-    """For each response that is to be written its name, and what goes before it."""
+    """For each response that is to be written its name, and what goes before it; for none that is only shown."""
     if isinstance(row, Completion):
         yield row.id, row
         return
-    roles = [message.role for message in row.messages]
-    asked = [turns for turns in range(1, len(roles) + 1) if roles[turns - 1] != "assistant" and _answers(roles, turns)]
-    chosen = asked if every else asked[-1:]
+    messages = row.messages
+    asked = [turns for turns in range(1, len(messages) + 1) if _answers(messages, turns)]
+    chosen = [turns for turns in (asked if every else asked[-1:]) if turns == len(messages) or messages[turns].learnt]
     for number, turns in enumerate(chosen):
         name = row.id if len(chosen) == 1 else f"{row.id}#{number}"
-        yield name, Conversation(row.id, row.messages[:turns])
+        yield name, replace(row, messages=messages[:turns])
 
 
-def _answers(roles: Sequence[str], turns: int) -> bool:
+def _answers(messages: tuple[Message, ...], turns: int) -> bool:
     """Whether the assistant is to speak after so many turns."""
-    return turns == len(roles) or roles[turns] == "assistant"
+    goes_on = turns == len(messages) or messages[turns].role == "assistant"
+    return goes_on and messages[turns - 1].role != "assistant"

@@ -1,15 +1,18 @@
 """What stages ask of a task whose models write token by token: of decoders and of encoder-decoders alike."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data.token_rows import TokenRows
 from potstill.targets import Head
+from potstill.tasks.loading import explained
 
+GENERATION_CONFIG = "generation_config.json"
 Prompt = Int32[np.ndarray, "_"]
 
 
@@ -75,8 +78,26 @@ def writing(task: object) -> WritingTask:
     return task
 
 
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens that end a response, by the model's generation settings and the tokenizer."""
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    listed = ends if isinstance(ends, list) else [ends]
-    return {token for token in (*listed, tokenizer.eos_token_id) if token is not None}
+def end_tokens(models: Iterable[PreTrainedModel], tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end a response, by the generation settings of the models that write it and the tokenizer.
+
+    Models that are compared stop at the same: all of them are given.
+    """
+    found = {tokenizer.eos_token_id}
+    for model in models:
+        ends = getattr(model.generation_config, "eos_token_id", None)
+        found |= set(ends) if isinstance(ends, list) else {ends}
+    return found - {None}
+
+
+def generation_config_in(folder: Path) -> GenerationConfig | None:
+    """What a model's folder says of how it writes, such as the tokens that end a response; None where it has no word
+    of it, and what `config.json` says is all.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    if not (folder / GENERATION_CONFIG).is_file():
+        return None
+    with explained(str(folder)):
+        return GenerationConfig.from_pretrained(folder)

@@ -1,0 +1,156 @@
+"""A turn of a conversation, and its reading from a record in the forms that data sets have."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from potstill.data.rows import string_in
+from potstill.errors import DataError
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""The names of an assistant's reasoning: of DeepSeek's, OpenRouter's and Ollama's interfaces."""
+WEIGHTS = ("weight", "loss", "train", "trainable")
+"""The names for whether a turn is learnt: of OpenAI's fine-tuning, ms-swift and Axolotl."""
+SHAREGPT: Mapping[Any, Role] = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+}
+"""Who speaks under `from` in ShareGPT's form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    content: str
+    reasoning: str | None = None
+    """What an assistant thought before it answered."""
+    learnt: bool = True
+    """Or, of an assistant's turn, only shown."""
+
+    @property
+    def values(self) -> list[Any]:
+        """As JSON has it; without a word of being learnt where it is, as it was before a turn could say."""
+        return [self.role, self.content, self.reasoning, *([] if self.learnt else [False])]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands, for the error."""
+
+    path: Path
+    place: str
+
+    def error(self, problem: str) -> DataError:
+        return DataError(f"{self.path}: {self.place}{problem}.")
+
+    def text(self, where: str, value: Any) -> str:
+        return string_in(self.path, self.place, where, value)
+
+    def filled(self, where: str, value: Any, fix: str) -> str:
+        text = self.text(where, value)
+        if not text.strip():
+            raise self.error(f' "{where}": empty; {fix}')
+        return text
+
+
+def read_turn(at: Place, where: str, turn: Any, ignore: Collection[str]) -> Message:
+    """The turn of a record: of role and content, or of ShareGPT's from and value.
+
+    Raises:
+        DataError: it is none, or has a key that is not read and not in `ignore`.
+    """
+    if not isinstance(turn, dict):
+        raise at.error(f' "{where}": expected an object with role and content, found {type(turn).__name__}')
+    # Parquet gives every turn every key, with nulls.
+    given = {key: value for key, value in turn.items() if value is not None and key not in ignore}
+    if given.get("tool_calls"):
+        raise at.error(f' "{where}": tool_calls are not supported. Write the call into content, or drop the row')
+    role, content = _role_and_content(at, where, given)
+    _refuse_others(at, where, given)
+    if isinstance(content, list):
+        content = "".join(_part(at, f"{where}.content[{number}]", part, ignore) for number, part in enumerate(content))
+    content = at.filled(f"{where}.content", content, "drop the turn")
+    return Message(role, content, _reasoning(at, where, role, given), _learnt(at, where, role, given))
+
+
+def _role_and_content(at: Place, where: str, given: dict[str, Any]) -> tuple[Role, Any]:
+    """Takes them out of `given`."""
+    if "from" in given and "role" not in given:
+        speaker = given.pop("from")
+        role = SHAREGPT.get(speaker) if isinstance(speaker, str) else None
+        if role is None:
+            raise at.error(
+                f' "{where}": ShareGPT\'s form with unknown "from" {speaker!r}; expected one of {", ".join(SHAREGPT)}. '
+                'Write the turns as {"role": ..., "content": ...}, or drop the row'
+            )
+        return role, given.pop("value", None)
+    role = given.pop("role", None)
+    if role not in ROLES:
+        raise at.error(f' "{where}": unknown role {role!r}; expected one of {", ".join(ROLES)}')
+    return role, given.pop("content", None)
+
+
+def _refuse_others(at: Place, where: str, given: Mapping[str, Any]) -> None:
+    known = (*REASONING, *WEIGHTS, "tool_calls")
+    unknown = [str(key) for key in given if key not in known]
+    if unknown:
+        names = ", ".join(f'"{key}"' for key in unknown)
+        raise at.error(
+            f' "{where}": {names} would not be read; of a turn role, content, {", ".join(known[:-1])} are. Say that '
+            f"it may go with data.ignore: [{', '.join(unknown)}], or drop the row"
+        )
+
+
+def _part(at: Place, where: str, part: Any, ignore: Collection[str]) -> str:
+    """The text of a part of a content."""
+    if not isinstance(part, dict):
+        raise at.error(
+            f' "{where}": expected a part such as {{"type": "text", "text": ...}}, found {type(part).__name__}'
+        )
+    given = {key: value for key, value in part.items() if value is not None and key not in ignore}
+    kind = given.pop("type", None)
+    if kind != "text":
+        raise at.error(f' "{where}": a part of type {kind!r}; only text can be learnt. Drop the row')
+    text = at.text(f"{where}.text", given.pop("text", None))
+    if given:
+        names = ", ".join(map(str, given))
+        raise at.error(f' "{where}": {names} would not be read. Say that it may go with data.ignore: [{names}]')
+    return text
+
+
+def _reasoning(at: Place, where: str, role: Role, given: Mapping[str, Any]) -> str | None:
+    found = {key: at.text(f"{where}.{key}", given[key]) for key in REASONING if key in given}
+    filled = {key: text for key, text in found.items() if text.strip()}
+    if not filled:
+        return None
+    key, *others = filled
+    if role != "assistant":
+        raise at.error(f' "{where}": {key} in a turn of the {role}; only assistants have it')
+    if any(filled[other] != filled[key] for other in others):
+        raise at.error(f' "{where}": {" and ".join(filled)} differ, and both name the reasoning. Keep one')
+    return filled[key]
+
+
+def _learnt(at: Place, where: str, role: Role, given: Mapping[str, Any]) -> bool:
+    found = {key: given[key] for key in WEIGHTS if key in given}
+    for key, value in found.items():
+        if not isinstance(value, bool | int | float) or value not in (0, 1):
+            raise at.error(
+                f' "{where}.{key}": expected 0 for a turn that is only shown or 1 for one that is learnt, found '
+                f"{value!r}. Round it, or say that it may go with data.ignore: [{key}]"
+            )
+        if value and role != "assistant":
+            raise at.error(
+                f' "{where}.{key}": {value!r} asks to learn a turn of the {role}; only assistants\' are learnt. Set it '
+                f"to 0, or say that it may go with data.ignore: [{key}]"
+            )
+    if len({bool(value) for value in found.values()}) > 1:
+        raise at.error(f' "{where}": {" and ".join(found)} differ in whether the turn is learnt. Keep one')
+    return role != "assistant" or all(found.values())
