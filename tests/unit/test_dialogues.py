@@ -23,6 +23,7 @@ from potstill.data.dialogues import (
     prompt_of,
     read_dialogues,
 )
+from potstill.data.reading import Reading
 from potstill.data.rows import Columns
 from potstill.data.turns import Message
 from potstill.errors import DataError
@@ -323,9 +324,8 @@ def test_what_a_recipe_lets_go_is_not_there(tmp_path: Path) -> None:
     path.write_text(json.dumps(row))
     with pytest.raises(DataError, match='has both "messages" and "text"'):
         read_dialogues(path, Columns())
-    assert list(read_dialogues(path, Columns(), ("name", "weight", "tools", "text"))) == read(
-        tmp_path, turns(USER, ANSWER)
-    )
+    how = Reading(frozenset({"name", "weight", "tools", "text"}))
+    assert list(read_dialogues(path, Columns(), how=how)) == read(tmp_path, turns(USER, ANSWER))
 
 
 def test_the_columns_that_are_read_are_known(tmp_path: Path) -> None:

@@ -65,17 +65,22 @@ def test_rows_with_the_metadata_of_real_data_sets_are_read_and_its_fields_listed
     assert list(unread.values()) == sorted(unread.values(), reverse=True)
 
 
-@pytest.mark.parametrize(("read", "row"), FORMS)
+MEANINGS: list[tuple[str, Any]] = [
+    ("weight", 0.5),
+    ("Sample_Weight", 2),
+    ("reasoning", "since"),
+    ("thinking", "since"),
+]
+OF_TEMPLATES: list[tuple[str, Any]] = [
+    ("tools", [{"type": "function", "function": {"name": "f"}}]),
+    ("chat_template_kwargs", {"enable_thinking": False}),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("weight", 0.5),
-        ("Sample_Weight", 2),
-        ("reasoning", "since"),
-        ("thinking", "since"),
-        ("tools", [{"name": "f"}]),
-        ("chat_template_kwargs", {"enable_thinking": False}),
-    ],
+    ("read", "row", "name", "value"),
+    [(*form, *meaning) for form in FORMS for meaning in MEANINGS]
+    + [(*form, *meaning) for form in FORMS for meaning in OF_TEMPLATES if form[0] is not read_dialogues],
 )
 def test_a_field_with_a_meaning_is_refused_until_the_recipe_says_that_it_may_go(
     tmp_path: Path, read: Read, row: dict[str, Any], name: str, value: Any
@@ -89,6 +94,16 @@ def test_a_field_with_a_meaning_is_refused_until_the_recipe_says_that_it_may_go(
     notes = how.files[tmp_path / "rows.jsonl"]
     assert (notes.ignored, notes.unread) == ({name: 2}, {})
     assert len(read(lines(tmp_path / "none.jsonl", row | {name: None}), Columns(), how=Reading())) == 1
+
+
+@pytest.mark.parametrize("row", [row for read, row in FORMS if read is read_dialogues and "messages" not in row])
+@pytest.mark.parametrize(("name", "value"), OF_TEMPLATES)
+def test_what_chat_templates_are_given_is_refused_in_rows_without_messages(
+    tmp_path: Path, row: dict[str, Any], name: str, value: Any
+) -> None:
+    said = refusal(tmp_path, read_dialogues, row | {name: value})
+    assert f'line 1 has "{name}" beside' in said and f"data.ignore: [{name}] leaves it out" in said
+    assert len(read_dialogues(tmp_path / "rows.jsonl", Columns(), how=Reading(frozenset({name})))) == 1
 
 
 def test_a_field_that_the_recipe_names_is_read_whatever_it_is_called(tmp_path: Path) -> None:

@@ -254,7 +254,10 @@ class _Reader:
         }
         for column, kind in belong.items():
             if column in given and found != kind and given[column] not in ("", [], {}):
-                raise self.at.error(f' has "{column}" beside "{found}"; it belongs to a "{kind}". Drop one of the two')
+                raise self.at.error(
+                    f' has "{column}" beside "{found}"; it belongs to a "{kind}". Drop one of the two; '
+                    f"data.ignore: [{column}] leaves it out"
+                )
 
     def _conversation(self, given: dict[str, Any], column: str | None = None) -> Conversation:
         names = self.columns

@@ -256,8 +256,7 @@ def _train(
 
 def _trained_length(recipe: Recipe, inputs: Inputs) -> int:
     """The training rows as they are put into batches: of language models those that are packed."""
-    rows = inputs.splits["train"].rows
-    return len(recipe.task.encode(rows, inputs.of_student.tokenizer, inputs.labels).lengths)
+    return len(inputs.of_student.encoded(recipe, inputs.splits["train"].rows).lengths)
 
 
 def _snapshots(settings: TrainSettings, steps: int, save: Callable[[float], None]) -> Mapping[int, Callable[[], None]]:
