@@ -232,7 +232,10 @@ class _Reader:
             raise self.at.error(f" has no {self._kinds()}; found {sorted(map(str, given))[:12]}. {self._advice(given)}")
         if len(found) > 1:
             both = " and ".join(f'"{column}"' for column in found)
-            raise self.at.error(f" has both {both}; expected one of {self._kinds()}. Drop the others")
+            raise self.at.error(
+                f" has both {both}; expected one of {self._kinds()}. Drop the others, or say that they may go with "
+                "data.ignore"
+            )
         self._refuse_beside(given, found[0])
         return kinds[found[0]](given)
 

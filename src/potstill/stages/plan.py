@@ -76,7 +76,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
     shapes = shapes_of(recipe, inputs)
     teacher, student = shapes.teacher, shapes.student
     learnt, asked = planned(recipe, inputs)
-    encoded = {name: learnt.encoded(recipe, split.rows) for name, split in learnt.splits.items()}
+    encoded = {name: inputs.encoded(recipe, split.rows) for name, split in learnt.splits.items()}
     counts = {name: _counts(split, encoded[name]) for name, split in inputs.splits.items()}
     if recipe.generations > 1:
         # From the second on, the teacher is a student: what the losses compare must be there too.
