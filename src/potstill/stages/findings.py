@@ -224,9 +224,7 @@ def _of_tokens(evaluation: EvaluateRecord) -> list[str]:
         -1: ("did not pay", "farther from the teacher"),
         0: ("did not measurably pay", "not measurably nearer to the teacher"),
     }[_sure(evaluation, kl)]
-    found.append(
-        f"Distilling {verdict}: the student is {nearer} than the same student on {alone}: {compared} ({ONE_SEED})."
-    )
+    found.append(f"Distilling {verdict}: the student is {nearer} than on {alone}: {compared} ({ONE_SEED}).")
     found.extend(_of_whole_targets(evaluation))
     better = {1: "better than", -1: "worse than", 0: "about as well as"}[_sure(evaluation, loss)]
     found.append(
