@@ -36,8 +36,8 @@ from potstill.run_dir import RESULT, RunDir, read_record
 from potstill.schedules import Constant
 from potstill.signals import Teacher
 from potstill.stages.common import Inputs, load_teacher, read_inputs, true_labels
+from potstill.stages.first_weights import initial_student
 from potstill.stages.label import TEACHER, label_source, store_of
-from potstill.stages.train import initial_student
 from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine, start_engine

@@ -14,8 +14,8 @@ from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
 from potstill.stages.adapt import depends_of
 from potstill.stages.common import Inputs, read_inputs
+from potstill.stages.first_weights import _original
 from potstill.stages.heads import has_head, heads_told
-from potstill.stages.train import _original
 from potstill.tasks import TextClassification, TokenClassification
 from potstill.training.engine import Engine
 from tests import bad_models as bad

@@ -22,9 +22,9 @@ from potstill.recipe.yaml_file import load_recipe
 from potstill.run_dir import RunDir
 from potstill.stages.adapt import adapt
 from potstill.stages.common import Inputs, read_inputs, write_model
+from potstill.stages.first_weights import initial_student
 from potstill.stages.plan import make_plan
 from potstill.stages.rendering import at_one_date, tokens_of, with_tokens
-from potstill.stages.train import initial_student
 from potstill.tasks import CausalLM
 from potstill.tasks.writing import end_tokens
 from potstill.training.engine import start_engine

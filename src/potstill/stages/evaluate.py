@@ -51,9 +51,9 @@ from potstill.stages.evaluate_language import evaluate_language
 from potstill.stages.evaluate_values import judge_values
 from potstill.stages.evaluate_words import evaluate_words
 from potstill.stages.findings import findings
+from potstill.stages.first_weights import initial_student
 from potstill.stages.floors import measured_floors
 from potstill.stages.queries import timed_rows
-from potstill.stages.train import initial_student
 from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.tasks import TextClassification, TokenClassification
 from potstill.tasks.answers import Answer, OneClass

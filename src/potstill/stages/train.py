@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from potstill.data.batches import batches_by_length
 from potstill.data.rows import labelled_rows, rows_fingerprint
-from potstill.data.splits import stable_order
 from potstill.labels import LabelStore, StoredFeatures, StoredTeacher
 from potstill.losses import AnyLoss, HardLabels, MixedLoss, SoftTargets
 from potstill.recipe import Recipe, TrainSettings
 from potstill.records import AdaptRecord, LabelRecord, TrainRecord
-from potstill.run_dir import RunDir, file_digest, fingerprint, folder_files
+from potstill.run_dir import RunDir, file_digest, folder_files
 from potstill.schedules import Constant
 from potstill.signals import Read, Teacher
 from potstill.stages.common import (
@@ -27,19 +24,18 @@ from potstill.stages.common import (
     load_teacher,
     model_digest,
     save_model,
-    teacher_folder,
     true_labels,
     units_of,
 )
-from potstill.stages.heads import begin_head, has_head
+from potstill.stages.first_weights import has_learnt_head, initial_student, weights_digest
+from potstill.stages.heads import begin_head
 from potstill.stages.label import is_generation, label_source, one_of, store_of
 from potstill.stages.label_features import by_part, features_of
 from potstill.stages.plan import shapes_of, steps_per_epoch, total_steps
 from potstill.stages.rendering import LABELLED, tokens_of, with_tokens
-from potstill.students import Copy, Importance, copy_from_teacher, measure_importance
+from potstill.students import Copy
 from potstill.tasks import TextClassification
 from potstill.tasks.units import Units
-from potstill.tasks.writing import generation_config_in
 from potstill.teachers import (
     FrozenTeacher,
     JoinedTeacher,
@@ -206,7 +202,7 @@ def _train(
         model = initial_student(recipe, inputs, run, adapted)
         initial = weights_digest(model)
         units = units_of(recipe, inputs.splits["train"].rows)
-        begin_head(recipe, inputs, model, inputs.splits["train"].rows, known=_knows(recipe, inputs))
+        begin_head(recipe, inputs, model, inputs.splits["train"].rows, known=has_learnt_head(recipe, inputs))
         torch.manual_seed(recipe.seed)  # the projections
         shapes = shapes_of(recipe, inputs, taught_by_student=member.taught_by_student)
         loss = MixedLoss([loss.build(shapes) for loss in member.losses], compiled=settings.compiled)
@@ -370,57 +366,3 @@ class _Opened:
 def _to_the_teacher() -> MixedLoss:
     """KL from the teacher at temperature 1: what a language model's student is compared by."""
     return MixedLoss([SoftTargets(weight=Constant(value=1.0), temperature=Constant(value=1.0)).build()])
-
-
-def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
-    """The student before training: a function of recipe, teacher and seed."""
-    config = inputs.student_config
-    config = type(config).from_dict(config.to_dict() | recipe.task.config_values(inputs.labels))
-    torch.manual_seed(recipe.seed)
-    student = recipe.task.new_model(config)
-    if recipe.task.writes and (known := generation_config_in(teacher_folder(recipe, run, adapted).path)) is not None:
-        # It must stop where its teacher does.
-        student.generation_config = known
-    init = inputs.student.init
-    if isinstance(init, Copy):
-        source = _original(recipe, inputs) if init.of == "original" else load_teacher(recipe, run, adapted)
-        importance = _importance(recipe, inputs, source, init.sample) if init.measures else None
-        pieces = None if inputs.vocabulary is None else inputs.vocabulary.kept
-        copy_from_teacher(student, source, init, importance, pieces)
-    return student
-
-
-def _knows(recipe: Recipe, inputs: Inputs) -> bool:
-    """Whether a student's first head has learnt the form of answer before, as one that was copied has."""
-    init = inputs.student.init
-    return isinstance(init, Copy) and (init.of == "teacher" or recipe.adapt is None or has_head(recipe, inputs))
-
-
-def _importance(recipe: Recipe, inputs: Inputs, teacher: PreTrainedModel, sample: int) -> Importance:
-    """What of the teacher matters on a sample of the training rows."""
-    rows = stable_order(inputs.splits["train"].rows, lambda row: row.id, salt="importance")[:sample]
-    encoded = recipe.task.encode(rows, inputs.tokenizer, inputs.labels)
-    size = recipe.train.micro_batch_size or recipe.train.batch_size
-    batches = (encoded.collate(indices) for indices in batches_by_length(encoded.lengths, size))
-    return measure_importance(teacher, batches, recipe.task.ask)
-
-
-def _original(recipe: Recipe, inputs: Inputs) -> PreTrainedModel:
-    """The lead teacher before it was adapted; the head that it lacks is drawn anew."""
-    lead = recipe.lead
-    labels = inputs.labels if recipe.adapt else None
-    return recipe.task.load_model(
-        inputs.lead.location, labels, lead.classes, revision=lead.revision, trust_remote_code=lead.trust_remote_code
-    )
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Digest of all weights by name, to show that two trainings started from the same."""
-    import hashlib
-
-    return fingerprint(
-        {
-            name: hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()
-            for name, tensor in model.state_dict().items()
-        }
-    )

@@ -1,0 +1,69 @@
+"""The student before training: the weights that it starts from, drawn or copied from its teacher."""
+
+import hashlib
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from potstill.data.batches import batches_by_length
+from potstill.data.splits import stable_order
+from potstill.recipe import Recipe
+from potstill.records import AdaptRecord
+from potstill.run_dir import RunDir, fingerprint
+from potstill.stages.common import Inputs, load_teacher, teacher_folder
+from potstill.stages.heads import has_head
+from potstill.students import Copy, Importance, copy_from_teacher, measure_importance
+from potstill.tasks.writing import generation_config_in
+
+
+def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
+    """The student before training: a function of recipe, teacher and seed."""
+    config = inputs.student_config
+    config = type(config).from_dict(config.to_dict() | recipe.task.config_values(inputs.labels))
+    torch.manual_seed(recipe.seed)
+    student = recipe.task.new_model(config)
+    if recipe.task.writes and (known := generation_config_in(teacher_folder(recipe, run, adapted).path)) is not None:
+        # It must stop where its teacher does.
+        student.generation_config = known
+    init = inputs.student.init
+    if isinstance(init, Copy):
+        source = _original(recipe, inputs) if init.of == "original" else load_teacher(recipe, run, adapted)
+        importance = _importance(recipe, inputs, source, init.sample) if init.measures else None
+        pieces = None if inputs.vocabulary is None else inputs.vocabulary.kept
+        copy_from_teacher(student, source, init, importance, pieces)
+    return student
+
+
+def has_learnt_head(recipe: Recipe, inputs: Inputs) -> bool:
+    """Whether a student's first head has learnt the form of answer before, as one that was copied has."""
+    init = inputs.student.init
+    return isinstance(init, Copy) and (init.of == "teacher" or recipe.adapt is None or has_head(recipe, inputs))
+
+
+def _importance(recipe: Recipe, inputs: Inputs, teacher: PreTrainedModel, sample: int) -> Importance:
+    """What of the teacher matters on a sample of the training rows."""
+    rows = stable_order(inputs.splits["train"].rows, lambda row: row.id, salt="importance")[:sample]
+    encoded = recipe.task.encode(rows, inputs.tokenizer, inputs.labels)
+    size = recipe.train.micro_batch_size or recipe.train.batch_size
+    batches = (encoded.collate(indices) for indices in batches_by_length(encoded.lengths, size))
+    return measure_importance(teacher, batches, recipe.task.ask)
+
+
+def _original(recipe: Recipe, inputs: Inputs) -> PreTrainedModel:
+    """The lead teacher before it was adapted; the head that it lacks is drawn anew."""
+    lead = recipe.lead
+    labels = inputs.labels if recipe.adapt else None
+    return recipe.task.load_model(
+        inputs.lead.location, labels, lead.classes, revision=lead.revision, trust_remote_code=lead.trust_remote_code
+    )
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Digest of all weights by name, to show that two trainings started from the same."""
+    return fingerprint(
+        {
+            name: hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()
+            for name, tensor in model.state_dict().items()
+        }
+    )
