@@ -71,6 +71,9 @@ def _unmet(requirement: Requirement) -> str | None:
 
 
 def _version(name: str) -> str | None:
+    if name == "torch":
+        # Its package does not tell for which devices it was built.
+        return torch.__version__
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
