@@ -130,7 +130,7 @@ class StoreWriter:
     def _rows(self, path: Path, index: Index) -> list[int] | None:
         """The numbers of the rows of a shard; None if one of them is not among the rows to label."""
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        if not reader.schema.equals(self._layout.schema):
+        if not self._layout.reads(reader.schema):
             return None
         batches = (reader.get_batch(number).column("id").to_pylist() for number in range(reader.num_record_batches))
         rows = [index.find(identity) for batch in batches for identity in batch]
