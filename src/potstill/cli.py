@@ -303,7 +303,8 @@ def _of_memory(error: Exception) -> str | None:
 
 
 _MEMORY = {
-    "adapt": "adapt.micro_batch_size, which is adapt.batch_size where it is not set",
+    "adapt": "adapt.micro_batch_size, which is adapt.batch_size where it is not set (with frozen_layers also "
+    "label.batch_size)",
     "label/responses": "label.responses.batch_size",
     "label": "label.batch_size",
     "train": "train.micro_batch_size, which is train.batch_size where it is not set",

@@ -443,6 +443,17 @@ def test_a_damaged_manifest_is_repaired_from_the_record_and_nothing_is_asked_aga
     assert read_manifest(store) == before
 
 
+def test_a_manifest_that_no_record_can_mend_names_what_to_do(store: Path) -> None:
+    finish(store)
+    (store / "result.json").unlink()
+    damage(store / "manifest.json")
+    with pytest.raises(LabelStoreError, match=r"no record of the stage tells .* Remove .* and run"):
+        repair(store)
+    (store / "manifest.json.sha256").write_text("")
+    with pytest.raises(LabelStoreError, match=r"was being written\. Run potstill label"):
+        repair(store)
+
+
 @pytest.mark.parametrize("where", [".", "nowhere", "model.safetensors"])
 def test_a_folder_that_is_no_store_is_said_to_be_none(tmp_path: Path, where: str) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"x")

@@ -165,10 +165,16 @@ def rewritten(value: Any, change: Callable[[str, Any], Any], where: str = "") ->
 
 
 def as_an_earlier_version_left_it(out: Path) -> Iterator[str]:
-    """Precision unresolved, in the inputs and in the manifests; yields the stages where it is."""
+    """Precision unresolved, in the inputs and in the manifests, and stores of format 2; yields the stages where it is."""
+
+    def earlier(name: str, value: Any) -> Any:
+        if name == "format":
+            return 2
+        return "auto" if name.endswith("precision") and value else value
+
     for path in sorted(out.rglob("inputs.json")):
         inputs = json.loads(path.read_text())["inputs"]
-        old = rewritten(inputs, lambda name, value: "auto" if name.endswith("precision") and value else value)
+        old = rewritten(inputs, earlier)
         if old == inputs:
             continue
         path.write_text(json.dumps({"fingerprint": fingerprint(old), "inputs": old}))
@@ -178,6 +184,7 @@ def as_an_earlier_version_left_it(out: Path) -> Iterator[str]:
         if manifest.exists():
             content = json.loads(manifest.read_text())
             content["source"]["precision"] = "auto"
+            content["format"] = 2
             manifest.write_text(json.dumps(content))
             (path.parent / "manifest.json.sha256").write_text(
                 folder_files(manifest.parent, relative_to=out)[manifest.relative_to(out).as_posix()]

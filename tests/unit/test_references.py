@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from potstill.data.pairs import Pair
+from potstill.data.prepare import Split
 from potstill.measure.entities import entities_of
 from potstill.measure.floor import unfit
 from potstill.measure.language import TokensOfRows
@@ -97,6 +100,18 @@ def test_a_language_model_must_beat_counting_its_tokens(tmp_path: Path, chat_tea
     assert np.log(counted.value) == pytest.approx(expected) and counted.beaten
     assert counted.margin is not None and counted.margin.value == pytest.approx(expected - 1)
     assert untrained.value == pytest.approx(np.exp(0.5)) and not untrained.beaten
+    # A student that begins as a whole copy of its teacher says nothing of it; the tokens still do.
+    same = references.of_tokens(recipe, inputs, tokens, losses | {"untrained": losses["teacher"] + 1e-7}, 80)
+    assert [reference.name for reference in same] == [counted.name]
+
+
+@pytest.mark.parametrize(("same", "told"), [(1, False), (2, True)])
+def test_always_one_target_is_a_rule_only_where_it_is_frequent(project: Path, same: int, told: bool) -> None:
+    taught = [Pair(f"t{n}", "x", "one" if n < same else f"target {n}") for n in range(120)]
+    test = [Pair("a", "x", "one"), Pair("b", "y", "two")]
+    inputs = replace(loaded(project)[1], splits={"train": Split(taught, 120), "test": Split(test, 2)})
+    found = references.of_whole_responses(inputs, np.zeros(41), bootstrap_weights(2, seed=0, resamples=40))
+    assert [(each.value, each.beaten) for each in found] == ([(0.5, False)] if told else [])
 
 
 def test_floors_that_cannot_be_fitted_are_told_and_fail_nothing(project: Path) -> None:

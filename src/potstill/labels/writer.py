@@ -229,9 +229,13 @@ def repair(folder: Path) -> list[str]:
     """
     if _manifest_was_changed(folder):
         entries, bad = _entries_of_record(folder), {MANIFEST}
+        if not entries and not (folder / f"{MANIFEST}.sha256").read_bytes().strip():
+            raise LabelStoreError(f"{folder / MANIFEST}: was being written. Run potstill label, which completes it.")
         if not entries:
-            # Says so.
-            read_manifest(folder)
+            raise LabelStoreError(
+                f"{folder / MANIFEST}: was changed after it was written, and no record of the stage tells which shards "
+                f"are whole. Remove {folder} and run potstill label, which makes all of it anew."
+            )
     else:
         manifest = read_manifest(folder)
         entries = {entry.file: entry for entry in manifest.shards}

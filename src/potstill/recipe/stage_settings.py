@@ -139,7 +139,8 @@ class GateSettings(Settings):
     """Student / teacher of the primary metric."""
     max_drop_points: float | None = None
     min_speedup: float | None = Field(default=None, gt=0)
-    """Teacher / student median latency at batch 1."""
+    """Teacher / student median latency at batch 1; of models in half precision the lower of theirs, in it and in
+    float32."""
     max_latency_p95_ms: Positive | None = None
     """Needs 100 timed rows or prompts."""
     max_size_bytes: Positive | None = None

@@ -61,7 +61,8 @@ def evaluate_language(
 ) -> EvaluateRecord:
     """Perplexity, distance from the teacher, responses side by side, and speed of all models.
 
-    `untrained` is the student as training found it, of which only the distance from the teacher is measured.
+    `untrained` is the student as training found it: how far from the teacher it is, and what a teacher must be better
+    than.
     """
     test = inputs.splits["test"].rows
     task = writing(recipe.task)
@@ -77,6 +78,8 @@ def evaluate_language(
     generations = _generations(run, recipe, inputs, models)
     exact = exact_matches(run, recipe, inputs, models) if task.judges_whole_responses else {}
     models.clear()
+    # Speed is measured in other processes, which need the device to themselves.
+    untrained.cpu()
     weights, requests = weights_of(recipe, folders), _requests(recipe, inputs, folders, engine)
     speed = speeds(run, recipe, weights, requests)
     accuracy = {name: drawn.means(each.right) for name, each in tokens.items()}

@@ -199,6 +199,11 @@ def _of_whole_targets(evaluation: EvaluateRecord) -> list[str]:
     ]
 
 
+def _nats(value: float, sign: str = "") -> str:
+    """With two decimals, or two digits where these would all be zeros."""
+    return f"{value:{sign}.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:{sign}.2g}"
+
+
 def _of_tokens(evaluation: EvaluateRecord) -> list[str]:
     """What is said of language models alone."""
     student, baseline = evaluation.models["student"], evaluation.models.get("baseline")
@@ -211,14 +216,14 @@ def _of_tokens(evaluation: EvaluateRecord) -> list[str]:
         fell = student.kl_mean < start if gain is None else _sure(evaluation, gain) > 0
         way = "fell" if fell else "did not measurably fall: it went"
         share = f" ({student.kl_mean / start:.0%} of what it was before training)" if start > 0 else ""
-        found.append(f"KL from the teacher {way} from {start:.2f} to {student.kl_mean:.2f} nats a token{share}.")
+        found.append(f"KL from the teacher {way} from {_nats(start)} to {_nats(student.kl_mean)} nats a token{share}.")
     kl, loss = evaluation.kl_gain_over_baseline, evaluation.loss_gain_over_baseline
     if baseline is None or baseline.kl_mean is None or baseline.perplexity is None or kl is None or loss is None:
         return found
     # What the baseline learnt as hard labels.
     alone = "true responses alone" if evaluation.learnt_from == "given" else "the tokens of the same text alone"
-    span = f"{kl.value:+.2f} nats a token (95 % interval {kl.low:+.2f} to {kl.high:+.2f})"
-    compared = f"KL {student.kl_mean:.2f} against {baseline.kl_mean:.2f}, a gain of {span}"
+    span = f"{_nats(kl.value, '+')} nats a token (95 % interval {_nats(kl.low, '+')} to {_nats(kl.high, '+')})"
+    compared = f"KL {_nats(student.kl_mean)} against {_nats(baseline.kl_mean)}, a gain of {span}"
     verdict, nearer = {
         1: ("paid", "nearer to the teacher"),
         -1: ("did not pay", "farther from the teacher"),

@@ -11,7 +11,7 @@ from potstill.data.batches import batches_by_length
 from potstill.data.rows import texts_fingerprint
 from potstill.labels import Auto, Dense, DensePositions, LabelSource, StoreWriter, bytes_per_position
 from potstill.labels.positions import Columns
-from potstill.labels.store import FORMAT
+from potstill.labels.store import READABLE
 from potstill.labels.writer import stored_positions
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
@@ -64,7 +64,8 @@ def label(
         read.add("max_kl")
         judged = judged_temperatures(recipe)
     depends: dict[str, object] = {
-        "format": FORMAT,
+        # The oldest that is read: a store of it holds the same as a new one.
+        "format": READABLE[0],
         "judged": judged,
         "label": recipe.label.model_dump(mode="json", include=read) | {"precision": source.precision},
         "encoding": recipe.encoding,

@@ -9,7 +9,7 @@ from potstill.data.token_rows import TokenRows
 from potstill.families import Part
 from potstill.labels import States, StoreWriter, bytes_per_position
 from potstill.labels.positions import Columns
-from potstill.labels.store import FORMAT
+from potstill.labels.store import READABLE
 from potstill.labels.writer import stored_positions
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
@@ -64,7 +64,8 @@ def _label_stack(
 ) -> LabelRecord:
     source = label_source(recipe, inputs, adapted, engine)
     depends: dict[str, object] = {
-        "format": FORMAT,
+        # The oldest that is read: a store of it holds the same as a new one.
+        "format": READABLE[0],
         "label": recipe.label.model_dump(mode="json", include={"batch_size", "batches_per_shard"})
         | {"precision": source.precision},
         "encoding": encoding,
