@@ -165,7 +165,7 @@ def rewritten(value: Any, change: Callable[[str, Any], Any], where: str = "") ->
 
 
 def as_an_earlier_version_left_it(out: Path) -> Iterator[str]:
-    """Precision unresolved, in the inputs and in the manifests, and stores of format 2; yields the stages where it is."""
+    """Precision unresolved in inputs and manifests, and stores of format 2; yields the stages where it is."""
 
     def earlier(name: str, value: Any) -> Any:
         if name == "format":
