@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.table import Table
 
+from potstill.presentation.formats import number
 from potstill.records import (
     QUERIES_OF_A_PERCENTILE,
     ClassCount,
@@ -154,7 +155,7 @@ def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
         console.print(finding, highlight=False)
     if gate is not None:
         for check in gate.checks:
-            measured = "not measured" if check.measured is None else f"{check.measured:.4g}"
+            measured = "not measured" if check.measured is None else number(check.measured)
             word = "pass" if check.passed else "FAIL"
             console.print(f"  {word}  {check.name} {check.required}: {measured}", highlight=False)
         verdict = f"verdict: {'passed' if gate.passed else 'FAILED'}"

@@ -50,7 +50,12 @@ def weak_teacher(evaluation: EvaluateRecord) -> str | None:
 
 
 def _shown(metric: str, value: float) -> str:
-    return f"{value:.4g}" if metric == "perplexity" else f"{value:.1%}"
+    return digits(value) if metric == "perplexity" else f"{value:.1%}"
+
+
+def digits(value: float) -> str:
+    """Four digits, and large numbers whole."""
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _of_few_rows(evaluation: EvaluateRecord) -> list[str]:

@@ -3,7 +3,7 @@
 from potstill.recipe import GateSettings, Recipe
 from potstill.records import Check, EvaluateRecord, GateRecord
 from potstill.run_dir import RunDir, fingerprint
-from potstill.stages.findings import weak_teacher
+from potstill.stages.findings import digits, weak_teacher
 
 
 def gate(run: RunDir, recipe: Recipe, evaluation: EvaluateRecord) -> GateRecord:
@@ -59,7 +59,7 @@ def _of_teacher(evaluation: EvaluateRecord, *, allowed: bool) -> list[Check]:
         checks.append(
             Check(
                 name=f"teacher_{metric}_{side}_floor",
-                required=f"{sign} {strongest.value:.4g} ({strongest.name})"
+                required=f"{sign} {digits(strongest.value)} ({strongest.name})"
                 + (", allowed by allow_weak_teacher" if weak and allowed else ""),
                 measured=strongest.teacher,
                 passed=allowed or not weak,
