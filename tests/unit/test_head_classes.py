@@ -17,6 +17,7 @@ from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.first_weights import _original
 from potstill.stages.heads import has_head, heads_told
 from potstill.tasks import TextClassification, TokenClassification
+from potstill.tasks.classes import named_by_hand
 from potstill.training.engine import Engine
 from tests import bad_models as bad
 from tests.conftest import CLASSES, make_project
@@ -118,6 +119,26 @@ def test_a_head_without_the_names_of_the_data(
         model = recipe.task.load_model(str(folder), inputs.labels, recipe.lead.classes)
         kept = BertForSequenceClassification.from_pretrained(folder).classifier
         assert torch.equal(model.classifier.weight, kept.weight)
+
+
+@pytest.mark.parametrize(
+    ("own", "labels", "advice"),
+    [
+        (["Positive", "Negative"], ["negative", "positive"], "{Positive: positive, Negative: negative}."),
+        (["POS", "\uff4e\uff45\uff47", "other"], ["neg", "other", "pos"], "{POS: pos, \uff4e\uff45\uff47: neg}."),
+        # What is left is nobody's to guess, not even where names are in order.
+        (["LABEL_0", "LABEL_1"], ["neg", "pos"], "{LABEL_0: ..., LABEL_1: ...}, with one of these in place of each"),
+        (["Positive", "bad"], ["negative", "positive"], "{Positive: ..., bad: ...}, with one of these"),
+        # Two names of one spelling are no pair.
+        (["A", "a"], ["a ", "b"], "{A: ..., a: ...}, with one of these in place of each ...: a , b."),
+        (["x"], ["a", "b"], ""),
+    ],
+)
+def test_which_class_is_which_is_advised_only_where_the_names_say_it(
+    own: list[str], labels: list[str], advice: str
+) -> None:
+    found = named_by_hand(own, labels)
+    assert advice in found and bool(advice) == bool(found)
 
 
 def test_numbers_as_names_in_a_recipe(tmp_path: Path, project: Path, teacher_folder: Path) -> None:
