@@ -215,6 +215,28 @@ def test_check_shows_the_first_prompt(load: Load) -> None:
     assert "the teacher writes what is learnt after it" in lines[0] and lines[1].endswith("<|im_start|> assistant")
 
 
+def test_check_shows_the_first_row_of_which_something_is_learnt(load: Load, chat_project: Path) -> None:
+    path = chat_project / "data/train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()][:4]
+    # Nothing to learn, and no room to learn it in.
+    rows[0]["messages"] = [turn | {"weight": 0} for turn in rows[0]["messages"]]
+    rows[1]["messages"][0]["content"] = " ".join(["w1"] * 200)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unanswered = GENERATED.replace("per_prompt: 2", "rows: unanswered")
+    for changes in ((), (unanswered,)):
+        if changes:
+            rows[2]["messages"] = rows[2]["messages"][:-1]
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        recipe, inputs = load(*changes)
+        lines = list(example_lines(recipe, inputs))
+        assert f"The first example, {rows[3 if changes else 2]['id']}; what is learnt" in lines[0]
+        assert "[[" in lines[1]
+    # Of the rows that stay as they are given, none teaches.
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+    lines = list(example_lines(*load(unanswered)))
+    assert f"The first prompt, {rows[2]['id']}" in lines[0] and lines[1].endswith("<|im_start|> assistant")
+
+
 class TestWriting:
     """The stage itself, in this process, with the random teacher."""
 
