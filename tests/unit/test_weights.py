@@ -296,3 +296,31 @@ def test_a_head_of_another_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="saved as BertForSequenceClassification, and the task reads a BertForTokenCl"):
         check_weights(TAGS.new_model, config, folder, new_head=False)
     assert check_weights(TAGS.new_model, config, folder, new_head=True) == Filled(frozenset())
+    # Also where there are no headers to look at first.
+    with pytest.raises(ModelError, match="saved as BertForSequenceClassification, and the task reads a BertForTokenCl"):
+        TAGS.load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["BertForMultiLabelSequenceClassification", "RobertaForSequenceClassification"])
+def test_a_head_of_the_same_kind_under_another_name_is_read(name: str, tmp_path: Path) -> None:
+    folder = saved(bert(), tmp_path / "model", bad.with_config(architectures=[name]))
+    assert compared(TEXT, folder) == Filled(frozenset())
+
+
+@pytest.mark.parametrize(
+    ("task", "make", "settings", "method"),
+    [
+        (NEXT, llama, {"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        (NEXT, llama, {"quant_method": "gptq", "bits": 4}, "gptq"),
+        (TEXT, bert, {"quant_method": "fp8"}, "fp8"),
+        (TEXT, bert, {"load_in_8bit": True}, "a method that its config.json does not name"),
+    ],
+)
+@pytest.mark.parametrize("location", [None, "organisation/name"])
+def test_quantised_weights_are_refused_by_the_name_of_their_method(
+    task: AnyTask, make: Any, settings: dict[str, Any], method: str, location: str | None, tmp_path: Path
+) -> None:
+    folder = str(saved(make(), tmp_path / "model", bad.with_config(quantization_config=settings)))
+    where = location or folder
+    with pytest.raises(ModelError, match=rf"^{where}: its weights are quantised \({method}\), .*model.dequantize"):
+        check_weights(task.new_model, task.load_config(folder), where, new_head=False)
