@@ -10,15 +10,17 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertModel
 
 from potstill.errors import ModelError, RecipeError
+from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
-from potstill.stages.adapt import depends_of
+from potstill.run_dir import RunDir
+from potstill.stages.adapt import adapt, depends_of
 from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.first_weights import _original
 from potstill.stages.heads import has_head, heads_told
 from potstill.tasks import TextClassification, TokenClassification
 from potstill.tasks.classes import named_by_hand
-from potstill.training.engine import Engine
+from potstill.training.engine import Engine, start_engine
 from tests import bad_models as bad
 from tests.conftest import CLASSES, make_project
 
@@ -217,8 +219,19 @@ def test_members_go_by_their_own_names(tmp_path: Path, project: Path, teacher_fo
     assert read_inputs(recipe, project).labels == ORDERED
     other = names.replace("metal", "x").replace("beast", "metal").replace("x", "beast")
     recipe = load_recipe(project / "recipe.yaml", [of % other, *WITHOUT_ADAPT])
-    with pytest.raises(ModelError, match=r"teacher.of.b: its classes are in another order"):
-        read_inputs(recipe, project)
+    # The same names in another order: the member's outputs are sorted before it is asked.
+    inputs = read_inputs(recipe, project)
+    assert inputs.labels == ORDERED
+    with start_engine() as engine:
+        run = RunDir(project / "run", Progress())
+        members = adapt(run, recipe, inputs, engine).members
+    assert not members["a"].converted and members["a"].location == str(first)
+    saved = recipe.task.load_model(str(run.path(members["b"].location)))
+    own = BertForSequenceClassification.from_pretrained(second)
+    assert list(saved.config.id2label.values()) == ORDERED and saved.config.label2id["metal"] == 0
+    assert torch.equal(saved.classifier.weight, own.classifier.weight[[1, 0, 2]])
+    assert torch.equal(saved.classifier.bias, own.classifier.bias[[1, 0, 2]])
+    assert torch.equal(saved.get_input_embeddings().weight, own.get_input_embeddings().weight)
     recipe = load_recipe(project / "recipe.yaml", [of % "{}"])
     (told,) = heads_told(recipe, read_inputs(recipe, project))
     assert told.startswith("b: its head knows other classes")

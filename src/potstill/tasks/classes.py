@@ -17,11 +17,14 @@ SHOWN = 12
 
 def config_of(labels: Sequence[str], problem_type: str | None = None) -> dict[str, Any]:
     """The classes, and the form of the answer, as a model configuration carries them."""
+    return {"num_labels": len(labels), **names_of(labels), "problem_type": problem_type}
+
+
+def names_of(labels: Sequence[str]) -> dict[str, Any]:
+    """The names of the outputs of a head, as a model configuration carries them."""
     return {
-        "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {label: number for number, label in enumerate(labels)},
-        "problem_type": problem_type,
     }
 
 
