@@ -237,6 +237,24 @@ def test_comparing_reads_no_weights_and_draws_nothing(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_weights_that_are_missing_are_not_drawn_to_be_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved(llama(), tmp_path / "model", bad.with_config(num_hidden_layers=9))
+    init, drawn = LlamaForCausalLM._init_weights, set()
+
+    def noted(self: LlamaForCausalLM, module: torch.nn.Module) -> None:
+        drawn.update(weight.device.type for weight in module.parameters(recurse=False))
+        init(self, module)
+
+    monkeypatch.setattr(LlamaForCausalLM, "_init_weights", noted)
+    with pytest.raises(ModelError, match=r"those of the LlamaForCausalLM that .* 54 of \d+ weights are missing"):
+        check_weights(NEXT.new_model, NEXT.load_config(str(folder)), str(folder), new_head=False)
+    assert drawn <= {"meta"}
+    # As they are where a model is loaded, so that the probe sees them.
+    with pytest.raises(ModelError, match="weights are missing"):
+        NEXT.load_model(str(folder))
+    assert "cpu" in drawn
+
+
 def test_without_headers_nothing_is_compared(tmp_path: Path) -> None:
     config = TEXT.load_config(str(saved(bert(), tmp_path / "model")))
     assert check_weights(TEXT.new_model, config, "organisation/name", new_head=False) is None

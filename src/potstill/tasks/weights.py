@@ -83,13 +83,12 @@ def check_weights(
     wrapper = _wrapper(expected, shapes, skeleton.base_model_prefix)
     # The model's own prefix twice over is nothing to transformers.
     if wrapper is not None and wrapper != f"{skeleton.base_model_prefix}.":
-        # Before transformers draws all of these weights.
         missing = {name for name in expected if name not in shapes}
         raise _misfit(skeleton, location, missing, {}, set(shapes) - expected, wrapper, new_head=new_head)
     # One number in memory, seen in every place of the tensor.
     state = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
     with explained(location), _quiet(), torch.random.fork_rng(devices=[]):
-        model, info = type(skeleton).from_pretrained(
+        model, info = _without_drawing(type(skeleton)).from_pretrained(
             None,
             config=config,
             state_dict=state,
@@ -98,6 +97,18 @@ def check_weights(
             output_loading_info=True,
         )
     return filled(model, info, location, new_head=new_head)
+
+
+def _without_drawing(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """A class of models whose missing weights stay on the meta device when it is loaded: a checkpoint that lacks most
+    of a large model must not fill the memory with weights that are drawn only to be refused."""
+
+    def nothing(self: PreTrainedModel, *args: object, **given: object) -> None: ...
+
+    # The name is in errors, and where transformers looks for how the names of weights have changed.
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    steps = dict.fromkeys(("_move_missing_keys_from_meta_to_device", "_initialize_missing_keys"), nothing)
+    return type(kind.__name__, (kind,), {**names, **steps})
 
 
 def _require_plain_weights(config: PretrainedConfig, location: str) -> None:
