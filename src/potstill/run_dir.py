@@ -138,12 +138,14 @@ class RunDir:
         self._processes.barrier()
         return path.read_text(encoding="utf-8").strip()
 
-    def began_without(self, name: str, key: str) -> bool:
-        """Whether stage `name` was begun before there was such a key among its inputs; the same in all processes."""
-        begun = _read_json(self.path(name, INPUTS))
+    def has_begun(
+        self, name: str, inputs: Mapping[str, Any], *, last_bits: Collection[str], auto: Mapping[str, str] | None
+    ) -> bool:
+        """Whether `once` with these arguments would go on from what is there; the same in all processes."""
+        begun = _begun(self.path(name), _jsonable(inputs), last_bits, auto or {})
         # Nobody may begin it anew before all have looked.
         self._processes.barrier()
-        return begun is not None and key not in begun.get("inputs", {})
+        return begun is not None
 
     def _begin(self, name: str, folder: Path, wanted: str, inputs: Mapping[str, Any], begun: "_Begun | None") -> None:
         """Make the folder ready for work on these inputs."""

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -18,10 +19,11 @@ from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
 from potstill.records import AdaptRecord, ResponsesRecord
-from potstill.run_dir import open_run
+from potstill.run_dir import fingerprint, open_run, write_json
 from potstill.stages import respond as stage
 from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.plan import example_lines, make_plan
+from potstill.tasks.chat_prompts import ChatPrompts
 from potstill.training.engine import Engine
 from tests.conftest import COLOURS, make_chat_project
 from tests.recipes.test_cli import potstill, record, stages_that_worked
@@ -215,6 +217,28 @@ def test_check_shows_the_first_prompt(load: Load) -> None:
     assert "the teacher writes what is learnt after it" in lines[0] and lines[1].endswith("<|im_start|> assistant")
 
 
+def test_check_shows_the_first_row_of_which_something_is_learnt(load: Load, chat_project: Path) -> None:
+    path = chat_project / "data/train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()][:4]
+    # Nothing to learn, and no room to learn it in.
+    rows[0]["messages"] = [turn | {"weight": 0} for turn in rows[0]["messages"]]
+    rows[1]["messages"][0]["content"] = " ".join(["w1"] * 200)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unanswered = GENERATED.replace("per_prompt: 2", "rows: unanswered")
+    for changes in ((), (unanswered,)):
+        if changes:
+            rows[2]["messages"] = rows[2]["messages"][:-1]
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        recipe, inputs = load(*changes)
+        lines = list(example_lines(recipe, inputs))
+        assert f"The first example, {rows[3 if changes else 2]['id']}; what is learnt" in lines[0]
+        assert "[[" in lines[1]
+    # Of the rows that stay as they are given, none teaches.
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+    lines = list(example_lines(*load(unanswered)))
+    assert f"The first prompt, {rows[2]['id']}" in lines[0] and lines[1].endswith("<|im_start|> assistant")
+
+
 class TestWriting:
     """The stage itself, in this process, with the random teacher."""
 
@@ -258,6 +282,34 @@ class TestWriting:
         assert not (tmp_path / "broken/label/responses/scratch").exists()
         rows = inputs.splits["train"].rows
         assert all(isinstance(row, Written) for row in rows) and len(rows) == whole.written
+
+    def test_prompts_that_are_rendered_otherwise_are_answered_anew_but_old_runs_go_on(
+        self,
+        respond: Callable[..., tuple[Inputs, ResponsesRecord | None]],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        _, first = respond(tmp_path / "run")
+        inputs = tmp_path / "run/label/responses/inputs.json"
+        known = json.loads(inputs.read_text())["inputs"]
+        assert len(known["prompts"]) == 64
+        prompt_of = ChatPrompts.of
+
+        def otherwise(self: ChatPrompts, *args: Any, **more: Any) -> Any:
+            """As another version of transformers, or of this library, may render the same rows."""
+            return [(name, np.append(prompt, prompt[-1])) for name, prompt in prompt_of(self, *args, **more)]
+
+        monkeypatch.setattr(ChatPrompts, "of", otherwise)
+        _, other = respond(tmp_path / "run")
+        assert first is not None and other is not None and first.files != other.files
+        # One that an earlier version wrote is kept.
+        del known["prompts"]
+        write_json(inputs, {"fingerprint": fingerprint(known), "inputs": known})
+        result = tmp_path / "run/label/responses/result.json"
+        result.write_text(json.dumps(json.loads(result.read_text()) | {"fingerprint": fingerprint(known)}))
+        before = result.read_text()
+        assert respond(tmp_path / "run")[1] is not None and result.read_text() == before
+        assert "prompts" not in json.loads(inputs.read_text())["inputs"]
 
     def test_a_smaller_batch_writes_only_what_is_missing(
         self,

@@ -10,14 +10,17 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertModel
 
 from potstill.errors import ModelError, RecipeError
+from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
-from potstill.stages.adapt import depends_of
+from potstill.run_dir import RunDir
+from potstill.stages.adapt import adapt, depends_of
 from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.first_weights import _original
 from potstill.stages.heads import has_head, heads_told
 from potstill.tasks import TextClassification, TokenClassification
-from potstill.training.engine import Engine
+from potstill.tasks.classes import named_by_hand
+from potstill.training.engine import Engine, start_engine
 from tests import bad_models as bad
 from tests.conftest import CLASSES, make_project
 
@@ -120,6 +123,26 @@ def test_a_head_without_the_names_of_the_data(
         assert torch.equal(model.classifier.weight, kept.weight)
 
 
+@pytest.mark.parametrize(
+    ("own", "labels", "advice"),
+    [
+        (["Positive", "Negative"], ["negative", "positive"], "{Positive: positive, Negative: negative}."),
+        (["POS", "\uff4e\uff45\uff47", "other"], ["neg", "other", "pos"], "{POS: pos, \uff4e\uff45\uff47: neg}."),
+        # What is left is nobody's to guess, not even where names are in order.
+        (["LABEL_0", "LABEL_1"], ["neg", "pos"], "{LABEL_0: ..., LABEL_1: ...}, with one of these in place of each"),
+        (["Positive", "bad"], ["negative", "positive"], "{Positive: ..., bad: ...}, with one of these"),
+        # Two names of one spelling are no pair.
+        (["A", "a"], ["a ", "b"], "{A: ..., a: ...}, with one of these in place of each ...: a , b."),
+        (["x"], ["a", "b"], ""),
+    ],
+)
+def test_which_class_is_which_is_advised_only_where_the_names_say_it(
+    own: list[str], labels: list[str], advice: str
+) -> None:
+    found = named_by_hand(own, labels)
+    assert advice in found and bool(advice) == bool(found)
+
+
 def test_numbers_as_names_in_a_recipe(tmp_path: Path, project: Path, teacher_folder: Path) -> None:
     folder = with_head(teacher_folder, tmp_path / "head", [0, 1, 2])
     text = (project / "recipe.yaml").read_text()
@@ -196,8 +219,19 @@ def test_members_go_by_their_own_names(tmp_path: Path, project: Path, teacher_fo
     assert read_inputs(recipe, project).labels == ORDERED
     other = names.replace("metal", "x").replace("beast", "metal").replace("x", "beast")
     recipe = load_recipe(project / "recipe.yaml", [of % other, *WITHOUT_ADAPT])
-    with pytest.raises(ModelError, match=r"teacher.of.b: its classes are in another order"):
-        read_inputs(recipe, project)
+    # The same names in another order: the member's outputs are sorted before it is asked.
+    inputs = read_inputs(recipe, project)
+    assert inputs.labels == ORDERED
+    with start_engine() as engine:
+        run = RunDir(project / "run", Progress())
+        members = adapt(run, recipe, inputs, engine).members
+    assert not members["a"].converted and members["a"].location == str(first)
+    saved = recipe.task.load_model(str(run.path(members["b"].location)))
+    own = BertForSequenceClassification.from_pretrained(second)
+    assert list(saved.config.id2label.values()) == ORDERED and saved.config.label2id["metal"] == 0
+    assert torch.equal(saved.classifier.weight, own.classifier.weight[[1, 0, 2]])
+    assert torch.equal(saved.classifier.bias, own.classifier.bias[[1, 0, 2]])
+    assert torch.equal(saved.get_input_embeddings().weight, own.get_input_embeddings().weight)
     recipe = load_recipe(project / "recipe.yaml", [of % "{}"])
     (told,) = heads_told(recipe, read_inputs(recipe, project))
     assert told.startswith("b: its head knows other classes")

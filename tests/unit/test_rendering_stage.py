@@ -19,7 +19,7 @@ from potstill.pipeline import run_recipe
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
-from potstill.run_dir import RunDir
+from potstill.run_dir import RunDir, fingerprint, write_json
 from potstill.stages.adapt import adapt
 from potstill.stages.common import Inputs, read_inputs, write_model
 from potstill.stages.first_weights import initial_student
@@ -142,19 +142,40 @@ def test_a_store_of_other_tokens_is_refused(chat_project: Path, load: Load) -> N
     assert "tokens" not in store.manifest.source.model_dump() and LabelSource(**store.manifest.source.model_dump())
 
 
+def test_a_date_that_is_set_and_not_written_is_said_to_have_no_effect(teacher: Path, load: Load) -> None:
+    def told() -> list[str]:
+        recipe, inputs = load("task.date=2024-07-26")
+        return [warning for warning in make_plan(recipe, inputs, Path()).warnings if "task.date" in warning]
+
+    assert told() == ["task.date has no effect: the chat template writes no date into the prompt of any row."]
+    make_dated(teacher)
+    (warning,) = told()
+    assert "it is 2024-07-26 00:00:00, on whatever day" in warning
+
+
 def test_what_an_earlier_version_began_goes_on(chat_project: Path, teacher: Path, load: Load) -> None:
+    def write_inputs(inputs: dict[str, Any]) -> None:
+        write_json(folder / "inputs.json", {"fingerprint": fingerprint(inputs), "inputs": inputs})
+
     recipe, inputs = load()
     run = RunDir(chat_project / "run", Progress())
     assert with_tokens({"a": 1}, "t", run, "train/student", recipe, inputs) == {"a": 1, "tokens": "t"}
     assert with_tokens({"a": 1}, None, run, "train/student", recipe, inputs) == {"a": 1}
     folder = run.path("train/student")
     folder.mkdir(parents=True)
-    (folder / "inputs.json").write_text('{"fingerprint": "x", "inputs": {"a": 1}}')
+    write_inputs({"a": 1})
     assert with_tokens({"a": 1}, "t", run, "train/student", recipe, inputs) == {"a": 1}
-    (folder / "inputs.json").write_text('{"fingerprint": "x", "inputs": {"a": 1, "tokens": "s"}}')
+    # What works anew, since something else has changed, is known by its tokens from then on.
+    assert with_tokens({"a": 2}, "t", run, "train/student", recipe, inputs) == {"a": 2, "tokens": "t"}
+    # Not where it changed only in what decides no more than last bits, or is now resolved.
+    pieces: dict[str, Any] = {"last_bits": ["b"], "auto": {"c": "float32"}}
+    write_inputs({"a": 1, "b": 1, "c": "auto"})
+    same: dict[str, object] = {"a": 1, "b": 2, "c": "float32"}
+    assert with_tokens(same, "t", run, "train/student", recipe, inputs, **pieces) == same
+    write_inputs({"a": 1, "tokens": "s"})
     assert with_tokens({"a": 1}, "t", run, "train/student", recipe, inputs) == {"a": 1, "tokens": "t"}
     # That version learnt white space which the template does not write.
-    (folder / "inputs.json").write_text('{"fingerprint": "x", "inputs": {"a": 1}}')
+    write_inputs({"a": 1})
     template = teacher / "chat_template.jinja"
     template.write_text(template.read_text().replace("m.content", "m.content | trim"))
     path = chat_project / "data/train.jsonl"

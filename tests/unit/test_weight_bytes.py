@@ -77,6 +77,9 @@ def test_a_teacher_is_served_in_the_type_that_it_came_in(tmp_path: Path) -> None
     file = replace(source, location=str(tmp_path / "m.gguf"))
     converted = record.model_copy(update={"adapted": False, "converted": True})
     assert served_as(ModelFolder(adapted), converted, file).served == saved_weights(tmp_path / "m.gguf")
+    # One of which only the outputs are in another order is still of its own type.
+    assert served_as(ModelFolder(adapted), converted, source).served == SavedWeights("bfloat16", size)
+    assert served_as(ModelFolder(adapted), converted, on_hub).served == SavedWeights("float16", float32 // 2)
     # Once it is adapted it is no longer quantised.
     assert served_as(ModelFolder(adapted), record, file).served == SavedWeights("float32", float32)
 

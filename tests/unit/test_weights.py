@@ -237,6 +237,24 @@ def test_comparing_reads_no_weights_and_draws_nothing(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_weights_that_are_missing_are_not_drawn_to_be_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved(llama(), tmp_path / "model", bad.with_config(num_hidden_layers=9))
+    init, drawn = LlamaForCausalLM._init_weights, set()
+
+    def noted(self: LlamaForCausalLM, module: torch.nn.Module) -> None:
+        drawn.update(weight.device.type for weight in module.parameters(recurse=False))
+        init(self, module)
+
+    monkeypatch.setattr(LlamaForCausalLM, "_init_weights", noted)
+    with pytest.raises(ModelError, match=r"those of the LlamaForCausalLM that .* 54 of \d+ weights are missing"):
+        check_weights(NEXT.new_model, NEXT.load_config(str(folder)), str(folder), new_head=False)
+    assert drawn <= {"meta"}
+    # As they are where a model is loaded, so that the probe sees them.
+    with pytest.raises(ModelError, match="weights are missing"):
+        NEXT.load_model(str(folder))
+    assert "cpu" in drawn
+
+
 def test_without_headers_nothing_is_compared(tmp_path: Path) -> None:
     config = TEXT.load_config(str(saved(bert(), tmp_path / "model")))
     assert check_weights(TEXT.new_model, config, "organisation/name", new_head=False) is None
@@ -296,3 +314,31 @@ def test_a_head_of_another_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="saved as BertForSequenceClassification, and the task reads a BertForTokenCl"):
         check_weights(TAGS.new_model, config, folder, new_head=False)
     assert check_weights(TAGS.new_model, config, folder, new_head=True) == Filled(frozenset())
+    # Also where there are no headers to look at first.
+    with pytest.raises(ModelError, match="saved as BertForSequenceClassification, and the task reads a BertForTokenCl"):
+        TAGS.load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["BertForMultiLabelSequenceClassification", "RobertaForSequenceClassification"])
+def test_a_head_of_the_same_kind_under_another_name_is_read(name: str, tmp_path: Path) -> None:
+    folder = saved(bert(), tmp_path / "model", bad.with_config(architectures=[name]))
+    assert compared(TEXT, folder) == Filled(frozenset())
+
+
+@pytest.mark.parametrize(
+    ("task", "make", "settings", "method"),
+    [
+        (NEXT, llama, {"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        (NEXT, llama, {"quant_method": "gptq", "bits": 4}, "gptq"),
+        (TEXT, bert, {"quant_method": "fp8"}, "fp8"),
+        (TEXT, bert, {"load_in_8bit": True}, "a method that its config.json does not name"),
+    ],
+)
+@pytest.mark.parametrize("location", [None, "organisation/name"])
+def test_quantised_weights_are_refused_by_the_name_of_their_method(
+    task: AnyTask, make: Any, settings: dict[str, Any], method: str, location: str | None, tmp_path: Path
+) -> None:
+    folder = str(saved(make(), tmp_path / "model", bad.with_config(quantization_config=settings)))
+    where = location or folder
+    with pytest.raises(ModelError, match=rf"^{where}: its weights are quantised \({method}\), .*model.dequantize"):
+        check_weights(task.new_model, task.load_config(folder), where, new_head=False)

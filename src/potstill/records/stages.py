@@ -129,7 +129,8 @@ class AdaptRecord(Record):
 
     adapted: bool
     converted: bool = False
-    """Not adapted, but written into the run as a folder of ordinary weights, from one quantised file."""
+    """Not adapted, but written into the run as a folder of ordinary weights: from one quantised file, or with its
+    outputs in the order of those of the other teachers."""
     location: str
     digest: str
     steps: int = 0

@@ -21,8 +21,9 @@ from potstill.stages.common import (
     units_of,
     write_model,
 )
-from potstill.stages.heads import begin_head, has_head, replaced_head
+from potstill.stages.heads import begin_head, has_head, in_another_order, replaced_head
 from potstill.stages.plan import adapt_split, total_steps
+from potstill.tasks.heads import in_order
 from potstill.teachers import lead_name
 from potstill.training.engine import Engine
 from potstill.training.frozen_layers import FrozenLayers
@@ -76,10 +77,17 @@ def _adapt_one(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine, stag
 
 
 def _unchanged(folder: Path, stage: str, recipe: Recipe, inputs: Inputs) -> AdaptRecord:
-    """The teacher where it lies; one in a quantised file as a folder of weights, which every stage can read fast."""
-    if not inputs.lead.location.endswith(GGUF):
+    """The teacher where it lies; one in a quantised file as a folder of weights, which every stage can read fast, and
+    one of several whose classes are in another order as a folder of the same weights in the order of the lead's."""
+    reordered, lead = in_another_order(recipe, inputs), recipe.lead
+    if not reordered and not inputs.lead.location.endswith(GGUF):
         return AdaptRecord(adapted=False, location=inputs.lead.location, digest=inputs.lead.digest)
-    write_model(recipe.task.load_model(inputs.lead.location), inputs.tokenizer, folder / "model")
+    model = recipe.task.load_model(
+        inputs.lead.location, revision=lead.revision, trust_remote_code=lead.trust_remote_code
+    )
+    if reordered:
+        in_order(model, lead.classes, inputs.labels)
+    write_model(model, inputs.tokenizer, folder / "model")
     return AdaptRecord(
         adapted=False,
         converted=True,

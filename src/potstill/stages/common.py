@@ -262,13 +262,8 @@ def _with_several(recipe: Recipe, several: Mixture | Routed, inputs: Inputs, bas
                 f"teacher.of.{name}: it has {sizes[0]} rows of embeddings and {lead_name(several)} {sizes[1]}, though "
                 "their tokenizers are equal. Resize them to one number (model.resize_token_embeddings) and save them."
             )
-        new_head = recipe.adapt is not None
-        own = recipe.task.teacher_labels(files.config, inputs.labels, teacher.classes, new_head=new_head)
-        if not new_head and own != inputs.labels:
-            raise ModelError(
-                f"teacher.of.{name}: its classes are in another order than those of {lead_name(several)}. Save it "
-                "with the same id2label, or add an adapt section."
-            )
+        # Refuses other classes. The same ones in another order are brought into that of the lead.
+        recipe.task.teacher_labels(files.config, inputs.labels, teacher.classes, new_head=recipe.adapt is not None)
         found[name] = files
     if isinstance(several, Routed) and several.by == "domain":
         for split in ("train", "validation", "test") if recipe.task.writes else ("train", "test"):

@@ -110,10 +110,10 @@ def served_as(folder: ModelFolder, adapted: AdaptRecord, source: Files) -> Model
     What lies in the run is in float32. A teacher in a quantised file is served as that file, and one that was adapted
     in the type that it came in, where that is one that a model can be trained in.
     """
-    if adapted.converted:
+    if adapted.converted and Path(source.location).exists():
         return replace(folder, served=saved_weights(Path(source.location)))
     weights = saved_weights(folder.path)
-    if adapted.adapted and (came_in := _type_of(source)) in HALF:
+    if (adapted.adapted or adapted.converted) and (came_in := _type_of(source)) in HALF:
         weights = SavedWeights(came_in, weights.size_bytes // 2)
     return replace(folder, served=weights)
 

@@ -54,6 +54,14 @@ def replaced_head(recipe: Recipe, teacher: PretrainedTeacher, files: Files, labe
     return None if absent or sorted(own) == sorted(labels) else own
 
 
+def in_another_order(recipe: Recipe, inputs: Inputs) -> bool:
+    """Whether a classifier that is not adapted has the classes of the run, and in another order than the run."""
+    if recipe.adapt is not None or not inputs.labels:
+        return False
+    own = head_names(inputs.lead.config, recipe.lead.classes)
+    return own != inputs.labels and sorted(own) == sorted(inputs.labels)
+
+
 def heads_told(recipe: Recipe, inputs: Inputs) -> list[str]:
     """Which parts of the teachers begin with random weights although their checkpoints have, or should have, others."""
     teachers = {"teacher": recipe.lead} if recipe.several is None else recipe.several.of

@@ -71,15 +71,17 @@ def label(
         "encoding": recipe.encoding,
         "source": source.model_copy(update={"tokens": None}),
     }
-    depends = with_tokens(depends, source.tokens, run, store_of(name), recipe, inputs)
+    auto = dict.fromkeys(PRECISION, engine.precision("auto"))
+    where = store_of(name)
+    depends = with_tokens(depends, source.tokens, run, where, recipe, inputs, last_bits=LAST_BITS, auto=auto)
     write = _write if dense else write_positions
     record = run.once(
-        store_of(name),
+        where,
         depends,
         LabelRecord,
         lambda folder: write(run, folder, recipe, inputs, adapted, source, engine),
         last_bits=LAST_BITS,
-        auto=dict.fromkeys(PRECISION, engine.precision("auto")),
+        auto=auto,
     )
     # Again, for the bound or the losses can have changed since the labels were made.
     require_within_bound(recipe, record.errors)

@@ -71,7 +71,8 @@ def _label_stack(
         "encoding": encoding,
         "source": source.model_copy(update={"tokens": None}),
     }
-    depends = with_tokens(depends, source.tokens, run, where, recipe, inputs)
+    auto = dict.fromkeys(PRECISION, engine.precision("auto"))
+    depends = with_tokens(depends, source.tokens, run, where, recipe, inputs, last_bits=LAST_BITS, auto=auto)
 
     def work(folder: Path) -> LabelRecord:
         rows = inputs.encoded(recipe, inputs.splits["train"].rows)
@@ -107,5 +108,4 @@ def _label_stack(
             files={name: file_digest(folder / name) for name in names},
         )
 
-    auto = dict.fromkeys(PRECISION, engine.precision("auto"))
     return run.once(where, depends, LabelRecord, work, last_bits=LAST_BITS, auto=auto)

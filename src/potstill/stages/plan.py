@@ -112,16 +112,23 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
 
 
 def example_lines(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
-    """For language models: the first row as it is learnt, every token to be learnt between the marks [[ and ]]."""
-    first = planned(recipe, inputs)[0].splits["train"].rows[0]
-    if isinstance(first, Written):
-        yield f"\nThe first prompt, {first.id}; the teacher writes what is learnt after it:"
-        yield inputs.tokenizer.decode(first.prompt.tolist(), clean_up_tokenization_spaces=False)
+    """For language models: the first row of which something is learnt, every such token between the marks [[ and ]]."""
+    if not recipe.task.writes:
         return
-    encoded = recipe.task.encode([first], inputs.tokenizer, inputs.labels)
-    if isinstance(encoded, TokenRows):
+    rows = planned(recipe, inputs)[0].splits["train"].rows
+    written = {row.id: row for row in rows if isinstance(row, Written)}
+    first = rows[0].id
+    if first not in written:
+        # Of all rows, for the first ones can have nothing to learn, or no place for it.
+        encoded = inputs.encoded(recipe, rows)
+        assert isinstance(encoded, TokenRows)
         example = encoded.examples[0]
-        yield f"\nThe first example, {example.id}; what is learnt stands between [[ and ]]:"
+        first = example.id
+    if first in written:
+        yield f"\nThe first prompt, {first}; the teacher writes what is learnt after it:"
+        yield inputs.tokenizer.decode(written[first].prompt.tolist(), clean_up_tokenization_spaces=False)
+    else:
+        yield f"\nThe first example, {first}; what is learnt stands between [[ and ]]:"
         pieces = marked_text(example, inputs.tokenizer)
         yield "".join(f"[[{text}]]" if learnt else text for text, learnt in pieces)
 

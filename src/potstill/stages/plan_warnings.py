@@ -11,6 +11,7 @@ from potstill.records import ClassCount, ShapeRecord, SplitCounts
 from potstill.stages.class_counts import doubts_about_classes
 from potstill.stages.common import Inputs
 from potstill.stages.heads import heads_told
+from potstill.stages.rendering import date_is_written
 from potstill.stages.respond import Requests
 from potstill.students import Design, design_note, shape_notes
 from potstill.tasks import CausalLM, TextClassification, TokenClassification
@@ -163,7 +164,9 @@ def _left_out(split: str, rows: int) -> str:
 def _of_chats(recipe: Recipe, inputs: Inputs, counts: Mapping[str, SplitCounts]) -> Iterator[str]:
     """What a chat template makes of the rows that nobody may expect."""
     task = recipe.task
-    if isinstance(task, CausalLM) and task.date is not None:
+    if isinstance(task, CausalLM) and task.date is not None and not date_is_written(task, inputs):
+        yield "task.date has no effect: the chat template writes no date into the prompt of any row."
+    elif isinstance(task, CausalLM) and task.date is not None:
         yield (
             f"the chat template writes the date, and in all prompts of this run it is {task.date:%Y-%m-%d %H:%M:%S}, "
             "on whatever day they are made (task.date). Ask the student with it, too, or it reads prompts of a kind "

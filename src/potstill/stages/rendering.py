@@ -1,6 +1,6 @@
 """What rows are as token ids: those of one moment, and known by their digest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from itertools import chain
 
@@ -30,7 +30,7 @@ def at_one_date(recipe: Recipe, inputs: Inputs, settled: Callable[[str], str]) -
     task = recipe.task
     if not isinstance(task, CausalLM) or task.date is not None:
         return recipe
-    if not task.writes_date(chain.from_iterable(split.rows for split in inputs.splits.values()), inputs.tokenizer):
+    if not date_is_written(task, inputs):
         return recipe
     found = settled(datetime.now().replace(microsecond=0).isoformat())
     try:
@@ -38,6 +38,15 @@ def at_one_date(recipe: Recipe, inputs: Inputs, settled: Callable[[str], str]) -
     except ValueError:
         raise RecipeError(f"{DATE}: {found[:40]!r} is no date. Set task.date to the one of this run.") from None
     return recipe.model_copy(update={"task": task.model_copy(update={"date": date})})
+
+
+def date_is_written(task: CausalLM, inputs: Inputs) -> bool:
+    """Whether the chat template writes the date into the prompt of a row.
+
+    Raises:
+        DataError, ModelError: rows that the template refuses.
+    """
+    return task.writes_date(chain.from_iterable(split.rows for split in inputs.splits.values()), inputs.tokenizer)
 
 
 def tokens_of(recipe: Recipe, inputs: Inputs) -> str | None:
@@ -50,15 +59,24 @@ def tokens_of(recipe: Recipe, inputs: Inputs) -> str | None:
 
 
 def with_tokens(
-    depends: dict[str, object], tokens: str | None, run: RunDir, stage: str, recipe: Recipe, inputs: Inputs
+    depends: dict[str, object],
+    tokens: str | None,
+    run: RunDir,
+    stage: str,
+    recipe: Recipe,
+    inputs: Inputs,
+    *,
+    last_bits: Collection[str] = (),
+    auto: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
-    """What a stage depends on, with the digest of its token ids.
+    """What a stage depends on, with the digest of its token ids; `last_bits` and `auto` as `RunDir.once` takes them.
 
-    A stage that an earlier version began goes on without it, unless that version read the rows as other ids.
+    A stage that an earlier version began on all the rest goes on without it, unless that version read the rows as other
+    ids. One that works anew, for something else has changed, has the digest.
     """
     if tokens is None:
         return depends
-    old = run.began_without(stage, "tokens")
+    old = run.has_begun(stage, depends, last_bits=last_bits, auto=auto)
     if old and not any(
         (counts := _encoded(recipe, inputs, name).counts) and counts.rows_rewritten for name in LABELLED
     ):

@@ -1,5 +1,7 @@
 """label/responses: where the recipe asks for it, the teacher writes what the student then learns."""
 
+import hashlib
+import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence, Set
@@ -117,7 +119,7 @@ def respond(
     if not isinstance(settings, Generated):
         return inputs, None
     asked = requests(recipe, inputs, settings)
-    depends = {
+    depends: dict[str, object] = {
         "responses": settings,
         "precision": engine.precision(recipe.label.precision),
         "seed": recipe.seed,
@@ -126,12 +128,15 @@ def respond(
         "task": recipe.task.model_dump(mode="json", exclude={"packing"}),
         "data": inputs.fingerprint_of("train"),
     }
+    last_bits, auto = ["responses.batch_size"], {"precision": engine.precision("auto")}
+    # What an earlier version began goes on without.
+    if not run.has_begun(RESPONSES, depends, last_bits=last_bits, auto=auto):
+        depends["prompts"] = _digest(asked.open)
 
     def work(folder: Path) -> ResponsesRecord:
         return _write(run, folder, recipe, settings, inputs, adapted, asked, engine)
 
-    auto = {"precision": engine.precision("auto")}
-    record = run.once(RESPONSES, depends, ResponsesRecord, work, last_bits=["responses.batch_size"], auto=auto)
+    record = run.once(RESPONSES, depends, ResponsesRecord, work, last_bits=last_bits, auto=auto)
     path = run.path(RESPONSES, FILE)
     if file_digest(path) != record.files[FILE]:
         raise LabelStoreError(f"{path}: changed since it was written. Remove its folder, and the teacher writes again.")
@@ -200,6 +205,15 @@ def _write(
         tokens_per_s=round(drawn / seconds, 1) if seconds else 0.0,
         files={FILE: file_digest(folder / FILE)},
     )
+
+
+def _digest(asked: Sequence[Request]) -> str:
+    """sha256 of the prompts as token ids, in their order, with the names and the room of their responses."""
+    digest = hashlib.sha256()
+    for request in asked:
+        digest.update(f"{json.dumps(request.id)} {request.room} {len(request.prompt)} ".encode())
+        digest.update(request.prompt.astype("<i4").tobytes())
+    return digest.hexdigest()
 
 
 def _require_own_names(names: Sequence[str], inputs: Inputs) -> None:

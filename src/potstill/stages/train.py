@@ -192,7 +192,10 @@ def _train(
     if inputs.vocabulary is not None:
         # It follows from more rows than the baseline's.
         depends["tokenizer"] = inputs.of_student.tokenizer_digest
-    depends = with_tokens(depends, tokens_of(recipe, inputs), run, f"train/{member.name}", recipe, inputs)
+    stage, tokens = f"train/{member.name}", tokens_of(recipe, inputs)
+    last_bits = [f"train.{name}" for name in LAST_BITS]
+    auto = {"train.precision": engine.precision("auto")}
+    depends = with_tokens(depends, tokens, run, stage, recipe, inputs, last_bits=last_bits, auto=auto)
 
     def work(folder: Path) -> TrainRecord:
         def save(name: str) -> None:
@@ -208,7 +211,7 @@ def _train(
         loss = MixedLoss([loss.build(shapes) for loss in member.losses], compiled=settings.compiled)
         teachers = member.open_teachers(model, loss.teacher_reads)
         job = Job(
-            name=f"train/{member.name}",
+            name=stage,
             model=model,
             rows=in_units(recipe, inputs.of_student, rows, units),
             validation=in_units(recipe, inputs.of_student, inputs.splits["validation"].rows, units),
@@ -245,9 +248,7 @@ def _train(
             | {METRICS: file_digest(folder / METRICS)},
         )
 
-    last_bits = [f"train.{name}" for name in LAST_BITS]
-    auto = {"train.precision": engine.precision("auto")}
-    return run.once(f"train/{member.name}", depends, TrainRecord, work, together=True, last_bits=last_bits, auto=auto)
+    return run.once(stage, depends, TrainRecord, work, together=True, last_bits=last_bits, auto=auto)
 
 
 def _trained_length(recipe: Recipe, inputs: Inputs) -> int:

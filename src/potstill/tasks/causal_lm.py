@@ -104,7 +104,8 @@ class CausalLM(OverVocabulary):
 
     def load_config(self, location: str, **where: Any) -> PretrainedConfig:
         folder, file = _file(location)
-        return _as_weights(load_config(folder, **file, **where))
+        config = load_config(folder, **file, **where)
+        return _as_weights(config) if file else config
 
     def load_tokenizer(self, location: str, **where: Any) -> Tokenizer:
         folder, file = _file(location)
@@ -175,7 +176,7 @@ def _file(location: str) -> tuple[str, dict[str, str]]:
 
 
 def _as_weights(config: PretrainedConfig) -> PretrainedConfig:
-    """The configuration without a word of how a file had the weights quantised."""
+    """The configuration without a word of how a GGUF file had the weights quantised: they are read as ordinary ones."""
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     return config

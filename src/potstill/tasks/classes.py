@@ -1,5 +1,6 @@
 """Classes by name, as a model's configuration carries them."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -16,11 +17,14 @@ SHOWN = 12
 
 def config_of(labels: Sequence[str], problem_type: str | None = None) -> dict[str, Any]:
     """The classes, and the form of the answer, as a model configuration carries them."""
+    return {"num_labels": len(labels), **names_of(labels), "problem_type": problem_type}
+
+
+def names_of(labels: Sequence[str]) -> dict[str, Any]:
+    """The names of the outputs of a head, as a model configuration carries them."""
     return {
-        "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {label: number for number, label in enumerate(labels)},
-        "problem_type": problem_type,
     }
 
 
@@ -82,13 +86,30 @@ def classes_in_order(
 
 
 def named_by_hand(own: Sequence[str], labels: Sequence[str]) -> str:
-    """How a recipe says which class is which, where that can be."""
+    """How a recipe says which class is which, where that can be.
+
+    Only names that are the same but for case and form are paired. Any other pair would be a guess, and a wrong one that
+    is copied into the recipe turns the answers round.
+    """
     if len(own) != len(labels) or len(set(own)) != len(own):
         return ""
     apart = [name for name in own if name not in labels]
-    left = [label for label in sorted(labels) if label not in own]
-    pairs = ", ".join(f"{name}: {label}" for name, label in zip(apart, left, strict=True))
-    return f" If they are the same under other names, say which is which, such as teacher.classes: {{{pairs}}}."
+    left = sorted(label for label in labels if label not in own)
+    alike = [[label for label in left if _plain(label) == _plain(name)] for name in apart]
+    found = [same[0] for same in alike if len(same) == 1]
+    if len(set(found)) == len(apart):
+        pairs = ", ".join(f"{name}: {label}" for name, label in zip(apart, found, strict=True))
+        return f" If they are the same under other names, say so with teacher.classes: {{{pairs}}}."
+    pairs = ", ".join(f"{name}: ..." for name in apart[:SHOWN]) + (", ..." if len(apart) > SHOWN else "")
+    return (
+        f" If they are the same under other names, say which is which with teacher.classes: {{{pairs}}}, with one of "
+        f"these in place of each ...: {listed(left)}."
+    )
+
+
+def _plain(name: str) -> str:
+    """A name without what two spellings of it may differ in."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).strip()
 
 
 def _both(own: Sequence[str], labels: Sequence[str]) -> str:

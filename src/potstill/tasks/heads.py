@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
-from potstill.tasks.classes import head_names
+from potstill.tasks.classes import head_names, names_of
 from potstill.tasks.weights import load_weights
 
 
@@ -39,6 +39,12 @@ def load_classifier(
         if values["problem_type"] != "regression" and own != labels:
             _sort_outputs(last, own, labels, model.config)
     return model
+
+
+def in_order(model: PreTrainedModel, classes: Mapping[str, str], labels: Sequence[str]) -> None:
+    """Bring the outputs of a classifier into the order of `labels`, which are its own under the names of `classes`."""
+    _sort_outputs(output_layer(model)[1], head_names(model.config, classes), labels, model.config)
+    model.config.update(names_of(labels))
 
 
 def _sort_outputs(last: nn.Linear, own: Sequence[str], labels: Sequence[str], config: PretrainedConfig) -> None:

@@ -15,6 +15,8 @@ from potstill.errors import ModelError
 from potstill.families import DECODER_FAMILIES
 from potstill.tasks.loading import explained, place_of
 
+HEADS = ("SequenceClassification", "TokenClassification")
+"""How the names of classes end whose heads have weights of the same names and shapes, and mean something else."""
 SHOWN = 3
 """Names that an error lists."""
 _WRAPPERS = (
@@ -49,6 +51,8 @@ def load_weights(auto: Any, location: str, *, new_head: bool = False, **given: A
     given = {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True} | given
     with explained(place), _quiet():
         model, info = auto.from_pretrained(location, **given)
+    if not new_head:
+        _require_same_head(model.config, model, place)
     return model, filled(model, info, place, new_head=new_head)
 
 
@@ -57,13 +61,14 @@ def check_weights(
 ) -> Filled | None:
     """The same comparison, with the model that `make` gives for its configuration, and without reading weights.
 
-    None where there are no headers to compare with: in the hub, or where weights are quantised or code is the model's.
+    None where there are no headers to compare with: in the hub, in a GGUF file, or where code is the model's.
 
     Raises:
-        ModelError: the checkpoint is not that of such a model.
+        ModelError: the checkpoint is not that of such a model, or its weights are quantised.
     """
+    _require_plain_weights(config, location)
     path = Path(location)
-    if not path.exists() or getattr(config, "quantization_config", None) or hasattr(config, "auto_map"):
+    if not path.exists() or hasattr(config, "auto_map"):
         return None
     # On the meta device a model has shapes and no weights.
     with explained(location), torch.device("meta"):
@@ -78,13 +83,12 @@ def check_weights(
     wrapper = _wrapper(expected, shapes, skeleton.base_model_prefix)
     # The model's own prefix twice over is nothing to transformers.
     if wrapper is not None and wrapper != f"{skeleton.base_model_prefix}.":
-        # Before transformers draws all of these weights.
         missing = {name for name in expected if name not in shapes}
         raise _misfit(skeleton, location, missing, {}, set(shapes) - expected, wrapper, new_head=new_head)
     # One number in memory, seen in every place of the tensor.
     state = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
     with explained(location), _quiet(), torch.random.fork_rng(devices=[]):
-        model, info = type(skeleton).from_pretrained(
+        model, info = _without_drawing(type(skeleton)).from_pretrained(
             None,
             config=config,
             state_dict=state,
@@ -95,10 +99,37 @@ def check_weights(
     return filled(model, info, location, new_head=new_head)
 
 
+def _without_drawing(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """A class of models whose missing weights stay on the meta device when it is loaded: a checkpoint that lacks most
+    of a large model must not fill the memory with weights that are drawn only to be refused."""
+
+    def nothing(self: PreTrainedModel, *args: object, **given: object) -> None: ...
+
+    # The name is in errors, and where transformers looks for how the names of weights have changed.
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    steps = dict.fromkeys(("_move_missing_keys_from_meta_to_device", "_initialize_missing_keys"), nothing)
+    return type(kind.__name__, (kind,), {**names, **steps})
+
+
+def _require_plain_weights(config: PretrainedConfig, location: str) -> None:
+    """Quantised weights are of other types and shapes, which nobody can train, or cut a student from."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return
+    settings = settings if isinstance(settings, Mapping) else settings.to_dict()
+    method = settings.get("quant_method") or "a method that its config.json does not name"
+    raise ModelError(
+        f"{location}: its weights are quantised ({method}), and such weights are not read. Take the checkpoint that it "
+        "was made from, or load it in transformers and save it after model.dequantize(), where its method has that."
+    )
+
+
 def _require_same_head(config: PretrainedConfig, skeleton: PreTrainedModel, location: str) -> None:
-    """A head for texts has weights of the same names and shapes as one for tokens."""
+    """Refuse a head for texts where one for tokens is read, and the reverse, by the ends of the names of classes: the
+    rest differs also between a class and one that is made from it, or one of a like family."""
     saved, own = next(iter(config.architectures or []), ""), type(skeleton).__name__
-    if saved != own and all(name.endswith("Classification") for name in (saved, own)):
+    ends = [next((end for end in HEADS if name.endswith(end)), None) for name in (saved, own)]
+    if None not in ends and ends[0] != ends[1]:
         raise ModelError(
             f"{location}: it was saved as {saved}, and the task reads a {own}, whose head means something else. Set "
             "task.kind, or add an adapt section to give it another head."
