@@ -64,8 +64,7 @@ def duplicates(splits: Mapping[str, Sequence[DataRow]]) -> dict[str, Copies]:
     for name, rows in splits.items():
         own, with_label, labelled = Keys(), Keys(), []
         for row in rows:
-            # The same turns ask for something else with other tools.
-            key = same_text_key(row.text) + (row.beside if isinstance(row, Conversation) else "")
+            key = same_text_key(row.text) + (_beside(row) if isinstance(row, Conversation) else "")
             own.add(key)
             with_label.add(dumps([key, row.label]))
             labelled.append(row.labelled)
@@ -98,6 +97,12 @@ def duplicates(splits: Mapping[str, Sequence[DataRow]]) -> dict[str, Copies]:
         result[name] = Copies(mask, int(other[own_places].sum()), tuple(examples))
         start += len(order)
     return result
+
+
+def _beside(row: Conversation) -> str:
+    """The same turns ask for something else with other tools, and teach something else where others are learnt."""
+    learnt = [message.learnt for message in row.messages]
+    return row.beside + ("" if all(learnt) else dumps(learnt))
 
 
 def near_copies(
