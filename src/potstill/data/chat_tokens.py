@@ -4,7 +4,6 @@ An example is put together from what a model is shown and what it must then say,
 nothing is derived from token ids afterwards.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,6 +15,7 @@ from jaxtyping import Int32
 from transformers import PreTrainedTokenizerBase
 
 from potstill.data.chat_template import Chat, SpecialTokens, Turn, ids_after, token_ids
+from potstill.data.copies import beginning
 from potstill.data.dialogues import Completion, Conversation, Example, PlainText
 from potstill.data.reading import MOST_SHOWN
 from potstill.data.rendering import MOMENTS, Template
@@ -24,7 +24,6 @@ from potstill.data.tokens import TokenFile, Tokenised
 from potstill.data.written import Written
 from potstill.errors import DataError, ModelError
 
-SNIPPET_CHARACTERS = 60
 FIRST_DROPPED = 5
 """How many dropped examples are named."""
 
@@ -94,7 +93,8 @@ class ChatTokens:
                 except DataError as error:
                     refusals += 1
                     if len(refused) < MOST_SHOWN:
-                        refused.append(f"{error} It begins: {_beginning(example)}.")
+                        # The id of many rows is a hash.
+                        refused.append(f"{error} It begins: {beginning(example.own_text)!r}.")
                     continue
                 only_shown += not parts
                 rewritten += not as_given
@@ -223,14 +223,6 @@ class ChatTokens:
                 "Set eos_token in its tokenizer_config.json."
             )
         return int(end)
-
-
-def _beginning(example: Example) -> str:
-    """How the text begins, by which a row is found whose id is a hash."""
-    text = " ".join(example.own_text[: 2 * SNIPPET_CHARACTERS].split())
-    return json.dumps(
-        text if len(text) <= SNIPPET_CHARACTERS else text[:SNIPPET_CHARACTERS] + "...", ensure_ascii=False
-    )
 
 
 def marked_text(tokenised: Tokenised, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]]:

@@ -223,7 +223,8 @@ class _Reader:
         # Parquet gives every row every column, with nulls.
         given = {column: value for column, value in record.items() if value is not None and column not in self.ignore}
         kinds = {getattr(names, kind): kind for kind in KINDS if kind not in self.absent}
-        if CONVERSATIONS not in (getattr(names, role) for role in (*KINDS, *OPTIONAL)):
+        named = {getattr(names, role) for role in (*KINDS, *OPTIONAL)}
+        if CONVERSATIONS not in named and given.get(CONVERSATIONS) not in (None, "", [], {}):
             kinds[CONVERSATIONS] = "messages"
         found = [column for column in kinds if column in given]
         if not found:
@@ -264,8 +265,8 @@ class _Reader:
                     f"text that was made of them. To learn that text alone, data.ignore: [{column}] does"
                 )
             raise self.at.error(
-                f' has "{column}" beside "{found}"; it belongs to a "{getattr(self.columns, belongs)}". Drop one of the two; '
-                f"data.ignore: [{column}] leaves it out"
+                f' has "{column}" beside "{found}"; it belongs to a "{getattr(self.columns, belongs)}". Drop one of '
+                f"the two; data.ignore: [{column}] leaves it out"
             )
 
     def _conversation(self, given: dict[str, Any], column: str) -> Conversation:
@@ -293,7 +294,7 @@ class _Reader:
     def _tools(self, value: Any) -> str | None:
         column = self.columns.tools
         tools = self._parsed(column, value)
-        # Parquet, and JSON that datasets wrote, give every object every key, with nulls; a text has what its author did.
+        # Parquet, and JSON that datasets wrote, give every object every key, with nulls. A text has its author's alone.
         if self.at.path.suffix == ".parquet" or not isinstance(value, str):
             tools = _without_nulls(tools)
         if not isinstance(tools, list | None) or not all(isinstance(tool, dict) for tool in tools or []):
