@@ -173,6 +173,10 @@ def test_arguments_of_the_template_are_given_to_prompt_and_response() -> None:
     assert decoded(tokenizer, prompt.tolist()) == "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n"
     (one,) = tokenised(tokenizer, example)
     assert decoded(tokenizer, one.ids) + "\n" == whole(tokenizer, example, think=True, loud=True)
+    # What a table fills in for an argument that other rows have is none.
+    empty = {"enable": None, "more": "", "docs": [], "options": {}}
+    filled = replace(example, template_kwargs=json.dumps({"think": True, "loud": True, **empty}))
+    assert decoded(tokenizer, tokenised(tokenizer, filled)[0].ids) == decoded(tokenizer, one.ids)
     unread = replace(example, template_kwargs=json.dumps({"think": True, "enable": 1}))
     with pytest.raises(DataError, match=r"row \"c\": the chat template does not read 'enable' of chat_template_kwargs"):
         tokenised(tokenizer, unread)

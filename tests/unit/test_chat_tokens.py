@@ -283,3 +283,17 @@ def test_a_tokenizer_or_template_that_cannot_serve_is_refused_with_the_fix() -> 
         DataError, match=r'row "c": the chat template refuses the conversation: no system turns\. Change'
     ):
         tokenised(byte_level(refuses), CONTENTS["the system says the answer"])
+
+
+def test_all_rows_that_the_template_refuses_come_in_one_error_with_their_texts() -> None:
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}" + CHATML
+    tokens = ChatTokens(byte_level(refuses), 64)
+    bad = [conversation(f"Question {n}?", "Hello", system="Be kind.", name=f"bad{n}") for n in range(12)]
+    with pytest.raises(DataError) as caught:
+        tokens.tokenise([conversation("Hi", "Hello", name="good"), *bad])
+    said = str(caught.value).splitlines()
+    assert said[0] == "12 rows cannot be used; the first 10:" and len(said) == 11
+    assert all(f'row "bad{n}": the chat template refuses' in line for n, line in enumerate(said[1:]))
+    assert all(line.endswith(f"It begins: 'Question {n}? Hello'.") for n, line in enumerate(said[1:]))
+    with pytest.raises(DataError, match=r'^row "bad3": .*Question 3'):
+        tokens.tokenise(bad[3:4])

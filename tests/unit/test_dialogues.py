@@ -3,6 +3,7 @@
 import inspect
 import json
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,19 @@ def turns(*messages: Any) -> dict[str, Any]:
         ({**turns(USER), "chat_template_kwargs": [1]}, r'"chat_template_kwargs": expected an object .*found list'),
         (
             {**turns(USER), "chat_template_kwargs": {"tools": [], "chat_template": "x"}},
-            r'"chat_template_kwargs": chat_template, tools is set where the template is rendered',
+            r'"chat_template_kwargs": chat_template: of apply_chat_template itself, and not read from rows\. Drop it',
+        ),
+        (
+            {**turns(USER), "chat_template_kwargs": {"documents": [{"text": "x"}]}},
+            r'"chat_template_kwargs": documents: .*not read from rows.* such as documents, goes into a turn',
+        ),
+        (turns({**USER, "name": "", "refusal": None, "audio": 0}), r'"messages\[0\]": "audio" would not be read'),
+        ({**turns(USER), "conversations": [USER]}, r'has both "messages" and "conversations"; expected one of'),
+        ({"prompt": "x", "conversations": [USER]}, r'has both "prompt" and "conversations"; expected one of'),
+        (
+            {"instruction": "x", "input": "y", "output": "z", "text": "xyz"},
+            r'has "input" beside "text"\. Alpaca\'s form is read with data\.columns: \{prompt: instruction, '
+            r"completion: output\}, .*; data\.ignore: \[text\] leaves out .*data\.ignore: \[input\] does",
         ),
         (turns(USER, {**ANSWER, "reasoning_content": 3}), r"reasoning_content\": expected text, found int"),
         (turns(ANSWER, USER), r'"messages": expected a user turn first, .*found the assistant\'s\. Drop'),
@@ -273,8 +286,14 @@ def test_the_form_of_sharegpt_is_read_under_its_name_or_the_recipes(tmp_path: Pa
     assert read(tmp_path, {"conversations": said}) == expected
     assert read(tmp_path, {"turns": said}, messages="turns") == expected
     assert read(tmp_path, {"conversations": plain["messages"]}) == expected
-    # Beside a kind of row that the recipe names, the column is one of those that nobody reads.
-    assert read(tmp_path, {"conversations": said, "text": "x"}) == read(tmp_path, {"text": "x"})
+    with pytest.raises(DataError, match='has both "text" and "conversations"'):
+        read(tmp_path, {"conversations": said, "text": "x"})
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"conversations": said, "text": "x"}))
+    assert list(read_dialogues(path, Columns(), how=Reading(frozenset({"text"})))) == expected
+    assert read(tmp_path, {"conversations": [], "text": "x"}) == read(tmp_path, {"text": "x"})
+    # A column that the recipe gives this name is what the recipe says.
+    assert read(tmp_path, {"conversations": "x"}, prompt="conversations") == read(tmp_path, {"prompt": "x"})
 
 
 def test_alpacas_input_follows_the_instruction_after_a_blank_line(tmp_path: Path) -> None:
@@ -284,6 +303,58 @@ def test_alpacas_input_follows_the_instruction_after_a_blank_line(tmp_path: Path
     assert with_input == read(tmp_path, {"prompt": "Add.\n\n2 and 3", "completion": "5"})[0]
     assert without == empty == read(tmp_path, {"prompt": "Add.", "completion": "5"})[0]
     assert read(tmp_path, {**row, "input": None, "more": "2 and 3"}, input="more", **names) == [with_input]
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "plain"),
+    [
+        (
+            {"input": "2 + 2?", "output": "4"},
+            {"prompt": "input", "completion": "output"},
+            {"prompt": "2 + 2?", "completion": "4"},
+        ),
+        (
+            {"q": "2 + 2?", "input": "4"},
+            {"prompt": "q", "completion": "input"},
+            {"prompt": "2 + 2?", "completion": "4"},
+        ),
+        ({"input": "All."}, {"text": "input"}, {"text": "All."}),
+        ({"input": [USER, ANSWER]}, {"messages": "input"}, turns(USER, ANSWER)),
+        ({"tools": "x", "completion": "y"}, {"prompt": "tools"}, {"prompt": "x", "completion": "y"}),
+        ({"chat_template_kwargs": "x"}, {"text": "chat_template_kwargs"}, {"text": "x"}),
+        ({"prompt": "x", "input": "d"}, {"domain": "input"}, {"prompt": "x", "domain": "d"}),
+        (
+            {"text": "Write f", "code": "def f(): pass"},
+            {"prompt": "text", "completion": "code"},
+            {"prompt": "Write f", "completion": "def f(): pass"},
+        ),
+        (
+            {"text": [USER, ANSWER], "tools": [{"a": 1}]},
+            {"messages": "text"},
+            {**turns(USER, ANSWER), "tools": [{"a": 1}]},
+        ),
+        ({"q": "x", "text": "y"}, {"prompt": "q", "completion": "text"}, {"prompt": "x", "completion": "y"}),
+        (
+            {"completion": "x", "answer": "y"},
+            {"prompt": "completion", "completion": "answer"},
+            {"prompt": "x", "completion": "y"},
+        ),
+        ({"prompt": "x"}, {"text": "prompt"}, {"text": "x"}),
+    ],
+)
+def test_a_column_that_the_recipe_names_is_nothing_else_by_default(
+    tmp_path: Path, row: dict[str, Any], columns: dict[str, str], plain: dict[str, Any]
+) -> None:
+    assert read(tmp_path, row, **columns) == read(tmp_path, plain)
+
+
+def test_kinds_that_a_recipe_leaves_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 1 has no \"messages\" or \"text\"; found \['body'\]"):
+        read(tmp_path, {"body": "x"}, prompt="text")
+    with pytest.raises(DataError, match='"completion" beside "prompt"'):
+        read(tmp_path, {"prompt": "x", "completion": "y"}, text="prompt")
+    with pytest.raises(DataError, match='"tools" beside "messages"'):
+        read(tmp_path, {"messages": "x", "tools": [{}]}, prompt="messages")
 
 
 TOOL = {"type": "function", "function": {"name": "find", "description": "Finds."}}
@@ -311,11 +382,56 @@ def test_tools_and_arguments_of_the_template_are_part_of_a_conversation(tmp_path
     assert prompt_of(examples[1]) == replace(examples[1], messages=examples[1].messages[:1])
 
 
-def test_nulls_that_parquet_fills_in_are_no_part_of_a_tool(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", ["rows.parquet", "rows.jsonl"])
+def test_nulls_that_parquet_fills_in_are_no_part_of_a_tool(tmp_path: Path, kept: str) -> None:
     other = {"type": "function", "function": {"name": "send", "strict": True}}
     rows = [{"id": str(number), **turns(USER, ANSWER), "tools": [tool]} for number, tool in enumerate((TOOL, other))]
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    assert list(read_dialogues(tmp_path / "rows.parquet", Columns())) == read(tmp_path, *rows)
+    table = pa.Table.from_pylist(rows)
+    (tmp_path / "filled").mkdir()
+    path = tmp_path / "filled" / kept
+    if kept == "rows.parquet":
+        pyarrow.parquet.write_table(table, path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+        assert '"strict": null' in path.read_text()
+    assert list(read_dialogues(path, Columns())) == read(tmp_path, *rows)
+
+
+def test_a_text_of_tools_keeps_the_nulls_that_its_author_wrote(tmp_path: Path) -> None:
+    tools = '[{"name": "f", "default": null}]'
+    (example,) = read(tmp_path, {**turns(USER, ANSWER), "tools": tools})
+    assert isinstance(example, Conversation) and example.tools == tools
+
+
+def test_a_date_within_tools_is_an_error_of_its_row(tmp_path: Path) -> None:
+    row = {**turns(USER, ANSWER), "tools": [{"name": "f", "since": date(2024, 1, 1)}]}
+    pyarrow.parquet.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r'row 0 "tools": a value of type date, which JSON does not have\. Write it as'):
+        read_dialogues(tmp_path / "rows.parquet", Columns())
+
+
+def test_keys_of_a_turn_without_a_value_are_not_there(tmp_path: Path) -> None:
+    empty = {"refusal": None, "annotations": [], "tool_calls": [], "audio": {}, "name": "", "function_call": None}
+    assert read(tmp_path, turns(USER, {**ANSWER, **empty})) == read(tmp_path, turns(USER, ANSWER))
+
+
+def test_empty_arguments_of_the_rendering_are_not_there(tmp_path: Path) -> None:
+    given = {"documents": [], "tools": None, "chat_template": "", "enable_thinking": False}
+    rows = [{**turns(USER), "chat_template_kwargs": each} for each in (given, {"enable_thinking": False})]
+    first, second = read(tmp_path, *rows)
+    assert first == second
+
+
+def test_what_a_recipe_lets_go_is_no_part_of_a_turn(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "Hi", "cache_control": {"type": "x"}}]
+    path = tmp_path / "lets_go.jsonl"
+    names = ("text", "type", "role", "content", "cache_control")
+    path.write_text(json.dumps({**turns({**USER, "content": parts}, ANSWER), "text": "x", "content": 3}))
+    how = Reading(frozenset(names))
+    assert list(read_dialogues(path, Columns(), how=how)) == read(tmp_path, turns(USER, ANSWER))
+    assert how.files[path].ignored == {"text": 1, "content": 1}
+    path.write_text(json.dumps({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "x"}]}))
+    assert len(read_dialogues(path, Columns(), how=Reading(frozenset({"from", "value"})))) == 1
 
 
 def test_what_a_recipe_lets_go_is_not_there(tmp_path: Path) -> None:

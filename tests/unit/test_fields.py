@@ -154,6 +154,47 @@ def test_a_column_that_looks_like_the_label_of_rows_without_one_is_refused(tmp_p
     assert len(read_rows(lines(tmp_path / "other.jsonl", *other), Columns())) == 3
 
 
+@pytest.mark.parametrize("name", ["Label", "labels", "target", "sentiment"])
+def test_the_same_in_a_file_without_a_label(tmp_path: Path, name: str) -> None:
+    assert f'2 of these have "{name}"' in refusal(
+        tmp_path, read_rows, {"text": "a", name: "x"}, {"text": "b", name: "y"}
+    )
+
+
+@pytest.mark.parametrize("name", ["category", "topic", "tags", "answer"])
+def test_what_is_often_metadata_looks_like_the_label_beside_labelled_rows_alone(tmp_path: Path, name: str) -> None:
+    rows = [{"text": "a", name: "x"}, {"text": "b", name: "y"}]
+    how = Reading()
+    assert len(read_rows(lines(tmp_path / "open.jsonl", *rows), Columns(), how=how)) == 2
+    assert how.files[tmp_path / "open.jsonl"].unread == {name: 2}
+    assert f'2 of these have "{name}"' in refusal(tmp_path, read_rows, *rows, {"text": "c", "label": "z"})
+    prompts = lines(tmp_path / "prompts.jsonl", {"prompt": "a", "answer": "x"})
+    assert len(read_dialogues(prompts, Columns(), how=Reading())) == 1
+    assert "data.columns.tags" in refusal(tmp_path, read_tagged, {"tokens": ["a"], "tag": ["O"]}, tags="ner_tags")
+
+
+@pytest.mark.parametrize("value", [1, 1.0, True, "1", "1.0", " 1 ", "2.5 kg", "heavy", ["1"], "nan"])
+def test_a_weight_of_one_or_of_a_thing_is_no_weight_of_the_row(tmp_path: Path, value: Any) -> None:
+    path = lines(tmp_path / "rows.jsonl", {"text": "a", "label": "x", "weight": value})
+    assert len(read_rows(path, Columns(), how=Reading())) == 1
+
+
+@pytest.mark.parametrize("value", [0, 2, 0.5, False, "0.5", "1.5e0"])
+def test_another_weight_is_refused_however_it_is_written(tmp_path: Path, value: Any) -> None:
+    assert '"weight", first line 1' in refusal(tmp_path, read_rows, {"text": "a", "label": "x", "weight": value})
+
+
+def test_a_second_text_that_is_the_same_in_all_rows_is_none(tmp_path: Path) -> None:
+    rows = [{"text": name, "label": "x", "query": "NO_QUERY"} for name in "abc"]
+    how = Reading()
+    path = lines(tmp_path / "rows.jsonl", *rows)
+    assert len(read_rows(path, Columns(), how=how)) == 3
+    assert how.files[path].unread == {"query": 3}
+    assert '"query", first line 1' in refusal(tmp_path, read_rows, *rows[:2], rows[2] | {"query": "a"})
+    assert '"query", first line 1' in refusal(tmp_path, read_rows, *rows, {"text": "d", "label": "x"})
+    assert '"query", first line 1' in refusal(tmp_path, read_rows, rows[0]), "of one row nobody can say it"
+
+
 @pytest.mark.parametrize(
     ("read", "row", "name", "setting"),
     [

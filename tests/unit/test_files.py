@@ -203,3 +203,17 @@ def test_what_is_wrong_with_a_whole_file_is_not_skipped(tmp_path: Path) -> None:
     lines(path, {"text": "1", "weight": 2})
     with pytest.raises(DataError, match="weight"):
         read_rows(path, Columns(), how=Reading(on_error="skip"))
+
+
+def test_only_the_beginning_of_a_file_is_looked_at_for_a_value_over_several_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(files, "_refuse_several_lines", lambda path, line: seen.append(line))
+    path = written(tmp_path, "\n".join(["", '{"a": 1', '{"b": 2', '{"c": 3']), "rows.jsonl")
+    refused: list[DataError] = []
+    assert list(read_records(path, refused.append)) == []
+    assert (seen, len(refused)) == (['{"a": 1'], 3)
+    monkeypatch.setattr(files, "MAX_ROW_CHARACTERS", 3)
+    assert list(read_records(path, refused.append)) == []
+    assert len(seen) == 1

@@ -59,7 +59,7 @@ def test_names_are_compared_over_all_files(tmp_path: Path) -> None:
     lines(tmp_path / "train.jsonl", {"text": "a", "label": "x"}, {"text": "b", "label": "y"})
     lines(tmp_path / "test.jsonl", {"text": "c", "label": "X"})
     with pytest.raises(
-        DataError, match=r'"x" \(2, first .*train\.jsonl: line 1\), "X" \(1, first .*test\.jsonl: line 1'
+        DataError, match=r'"X" \(1, first .*test\.jsonl: line 1\), "x" \(1, first .*train\.jsonl: line 1'
     ):
         prepare(FILES.model_copy(update={"test": "test.jsonl"}), tmp_path, TextClassification().read)
 
@@ -76,19 +76,23 @@ def test_ids_beside_names_are_asked_for(tmp_path: Path) -> None:
         ([0, 1, 0], [1, 0, 0], [0, 0, 0]),
         ([0, 1], [1, 0]),
         (["0", "1", "1"], ["1", "0", "0"]),
-        ([1], [0], [1]),
         ([0, 0, 1], [1, 0]),
     ],
 )
 def test_vectors_of_numbers_are_no_names(tmp_path: Path, vectors: tuple[list[Any], ...]) -> None:
     lines(tmp_path / "train.jsonl", *({"text": f"t{n}", "label": vector} for n, vector in enumerate(vectors)))
     task = TextClassification(problem_type="multi_label_classification")
-    with pytest.raises(DataError, match=r"labels are lists of numbers .*train\.jsonl: line 1.*Write the names"):
+    with pytest.raises(
+        DataError, match=r"labels are lists of numbers .*train\.jsonl: line 1.*Write the names"
+    ) as caught:
         prepare(FILES, tmp_path, task.read)
+    assert 'data.allow_labels: ["0", "1"].' in str(caught.value)
+    assert problems(tmp_path, *vectors, allow=("0", "1"), several=True) == []
 
 
 @pytest.mark.parametrize(
-    "lists", [([3, 7], [7], []), (["a", "b"], ["a"]), ([1], [2]), ([0, 1], [1], [0, 2]), ([0, 1], [1], [0])]
+    "lists",
+    [([3, 7], [7], []), (["a", "b"], ["a"]), ([1], [2]), ([1], [0], [1]), ([0, 1], [1], [0, 2]), ([0, 1], [1], [0])],
 )
 def test_lists_of_ids_and_of_names_are_labels(tmp_path: Path, lists: tuple[list[Any], ...]) -> None:
     assert problems(tmp_path, *lists, several=True) == []
@@ -200,7 +204,7 @@ def test_other_tags_that_would_be_misread(tags: str, part: str) -> None:
 
 def test_tags_are_asked_for_through_the_task_and_an_empty_one_is_refused(tmp_path: Path) -> None:
     lines(tmp_path / "train.jsonl", {"tokens": ["a", "b"], "tags": ["B_PER", "I_PER"]})
-    with pytest.raises(DataError, match=r'"B_PER" \(3, first .*train\.jsonl: line 1\)'):
+    with pytest.raises(DataError, match=r'"B_PER" \(1, first .*train\.jsonl: line 1\)'):
         prepare(FILES, tmp_path, TokenClassification().read)
     lines(tmp_path / "train.jsonl", {"tokens": ["a", "b"], "tags": ["O", ""]})
     with pytest.raises(DataError, match='line 1 "tags": word 1 has an empty tag; write O'):

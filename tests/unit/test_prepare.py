@@ -403,3 +403,42 @@ def test_conversations_with_other_tools_are_no_duplicates(tmp_path: Path) -> Non
     settings = DataSettings(train="train.jsonl", validation="validation.jsonl", test="test.jsonl", ignore=("name",))
     train = prepare(settings, tmp_path, CausalLM().read)["train"]
     assert (len(train.rows), train.duplicates_dropped) == (5, 2)
+
+
+def test_conversations_of_which_other_turns_are_learnt_are_no_duplicates(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    rows = [
+        {"messages": [*turns, turns[0], {**turns[1], "content": "Hello again"}]},
+        *(
+            {"messages": [turns[0], {**turns[1], "weight": w}, turns[0], {**turns[1], "content": "Hello again"}]}
+            for w in (1, 0, 0)
+        ),
+        {"messages": [*turns, turns[0], {**turns[1], "content": "Hello again", "weight": 0}]},
+    ]
+    for name, row in {"test": "one", "validation": "another"}.items():
+        lines(tmp_path / f"{name}.jsonl", {"prompt": row, "completion": "x"})
+    lines(tmp_path / "train.jsonl", *rows)
+    settings = DataSettings(train="train.jsonl", validation="validation.jsonl", test="test.jsonl")
+    train = prepare(settings, tmp_path, CausalLM().read)["train"]
+    assert (len(train.rows), train.duplicates_dropped) == (3, 2)
+    # Of what is held out no turn is learnt, whichever is judged.
+    lines(tmp_path / "test.jsonl", rows[2])
+    lines(tmp_path / "train.jsonl", *rows, {"messages": turns})
+    train = prepare(settings.model_copy(update={"near_copies": None}), tmp_path, CausalLM().read)["train"]
+    assert (len(train.rows), train.duplicates_dropped) == (1, 5)
+
+
+def test_a_file_for_two_splits_is_read_once(tmp_path: Path) -> None:
+    held = {"id": "t", "text": "four five six", "label": "x"}
+    lines(tmp_path / "test.jsonl", held)
+    lines(tmp_path / "validation.jsonl", held | {"id": "v", "text": "seven eight nine"})
+    both = [{"text": "one two three", "label": "x"}, {"text": "ten eleven twelve", "label": "-1"}, {"body": "y"}]
+    lines(tmp_path / "both.jsonl", *both)
+    names = {"train": "both.jsonl", "validation": "validation.jsonl", "test": "test.jsonl", "adapt": "./both.jsonl"}
+    with pytest.raises(DataError) as caught:
+        prepare(DataSettings.model_validate(names), tmp_path, read_rows)
+    said = str(caught.value).splitlines()
+    assert len(said) == 2 and "both.jsonl: line 3 has no" in said[0] and '"-1" in 1 of 4 labels' in said[1]
+    lines(tmp_path / "both.jsonl", both[0], {**both[1], "label": "y"})
+    with pytest.raises(DataError, match=r"data\.adapt: 0 usable rows \(2 read: 2 duplicates\)"):
+        prepare(DataSettings.model_validate(names), tmp_path, read_rows)

@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from potstill.data.files import read_records
 from potstill.data.rows import Columns, Row, read_rows, rows_fingerprint, texts_fingerprint
@@ -215,3 +216,13 @@ def test_labels_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
     rows = list(TextClassification(problem_type="regression").read(path, Columns()))
     assert [(row.label, row.classes) for row in rows] == [(3.0, ()), (-0.5, ())]
     assert all(isinstance(row.label, float) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("prompt", "completion"), ("messages", "text"), ("text", "label"), ("source", "target")]
+)
+def test_one_name_for_two_columns_is_refused(one: str, other: str) -> None:
+    with pytest.raises(ValidationError, match=f'{one} and {other} are both "x"; expected a column for each'):
+        Columns.model_validate({one: "x", other: "x"})
+    assert Columns.model_validate({one: other, other: one}) == Columns(**{one: other, other: one})
+    assert Columns.model_validate({"id": "x", one: "x"}).id == "x", "a text can name its row"

@@ -93,8 +93,9 @@ class Chat:
         self._learnt = [(number, conversation.messages[number].learnt) for number in answers]
         self.rewritten = False
         """Whether the template writes something else around a content or its reasoning than the data have there."""
-        for name in values:
-            if not template.names(name, tools=tools):
+        for name, value in values.items():
+            # Parquet gives every object every key, and so do data sets that were in it.
+            if value not in (None, "", [], {}) and not template.names(name, tools=tools):
                 raise DataError(
                     f'row "{self._row}": the chat template does not read {name!r} of chat_template_kwargs. Drop it, or '
                     "leave all of them out with data.ignore: [chat_template_kwargs]."

@@ -15,7 +15,9 @@ from jaxtyping import Int32
 from transformers import PreTrainedTokenizerBase
 
 from potstill.data.chat_template import Chat, SpecialTokens, Turn, ids_after, token_ids
+from potstill.data.copies import beginning
 from potstill.data.dialogues import Completion, Conversation, Example, PlainText
+from potstill.data.reading import MOST_SHOWN
 from potstill.data.rendering import MOMENTS, Template
 from potstill.data.rows import OWN_ID
 from potstill.data.tokens import TokenFile, Tokenised
@@ -73,19 +75,27 @@ class ChatTokens:
         `id#window`, each reaching one token into the one before it, so that every token is learnt once.
 
         Raises:
-            DataError: a row that the chat template refuses or rewrites, or an id that occurs twice.
+            DataError: rows that the chat template refuses or rewrites, all in one error, or an id that occurs twice.
             ModelError: a tokenizer without a chat template or an end token, where rows need it.
         """
         first_dropped: list[str] = []
-        dropped = 0
+        refused: list[str] = []
+        dropped = refusals = 0
         rows_cut = responses_cut = turns_dropped = only_shown = rewritten = 0
 
         def fitted() -> Iterator[Tokenised]:
-            nonlocal dropped, rows_cut, responses_cut, turns_dropped, only_shown, rewritten
+            nonlocal dropped, refusals, rows_cut, responses_cut, turns_dropped, only_shown, rewritten
             for example in examples:
                 before = (dropped, responses_cut, turns_dropped)
                 assert example.labelled, f"{example.id}: there is no response to learn"
-                parts, as_given = self._parts(example)
+                try:
+                    parts, as_given = self._parts(example)
+                except DataError as error:
+                    refusals += 1
+                    if len(refused) < MOST_SHOWN:
+                        # The id of many rows is a hash.
+                        refused.append(f"{error} It begins: {beginning(example.own_text)!r}.")
+                    continue
                 only_shown += not parts
                 rewritten += not as_given
                 for part, turns in parts:
@@ -101,6 +111,9 @@ class ChatTokens:
                 rows_cut += before != (dropped, responses_cut, turns_dropped)
 
         kept = TokenFile(fitted())
+        if refusals:
+            count = [f"{refusals:,} rows cannot be used; the first {len(refused)}:"] if refusals > 1 else []
+            raise DataError("\n".join([*count, *refused]))
         repeated = kept.first_repeated()
         if repeated is not None:
             raise DataError(f'Duplicate id "{kept.names[repeated]}", after long rows were cut. {OWN_ID}')

@@ -34,9 +34,7 @@ class Copy:
 
     @classmethod
     def between(cls, row: DataRow, original: DataRow) -> "Copy":
-        text = " ".join(row.text[: 2 * SNIPPET_CHARACTERS].split())
-        cut = f"{text[:SNIPPET_CHARACTERS]}..." if len(text) > SNIPPET_CHARACTERS else text
-        return cls(row.id, original.id, cut, other_label=_labelled_otherwise(row, original))
+        return cls(row.id, original.id, beginning(row.text), other_label=_labelled_otherwise(row, original))
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,12 @@ class Copies:
     other_label: int
     """How many of them are labelled otherwise than what they copy."""
     examples: tuple[Copy, ...]
+
+
+def beginning(text: str) -> str:
+    """How a text begins, on one line."""
+    text = " ".join(text[: 2 * SNIPPET_CHARACTERS].split())
+    return f"{text[:SNIPPET_CHARACTERS]}..." if len(text) > SNIPPET_CHARACTERS else text
 
 
 def some(examples: Iterable[Copy]) -> tuple[Copy, ...]:
@@ -61,11 +65,19 @@ def duplicates(splits: Mapping[str, Sequence[DataRow]]) -> dict[str, Copies]:
     """Rows whose text is that of another. Splits that come first keep the text; in a split a labelled row does."""
     texts, labels = Keys(), Keys()
     flags, numbers, of_split = [], [], []
+    held_out: set[int] = set()
     for name, rows in splits.items():
         own, with_label, labelled = Keys(), Keys(), []
         for row in rows:
-            # The same turns ask for something else with other tools.
-            key = same_text_key(row.text) + (row.beside if isinstance(row, Conversation) else "")
+            key = same_text_key(row.text)
+            if isinstance(row, Conversation):
+                # The same turns ask for something else with other tools.
+                key += row.beside
+                if name in HELD_OUT:
+                    held_out.add(hash(key))
+                elif hash(key) not in held_out:
+                    # They teach something else where others are learnt, but none of what is held out.
+                    key += _learnt(row)
             own.add(key)
             with_label.add(dumps([key, row.label]))
             labelled.append(row.labelled)
@@ -98,6 +110,11 @@ def duplicates(splits: Mapping[str, Sequence[DataRow]]) -> dict[str, Copies]:
         result[name] = Copies(mask, int(other[own_places].sum()), tuple(examples))
         start += len(order)
     return result
+
+
+def _learnt(row: Conversation) -> str:
+    learnt = [message.learnt for message in row.messages]
+    return "" if all(learnt) else dumps(learnt)
 
 
 def near_copies(

@@ -1,7 +1,7 @@
 """Examples for language models (conversations, prompts with a completion, plain texts) and their reading from files."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -9,12 +9,12 @@ from typing import Any, TypeAlias
 from potstill.data.fields import BESIDE_PROMPT, IN_CHATS, PAIRS_OF_PROMPTS, RESPONSES, Form
 from potstill.data.on_disk import OnDisk
 from potstill.data.reading import Reading
-from potstill.data.rows import Columns, read_each, text_id
+from potstill.data.rows import KINDS, OPTIONAL, Columns, read_each, text_id
 from potstill.data.turns import Message, Place, read_turn
 from potstill.data.written import Written
 
 CONVERSATIONS = "conversations"
-"""What ShareGPT's form calls the messages; read where a row has nothing else."""
+"""What ShareGPT's form calls the messages."""
 ARGUMENTS = frozenset(
     {
         "conversation",
@@ -37,7 +37,7 @@ ARGUMENTS = frozenset(
         "raise_exception",
     }
 )
-"""What the rendering of a template sets itself, so that no row can."""
+"""Arguments of `apply_chat_template` itself, which no row gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ def read_dialogues(path: Path, columns: Columns, *, how: Reading | None = None) 
     Raises:
         DataError: the file, its bad rows by line or row number, or a field whose meaning would be lost.
     """
-    ignore = frozenset(how.ignore if how else ())
+    absent, ignore = columns.given_away, frozenset(how.ignore if how else ())
     form = Form(
         reads=columns_read(columns),
         text=columns.prompt,
@@ -198,7 +198,7 @@ def read_dialogues(path: Path, columns: Columns, *, how: Reading | None = None) 
     )
     return read_each(
         path,
-        lambda place, record: _Reader(Place(path, place), columns, ignore).example(record),
+        lambda place, record: _Reader(Place(path, place), columns, absent, ignore).example(record),
         # Two of which one lacks a response differ; the class cannot, with the same content.
         lambda example: json.dumps(example.content),
         form=form,
@@ -212,6 +212,8 @@ class _Reader:
 
     at: Place
     columns: Columns
+    absent: frozenset[str]
+    """The columns that no row has, for another has their name."""
     ignore: frozenset[str]
 
     def example(self, record: Any) -> Example:
@@ -220,14 +222,11 @@ class _Reader:
             raise self.at.error(f": expected an object with {self._kinds()}, found {type(record).__name__}")
         # Parquet gives every row every column, with nulls.
         given = {column: value for column, value in record.items() if value is not None and column not in self.ignore}
-        kinds: dict[str, Callable[[dict[str, Any]], Example]] = {
-            names.messages: self._conversation,
-            names.prompt: self._completion,
-            names.text: self._plain_text,
-        }
+        kinds = {getattr(names, kind): kind for kind in KINDS if kind not in self.absent}
+        named = {getattr(names, role) for role in (*KINDS, *OPTIONAL)}
+        if CONVERSATIONS not in named and given.get(CONVERSATIONS) not in (None, "", [], {}):
+            kinds[CONVERSATIONS] = "messages"
         found = [column for column in kinds if column in given]
-        if not found and CONVERSATIONS in given:
-            return self._conversation(given, CONVERSATIONS)
         if not found:
             raise self.at.error(f" has no {self._kinds()}; found {sorted(map(str, given))[:12]}. {self._advice(given)}")
         if len(found) > 1:
@@ -236,8 +235,11 @@ class _Reader:
                 f" has both {both}; expected one of {self._kinds()}. Drop the others, or say that they may go with "
                 "data.ignore"
             )
-        self._refuse_beside(given, found[0])
-        return kinds[found[0]](given)
+        column, kind = found[0], kinds[found[0]]
+        self._refuse_beside(given, column, kind)
+        if kind == "messages":
+            return self._conversation(given, column)
+        return self._completion(given) if kind == "prompt" else self._plain_text(given)
 
     def _advice(self, given: dict[str, Any]) -> str:
         if "instruction" in given:
@@ -246,25 +248,28 @@ class _Reader:
             return f"Alpaca's form is read with data.columns: {{{columns}}}, and its input put after the instruction"
         return "Set data.columns to the names of the columns that hold them"
 
-    def _refuse_beside(self, given: dict[str, Any], found: str) -> None:
-        """Raises DataError: a column that belongs to another kind of row than that of column `found`."""
-        names = self.columns
-        belong = {
-            names.completion: names.prompt,
-            names.input: names.prompt,
-            names.tools: names.messages,
-            names.chat_template_kwargs: names.messages,
-        }
-        for column, kind in belong.items():
-            if column in given and found != kind and given[column] not in ("", [], {}):
-                raise self.at.error(
-                    f' has "{column}" beside "{found}"; it belongs to a "{kind}". Drop one of the two; '
-                    f"data.ignore: [{column}] leaves it out"
-                )
+    def _value(self, given: dict[str, Any], role: str) -> Any:
+        """What stands in a column that a row may be without."""
+        return None if role in self.absent else given.get(getattr(self.columns, role))
 
-    def _conversation(self, given: dict[str, Any], column: str | None = None) -> Conversation:
-        names = self.columns
-        column = column or names.messages
+    def _refuse_beside(self, given: dict[str, Any], found: str, kind: str) -> None:
+        """Raises DataError: a column that belongs to another kind of row than this, which column `found` makes it."""
+        for role in OPTIONAL:
+            column = getattr(self.columns, role)
+            belongs = "prompt" if role in ("completion", "input") else "messages"
+            if kind == belongs or self._value(given, role) in (None, "", [], {}):
+                continue
+            if kind == "text" and {"instruction", "output"} <= given.keys():
+                raise self.at.error(
+                    f' has "{column}" beside "{found}". {self._advice(given)}; data.ignore: [{found}] leaves out the '
+                    f"text that was made of them. To learn that text alone, data.ignore: [{column}] does"
+                )
+            raise self.at.error(
+                f' has "{column}" beside "{found}"; it belongs to a "{getattr(self.columns, belongs)}". Drop one of '
+                f"the two; data.ignore: [{column}] leaves it out"
+            )
+
+    def _conversation(self, given: dict[str, Any], column: str) -> Conversation:
         turns = given[column]
         if not isinstance(turns, list) or not turns:
             kind = "an empty list" if isinstance(turns, list) else type(turns).__name__
@@ -281,14 +286,17 @@ class _Reader:
             )
         if messages[-1].role == "system":
             raise self.at.error(f' "{column}": ends with a system turn, which asks for nothing. Drop or move it')
-        tools = self._tools(given.get(names.tools))
-        more = self._template_kwargs(given.get(names.chat_template_kwargs))
+        tools = self._tools(self._value(given, "tools"))
+        more = self._template_kwargs(self._value(given, "chat_template_kwargs"))
         content = json.dumps([message.values for message in messages]) + (tools or "") + (more or "")
         return Conversation(self._id(given, content), messages, self._domain(given), tools, more)
 
     def _tools(self, value: Any) -> str | None:
         column = self.columns.tools
         tools = self._parsed(column, value)
+        # Parquet, and JSON that datasets wrote, give every object every key, with nulls. A text has its author's alone.
+        if self.at.path.suffix == ".parquet" or not isinstance(value, str):
+            tools = _without_nulls(tools)
         if not isinstance(tools, list | None) or not all(isinstance(tool, dict) for tool in tools or []):
             raise self.at.error(f' "{column}": expected a list of objects, as JSON or as its text. Correct it')
         return self._json(column, tools) if tools else None
@@ -296,35 +304,48 @@ class _Reader:
     def _template_kwargs(self, value: Any) -> str | None:
         column = self.columns.chat_template_kwargs
         values = self._parsed(column, value)
+        if self.at.path.suffix == ".parquet":
+            values = _without_nulls(values)
         if not isinstance(values, dict | None):
             raise self.at.error(f' "{column}": expected an object of values by name, found {type(values).__name__}')
-        if taken := sorted(map(str, ARGUMENTS & set(values or {}))):
-            raise self.at.error(f' "{column}": {", ".join(taken)} is set where the template is rendered. Drop it')
+        # Of these an empty value is what a template gets without it.
+        values = {
+            name: value
+            for name, value in (values or {}).items()
+            if name not in ARGUMENTS or value not in (None, "", [], {})
+        }
+        if taken := sorted(ARGUMENTS & values.keys()):
+            raise self.at.error(
+                f' "{column}": {", ".join(taken)}: of apply_chat_template itself, and not read from rows. Drop it; '
+                "what the model is to be shown, such as documents, goes into a turn"
+            )
         return self._json(column, values) if values else None
 
     def _parsed(self, column: str, value: Any) -> Any:
-        if isinstance(value, str):
-            try:
-                value = json.loads(value) if value.strip() else None
-            except (ValueError, RecursionError):
-                raise self.at.error(f' "{column}": a text that is no JSON. Correct it') from None
-        # Parquet gives every object every key, with nulls.
-        return _without_nulls(value) if self.at.path.suffix == ".parquet" else value
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value) if value.strip() else None
+        except (ValueError, RecursionError):
+            raise self.at.error(f' "{column}": a text that is no JSON. Correct it') from None
 
     def _json(self, column: str, value: Any) -> str:
-        return self.at.text(column, json.dumps(value, ensure_ascii=False))
+        def refuse(inner: Any) -> None:
+            kind = type(inner).__name__
+            raise self.at.error(f' "{column}": a value of type {kind}, which JSON does not have. Write it as text')
+
+        return self.at.text(column, json.dumps(value, ensure_ascii=False, default=refuse))
 
     def _completion(self, given: dict[str, Any]) -> Completion:
         names = self.columns
-        for column in (names.prompt, names.completion):
-            if isinstance(given.get(column), list):
+        completion, more = self._value(given, "completion"), self._value(given, "input")
+        for column, value in ((names.prompt, given[names.prompt]), (names.completion, completion)):
+            if isinstance(value, list):
                 raise self.at.error(f' "{column}": expected text, found list. Put turns into "{names.messages}"')
         prompt = self.at.filled(names.prompt, given[names.prompt], f'use "{names.text}" for a text without a prompt')
-        more = self.at.text(names.input, given.get(names.input, ""))
-        if more.strip():
+        if more is not None and self.at.text(names.input, more).strip():
             # One blank line between them, as in the prompts of https://github.com/tatsu-lab/stanford_alpaca.
             prompt = f"{prompt}\n\n{more}"
-        completion = given.get(names.completion)
         if completion is not None:
             completion = self.at.filled(names.completion, completion, "use null where the teacher is to write it")
         identity = self._id(given, json.dumps([prompt, completion]))
@@ -346,7 +367,8 @@ class _Reader:
         return self.at.filled(self.columns.id, str(identity), "use null to name the row by its content")
 
     def _kinds(self) -> str:
-        return f'"{self.columns.messages}", "{self.columns.prompt}" or "{self.columns.text}"'
+        *others, last = [f'"{getattr(self.columns, kind)}"' for kind in KINDS if kind not in self.absent]
+        return f"{', '.join(others)} or {last}" if others else last
 
 
 def _without_nulls(value: Any) -> Any:

@@ -5,6 +5,7 @@ others say what a model is to learn, or how: such a field is an error until the 
 """
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -106,6 +107,9 @@ LABELS = frozenset(
     ]
 )
 """What a column of classes or numbers is called."""
+ALSO_METADATA = frozenset({"category", "categories", "topic", "tag", "tags", "annotation", "answer", "answers"})
+"""Of what labels are called: what as often tells where a row is from. Alone, in a file without a label, it says
+nothing."""
 TAGS = frozenset(
     [
         "tags",
@@ -182,8 +186,8 @@ class Form:
     def meaning(self, name: str, value: Any, record: Mapping[str, Any]) -> str | None:
         """What a field that is not read means, where it has a meaning that would be lost."""
         plain = _plain(name)
-        if plain in WEIGHTS and value in (1, "1"):
-            return None  # what every row has without it
+        if plain in WEIGHTS and _number(value) in (None, 1):
+            return None  # what every row has without it, or a property of what the row is about, such as 2.5 kg
         if plain in self.meanings:
             return self.meanings[plain]
         if plain in self.verdicts and isinstance(value, bool):
@@ -213,6 +217,8 @@ class _Field:
     """Of rows without a label, up to one more than are compared."""
     meaning: str | None = None
     with_meaning: int = 0
+    seconds: set[int] = field(default_factory=set)
+    """Hashes of the first two different second texts."""
     first_with_meaning: str = ""
 
 
@@ -246,6 +252,8 @@ class Unread:
                 found.meaning = meaning
                 found.with_meaning += 1
                 found.first_with_meaning = found.first_with_meaning or place
+                if meaning == _SECOND and len(found.seconds) < 2:
+                    found.seconds.add(hash(value))
             if not labelled:
                 found.unlabelled += 1
                 found.first_unlabelled = found.first_unlabelled or place
@@ -263,7 +271,7 @@ class Unread:
     def problems(self, path: Path, classes: Collection[str]) -> Iterator[str]:
         """An error for each field whose meaning would be lost, where `classes` are those that labelled rows have."""
         for name, each in sorted(self._fields.items()):
-            if each.meaning is not None:
+            if each.meaning is not None and not self._is_constant(each):
                 yield (
                     f"{path}: {each.with_meaning:,} of {self._rows:,} rows have {shown(name)}, first "
                     f"{each.first_with_meaning}, which is not read. It is {each.meaning}. {leaves_out(name)}"
@@ -277,12 +285,19 @@ class Unread:
                     f"{leaves_out(name)}"
                 )
 
+    def _is_constant(self, each: _Field) -> bool:
+        """Whether it is the same second text in all rows, so that no answer can depend on it."""
+        return each.meaning == _SECOND and each.with_meaning == self._rows > 1 and len(each.seconds) == 1
+
     def _looks_like_the_label(self, name: str, each: _Field, classes: Collection[str]) -> bool:
         # Where labelled rows have it too, it is something else that they have beside their label.
         if not each.unlabelled or each.unlabelled < each.rows:
             return False
         known = bool(each.values) and len(each.values) <= MOST_VALUES and each.values <= set(classes)
-        return _plain(name) in self._form.labels or known
+        plain = _plain(name)
+        # Tags are what a tagged row is for, whatever else is labelled.
+        doubtful = plain in ALSO_METADATA and self._form.labels is not TAGS and self._unlabelled == self._rows
+        return (plain in self._form.labels and not doubtful) or known
 
 
 def leaves_out(name: str) -> str:
@@ -299,6 +314,17 @@ def shown(name: str) -> str:
 def _plain(name: str) -> str:
     """Without case and punctuation: `Label_Name` and `labelName` are one name."""
     return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _number(value: Any) -> float | None:
+    """The number, or the number that a text has; None where it is none."""
+    if not isinstance(value, bool | int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (OverflowError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _empty(value: Any) -> bool:

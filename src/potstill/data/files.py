@@ -67,10 +67,11 @@ def read_records(path: Path, refuse: Refuse = at_once) -> Iterator[tuple[str, An
 
 
 def _json_lines(path: Path, refuse: Refuse) -> Iterator[tuple[str, Any]]:
-    first = True
+    before = 0
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
+        first, before = before == 0, number
         place = f"line {number}"
         if len(line) > MAX_ROW_CHARACTERS:
             refuse(DataError(f"{path}: {place}: {len(line):,} characters; at most {MAX_ROW_CHARACTERS:,} a row."))
@@ -87,7 +88,6 @@ def _json_lines(path: Path, refuse: Refuse) -> Iterator[tuple[str, Any]]:
             continue
         if first and isinstance(record, list) and record and isinstance(record[0], dict):
             raise DataError(f"{path}: {place} is a list of {len(record):,} rows, not one row. {_AS_LIST}")
-        first = False
         yield place, record
 
 

@@ -63,8 +63,10 @@ class ClassTally:
     def problems(self, allowed: Collection[str]) -> Iterator[str]:
         """An error for each question that the recipe does not answer."""
         asked = {name: seen for name, seen in self.classes.items() if name not in allowed}
-        alike = self._vectors == self._rows and len(self._lengths) == 1
-        if asked and (self._repeated or alike):
+        # One number a row is a class.
+        alike = self._vectors == self._rows and len(self._lengths) == 1 and min(self._lengths) > 1
+        digits = [name for name in ("0", "1") if name in asked]
+        if digits and (self._repeated or alike):
             count, first = (
                 (self._repeated.count, self._repeated.first)
                 if self._repeated
@@ -73,7 +75,7 @@ class ClassTally:
             yield (
                 f"data: {count:,} of {self._rows:,} labels are lists of numbers such as [0, 1, 0], first {first}, "
                 "which would be read as the names 0 and 1. Write the names of the labels that hold, and [] where none "
-                "does."
+                f"does{or_allow(digits)}"
             )
             return
         yield from no_labels(asked, NO_LABEL, self._rows, "labels")

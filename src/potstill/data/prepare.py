@@ -156,20 +156,27 @@ def prepare(
 def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, Split]:
     how = Reading(frozenset(settings.ignore), settings.on_error)
     found: dict[str, Split] = {}
-    problems = []
+    of_files: dict[Path, Split] = {}
+    problems: dict[Path, str] = {}
     for name in ("train", "test", "validation", "adapt"):
         source = getattr(settings, name)
-        if isinstance(source, str):
+        if not isinstance(source, str):
+            continue
+        path = base / source
+        # A file that is for two splits is read once: its labels are counted once, and its errors said once.
+        if path not in of_files and path not in problems:
             try:
-                rows = read(base / source, settings.columns, how=how)
+                rows = read(path, settings.columns, how=how)
             except DataError as error:
-                problems.append(str(error))
-                continue
-            notes = how.files[base / source]
-            found[name] = Split(rows, len(rows) + notes.bad, notes=notes)
-    problems += [*how.classes.problems(settings.allow_labels), *how.tags.problems(settings.allow_labels)]
-    if problems:
-        raise DataError("\n".join(problems))
+                problems[path] = str(error)
+            else:
+                notes = how.files[path]
+                of_files[path] = Split(rows, len(rows) + notes.bad, notes=notes)
+        if path in of_files:
+            found[name] = of_files[path]
+    asked = [*how.classes.problems(settings.allow_labels), *how.tags.problems(settings.allow_labels)]
+    if problems or asked:
+        raise DataError("\n".join([*problems.values(), *asked]))
     train = found["train"]
     splits: dict[str, Split] = {}
     for name in ("test", "validation"):

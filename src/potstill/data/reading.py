@@ -10,6 +10,8 @@ from potstill.data.tag_schemes import TagTally
 from potstill.errors import DataError
 
 OnError = Literal["raise", "skip"]
+PARTS_OF_TURNS = frozenset({"role", "content", "from", "value"})
+"""What a turn is made of, so that a field of rows that is left out is not left out of turns if it has such a name."""
 MOST_SHOWN = 10
 """Bad rows whose errors are shown; the others are counted."""
 
@@ -68,4 +70,6 @@ class Reading:
 def _named(record: dict[str, Any], names: frozenset[str]) -> set[str]:
     """Those of the names that have a value in a record, or in an item of a list in it, such as a turn."""
     inside = [item for value in record.values() if isinstance(value, list) for item in value if isinstance(item, dict)]
-    return {name for each in (record, *inside) for name in names & each.keys() if each[name] is not None}
+    of_turns = names - PARTS_OF_TURNS
+    found = [(record, names), *((item, of_turns) for item in inside)]
+    return {name for each, left_out in found for name in left_out & each.keys() if each[name] is not None}

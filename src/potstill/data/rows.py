@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from pydantic import model_serializer
+from pydantic import model_serializer, model_validator
 
 from potstill.data.fields import BESIDE_TEXT, EVERYWHERE, LABELS, PAIRS_OF_TEXTS, Form, Unread
 from potstill.data.files import read_records
@@ -20,6 +20,12 @@ from potstill.data.reading import Reading
 from potstill.errors import DataError
 from potstill.settings import Settings
 
+KINDS = ("messages", "prompt", "text")
+"""The columns of which a row for a language model has one."""
+OPTIONAL = ("completion", "input", "tools", "chat_template_kwargs")
+"""What it may have beside one of them."""
+TOGETHER = ((*KINDS, *OPTIONAL), ("text", "label"), ("tokens", "tags"), ("source", "target"))
+"""Columns that are read of the same rows, so that one name cannot be for two of them."""
 OWN_ID = "Give each row an id of its own; rows without one are named by their text."
 
 
@@ -55,6 +61,29 @@ class Columns(Settings):
     """For encoder-decoder models: the text that is read."""
     target: str = "target"
     """May be missing or null: the teacher writes it."""
+
+    @model_validator(mode="after")
+    def _one_name_each(self) -> "Columns":
+        for roles in TOGETHER:
+            renamed: dict[str, str] = {}
+            for role in roles:
+                name = getattr(self, role)
+                if name != role and renamed.setdefault(name, role) != role:
+                    raise ValueError(
+                        f'{renamed[name]} and {role} are both "{name}"; expected a column for each. Drop one of the two'
+                    )
+        return self
+
+    @property
+    def given_away(self) -> frozenset[str]:
+        """The columns for language models that no row has: they have their default name, and by the recipe another has
+        it too."""
+        renamed = {getattr(self, role) for role in (*KINDS, *OPTIONAL) if getattr(self, role) != role}
+        # A text may be the id as well; what only goes with it is not.
+        others = {name for name in (self.id, self.domain) if name in OPTIONAL}
+        return frozenset(
+            [role for role in (*KINDS, *OPTIONAL) if getattr(self, role) == role and role in renamed | others]
+        )
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

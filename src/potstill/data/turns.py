@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from potstill.data.reading import PARTS_OF_TURNS
 from potstill.data.rows import string_in
 from potstill.errors import DataError
 
@@ -69,6 +70,7 @@ def read_turn(at: Place, where: str, turn: Any, ignore: Collection[str]) -> Mess
     if not isinstance(turn, dict):
         raise at.error(f' "{where}": expected an object with role and content, found {type(turn).__name__}')
     # Parquet gives every turn every key, with nulls.
+    ignore = frozenset(ignore) - PARTS_OF_TURNS
     given = {key: value for key, value in turn.items() if value is not None and key not in ignore}
     if given.get("tool_calls"):
         raise at.error(f' "{where}": tool_calls are not supported. Write the call into content, or drop the row')
@@ -99,7 +101,8 @@ def _role_and_content(at: Place, where: str, given: dict[str, Any]) -> tuple[Rol
 
 def _refuse_others(at: Place, where: str, given: Mapping[str, Any]) -> None:
     known = (*REASONING, *WEIGHTS, "tool_calls")
-    unknown = [str(key) for key in given if key not in known]
+    # Interfaces write all keys that they know, many of them empty (refusal, annotations, audio of OpenAI's).
+    unknown = [str(key) for key, value in given.items() if key not in known and value not in ("", [], {})]
     if unknown:
         names = ", ".join(f'"{key}"' for key in unknown)
         raise at.error(
@@ -114,7 +117,8 @@ def _part(at: Place, where: str, part: Any, ignore: Collection[str]) -> str:
         raise at.error(
             f' "{where}": expected a part such as {{"type": "text", "text": ...}}, found {type(part).__name__}'
         )
-    given = {key: value for key, value in part.items() if value is not None and key not in ignore}
+    own = frozenset({"type", "text"})
+    given = {key: value for key, value in part.items() if value is not None and (key in own or key not in ignore)}
     kind = given.pop("type", None)
     if kind != "text":
         raise at.error(f' "{where}": a part of type {kind!r}; only text can be learnt. Drop the row')
