@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaForCausalLM
 
-from potstill.errors import ModelError, RecipeError
+from potstill.errors import DataError, ModelError, RecipeError
 from potstill.presentation.terminal import plan_lines
 from potstill.recipe.yaml_file import load_recipe
 from potstill.records import PlanRecord
@@ -89,6 +89,13 @@ def test_a_class_without_a_labelled_row_is_learnt_from_the_teachers_answers_or_n
     rows = [row | {"label": None if row["label"] == "beast" else row["label"]} for row in rows]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert any(said in warning for warning in planned(project, losses).warnings)
+
+
+def test_too_few_classes_for_copies_with_another_label_are_told_as_such(project: Path) -> None:
+    rows = [{"text": f"w{number} w1", "label": label} for label in ("beast", "metal") for number in range(5)]
+    (project / "data/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"1 class .*\. 5 rows were left out, since they copy a row with another label"):
+        planned(project, "adapt=null", "data.adapt=null")
 
 
 def test_many_copies_and_copies_with_another_label_are_warned_of_with_examples(project: Path) -> None:

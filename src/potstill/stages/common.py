@@ -155,7 +155,7 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
     if recipe.writes_responses:
         _check_adapt(recipe, said)
         del said["train"]
-    labels = recipe.task.label_names(said)
+    labels = _label_names(recipe, splits, said)
     labels = recipe.task.teacher_labels(lead.config, labels, recipe.lead.classes, new_head=recipe.adapt is not None)
     vocabulary = _vocabulary(recipe, said, labels, lead, tokenizer)
     student = chosen_student(recipe, lead.config, labels, vocabulary)
@@ -270,6 +270,24 @@ def _with_several(recipe: Recipe, several: Mixture | Routed, inputs: Inputs, bas
             for row in inputs.splits[split].rows:
                 several.member_for(row.domain, row.id)
     return replace(inputs, several=found)
+
+
+def _label_names(recipe: Recipe, splits: Mapping[str, Split], read: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The classes of these rows.
+
+    Raises:
+        DataError: the rows do not fit the task; says so where copies under another label were left out of them.
+    """
+    try:
+        return recipe.task.label_names(read)
+    except DataError as error:
+        dropped = sum(split.other_label_dropped for split in splits.values())
+        if not dropped:
+            raise
+        raise DataError(
+            f"{error} {dropped:,} rows were left out, since they copy a row with another label; mend their labels, or "
+            "keep them with data.deduplicate: false and data.near_copies: null."
+        ) from None
 
 
 def _check_adapt(recipe: Recipe, splits: Mapping[str, Sequence[DataRow]]) -> None:
