@@ -29,9 +29,7 @@ def test_the_project_is_written_as_described_and_runs_to_a_report(tmp_path: Path
     assert lines["test"] == 2000 and lines["adapt"] == 4600 and lines["train"] > 6000
     assert "near-copies of held-out rows dropped" in written
     plan = potstill("check", tmp_path / "demo/recipe.yaml").stdout
-    taught_from = [line for line in plan.splitlines() if line.startswith(("train ", "adapt "))]
-    assert len(taught_from) == 2
-    assert not any("near-copies" in line for line in taught_from), "what init wrote to learn from holds none"
+    assert "near-copies" not in plan, "what init wrote holds none"
 
     shrink(data)
     # Classes that are left without a training row would be refused.

@@ -226,11 +226,10 @@ def test_the_project_is_written_as_described_and_runs_to_a_report(tmp_path: Path
     assert counts == {"adapt": 5000, "train": 3000, "validation": 150, "test": 400}
     assert sum(json.loads(line)["target"] is None for line in lines["train"]) == 2200
     assert "near-copies of held-out rows dropped" in written
-    plan = potstill("check", tmp_path / "names/recipe.yaml").stdout
-    taught_from = [line for line in plan.splitlines() if line.startswith(("train ", "adapt "))]
-    assert taught_from and not any("near-copies" in line for line in taught_from), "what init wrote to learn from"
-    for name, kept in (("train", 400), ("validation", 60), ("test", 100)):
-        (data / f"{name}.jsonl").write_text("\n".join(lines[name][-kept:] if name == "train" else lines[name][:kept]))
+    assert "near-copies" not in potstill("check", tmp_path / "names/recipe.yaml").stdout, "what init wrote holds none"
+    # 400 of the rows to learn from have a target, and the teacher writes that of 200.
+    for name, kept in (("train", slice(400, 1000)), ("validation", slice(60)), ("test", slice(100))):
+        (data / f"{name}.jsonl").write_text("\n".join(lines[name][kept]))
     settings = ["data.near_copies=null", "adapt.epochs=1", "adapt.evaluate_every=50", "train.epochs=3"]
     settings += ["train.evaluate_every=15", "train.baseline=false", "evaluate.rounds=1", "evaluate.prompts=2"]
     done = potstill("run", tmp_path / "names/recipe.yaml", "--out", tmp_path / "run", *changed(*settings), check=None)
@@ -238,6 +237,7 @@ def test_the_project_is_written_as_described_and_runs_to_a_report(tmp_path: Path
     evaluation = record(tmp_path / "run", "evaluate")
     # The most frequent name is that of a tenth of the notices.
     assert evaluation["models"]["teacher"]["scores"]["exact_match"]["value"] > 0.2
-    # 39 steps on 400 rows: 0.60 of it on these rows.
-    assert evaluation["models"]["student"]["kl_mean"] < 0.7 * evaluation["initial_kl_mean"]
+    # 0.08 of it after 57 steps. After as many on what the teacher writes alone it is 0.6, for six in ten of the names that
+    # it writes are not the true ones, at whose tokens this is measured.
+    assert evaluation["models"]["student"]["kl_mean"] < 0.2 * evaluation["initial_kl_mean"]
     assert (tmp_path / "run/report/report.html").exists()

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from potstill.data.near_copies import without_near_copies, words_alone
+from potstill.data.near_copies import words_alone
 from potstill.errors import DataError
 from potstill.progress import Progress
 from potstill.projects import python_code, support_chat
+from potstill.projects.splitting import disjoint_splits, unlike
 
 SPLITS = ("train", "train-full", "validation", "test")
 MODULES = ("argparse", "calendar", "glob", "heapq", "html", "operator", "statistics", "textwrap", "threading")
@@ -135,9 +136,19 @@ def test_near_copies_of_held_out_chats_are_dropped() -> None:
     held_out = [support_chat.Dialogue("one", ("Why is my internet so slow today?", answer))]
     copy = support_chat.Dialogue("two", ("why is my internet so slow today", answer.upper()))
     other = support_chat.Dialogue("three", ("How far is the moon from here?", "About a quarter of a million miles."))
-    assert without_near_copies(
-        [copy, other], held_out, jaccard=support_chat.JACCARD, shingle_words=support_chat.SHINGLE_WORDS
-    ) == [other]
+    assert unlike([copy, other], held_out, Progress()) == [other]
+
+
+def test_no_row_nearly_copies_one_of_a_split_before_its_own() -> None:
+    def said(name: str, *words: str) -> support_chat.Dialogue:
+        return support_chat.Dialogue(name, (" ".join(f"{word}{n}" for n in range(30) for word in words),))
+
+    one, two, three, four = said("one", "a"), said("two", "b"), said("three", "c"), said("four", "d")
+    copy_of_one, copy_of_two, copy_of_three = said("1", "A"), said("2", "B"), said("3", "C")
+    ordered = [one, copy_of_one, two, copy_of_two, three, copy_of_three, four]
+    found = disjoint_splits(ordered, test=1, validation=1, progress=Progress())
+    # Rows of one split may copy each other.
+    assert found == ([one], [two], [three, copy_of_three, four])
 
 
 @pytest.mark.parametrize("name", ["chatterbot_corpus", "chitchat_dataset"])

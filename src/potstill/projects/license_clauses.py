@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from potstill.data.near_copies import without_near_copies, words_alone
+from potstill.data.near_copies import words_alone
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
-from potstill.projects.license_notices import JACCARD, SHINGLE_WORDS, licence_category, rules_folder, split_rule
+from potstill.projects.license_notices import licence_category, rules_folder, split_rule
 from potstill.projects.recipe_files import write_recipes
+from potstill.projects.splitting import unlike
 from potstill.run_dir import write_text
 
 SALT = "license-clauses"
@@ -222,14 +223,7 @@ def divided(rules: Sequence[Rule], name: Callable[[Rule], str]) -> dict[str, lis
 def _disjoint_notices(notices: Mapping[str, list[Notice]], progress: Progress) -> dict[str, list[Notice]]:
     """Without the notices of a teaching split that nearly copy a held-out one."""
     held_out = [*notices["test"], *notices["validation"]]
-    result = dict(notices)
-    taught = ("adapt", "train")
-    with progress.task("looking for near-copies", sum(len(notices[name]) for name in taught), "notices") as advance:
-        for name in taught:
-            result[name] = without_near_copies(
-                notices[name], held_out, jaccard=JACCARD, shingle_words=SHINGLE_WORDS, advance=advance
-            )
-    return result
+    return {**notices, **{name: unlike(notices[name], held_out, progress) for name in ("adapt", "train")}}
 
 
 def _line(split: str, number: int, document: tuple[list[str], list[str]], labelled: bool) -> str:

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from potstill.data.near_copies import without_near_copies, words_alone
+from potstill.data.near_copies import words_alone
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
-from potstill.projects.license_notices import JACCARD, SHINGLE_WORDS, rules_folder
+from potstill.projects.license_notices import rules_folder
 from potstill.projects.recipe_files import write_recipes
+from potstill.projects.splitting import disjoint_splits, unlike
 from potstill.run_dir import write_text
 
 TEST_ROWS = 900
@@ -50,19 +51,15 @@ def write(folder: Path, progress: Progress) -> list[str]:
         rules = read_rules(paths, advance)
     ordered = stable_order(rules, lambda rule: rule.id, salt=SALT)
     known = [rule for rule in ordered if rule.coverage is not None]
-    held_out, rest = known[: TEST_ROWS + VALIDATION_ROWS], known[TEST_ROWS + VALIDATION_ROWS :]
+    test, validation, clean = disjoint_splits(known, test=TEST_ROWS, validation=VALIDATION_ROWS, progress=progress)
+    held_out = [*test, *validation]
     others = [rule for rule in ordered if rule.coverage is None][:POOL_ROWS]
-    with progress.task("looking for near-copies", len(rest) + len(others), "rules") as advance:
-        clean, pool = (
-            without_near_copies(part, held_out, jaccard=JACCARD, shingle_words=SHINGLE_WORDS, advance=advance)
-            for part in (rest, others)
-        )
+    pool = unlike(others, held_out, progress)
     if len(clean) < ADAPT_ROWS + LABELLED_ROWS:
         raise DataError(
             f"licensedcode: {len(known)} rules with a minimum_coverage are too few to split. "
             "Run: pip install --upgrade 'potstill[demo]'"
         )
-    test, validation = held_out[:TEST_ROWS], held_out[TEST_ROWS:]
     adapt, after = clean[:ADAPT_ROWS], clean[ADAPT_ROWS:]
     labelled, unlabelled = after[:LABELLED_ROWS], [*after[LABELLED_ROWS:], *pool]
     data = folder / "data"
@@ -75,7 +72,8 @@ def write(folder: Path, progress: Progress) -> list[str]:
     return [
         f"{len(paths):,} rules read from licensedcode-data (CC-BY-4.0), {len(rules):,} current and without a double",
         f"{len(known):,} say which share of their words must be found; {len(others):,} of the others are taken",
-        f"near-copies of held-out rows dropped: {len(rest) - len(clean):,} and {len(others) - len(pool):,}",
+        f"near-copies of held-out rows dropped: {len(known) - len(held_out) - len(clean):,} of those that say it, "
+        f"{len(others) - len(pool):,} of the others",
         f"test: {len(test):,} labelled",
         f"validation: {len(validation):,} labelled",
         f"adapt: {len(adapt):,} labelled, for the teacher",

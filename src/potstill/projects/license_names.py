@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from potstill.data.near_copies import without_near_copies
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Progress
-from potstill.projects.license_notices import JACCARD, SHINGLE_WORDS, Rule, read_rules, rules_folder, select
+from potstill.projects.license_notices import Rule, read_rules, rules_folder, select
 from potstill.projects.recipe_files import write_recipes
+from potstill.projects.splitting import disjoint_splits
 from potstill.run_dir import atomic_folder, write_text
 
 MIN_CLASS_ROWS = 80
@@ -48,11 +48,7 @@ def write(folder: Path, progress: Progress) -> list[str]:
         rules = read_rules(paths, advance)
     classes, chosen, _ = select(rules.usable, MIN_CLASS_ROWS)
     ordered = stable_order(chosen, lambda rule: rule.id, salt=SALT)
-    test, validation = ordered[:TEST_ROWS], ordered[TEST_ROWS : TEST_ROWS + VALIDATION_ROWS]
-    held_out = [*test, *validation]
-    rest = ordered[len(held_out) :]
-    with progress.task("looking for near-copies", len(rest), "notices") as advance:
-        clean = without_near_copies(rest, held_out, jaccard=JACCARD, shingle_words=SHINGLE_WORDS, advance=advance)
+    test, validation, clean = disjoint_splits(ordered, test=TEST_ROWS, validation=VALIDATION_ROWS, progress=progress)
     if len(clean) < ADAPT_ROWS + TRAIN_ROWS:
         raise DataError(
             f"licensedcode: {len(clean)} usable notices in {len(classes)} classes are too few to split. "
@@ -75,7 +71,7 @@ def write(folder: Path, progress: Progress) -> list[str]:
     return [
         f"{rules.read:,} rules read from licensedcode-data (CC-BY-4.0), {len(rules.usable):,} usable",
         f"{len(chosen):,} of one licence of {len(classes)} with {MIN_CLASS_ROWS} notices or more",
-        f"near-copies of held-out rows dropped: {len(rest) - len(clean):,}",
+        f"near-copies of held-out rows dropped: {len(chosen) - len(test) - len(validation) - len(clean):,}",
         f"test: {len(test):,}, validation: {len(validation):,}, all with targets",
         f"adapt: {len(adapt):,} with targets, for the teacher",
         f"train: {ANSWERED_ROWS:,} with targets and {len(train) - ANSWERED_ROWS:,} without, for the student",

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from potstill.data.near_copies import without_near_copies, words_alone
+from potstill.data.near_copies import words_alone
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
 from potstill.projects.recipe_files import write_recipes
+from potstill.projects.splitting import disjoint_splits, unlike
 from potstill.run_dir import write_text
 
 MIN_WORDS = 5
@@ -26,8 +27,6 @@ ADAPT_ROWS = 4600
 LABELLED_ROWS = 1000
 """What the student may see with labels: few, as where labelling is what costs."""
 SALT = "license-notices"
-JACCARD = 0.8
-SHINGLE_WORDS = 5
 
 _KEY = re.compile(
     r"(license_expression|is_license_notice|is_license_text|is_license_reference|is_license_clue|is_deprecated):\s*(.*)"
@@ -74,14 +73,9 @@ def write(folder: Path, progress: Progress) -> list[str]:
         )
 
     ordered = stable_order(chosen, lambda rule: rule.id, salt=SALT)
-    test, validation = ordered[:TEST_ROWS], ordered[TEST_ROWS : TEST_ROWS + VALIDATION_ROWS]
+    test, validation, clean = disjoint_splits(ordered, test=TEST_ROWS, validation=VALIDATION_ROWS, progress=progress)
     held_out = [*test, *validation]
-    rest = ordered[len(held_out) :]
-    with progress.task("looking for near-copies", len(rest) + len(others), "notices") as advance:
-        clean, clean_others = (
-            without_near_copies(part, held_out, jaccard=JACCARD, shingle_words=SHINGLE_WORDS, advance=advance)
-            for part in (rest, others)
-        )
+    clean_others = unlike(others, held_out, progress)
     adapt, after = clean[:ADAPT_ROWS], clean[ADAPT_ROWS:]
     labelled, unlabelled = after[:LABELLED_ROWS], after[LABELLED_ROWS:]
     pool = [*unlabelled, *stable_order(clean_others, lambda rule: rule.id, salt=SALT)]
@@ -100,7 +94,7 @@ def write(folder: Path, progress: Progress) -> list[str]:
         f"{rules.short:,} under {MIN_WORDS} words, {rules.duplicates:,} duplicates",
         f"{len(chosen):,} of one licence in {len(classes)} classes of {MIN_CLASS_ROWS} rows or more; "
         f"{len(others):,} of other licences or combinations",
-        f"near-copies of held-out rows dropped: {len(rest) - len(clean):,} in the classes, "
+        f"near-copies of held-out rows dropped: {len(chosen) - len(held_out) - len(clean):,} in the classes, "
         f"{len(others) - len(clean_others):,} of the others",
         f"test: {len(test):,} labelled",
         f"validation: {len(validation):,} labelled",

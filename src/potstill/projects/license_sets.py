@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from potstill.data.near_copies import without_near_copies
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Progress
-from potstill.projects.license_notices import JACCARD, MIN_WORDS, SHINGLE_WORDS, Rule, read_rules, rules_folder
+from potstill.projects.license_notices import MIN_WORDS, Rule, read_rules, rules_folder
 from potstill.projects.recipe_files import write_recipes
+from potstill.projects.splitting import disjoint_splits
 from potstill.run_dir import write_text
 
 MIN_LABEL_ROWS = 60
@@ -36,15 +36,12 @@ def write(folder: Path, progress: Progress) -> list[str]:
         rules = read_rules(paths, advance)
     labels = labels_of(rules.usable)
     ordered = stable_order(rules.usable, lambda rule: rule.id, salt=SALT)
-    held_out, rest = ordered[: TEST_ROWS + VALIDATION_ROWS], ordered[TEST_ROWS + VALIDATION_ROWS :]
-    with progress.task("looking for near-copies", len(rest), "notices") as advance:
-        clean = without_near_copies(rest, held_out, jaccard=JACCARD, shingle_words=SHINGLE_WORDS, advance=advance)
+    test, validation, clean = disjoint_splits(ordered, test=TEST_ROWS, validation=VALIDATION_ROWS, progress=progress)
     if len(clean) < ADAPT_ROWS + LABELLED_ROWS:
         raise DataError(
             f"licensedcode: {len(rules.usable)} usable notices are too few to split. "
             "Run: pip install --upgrade 'potstill[demo]'"
         )
-    test, validation = held_out[:TEST_ROWS], held_out[TEST_ROWS:]
     adapt, after = clean[:ADAPT_ROWS], clean[ADAPT_ROWS:]
     labelled, pool = after[:LABELLED_ROWS], after[LABELLED_ROWS:]
     data = folder / "data"
@@ -61,7 +58,7 @@ def write(folder: Path, progress: Progress) -> list[str]:
         f"{rules.short:,} under {MIN_WORDS} words, {rules.duplicates:,} duplicates",
         f"{len(labels)} licences that {MIN_LABEL_ROWS} rows or more name; "
         + ", ".join(f"{count:,} rows name {size} of them" for size, count in sorted(sizes.items())),
-        f"near-copies of held-out rows dropped: {len(rest) - len(clean):,}",
+        f"near-copies of held-out rows dropped: {len(ordered) - len(test) - len(validation) - len(clean):,}",
         f"test: {len(test):,} labelled",
         f"validation: {len(validation):,} labelled",
         f"adapt: {len(adapt):,} labelled, for the teacher",

@@ -12,11 +12,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from potstill.data.near_copies import same_text_key, without_near_copies
+from potstill.data.near_copies import same_text_key
 from potstill.data.splits import stable_fraction, stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
 from potstill.projects.recipe_files import write_recipes
+from potstill.projects.splitting import unlike
 from potstill.run_dir import write_text
 
 RECIPES = {"recipe.yaml": "python_code.yaml"}
@@ -40,8 +41,6 @@ TRAIN_ROWS = 150
 MAX_MODULE_ROWS = 4
 """In each file but train-full.jsonl, so that no large package sets its tone."""
 SALT = "python-code"
-JACCARD = 0.8
-SHINGLE_WORDS = 5
 
 DATA_CARD = """\
 # Data of the project python-code
@@ -100,8 +99,9 @@ def write(folder: Path, progress: Progress, *, modules: Collection[str] | None =
     sides: dict[str, list[Function]] = {"test": [], "validation": [], "train": []}
     for function in ordered:
         sides[_side(function.module)].append(function)
-    test, validation = _varied(sides["test"], TEST_ROWS), _varied(sides["validation"], VALIDATION_ROWS)
-    full = without_near_copies(sides["train"], [*test, *validation], jaccard=JACCARD, shingle_words=SHINGLE_WORDS)
+    test = _varied(sides["test"], TEST_ROWS)
+    validation = _varied(unlike(sides["validation"], test, progress), VALIDATION_ROWS)
+    full = unlike(sides["train"], [*test, *validation], progress)
     splits = {"test": test, "validation": validation, "train": _varied(full, TRAIN_ROWS), "train-full": full}
     for name, rows in splits.items():
         if not rows:

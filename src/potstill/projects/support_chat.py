@@ -14,11 +14,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from potstill.data.near_copies import without_near_copies, words_alone
+from potstill.data.near_copies import words_alone
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
 from potstill.projects.recipe_files import write_recipes
+from potstill.projects.splitting import unlike
 from potstill.run_dir import write_text
 
 RECIPES = {"recipe.yaml": "support_chat.yaml", "recipe-full.yaml": "support_chat_full.yaml"}
@@ -49,8 +50,6 @@ CHAT_TEST, CHAT_VALIDATION = 48, 24
 CHAT_TRAIN = 125
 """Chats beside all the help in train.jsonl: together about 100,000 characters, or 25,000 tokens."""
 SALT = "support-chat"
-JACCARD = 0.8
-SHINGLE_WORDS = 5
 
 DATA_CARD = """\
 # Data of the project support-chat
@@ -125,12 +124,10 @@ def write(folder: Path, progress: Progress) -> list[str]:
     _check_sizes(helped, chatted)
 
     test = _shuffled(helped[:HELP_TEST], chatted[:CHAT_TEST])
-    helped, chatted = helped[HELP_TEST:], chatted[CHAT_TEST:]
+    helped, chatted = (unlike(part, test, progress) for part in (helped[HELP_TEST:], chatted[CHAT_TEST:]))
     validation = _shuffled(helped[:HELP_VALIDATION], chatted[:CHAT_VALIDATION])
     rest = (helped[HELP_VALIDATION:], chatted[CHAT_VALIDATION:])
-    taught_help, taught_chats = (
-        without_near_copies(part, [*test, *validation], jaccard=JACCARD, shingle_words=SHINGLE_WORDS) for part in rest
-    )
+    taught_help, taught_chats = (unlike(part, validation, progress) for part in rest)
     splits = {
         "test": test,
         "validation": validation,
@@ -144,7 +141,7 @@ def write(folder: Path, progress: Progress) -> list[str]:
         write_text(data / f"{name}.jsonl", _lines(dialogues))
     write_text(folder / "DATA.md", DATA_CARD.format(help=len(answers), chats=len(chats)))
     write_recipes(folder, RECIPES)
-    near = sum(map(len, rest)) - len(taught_help) - len(taught_chats)
+    near = len(answers) + len(chats) - len(test) - len(validation) - len(taught_help) - len(taught_chats)
     return [
         f"{asked:,} conversations on {len(TOPICS)} topics read from chatterbot-corpus (BSD), "
         f"{len(answers):,} different questions with a usable answer",
