@@ -237,7 +237,7 @@ def test_the_project_is_written_as_described_and_runs_to_a_report(tmp_path: Path
     evaluation = record(tmp_path / "run", "evaluate")
     # The most frequent name is that of a tenth of the notices.
     assert evaluation["models"]["teacher"]["scores"]["exact_match"]["value"] > 0.2
-    # 0.08 of it after 57 steps. After as many on what the teacher writes alone it is 0.6, for six in ten of the names that
-    # it writes are not the true ones, at whose tokens this is measured.
+    # 0.08 of it after 57 steps. After as many on what the teacher writes alone it is 0.6, for six in ten of the names
+    # that it writes are not the true ones, at whose tokens this is measured.
     assert evaluation["models"]["student"]["kl_mean"] < 0.2 * evaluation["initial_kl_mean"]
     assert (tmp_path / "run/report/report.html").exists()

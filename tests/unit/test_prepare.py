@@ -324,7 +324,7 @@ def test_the_same_id_in_two_splits_is_refused(tmp_path: Path) -> None:
         validation=[row("two", id="b")],
         train=[row("three", id="a")],
     )
-    with pytest.raises(DataError, match=r'Duplicate id "a": in data\.test and data\.train'):
+    with pytest.raises(DataError, match=r'id "a": in data\.test .*test\.jsonl: line 1\) and data\.train .*train'):
         prepare(FILES, tmp_path, read_rows)
 
 

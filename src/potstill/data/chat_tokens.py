@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from potstill.data.chat_template import Chat, SpecialTokens, Turn, ids_after, token_ids
 from potstill.data.copies import beginning
 from potstill.data.dialogues import Completion, Conversation, Example, PlainText
-from potstill.data.reading import MOST_SHOWN
+from potstill.data.on_disk import place_of
+from potstill.data.reading import Refusals
 from potstill.data.rendering import MOMENTS, Template
 from potstill.data.rows import OWN_ID
 from potstill.data.tokens import TokenFile, Tokenised
@@ -79,22 +80,19 @@ class ChatTokens:
             ModelError: a tokenizer without a chat template or an end token, where rows need it.
         """
         first_dropped: list[str] = []
-        refused: list[str] = []
-        dropped = refusals = 0
+        refused = Refusals()
+        dropped = 0
         rows_cut = responses_cut = turns_dropped = only_shown = rewritten = 0
 
         def fitted() -> Iterator[Tokenised]:
-            nonlocal dropped, refusals, rows_cut, responses_cut, turns_dropped, only_shown, rewritten
-            for example in examples:
+            nonlocal dropped, rows_cut, responses_cut, turns_dropped, only_shown, rewritten
+            for number, example in enumerate(examples):
                 before = (dropped, responses_cut, turns_dropped)
                 assert example.labelled, f"{example.id}: there is no response to learn"
                 try:
                     parts, as_given = self._parts(example)
                 except DataError as error:
-                    refusals += 1
-                    if len(refused) < MOST_SHOWN:
-                        # The id of many rows is a hash.
-                        refused.append(f"{error} It begins: {beginning(example.own_text)!r}.")
+                    refused.add(_with_beginning(error, example), place_of(examples, number))
                     continue
                 only_shown += not parts
                 rewritten += not as_given
@@ -111,9 +109,7 @@ class ChatTokens:
                 rows_cut += before != (dropped, responses_cut, turns_dropped)
 
         kept = TokenFile(fitted())
-        if refusals:
-            count = [f"{refusals:,} rows cannot be used; the first {len(refused)}:"] if refusals > 1 else []
-            raise DataError("\n".join([*count, *refused]))
+        refused.require_none()
         repeated = kept.first_repeated()
         if repeated is not None:
             raise DataError(f'Duplicate id "{kept.names[repeated]}", after long rows were cut. {OWN_ID}')
@@ -129,6 +125,21 @@ class ChatTokens:
             rows_only_shown=only_shown,
             rows_rewritten=rewritten,
         )
+
+    def refusal(self, example: Example) -> DataError | None:
+        """Why no tokens can be made of an example, answered or not; None where they can.
+
+        Raises:
+            ModelError: as `tokenise`.
+        """
+        try:
+            if example.labelled:
+                self._parts(example)
+            elif isinstance(example, Conversation | Completion):
+                self.prompt_ids(example)
+        except DataError as error:
+            return _with_beginning(error, example)
+        return None
 
     def prompt_ids(self, example: Conversation | Completion) -> Int32[np.ndarray, "tokens"]:
         """What a model is shown before it writes the last response, whether the example has one or not.
@@ -157,13 +168,20 @@ class ChatTokens:
         """Whether the chat template writes the date into the prompt of one of these, whatever `moment` is.
 
         Raises:
-            DataError, ModelError: as `prompt_ids`.
+            ModelError: as `prompt_ids`.
         """
         if not self._template.reads_clock:
             return False
         then, later = (replace(self, moment=moment) for moment in MOMENTS)
-        chats = (example for example in examples if isinstance(example, Conversation))
-        return any(then._chat(chat).prompt_text() != later._chat(chat).prompt_text() for chat in chats)
+
+        def differs(chat: Conversation) -> bool:
+            try:
+                return then._chat(chat).prompt_text() != later._chat(chat).prompt_text()
+            except DataError:
+                # One that is refused has no date; all of those are named when tokens are made of them.
+                return False
+
+        return any(differs(example) for example in examples if isinstance(example, Conversation))
 
     def _chat(self, conversation: Conversation) -> Chat:
         return Chat(conversation, self._template, self._special_tokens)
@@ -236,6 +254,11 @@ def marked_text(tokenised: Tokenised, tokenizer: PreTrainedTokenizerBase) -> lis
         pieces.append((text[len(before) :], bool(tokenised.trained[end - 1])))
         before = text
     return pieces
+
+
+def _with_beginning(error: DataError, example: Example) -> DataError:
+    """The error of a row with how the row begins, for the id of many is a hash."""
+    return DataError(f"{error} It begins: {beginning(example.own_text)!r}.")
 
 
 def _fitting(turns: list[Turn], room: int) -> tuple[list[Turn], bool]:

@@ -70,10 +70,17 @@ class Lazy(Sequence[Item], Generic[Item]):
 class OnDisk(Sequence[Item], Generic[Item]):
     """Items that are read from a file each time; `where` gives some of them without a copy."""
 
-    def __init__(self, pieces: Pieces, make: Callable[[memoryview], Item], numbers: Numbers | None = None) -> None:
+    def __init__(
+        self,
+        pieces: Pieces,
+        make: Callable[[memoryview], Item],
+        numbers: Numbers | None = None,
+        place: Callable[[int], str] | None = None,
+    ) -> None:
         self._pieces = pieces
         self._make = make
         self._numbers = np.arange(len(pieces), dtype=np.int64) if numbers is None else numbers
+        self._place = place
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -84,18 +91,33 @@ class OnDisk(Sequence[Item], Generic[Item]):
     def __getitem__(self, place: slice) -> "OnDisk[Item]": ...
     def __getitem__(self, place: int | slice) -> "Item | OnDisk[Item]":
         if isinstance(place, slice):
-            return OnDisk(self._pieces, self._make, self._numbers[place])
+            return OnDisk(self._pieces, self._make, self._numbers[place], self._place)
         return self._make(self._pieces[int(self._numbers[place])])
 
     def __iter__(self) -> Iterator[Item]:
         return (self._make(self._pieces[int(number)]) for number in self._numbers)
 
     def where(self, kept: npt.NDArray[np.bool_]) -> "OnDisk[Item]":
-        return OnDisk(self._pieces, self._make, self._numbers[kept])
+        return OnDisk(self._pieces, self._make, self._numbers[kept], self._place)
+
+    def place(self, number: int) -> str | None:
+        """File and line of an item, where they are known."""
+        return None if self._place is None else self._place(int(self._numbers[number]))
 
 
-def rows_on_disk(rows: Iterable[Any]) -> OnDisk[Any]:
-    """Rows, whose classes must have `of`, the inverse of their `content`."""
+def place_of(rows: object, number: int) -> str | None:
+    """File and line of one of these rows, where they come from a file."""
+    return rows.place(number) if isinstance(rows, OnDisk) else None
+
+
+def row_named(rows: Sequence[Any], number: int) -> str:
+    """One of these rows, which have ids, for an error: file and line where they are known, and its id."""
+    identity, place = f'"{rows[number].id}"', place_of(rows, number)
+    return identity if place is None else f"{identity} ({place})"
+
+
+def rows_on_disk(rows: Iterable[Any], place: Callable[[int], str] | None = None) -> OnDisk[Any]:
+    """Rows, whose classes must have `of`, the inverse of their `content`; `place` tells where each comes from."""
     classes: list[type] = []
 
     def written(row: Any) -> bytes:
@@ -107,7 +129,7 @@ def rows_on_disk(rows: Iterable[Any]) -> OnDisk[Any]:
         number, content = json.loads(bytes(piece))
         return classes[number].of(content)
 
-    return OnDisk(Pieces(map(written, rows)), read)
+    return OnDisk(Pieces(map(written, rows)), read, place=place)
 
 
 class Ragged(Sequence[tuple[int, ...]]):

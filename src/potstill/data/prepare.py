@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_serializer
 from potstill.data.copies import Copies, Copy, duplicates, near_copies, some
 from potstill.data.ids import Index, Keys
 from potstill.data.near_copies import words_alone
-from potstill.data.on_disk import OnDisk
+from potstill.data.on_disk import OnDisk, place_of, row_named
 from potstill.data.reading import FileNotes, OnError, Reading
 from potstill.data.rows import OWN_ID, Columns, DataRow, rows_fingerprint
 from potstill.data.splits import stable_fraction
@@ -118,17 +118,21 @@ def prepare(
     progress: Progress | None = None,
     *,
     prompt_of: Callable[[Any], DataRow] | None = None,
+    refusal: Callable[[Any], DataError | None] | None = None,
 ) -> dict[str, Split]:
     """The splits `train`, `validation`, `test` and, where the recipe has one, `adapt`.
 
     `prompt_of` is given where a teacher writes the labels of train. Then train may be without a single one, and no row
-    of it may have the prompt of a held-out row, or nearly.
+    of it may have the prompt of a held-out row, or nearly. `refusal` tells why a row is left out that was read, and is
+    given where bad rows are skipped.
 
     Raises:
         DataError: files, rows, fields or labels that cannot be used, all in one error; a held-out row without label,
             or a split left empty.
     """
     splits = {name: _without_blank(split) for name, split in _read(settings, base, read).items()}
+    if refusal is not None:
+        splits = {name: _without_refused(split, refusal) for name, split in splits.items()}
     if settings.deduplicate:
         found = duplicates({name: split.rows for name, split in splits.items()})
         splits = {
@@ -212,6 +216,18 @@ def _without_blank(split: Split) -> Split:
     return _kept(split, kept, blank_dropped=int((~kept).sum()))
 
 
+def _without_refused(split: Split, refusal: Callable[[Any], DataError | None]) -> Split:
+    """The split without rows that are refused, which count as bad ones of its file."""
+    # A file that is for two splits has one set of notes for both.
+    notes = FileNotes(Path()) if split.notes is None else replace(split.notes, first_bad=[*split.notes.first_bad])
+    kept = np.ones(len(split.rows), dtype=np.bool_)
+    for number, row in enumerate(split.rows):
+        if (error := refusal(row)) is not None:
+            kept[number] = False
+            notes.refuse(DataError(f"{place_of(split.rows, number)}: {error}"))
+    return split if kept.all() else _kept(split, kept, notes=notes)
+
+
 def _without_copies(split: Split, copies: Copies, **counts: int) -> Split:
     return _kept(
         split,
@@ -237,7 +253,7 @@ def _check(name: str, split: Split, *, all_open: bool) -> None:
     if len(missing) and name != "train":
         raise DataError(
             f"data.{name}: {len(missing)} of {len(split.rows)} rows have no label, first "
-            f'"{split.rows[int(missing[0])].id}". '
+            f"{row_named(split.rows, int(missing[0]))}. "
             f"Every row of {name} needs one; only train may hold unlabelled rows."
         )
     if name == "train" and len(missing) == len(split.rows) and not all_open:
@@ -249,10 +265,15 @@ def _check_unique_ids(splits: Mapping[str, Split]) -> None:
     repeated = index.first_repeated()
     if repeated is None:
         return
-    one, _ = _place(splits, int(index.first_with()[repeated]))
-    other, number = _place(splits, repeated)
-    where = f"data.{one} and data.{other}" if one != other else f"data.{other}, twice"
-    raise DataError(f'Duplicate id "{splits[other].rows[number].id}": in {where}. {OWN_ID}')
+    found = [_place(splits, number) for number in (int(index.first_with()[repeated]), repeated)]
+    where = " and ".join(_where(name, splits[name], number) for name, number in found)
+    name, number = found[1]
+    raise DataError(f'Duplicate id "{splits[name].rows[number].id}": in {where}. {OWN_ID}')
+
+
+def _where(name: str, split: Split, number: int) -> str:
+    place = place_of(split.rows, number)
+    return f"data.{name}" if place is None else f"data.{name} ({place})"
 
 
 def _place(splits: Mapping[str, Split], number: int) -> tuple[str, int]:

@@ -43,6 +43,26 @@ class FileNotes:
 
 
 @dataclass
+class Refusals:
+    """Rows of which no tokens can be made, for one error."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, error: DataError, place: str | None) -> None:
+        """Note a row that cannot be used, from a file and line where they are known."""
+        self.count += 1
+        if len(self.first) < MOST_SHOWN:
+            self.first.append(str(error) if place is None else f"{place}: {error}")
+
+    def require_none(self) -> None:
+        """Raises DataError: there are some; names the first of them."""
+        if self.count:
+            several = [f"{self.count:,} rows cannot be used; the first {len(self.first)}:"] if self.count > 1 else []
+            raise DataError("\n".join([*several, *self.first]))
+
+
+@dataclass
 class Reading:
     """One for all files of a recipe, since classes are compared over all of them."""
 

@@ -300,7 +300,7 @@ def read_each(
             numbers.append(int(number))
             yield row
 
-    rows = rows_on_disk(read())
+    rows = rows_on_disk(read(), place=lambda number: f"{path}: {unit} {numbers[number]}")
     notes.unread = unread.counts
     problems = [*notes.bad_rows(how.on_error), *unread.problems(path, how.classes.classes)]
     if problems:

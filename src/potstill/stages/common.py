@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,12 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
         DataError: rows that cannot be used.
         ModelError: no such teacher, or one whose classes are not those of the data.
     """
-    asked = prompt_of if recipe.writes_responses else None
-    splits = prepare(recipe.data, base, recipe.task.read, progress, prompt_of=asked)
-    lead, tokenizer = _read_files(recipe, recipe.lead, base)
+    files = cache(partial(_read_files, recipe, recipe.lead, base))
+    asked, refusal = prompt_of if recipe.writes_responses else None, None
+    if recipe.data.on_error == "skip" and isinstance(recipe.task, CausalLM):
+        refusal = recipe.task.refusals(files()[1])
+    splits = prepare(recipe.data, base, recipe.task.read, progress, prompt_of=asked, refusal=refusal)
+    lead, tokenizer = files()
     said = {name: split.rows for name, split in splits.items()}
     if recipe.writes_responses:
         _check_adapt(recipe, said)

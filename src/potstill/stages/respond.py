@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from potstill.data.batches import batches_by_length, hash_seed
+from potstill.data.on_disk import place_of
+from potstill.data.reading import Refusals
 from potstill.data.rows import OWN_ID, DataRow
 from potstill.data.written import Written, load_written, save_written
 from potstill.errors import DataError, LabelStoreError
@@ -65,14 +67,19 @@ def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
     wanted: list[Request] = []
     kept: list[DataRow] = []
     dropped: list[str] = []
+    refused = Refusals()
     ends: set[int] = set()
     only_shown = 0
-    for row in rows:
+    for number, row in enumerate(rows):
         if not prompts.asks(row) or (settings.rows == "unanswered" and row.labelled):
             kept.append(row)
             continue
-        ends.add(prompts.end_of(row))
-        named = list(prompts.of(row, every=settings.rows == "all"))
+        try:
+            ends.add(prompts.end_of(row))
+            named = list(prompts.of(row, every=settings.rows == "all"))
+        except DataError as error:
+            refused.add(error, place_of(rows, number))
+            continue
         only_shown += not named
         for name, prompt in named:
             room = min(settings.max_new_tokens, prompts.room(prompt))
@@ -82,6 +89,7 @@ def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
             several = settings.per_prompt > 1
             names = [f"{name}@{sample}" for sample in range(settings.per_prompt)] if several else [name]
             wanted.extend(Request(each, prompt, room) for each in names)
+    refused.require_none()
     if not wanted:
         why = (
             f"{only_shown} rows have no turn to learn. Set the weight of one to 1"

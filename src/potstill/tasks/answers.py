@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from potstill.data.on_disk import row_named
 from potstill.data.rows import LabelIn, Row, class_in, classes_in, number_in
 from potstill.errors import DataError
 from potstill.signals import IGNORE_INDEX, Signals
@@ -151,10 +152,11 @@ def classes_of(splits: Mapping[str, Sequence[Row]], least: int) -> list[str]:
             f"data: {len(taught)} class in the labelled training rows ({sorted(taught)}); expected {least} or more."
         )
     for name in ("validation", "test"):
-        unknown = sorted({label for row in splits[name] for label in row.classes} - taught)
-        if unknown:
+        rows = splits[name]
+        if unknown := sorted({label for row in rows for label in row.classes} - taught):
+            first = next(number for number, row in enumerate(rows) if unknown[0] in row.classes)
             raise DataError(
-                f"data.{name}: class {unknown[0]!r} (and {len(unknown) - 1} more) occurs in no training row. "
-                "Add rows of it to train or adapt, or remove it here."
+                f"data.{name}: class {unknown[0]!r} (and {len(unknown) - 1} more) occurs in no training row, and in "
+                f"{row_named(rows, first)}. Add rows of it to train or adapt, or remove it here."
             )
     return sorted(taught)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from potstill.data.chat_tokens import ChatTokens
 from potstill.data.dialogues import Example, read_dialogues
-from potstill.data.on_disk import OnDisk
+from potstill.data.on_disk import OnDisk, row_named
 from potstill.data.packing import PackedRows, pack
 from potstill.data.reading import Reading
 from potstill.data.rows import Columns
@@ -84,6 +84,10 @@ class CausalLM(OverVocabulary):
         """Whether the chat template writes the date into the prompt of one of these rows."""
         return self._tokens(tokenizer).writes_date(rows)
 
+    def refusals(self, tokenizer: Tokenizer) -> Callable[[Example], DataError | None]:
+        """What tells why the chat template refuses a row, whether it has a response or not; None where it does not."""
+        return self._tokens(tokenizer).refusal
+
     def read(self, path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[Example]:
         return read_dialogues(path, columns, how=how)
 
@@ -94,11 +98,11 @@ class CausalLM(OverVocabulary):
             DataError: a row without a response.
         """
         for name, rows in splits.items():
-            if missing := [row.id for row in rows if not row.labelled]:
+            if missing := [number for number, row in enumerate(rows) if not row.labelled]:
                 raise DataError(
-                    f'data.{name}: {len(missing)} of {len(rows)} rows have no response, first "{missing[0]}". '
-                    "Give each a completion, or a last turn of the assistant; those of train the teacher writes with "
-                    "label.responses: {kind: generated}."
+                    f"data.{name}: {len(missing)} of {len(rows)} rows have no response, first "
+                    f"{row_named(rows, missing[0])}. Give each a completion, or a last turn of the assistant; those of "
+                    "train the teacher writes with label.responses: {kind: generated}."
                 )
         return []
 

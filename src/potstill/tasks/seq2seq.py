@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from potstill.data.on_disk import OnDisk
+from potstill.data.on_disk import OnDisk, row_named
 from potstill.data.pair_tokens import PairRows, PairTokens
 from potstill.data.pairs import Pair, read_pairs
 from potstill.data.reading import Reading
@@ -69,10 +69,11 @@ class Seq2Seq(OverVocabulary):
             DataError: a row without a target.
         """
         for name, rows in splits.items():
-            if missing := [row.id for row in rows if not row.labelled]:
+            if missing := [number for number, row in enumerate(rows) if not row.labelled]:
                 raise DataError(
-                    f'data.{name}: {len(missing)} of {len(rows)} rows have no target, first "{missing[0]}". '
-                    "Give each one; those of train the teacher writes with label.responses: {kind: generated}."
+                    f"data.{name}: {len(missing)} of {len(rows)} rows have no target, first "
+                    f"{row_named(rows, missing[0])}. Give each one; those of train the teacher writes with "
+                    "label.responses: {kind: generated}."
                 )
         return []
 

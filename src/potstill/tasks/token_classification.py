@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from potstill.data.on_disk import OnDisk
+from potstill.data.on_disk import OnDisk, row_named
 from potstill.data.reading import Reading
 from potstill.data.rows import Columns
 from potstill.data.tagged import TaggedRow, read_tagged
@@ -70,11 +70,12 @@ class TokenClassification(Settings):
                 f"data: {len(taught)} tag in the tagged training rows ({sorted(taught)}); expected 2 or more."
             )
         for name in ("validation", "test"):
-            unknown = sorted({tag for row in splits[name] for tag in row.tags or ()} - taught)
-            if unknown:
+            rows = splits[name]
+            if unknown := sorted({tag for row in rows for tag in row.tags or ()} - taught):
+                first = next(number for number, row in enumerate(rows) if unknown[0] in (row.tags or ()))
                 raise DataError(
-                    f"data.{name}: tag {unknown[0]!r} (and {len(unknown) - 1} more) occurs in no training row. "
-                    "Add rows with it to train or adapt, or remove it here."
+                    f"data.{name}: tag {unknown[0]!r} (and {len(unknown) - 1} more) occurs in no training row, and in "
+                    f"{row_named(rows, first)}. Add rows with it to train or adapt, or remove it here."
                 )
         return sorted(taught)
 
