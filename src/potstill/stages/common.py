@@ -314,15 +314,33 @@ class ModelFolder:
     trust_remote_code: bool = False
     served: SavedWeights | None = None
     """Its weights as they are served, which may be in another type than those in the folder."""
+    digest: str | None = None
+    """Of all its files, where this run wrote them."""
+
+    def require_unchanged(self) -> None:
+        """Raises ModelError: its files are not those that this run wrote."""
+        if self.digest is not None and model_digest(self.path) != self.digest:
+            raise ModelError(
+                f"{self.path}: its files are not those that this run wrote, so what was measured and learnt is not of "
+                f"this model. Restore them, or remove {self.path.parent} and run again, to make it anew."
+            )
 
     def load(self, recipe: Recipe) -> PreTrainedModel:
+        """The model.
+
+        Raises:
+            ModelError: it cannot be loaded, or was changed since this run wrote it.
+        """
+        self.require_unchanged()
         return recipe.task.load_model(str(self.path), trust_remote_code=self.trust_remote_code)
 
 
 def teacher_folder(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> ModelFolder:
     """Where the teacher that is distilled lies; one of the hub is fetched as the recipe says."""
     if adapted.adapted or adapted.converted:
-        return ModelFolder(run.path(adapted.location))
+        # Of several teachers the record's digest is that of all.
+        own = next((each for each in adapted.members.values() if each.location == adapted.location), adapted)
+        return ModelFolder(run.path(adapted.location), digest=own.digest)
     teacher = recipe.lead
     trusted = teacher.trust_remote_code
     return ModelFolder(local_folder(adapted.location, revision=teacher.revision, trust_remote_code=trusted), trusted)

@@ -98,7 +98,9 @@ def evaluate(
     }
 
     def work(folder: Path) -> EvaluateRecord:
-        folders = {name: ModelFolder(run.path("train", name, "model")) for name in digests}
+        folders = {
+            name: ModelFolder(run.path("train", name, "model"), digest=digest) for name, digest in digests.items()
+        }
         folders["teacher"] = served_as(teacher_folder(recipe, run, adapted), adapted, inputs.lead)
         for name, member in members.items():
             own, own_inputs = alone(recipe, inputs, name)

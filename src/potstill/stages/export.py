@@ -11,7 +11,7 @@ from potstill.recipe import Recipe
 from potstill.records import Artefact, ExportRecord, GateRecord, TrainRecord
 from potstill.run_dir import RunDir, folder_files
 from potstill.signals import Signals
-from potstill.stages.common import Inputs
+from potstill.stages.common import Inputs, ModelFolder
 from potstill.targets import HiddenTargets
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
@@ -22,7 +22,11 @@ COMPARED_ROWS = 64
 def export(
     run: RunDir, recipe: Recipe, inputs: Inputs, student: TrainRecord, verdict: GateRecord, engine: Engine
 ) -> ExportRecord:
-    """The artefacts that the recipe lists, each checked against the student's answers."""
+    """The artefacts that the recipe lists, each checked against the student's answers.
+
+    Raises:
+        ModelError: the student's files were changed since its training.
+    """
     depends = {
         "passed": verdict.passed,
         "student": student.digest,
@@ -33,6 +37,7 @@ def export(
         if not verdict.passed:
             return ExportRecord(skipped=True, artefacts=[])
         source = run.path("train/student/model")
+        ModelFolder(source, digest=student.digest).require_unchanged()
         artefacts = [_export(recipe, inputs, exporter, source, folder, engine) for exporter in recipe.export]
         files = {
             name: digest
