@@ -7,6 +7,7 @@ PotstillError                 exit 1: something the user can put right
 ├── TrainingError             a run that must not go on (a non-finite loss)
 ├── LabelStoreError           stored soft labels that are damaged or belong to something else
 ├── CheckpointError           no checkpoint that can be resumed from
+├── RunDirError               a folder that is no run directory, or a record in one that was changed
 ├── LockedError               another process is writing to the run directory
 └── Stopped                   exit 75: a signal arrived, all was saved, the same command goes on
 """
@@ -40,6 +41,10 @@ class LabelStoreError(PotstillError):
 
 class CheckpointError(PotstillError):
     """No checkpoint is whole enough to resume from."""
+
+
+class RunDirError(PotstillError):
+    """A folder that is no run directory, or a record in one that is not as it was written."""
 
 
 class LockedError(PotstillError):

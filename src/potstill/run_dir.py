@@ -20,11 +20,15 @@ from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from potstill.errors import LockedError
+from potstill.errors import LockedError, RunDirError
 from potstill.progress import Progress
+from potstill.stage_inputs import differences, resolved, without
 
+LOCK = "lock"
+"""The first file of a run directory, by which it is known for one."""
 RESULT = "result.json"
 INPUTS = "inputs.json"
+OWN_DIGEST = "digest_of_record"
 SCRATCH = "scratch"
 """What a stage needs only while it works, such as checkpoints."""
 
@@ -46,6 +50,8 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    digest_of_record: str = ""
+    """Of all the rest, as JSON has it; empty in records of earlier versions."""
     fingerprint: str = ""
     seconds: float = 0.0
     files: dict[Annotated[str, AfterValidator(inside)], str] = {}
@@ -176,6 +182,7 @@ class RunDir:
             raise
         seconds = time.monotonic() - started
         made = made.model_copy(update={"fingerprint": wanted, "seconds": round(seconds, 3)})
+        made = made.model_copy(update={OWN_DIGEST: _digest_of(json.loads(made.model_dump_json()))})
         write_text(folder / RESULT, made.model_dump_json(indent=2) + "\n")
         # Only now, for until the record is on disk the work may have to go on from its checkpoints.
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
@@ -191,14 +198,20 @@ def open_run(root: Path, progress: Progress, processes: Processes | None = None)
 
     Raises:
         LockedError: another process holds it; names its pid, host and start.
+        RunDirError: the folder holds other things, which a run would write over and remove.
     """
     processes = processes or Alone()
     if not processes.is_main:
         processes.barrier()
         yield RunDir(root, progress, processes)
         return
+    if root.is_dir() and not (root / LOCK).is_file() and (others := _visible(root)):
+        raise RunDirError(
+            f"{root}: no run directory, and not empty ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}). "
+            "A run writes over what is there: give --out a folder that is new or empty, or one of an earlier run."
+        )
     root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -215,11 +228,32 @@ def open_run(root: Path, progress: Progress, processes: Processes | None = None)
 
 
 def read_record(path: Path, record: type[R]) -> R | None:
-    """The stored record, or None where there is none that this version understands."""
+    """The stored record, or None where there is none that this version understands.
+
+    Raises:
+        RunDirError: it was changed since it was written.
+    """
     try:
-        return record.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        found = record.model_validate_json(content)
     except (FileNotFoundError, ValidationError):
         return None
+    if found.digest_of_record and found.digest_of_record != _digest_of(json.loads(content)):
+        raise RunDirError(
+            f"{path}: was changed since it was written, so it tells of other work than was done. Restore it, or remove "
+            "it, and the stage runs again."
+        )
+    return found
+
+
+def _digest_of(record: dict[str, Any]) -> str:
+    """Of a record as it is stored, but for this digest."""
+    return fingerprint({name: value for name, value in record.items() if name != OWN_DIGEST})
+
+
+def _visible(folder: Path) -> list[str]:
+    """What lies in a folder, without hidden files and what a file system puts there."""
+    return sorted(path.name for path in folder.iterdir() if path.name != "lost+found" and path.name[0] != ".")
 
 
 def fingerprint(value: Any) -> str:
@@ -294,17 +328,6 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
-    """Where two nested values differ, as `train.epochs 8 -> 10`; fingerprints are named without their digits."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
-    elif old != new:
-        shown = [json.dumps(value, ensure_ascii=False) for value in (old, new)]
-        short = all(len(text) <= 40 for text in shown)
-        yield f"{where} {shown[0]} -> {shown[1]}" if short else where
-
-
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
@@ -339,27 +362,12 @@ def _begun(folder: Path, inputs: Any, last_bits: Collection[str], auto: Mapping[
     # Not what the file says of itself, but what it holds.
     if known is None or known.get("fingerprint") != fingerprint(known.get("inputs")):
         return None
-    before = _resolved(known["inputs"], auto)
-    if _without(before, last_bits) != _without(inputs, last_bits):
+    before = resolved(known["inputs"], auto)
+    if without(before, last_bits) != without(inputs, last_bits):
         return None
     changes = ", ".join(differences(before, inputs))
     note = f", though {changes}: the same work in other pieces, so last bits and random draws can differ"
     return _Begun(known["fingerprint"], note if changes else "")
-
-
-def _resolved(inputs: Any, auto: Mapping[str, str], where: str = "") -> Any:
-    """The inputs with `auto` replaced by what it stands for."""
-    if isinstance(inputs, dict):
-        return {key: _resolved(value, auto, f"{where}.{key}" if where else key) for key, value in inputs.items()}
-    return auto.get(where, inputs) if inputs == "auto" else inputs
-
-
-def _without(inputs: Any, names: Collection[str], where: str = "") -> Any:
-    """The inputs without the values of these names."""
-    if not isinstance(inputs, dict):
-        return inputs
-    inner = {key: f"{where}.{key}" if where else key for key in inputs}
-    return {key: _without(value, names, inner[key]) for key, value in inputs.items() if inner[key] not in names}
 
 
 def _stored(folder: Path, record: type[R], wanted: Collection[str]) -> R | None:

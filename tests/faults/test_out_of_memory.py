@@ -179,7 +179,9 @@ def as_an_earlier_version_left_it(out: Path) -> Iterator[str]:
             continue
         path.write_text(json.dumps({"fingerprint": fingerprint(old), "inputs": old}))
         result = json.loads((path.parent / "result.json").read_text())
-        (path.parent / "result.json").write_text(json.dumps(result | {"fingerprint": fingerprint(old)}))
+        (path.parent / "result.json").write_text(
+            json.dumps(result | {"fingerprint": fingerprint(old), "digest_of_record": ""})
+        )
         manifest = path.parent / "manifest.json"
         if manifest.exists():
             content = json.loads(manifest.read_text())

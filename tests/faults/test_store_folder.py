@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -179,3 +180,41 @@ def test_a_job_that_is_killed_while_a_store_is_finished_asks_nothing_again_and_l
         assert set(teacher.asked) <= {tuple(BATCHES[6])}, point
         assert {path.name for path in folder.iterdir()} == {path.name for path in pristine.iterdir()}
     assert killed >= 4
+
+
+def rewrite(store: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the manifest, and its digest so that it is of the new one."""
+    content = json.loads((store / "manifest.json").read_text())
+    change(content)
+    (store / "manifest.json").write_text(json.dumps(content))
+    (store / "manifest.json.sha256").write_text(file_digest(store / "manifest.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda of: of["shards"][0].update(batch_checksums=[]), "has 2 batches, and checksums of 0"),
+        (lambda of: of["shards"][0].update(batch_rows=[-4, 12]), "has 8 rows, and its batches 8"),
+        (lambda of: of["shards"][0].update(rows=9), "has 9 rows, and its batches 8"),
+        (lambda of: of.update(rows=7), "7 rows, and 26 in the shards"),
+        (lambda of: of["shards"].append(of["shards"][0]) or of.update(rows=34), "a shard is named twice"),
+        (
+            lambda of: of.update(encoding={"kind": "top_k"}),
+            "labels of encoding top_k without a word of their positions",
+        ),
+    ],
+)
+def test_a_manifest_that_does_not_add_up_is_none(store: Path, change: Any, message: str) -> None:
+    rewrite(store, change)
+    with pytest.raises(LabelStoreError, match=message):
+        LabelStore(store)
+
+
+def test_a_manifest_that_is_not_that_of_the_record_is_repaired_from_it(store: Path) -> None:
+    before = read_manifest(store)
+    finish(store)
+    rewrite(store, lambda content: content["source"].update(max_length=65))
+    assert repair(store) == ["manifest.json"]
+    teacher = Teacher()
+    assert write(store, teacher) == before.content_digest and not teacher.asked
+    assert read_manifest(store) == before

@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from potstill.errors import LockedError
+from potstill.errors import LockedError, RunDirError
 from potstill.progress import Progress
 from potstill.run_dir import (
     Record,
     RunDir,
-    differences,
     file_digest,
     fingerprint,
     open_run,
     read_record,
     write_text,
 )
+from potstill.stage_inputs import differences
 
 INPUTS = {"train": {"epochs": 8, "rate": 0.1}, "data": "a" * 64}
 
@@ -354,3 +354,41 @@ def test_temporary_files_of_a_killed_process_are_removed_before_work_goes_on(run
 
 def _killed(folder: Path) -> Made:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("content", ["recipe.yaml", "data/rows.jsonl"])
+def test_a_folder_with_other_things_in_it_is_no_run_directory(tmp_path: Path, content: str) -> None:
+    (tmp_path / content).parent.mkdir(exist_ok=True)
+    (tmp_path / content).write_text("keep me")
+    with (
+        pytest.raises(RunDirError, match=f"no run directory, and not empty \\({content.split('/')[0]}\\)"),
+        open_run(tmp_path, Progress()),
+    ):
+        pass
+    assert (tmp_path / content).read_text() == "keep me" and not (tmp_path / "lock").exists()
+
+
+def test_a_new_volume_and_an_earlier_run_are_run_directories(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / ".keep").touch()
+    for _ in range(2):
+        with open_run(tmp_path, Progress()) as run:
+            (run.root / "recipe.yaml").write_text("")
+
+
+def test_a_record_that_was_changed_is_refused(run: RunDir) -> None:
+    work = Work()
+    run.once("stage", INPUTS, Made, work)
+    path = run.path("stage/result.json")
+    written = path.read_text()
+    path.write_text(json.dumps(json.loads(written)))
+    assert run.once("stage", INPUTS, Made, work) and work.calls == 1, "the same in other white space"
+    changed = json.loads(written)
+    changed["seconds"] = 7.5
+    path.write_text(json.dumps(changed))
+    with pytest.raises(RunDirError, match=r"result\.json: was changed since it was written"):
+        run.once("stage", INPUTS, Made, work)
+    # One of an earlier version says nothing of itself.
+    del changed["digest_of_record"]
+    path.write_text(json.dumps(changed))
+    assert run.once("stage", INPUTS, Made, work).seconds == 7.5 and work.calls == 1

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_serializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_serializer, model_validator
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -35,6 +35,8 @@ CODEC = "codec.safetensors"
 FITTED = "fitted.json"
 """What was measured before the first label; written by who fits an encoding."""
 FORMAT = 3
+WITHOUT_CODEC = (Dense, DensePositions, States)
+"""Encodings whose rows say all by themselves."""
 READABLE = (2, 3)
 """Format 2 has lists whose offsets are of 32 bits; a store that was begun with it may have shards of both."""
 
@@ -82,6 +84,16 @@ class ShardEntry(BaseModel):
     batch_rows: tuple[int, ...]
     batch_checksums: tuple[str, ...]
 
+    @model_validator(mode="after")
+    def _adds_up(self) -> "ShardEntry":
+        if min(self.batch_rows, default=0) < 0 or sum(self.batch_rows) != self.rows:
+            raise ValueError(f"{self.file} has {self.rows} rows, and its batches {sum(self.batch_rows)}")
+        if len(self.batch_checksums) != len(self.batch_rows):
+            raise ValueError(
+                f"{self.file} has {len(self.batch_rows)} batches, and checksums of {len(self.batch_checksums)}"
+            )
+        return self
+
 
 class PositionLabels(BaseModel):
     """What the labels of a language model have beside their rows."""
@@ -112,6 +124,16 @@ class Manifest(BaseModel):
     content_digest: str
     """Over all rows, whatever their order: equal for equal labels, however they were made and laid out."""
     shards: tuple[ShardEntry, ...]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "Manifest":
+        if sum(shard.rows for shard in self.shards) != self.rows:
+            raise ValueError(f"{self.rows} rows, and {sum(shard.rows for shard in self.shards)} in the shards")
+        if len({shard.file for shard in self.shards}) != len(self.shards):
+            raise ValueError("a shard is named twice")
+        if self.positions is None and not isinstance(self.encoding, WITHOUT_CODEC):
+            raise ValueError(f"labels of encoding {self.encoding.kind} without a word of their positions")
+        return self
 
 
 class LabelStore:
@@ -260,7 +282,7 @@ def read_codec(folder: Path, manifest: Manifest) -> Codec | None:
         LabelStoreError: what the encoding stores once is missing or damaged.
     """
     known = manifest.positions
-    if isinstance(manifest.encoding, Dense | DensePositions | States) or known is None:
+    if isinstance(manifest.encoding, WITHOUT_CODEC) or known is None:
         return None
     tensors: dict[str, Tensor] = {}
     if known.codec_sha256 is not None:
@@ -270,7 +292,13 @@ def read_codec(folder: Path, manifest: Manifest) -> Codec | None:
                 f"potstill labels repair {folder}, then potstill label again, which makes all of them anew."
             )
         tensors = load_file(folder / CODEC)
-    return load_codec(manifest.encoding, tensors, vocabulary=known.vocabulary, temperatures=known.temperatures)
+    try:
+        return load_codec(manifest.encoding, tensors, vocabulary=known.vocabulary, temperatures=known.temperatures)
+    except KeyError as missing:
+        raise LabelStoreError(
+            f"{folder / MANIFEST}: labels of encoding {manifest.encoding.kind} need {missing} of {CODEC}, of which it "
+            f"has no word. Run potstill labels repair {folder}, then potstill label again."
+        ) from None
 
 
 def read_manifest(folder: Path) -> Manifest:

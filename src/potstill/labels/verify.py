@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from potstill.errors import RunDirError
 from potstill.labels.store import (
     CODEC,
     FITTED,
@@ -70,7 +71,11 @@ def _of_the_record(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str]
     known = manifest.positions
     if not (folder / RESULT).exists():
         return
-    record = read_record(folder / RESULT, LabelRecord)
+    try:
+        record = read_record(folder / RESULT, LabelRecord)
+    except RunDirError:
+        yield RESULT, "damaged (changed since it was written); remove it, and potstill label writes it again"
+        return
     if record is None:
         yield RESULT, "damaged (no record of a label store)"
         return

@@ -262,7 +262,8 @@ def forget_shards(folder: Path) -> None:
 def describe(folder: Path) -> Iterator[tuple[str, str]]:
     """Lines for `potstill labels inspect`."""
     manifest = read_manifest(folder)
-    size = sum((folder / shard.file).stat().st_size for shard in manifest.shards if (folder / shard.file).exists())
+    files = [folder / name for name in (CODEC, *(shard.file for shard in manifest.shards))]
+    size = sum(path.stat().st_size for path in files if path.exists())
     yield "rows", f"{manifest.rows:,}"
     yield "encoding", json.dumps(manifest.encoding.model_dump())
     known = manifest.positions
@@ -310,8 +311,13 @@ def _entries(folder: Path) -> Mapping[str, ShardEntry]:
 
 
 def _manifest_was_changed(folder: Path) -> bool:
+    """Whether it is not what its digest is of, or what the record of the stage is of."""
     path, digest = folder / MANIFEST, folder / f"{MANIFEST}.sha256"
-    return path.is_file() and digest.is_file() and file_digest(path).encode() != digest.read_bytes().strip()
+    if not path.is_file() or not digest.is_file():
+        return False
+    found, record = file_digest(path), read_record(folder / RESULT, LabelRecord)
+    recorded = found if record is None else record.files.get(MANIFEST, found)
+    return found.encode() != digest.read_bytes().strip() or found != recorded
 
 
 def _entries_of_record(folder: Path) -> dict[str, ShardEntry]:
