@@ -24,9 +24,10 @@ from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
 from potstill.run_dir import open_run, write_json
 from potstill.stages.adapt import adapt
-from potstill.stages.common import Inputs, ModelFolder, read_inputs, teacher_folder
+from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.label import TEACHER, label
 from potstill.stages.label_features import label_features
+from potstill.stages.models import ModelFolder, teacher_folder
 from potstill.stages.train import Lessons, train_baseline, train_student
 from potstill.targets import HiddenTargets
 from potstill.teachers import FrozenTeacher

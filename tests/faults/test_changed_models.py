@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from potstill.errors import ModelError
-from potstill.stages.common import ModelFolder, model_digest
+from potstill.stages.models import ModelFolder, model_digest
 from tests.recipes.test_cli import finished, finished_once, potstill, stages_that_worked
 
 __all__ = ["finished", "finished_once"]

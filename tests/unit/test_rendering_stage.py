@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from potstill.errors import LabelStoreError, RecipeError
+from potstill.errors import LabelStoreError, ModelError, RecipeError
 from potstill.labels import LabelSource, LabelStore
 from potstill.pipeline import run_recipe
 from potstill.progress import Progress
@@ -21,8 +21,9 @@ from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
 from potstill.run_dir import RunDir, fingerprint, write_json
 from potstill.stages.adapt import adapt
-from potstill.stages.common import Inputs, read_inputs, write_model
+from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.first_weights import initial_student
+from potstill.stages.models import write_model
 from potstill.stages.plan import make_plan
 from potstill.stages.rendering import at_one_date, tokens_of, with_tokens
 from potstill.tasks import CausalLM
@@ -237,6 +238,30 @@ def test_a_student_stops_where_its_teacher_does(teacher: Path, load: Load, tmp_p
     assert drawn(student) == free[: free.index(end) + 1]
     assert student.generation_config.to_diff_dict() == GenerationConfig.from_pretrained(teacher).to_diff_dict()
     assert end_tokens([student], inputs.tokenizer) == {3, end}
+
+
+def test_a_student_stops_where_the_rows_that_it_learns_end(teacher: Path, load: Load, tmp_path: Path) -> None:
+    """Turns end in token 3, of which the teacher has no word."""
+    for given, expected in (([5, 4], [5, 4, 3]), (5, [5, 3]), ([4, 3], [4, 3])):
+        GenerationConfig(eos_token_id=given).save_pretrained(teacher)
+        recipe, inputs = load()
+        student = student_of(recipe, inputs, tmp_path / str(given))
+        assert student.generation_config.eos_token_id == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"eos_token_id": [3, 99999]}', "eos_token_id 99999, and the model has .* tokens"),
+        ('{"eos_token_id": [3', "teacher"),
+    ],
+)
+def test_settings_of_writing_that_cannot_be_used_are_an_error_before_any_work(
+    teacher: Path, load: Load, content: str, message: str
+) -> None:
+    (teacher / "generation_config.json").write_text(content)
+    with pytest.raises(ModelError, match=message):
+        load()
 
 
 def test_models_that_are_compared_stop_at_the_same_tokens(load: Load) -> None:

@@ -13,8 +13,9 @@ from transformers import BertConfig
 
 from potstill.measure.weights import SavedWeights, saved_weights
 from potstill.records import AdaptRecord
-from potstill.stages.common import Files, ModelFolder
+from potstill.stages.common import Files
 from potstill.stages.compared import headline, served_as
+from potstill.stages.models import ModelFolder
 from tests.unit.finished_run import evaluation
 
 

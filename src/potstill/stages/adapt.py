@@ -11,17 +11,9 @@ from potstill.locations import GGUF
 from potstill.recipe import AdaptSettings, Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, file_digest, fingerprint, folder_files
-from potstill.stages.common import (
-    Inputs,
-    alone,
-    in_units,
-    model_digest,
-    save_model,
-    true_labels,
-    units_of,
-    write_model,
-)
+from potstill.stages.common import Inputs, alone, in_units, true_labels, units_of
 from potstill.stages.heads import begin_head, has_head, in_another_order, replaced_head
+from potstill.stages.models import model_digest, save_model, write_model
 from potstill.stages.plan import adapt_split, total_steps
 from potstill.tasks.heads import in_order
 from potstill.teachers import lead_name

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from potstill.checkpoints import check_files, stated_family
 from potstill.data.batches import batches_by_length
@@ -19,23 +19,21 @@ from potstill.data.prepare import Split, prepare
 from potstill.data.rows import DataRow, labelled_rows
 from potstill.errors import DataError, ModelError, RecipeError
 from potstill.families import WITHOUT_TOKEN_TYPES, most_tokens, require_fitting
-from potstill.locations import GGUF, local_folder, resolve
+from potstill.locations import GGUF, resolve
 from potstill.losses import HardLabels, MixedLoss
-from potstill.measure.weights import SavedWeights
 from potstill.progress import Progress
 from potstill.recipe import Recipe
-from potstill.records import AdaptRecord
-from potstill.run_dir import RunDir, atomic_folder, file_digest, fingerprint, folder_files
+from potstill.run_dir import file_digest, fingerprint
 from potstill.schedules import Constant
+from potstill.stages.models import model_digest
 from potstill.stages.shapes import chosen_student
 from potstill.students import Shrunk, Trimmed, TrimmedVocabulary, student_config, trim
 from potstill.tasks import CausalLM, Seq2Seq, TextClassification
 from potstill.tasks.loading import TOKEN_TYPES, tokenizer_fingerprint, without_token_types
 from potstill.tasks.units import Units
 from potstill.tasks.weights import Filled, check_weights
-from potstill.tasks.writing import GENERATION_CONFIG
+from potstill.tasks.writing import check_generation_config
 from potstill.teachers import CheckpointTeacher, Mixture, PretrainedTeacher, Routed, lead_name
-from potstill.training.engine import Engine
 
 COUNTED_ROWS = 256
 """Rows whose pieces are counted at a time."""
@@ -226,6 +224,8 @@ def _read_files(
     fits(config.model_type)
     tokenizer = task.load_tokenizer(location, **where)
     task.check_tokenizer(tokenizer, config)
+    if task.writes:
+        check_generation_config(location, config.get_text_config().vocab_size)
     _check_lengths(recipe, config)
     filled = check_weights(task.new_model, config, location, new_head=recipe.adapt is not None and not task.writes)
     return Files(location, _teacher_digest(location, config), config, filled), tokenizer
@@ -301,74 +301,6 @@ def _check_adapt(recipe: Recipe, splits: Mapping[str, Sequence[DataRow]]) -> Non
         )
 
 
-def load_teacher(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
-    """The teacher that is distilled: the adapted one of this run, or the recipe's own."""
-    return teacher_folder(recipe, run, adapted).load(recipe)
-
-
-@dataclass(frozen=True)
-class ModelFolder:
-    """A saved model, and whether code that lies beside its weights may run."""
-
-    path: Path
-    trust_remote_code: bool = False
-    served: SavedWeights | None = None
-    """Its weights as they are served, which may be in another type than those in the folder."""
-    digest: str | None = None
-    """Of all its files, where this run wrote them."""
-
-    def require_unchanged(self) -> None:
-        """Raises ModelError: its files are not those that this run wrote."""
-        if self.digest is not None and model_digest(self.path) != self.digest:
-            raise ModelError(
-                f"{self.path}: its files are not those that this run wrote, so what was measured and learnt is not of "
-                f"this model. Restore them, or remove {self.path.parent} and run again, to make it anew."
-            )
-
-    def load(self, recipe: Recipe) -> PreTrainedModel:
-        """The model.
-
-        Raises:
-            ModelError: it cannot be loaded, or was changed since this run wrote it.
-        """
-        self.require_unchanged()
-        return recipe.task.load_model(str(self.path), trust_remote_code=self.trust_remote_code)
-
-
-def teacher_folder(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> ModelFolder:
-    """Where the teacher that is distilled lies; one of the hub is fetched as the recipe says."""
-    if adapted.adapted or adapted.converted:
-        # Of several teachers the record's digest is that of all.
-        own = next((each for each in adapted.members.values() if each.location == adapted.location), adapted)
-        return ModelFolder(run.path(adapted.location), digest=own.digest)
-    teacher = recipe.lead
-    trusted = teacher.trust_remote_code
-    return ModelFolder(local_folder(adapted.location, revision=teacher.revision, trust_remote_code=trusted), trusted)
-
-
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, engine: Engine) -> None:
-    """A folder that `from_pretrained` loads, whole when this returns in any process. All of them must call it."""
-    if engine.is_main:
-        write_model(model, tokenizer, folder)
-    engine.barrier()
-
-
-def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """A folder that `from_pretrained` loads, written by this process alone."""
-    with atomic_folder(folder) as target:
-        generation = model.generation_config if model.can_generate() else None
-        try:
-            if generation is not None:
-                model.generation_config = GenerationConfig()
-            model.save_pretrained(target)
-        finally:
-            model.generation_config = generation
-        if generation is not None:
-            # As it was given: transformers may refuse to save values of which some have no effect beside others.
-            generation.to_json_file(target / GENERATION_CONFIG, use_diff=True)
-        tokenizer.save_pretrained(target)
-
-
 def units_of(recipe: Recipe, rows: Sequence[Any]) -> Units | None:
     """The units of the labels of these rows, where they are numbers."""
     task = recipe.task
@@ -385,11 +317,6 @@ def in_units(recipe: Recipe, inputs: Inputs, rows: Sequence[Any], units: Units |
 def true_labels() -> MixedLoss:
     """Cross-entropy with the true labels alone."""
     return MixedLoss([HardLabels(weight=Constant(value=1.0)).build()])
-
-
-def model_digest(folder: Path) -> str:
-    """Digest of all files of a saved model: weights, configuration and tokenizer."""
-    return fingerprint(folder_files(folder, relative_to=folder))
 
 
 def _relative_to(base: Path, model: str) -> str:

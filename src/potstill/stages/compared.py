@@ -28,7 +28,8 @@ from potstill.records import (
     Reference,
 )
 from potstill.run_dir import RunDir
-from potstill.stages.common import Files, ModelFolder
+from potstill.stages.common import Files
+from potstill.stages.models import ModelFolder
 from potstill.teachers import Routed, lead_name
 from potstill.training.engine import Engine
 

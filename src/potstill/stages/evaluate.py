@@ -30,7 +30,7 @@ from potstill.records import (
 from potstill.run_dir import RunDir
 from potstill.signals import Signals
 from potstill.stages import references
-from potstill.stages.common import Inputs, ModelFolder, alone, reads_as_teacher, teacher_folder
+from potstill.stages.common import Inputs, alone, reads_as_teacher
 from potstill.stages.compared import (
     DISAGREEMENT_CHARACTERS,
     Judged,
@@ -53,6 +53,7 @@ from potstill.stages.evaluate_words import evaluate_words
 from potstill.stages.findings import findings
 from potstill.stages.first_weights import initial_student
 from potstill.stages.floors import measured_floors
+from potstill.stages.models import ModelFolder, teacher_folder
 from potstill.stages.queries import timed_rows
 from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.tasks import TextClassification, TokenClassification

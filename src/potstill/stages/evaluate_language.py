@@ -24,7 +24,7 @@ from potstill.records import (
 from potstill.run_dir import RunDir
 from potstill.signals import Batch
 from potstill.stages import references
-from potstill.stages.common import Inputs, ModelFolder
+from potstill.stages.common import Inputs
 from potstill.stages.compared import (
     cost_values,
     estimate,
@@ -39,6 +39,7 @@ from potstill.stages.compared import (
 )
 from potstill.stages.exact_match import exact_matches
 from potstill.stages.findings import findings
+from potstill.stages.models import ModelFolder
 from potstill.stages.queries import new_tokens, prompted_rows, room_after, timed_prompts
 from potstill.stages.writing_together import write_together
 from potstill.targets import FullTarget, HiddenTargets

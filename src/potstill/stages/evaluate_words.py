@@ -28,7 +28,7 @@ from potstill.records import (
 )
 from potstill.run_dir import RunDir
 from potstill.stages import references
-from potstill.stages.common import Inputs, ModelFolder, reads_as_teacher
+from potstill.stages.common import Inputs, reads_as_teacher
 from potstill.stages.compared import (
     cost_values,
     estimate,
@@ -42,6 +42,7 @@ from potstill.stages.compared import (
     with_several,
 )
 from potstill.stages.findings import findings
+from potstill.stages.models import ModelFolder
 from potstill.stages.queries import timed_rows
 from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.tasks import TokenClassification

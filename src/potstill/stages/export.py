@@ -11,7 +11,8 @@ from potstill.recipe import Recipe
 from potstill.records import Artefact, ExportRecord, GateRecord, TrainRecord
 from potstill.run_dir import RunDir, folder_files
 from potstill.signals import Signals
-from potstill.stages.common import Inputs, ModelFolder
+from potstill.stages.common import Inputs
+from potstill.stages.models import ModelFolder
 from potstill.targets import HiddenTargets
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine

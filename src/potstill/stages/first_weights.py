@@ -11,10 +11,11 @@ from potstill.data.splits import stable_order
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, fingerprint
-from potstill.stages.common import Inputs, load_teacher, teacher_folder
+from potstill.stages.common import Inputs
 from potstill.stages.heads import has_head
+from potstill.stages.models import load_teacher, teacher_folder
 from potstill.students import Copy, Importance, copy_from_teacher, measure_importance
-from potstill.tasks.writing import generation_config_in
+from potstill.tasks.writing import generation_config_in, writing
 
 
 def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
@@ -23,9 +24,11 @@ def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptR
     config = type(config).from_dict(config.to_dict() | recipe.task.config_values(inputs.labels))
     torch.manual_seed(recipe.seed)
     student = recipe.task.new_model(config)
-    if recipe.task.writes and (known := generation_config_in(teacher_folder(recipe, run, adapted).path)) is not None:
-        # It must stop where its teacher does.
-        student.generation_config = known
+    if recipe.task.writes:
+        if (known := generation_config_in(teacher_folder(recipe, run, adapted).path)) is not None:
+            # It must stop where its teacher does.
+            student.generation_config = known
+        _stop_where_responses_end(student, recipe, inputs)
     init = inputs.student.init
     if isinstance(init, Copy):
         source = _original(recipe, inputs) if init.of == "original" else load_teacher(recipe, run, adapted)
@@ -33,6 +36,19 @@ def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptR
         pieces = None if inputs.vocabulary is None else inputs.vocabulary.kept
         copy_from_teacher(student, source, init, importance, pieces)
     return student
+
+
+def _stop_where_responses_end(student: PreTrainedModel, recipe: Recipe, inputs: Inputs) -> None:
+    """Add to the tokens that end what it writes those that its rows end in, which a teacher need not name: a template
+    can end turns with another token than the model ends a text with."""
+    assert student.generation_config is not None
+    prompts = writing(recipe.task).prompts(inputs.of_student.tokenizer)
+    answered = next((row for row in inputs.splits["validation"].rows if prompts.asks(row)), None)
+    learnt = {inputs.of_student.tokenizer.eos_token_id, None if answered is None else prompts.end_of(answered)}
+    named = student.generation_config.eos_token_id
+    ends = named if isinstance(named, list) else [named]
+    if missing := learnt - {*ends, None}:
+        student.generation_config.eos_token_id = [*(end for end in ends if end is not None), *sorted(missing)]
 
 
 def has_learnt_head(recipe: Recipe, inputs: Inputs) -> bool:

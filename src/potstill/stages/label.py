@@ -16,8 +16,9 @@ from potstill.labels.writer import stored_positions
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest, fingerprint
-from potstill.stages.common import Inputs, alone, load_teacher, units_of
+from potstill.stages.common import Inputs, alone, units_of
 from potstill.stages.label_language import judged_temperatures, require_within_bound, write_positions
+from potstill.stages.models import load_teacher
 from potstill.stages.rendering import LABELLED, tokens_of, with_tokens
 from potstill.tasks import TextClassification, TokenClassification
 from potstill.teachers import FrozenTeacher

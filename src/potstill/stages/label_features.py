@@ -15,8 +15,9 @@ from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest
 from potstill.signals import Read
-from potstill.stages.common import Inputs, load_teacher
+from potstill.stages.common import Inputs
 from potstill.stages.label import LAST_BITS, PRECISION, TEACHER, is_generation, label_source, one_of
+from potstill.stages.models import load_teacher
 from potstill.stages.plan import shapes_of
 from potstill.stages.rendering import with_tokens
 from potstill.stages.signals import build_loss

@@ -37,7 +37,8 @@ from potstill.labels.writer import forget_shards, write_codec
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelFidelity, LabelRecord
 from potstill.run_dir import RunDir, file_digest, write_text
-from potstill.stages.common import Inputs, load_teacher
+from potstill.stages.common import Inputs
+from potstill.stages.models import load_teacher
 from potstill.stages.rendering import LABELLED, labelled_tokens
 from potstill.targets import Head, HiddenTargets
 from potstill.tasks.writing import writing

@@ -21,7 +21,8 @@ from potstill.errors import DataError, LabelStoreError
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, ResponsesRecord
 from potstill.run_dir import SCRATCH, RunDir, file_digest
-from potstill.stages.common import Inputs, load_teacher
+from potstill.stages.common import Inputs
+from potstill.stages.models import load_teacher
 from potstill.tasks.writing import end_tokens, writing
 from potstill.teachers.responses import Generated, Prompt, write_responses
 from potstill.training.engine import Engine

@@ -18,19 +18,12 @@ from potstill.records import AdaptRecord, LabelRecord, TrainRecord
 from potstill.run_dir import RunDir, file_digest, folder_files
 from potstill.schedules import Constant
 from potstill.signals import Read, Teacher
-from potstill.stages.common import (
-    Inputs,
-    in_units,
-    load_teacher,
-    model_digest,
-    save_model,
-    true_labels,
-    units_of,
-)
+from potstill.stages.common import Inputs, in_units, true_labels, units_of
 from potstill.stages.first_weights import has_learnt_head, initial_student, weights_digest
 from potstill.stages.heads import begin_head
 from potstill.stages.label import is_generation, label_source, one_of, store_of
 from potstill.stages.label_features import by_part, features_of
+from potstill.stages.models import load_teacher, model_digest, save_model
 from potstill.stages.plan import shapes_of, steps_per_epoch, total_steps
 from potstill.stages.rendering import LABELLED, tokens_of, with_tokens
 from potstill.students import Copy

@@ -9,6 +9,7 @@ from jaxtyping import Int32
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data.token_rows import TokenRows
+from potstill.errors import ModelError
 from potstill.targets import Head
 from potstill.tasks.loading import explained
 
@@ -88,6 +89,22 @@ def end_tokens(models: Iterable[PreTrainedModel], tokenizer: PreTrainedTokenizer
         ends = getattr(model.generation_config, "eos_token_id", None)
         found |= set(ends) if isinstance(ends, list) else {ends}
     return found - {None}
+
+
+def check_generation_config(location: str, vocab_size: int) -> None:
+    """Read what a folder says of how its model writes, for a student is given the same.
+
+    Raises:
+        ModelError: the file cannot be read, or ends responses with a token that the model does not have.
+    """
+    known = generation_config_in(Path(location))
+    ends = [] if known is None or known.eos_token_id is None else known.eos_token_id
+    for end in ends if isinstance(ends, list) else [ends]:
+        if not 0 <= end < vocab_size:
+            raise ModelError(
+                f"{Path(location) / GENERATION_CONFIG}: eos_token_id {end}, and the model has {vocab_size:,} tokens, "
+                "so nothing that it writes would end there. Name the token that ends its responses."
+            )
 
 
 def generation_config_in(folder: Path) -> GenerationConfig | None:
