@@ -183,6 +183,7 @@ def test_a_teacher_within_the_run_directory_is_refused_and_keeps_its_weights(
     """Training would put the student in its place."""
     teacher = project / "run/train/student/model"
     shutil.copytree(teacher_folder, teacher)
+    (project / "run/lock").touch()  # as of an earlier run
     before = (teacher / "model.safetensors").read_bytes()
     changes = ["--set", f"teacher.model={teacher}"]
     refused = potstill("run", project / "recipe.yaml", "--out", project / "run", *changes, check=1)
