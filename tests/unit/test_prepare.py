@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potstill.data.dialogues import read_dialogues
-from potstill.data.prepare import DataSettings, prepare
+from potstill.data.prepare import DataSettings, NearCopies, prepare
 from potstill.data.rows import Row, read_rows
 from potstill.data.splits import stable_fraction, stable_order
 from potstill.errors import DataError
@@ -250,8 +250,30 @@ def test_a_file_for_two_splits_is_read_once(tmp_path: Path) -> None:
     names = {"train": "both.jsonl", "validation": "validation.jsonl", "test": "test.jsonl", "adapt": "./both.jsonl"}
     with pytest.raises(DataError) as caught:
         prepare(DataSettings.model_validate(names), tmp_path, read_rows)
-    said = str(caught.value).splitlines()
-    assert len(said) == 2 and "both.jsonl: line 3 has no" in said[0] and '"-1" in 1 of 4 labels' in said[1]
-    lines(tmp_path / "both.jsonl", both[0], {**both[1], "label": "y"})
-    with pytest.raises(DataError, match=r"data\.adapt: 0 usable rows \(2 read: 2 duplicates\)"):
-        prepare(DataSettings.model_validate(names), tmp_path, read_rows)
+    bad, same, asked = str(caught.value).splitlines()
+    assert "both.jsonl: line 3 has no" in bad and '"-1" in 1 of 4 labels' in asked
+    assert same.startswith("data.adapt: ") and "both.jsonl is the file of data.train too" in same
+    assert same.endswith("Name another one, or leave it out: the teacher is then adapted on train.")
+    with pytest.raises(DataError, match=r"data\.validation: .* is the file of data\.test too.*or a share of train"):
+        prepare(DataSettings.model_validate(names | {"validation": "test.jsonl"}), tmp_path, read_rows)
+
+
+def test_a_share_that_takes_no_row_says_so(tmp_path: Path) -> None:
+    corpus(tmp_path, train=[row("a b c"), row("d e f")], test=[row("g h i")])
+    shares = DataSettings(train="train.jsonl", test="test.jsonl", validation=0.0001)
+    with pytest.raises(DataError, match=r"validation: a share of 0\.0001 takes none of the 2 labelled rows of train"):
+        prepare(shares, tmp_path, read_rows)
+
+
+def test_a_split_of_near_copies_alone_names_what_keeps_them(tmp_path: Path) -> None:
+    texts = [f"the {each} of this very long sentence is one and the same in all of them" for each in ("start", "begin")]
+    corpus(
+        tmp_path,
+        test=[row(texts[0])],
+        validation=[row("x y z")],
+        train=[row(texts[0] + " now"), row(texts[0] + " then")],
+    )
+    with pytest.raises(
+        DataError, match=r"0 usable rows \(2 read: 2 near-copies .* kept with data\.near_copies: null\.$"
+    ):
+        prepare(FILES.model_copy(update={"near_copies": NearCopies(jaccard=0.5)}), tmp_path, read_rows)

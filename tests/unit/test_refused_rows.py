@@ -57,9 +57,11 @@ def test_so_are_those_that_are_held_out_of_train(planned: Planned, chat_project:
     everything = planned("data.on_error=skip", "data.validation=0.4").splits
     assert sum(everything[name].rows for name in ("train", "validation")) == 10
     assert sum(everything[name].skipped for name in ("train", "validation")) == 2
-    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if '"system"' in line))
+    lines = path.read_text().splitlines(keepends=True)
+    (chat_project / "data/validation.jsonl").write_text("".join(line for line in lines if '"system"' not in line))
+    path.write_text("".join(line for line in lines if '"system"' in line))
     with pytest.raises(DataError, match=r"data\.train: 0 usable rows \(2 read: 2 that cannot be read\)"):
-        planned("data.on_error=skip", "data.validation=data/test.jsonl", "data.deduplicate=false")
+        planned("data.on_error=skip")
 
 
 def test_so_are_prompts_that_the_teacher_is_to_answer(planned: Planned, chat_project: Path) -> None:

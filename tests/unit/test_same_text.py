@@ -194,3 +194,49 @@ def test_a_copy_is_one_in_each_reading_that_says_anything() -> None:
         ("", f"{article} more"),
     ]
     assert near(texts, held_out) == {2: 0, 3: 1}
+
+
+LOOP = "for each in found:\n    take(each)\n{}show(each)\nend()"
+
+
+def test_what_is_in_a_loop_and_what_comes_after_it_are_two_texts() -> None:
+    inside, after = LOOP.format("    "), LOOP.format("")
+    assert same_text_key(inside) != same_text_key(after)
+    assert near([inside], [after]) == {}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        LOOP.format("  ").replace("    ", "  "),
+        LOOP.format("\t").replace("    ", "\t"),
+        "\n".join("  " + line for line in LOOP.format("    ").split("\n")),
+        LOOP.format("    ").replace("\n", "\n\n  \n"),
+    ],
+    ids=["two spaces", "tabs", "all of it", "empty lines"],
+)
+def test_how_far_code_is_indented_makes_no_other_text(other: str) -> None:
+    text = LOOP.format("    ")
+    assert same_text_key(text) == same_text_key(other)
+    assert near([text], [other]) == {0: 0}
+
+
+def test_lines_that_are_not_indented_are_the_same_however_they_are_broken() -> None:
+    assert same_text_key("one two\nthree") == same_text_key("one\ntwo three") == "one two three"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "It\u2019s a \u201cgood\u201d film \u2014 the best of them all",
+        'It\'s a "good" film - the b\u00adest of them a\u200bll',
+        '\uff29\uff54\u2019s a "good" film - the best of them all',
+        "It&#39;s a &quot;good&quot; film - the best of them all",
+        'It\'s a "good" film - the best<br /><br />of them all',
+    ],
+    ids=["quotes and dashes", "soft hyphens", "full width", "entities", "breaks"],
+)
+def test_what_copying_changes_in_a_text_makes_a_near_copy(other: str) -> None:
+    text = 'It\'s a "good" film - the best of them all'
+    assert near([text], [other]) == {0: 0}
+    assert same_text_key(text) != same_text_key(other)

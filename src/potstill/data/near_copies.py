@@ -5,6 +5,7 @@ one of the rarest (1 - t) of their members, so only rows that share a rare shing
 filtering: Bayardo, Ma and Srikant 2007, "Scaling up all pairs similarity search").
 """
 
+import html
 import math
 import re
 import unicodedata
@@ -45,12 +46,51 @@ BOILERPLATE_TEXTS = 3
 """The least number of texts that make a rule: two that share most of their words may be copies."""
 
 
+_DEPTH = 0xE000
+"""Of the characters for private use, one for each depth to which lines are indented."""
+_UNSEEN = {0x00AD: None, 0x200B: None, 0x2060: None, 0xFEFF: None}
+_FOLDED = (
+    _UNSEEN
+    | {0x3000: " "}
+    | {0xFF01 + offset: 0x21 + offset for offset in range(94)}
+    | dict.fromkeys((0x2018, 0x2019, 0x201B, 0x02BC), "'")
+    | dict.fromkeys((0x201C, 0x201D, 0x201F), '"')
+    | dict.fromkeys(range(0x2010, 0x2016), "-")
+)
+"""Characters that copying adds, drops or exchanges: soft hyphens, full-width letters, curly quotes, dashes."""
+_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+
+
 def same_text_key(text: str) -> str:
     """Texts that are equal so are the same text: every character counts, but for how it is composed and spaced.
 
-    Composed as in NFC, not NFKC, for which x² is x2. Case counts, as it does in code and between US and us.
+    Composed as in NFC, not NFKC, for which x² is x2. Case counts, as it does in code and between US and us. So does
+    which lines are indented deeper than others, by which code says what is in a loop, and not by how much.
     """
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return " ".join(_with_depths(unicodedata.normalize("NFC", text)).split())
+
+
+def _with_depths(text: str) -> str:
+    """The text with a sign before each line that is indented deeper, or less, than the one before it."""
+    if "\n" not in text:
+        return text
+    lines: list[str] = []
+    depths, before = [0], 0
+    for line in text.expandtabs().split("\n"):
+        bare = line.lstrip()
+        if not bare:
+            continue
+        indent = len(line) - len(bare)
+        if not lines:
+            depths = [indent]
+        while depths[-1] > indent and len(depths) > 1:
+            depths.pop()
+        if indent > depths[-1]:
+            depths.append(indent)
+        depth = len(depths) - 1
+        lines.append(bare if depth == before else f"{chr(_DEPTH + min(depth, 255))} {bare}")
+        before = depth
+    return "\n".join(lines)
 
 
 def words_alone(text: str) -> str:
@@ -107,10 +147,14 @@ def _full(*, wide: bool) -> _Patterns:
 
 
 def _read(text: str) -> tuple[str, _Patterns]:
-    """The text in lower case, and the patterns that read it."""
+    """The text in lower case and as it is without what copying changes, and the patterns that read it."""
+    if "&" in text:
+        text = html.unescape(text)
+    if "<" in text:
+        text = _BREAK.sub(" ", text)
     if text.isascii():
         return text.lower(), _PLAIN
-    folded = unicodedata.normalize("NFC", text).lower()
+    folded = unicodedata.normalize("NFC", text.translate(_FOLDED)).lower()
     highest = max(folded)
     if highest < chr(_SPACELESS[-1][0]) and _special().isdisjoint(folded):
         return folded, _PLAIN
@@ -124,8 +168,8 @@ def words(text: str) -> list[str]:
 
 
 def tokens(text: str) -> list[str]:
-    """The words of a text in lower case, and every other sign that is no space."""
-    folded, patterns = _read(text)
+    """The words of a text in lower case, and every other sign that is no space; also where indentation changes."""
+    folded, patterns = _read(_with_depths(text))
     return patterns.tokens.findall(folded)
 
 

@@ -160,24 +160,26 @@ def prepare(
 def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, Split]:
     how = Reading(frozenset(settings.ignore), settings.on_error)
     found: dict[str, Split] = {}
-    of_files: dict[Path, Split] = {}
-    problems: dict[Path, str] = {}
+    problems: dict[str, str] = {}
+    split_of: dict[Path, str] = {}
     for name in ("train", "test", "validation", "adapt"):
         source = getattr(settings, name)
         if not isinstance(source, str):
             continue
         path = base / source
-        # A file that is for two splits is read once: its labels are counted once, and its errors said once.
-        if path not in of_files and path not in problems:
-            try:
-                rows = read(path, settings.columns, how=how)
-            except DataError as error:
-                problems[path] = str(error)
-            else:
-                notes = how.files[path]
-                of_files[path] = Split(rows, len(rows) + notes.bad, notes=notes)
-        if path in of_files:
-            found[name] = of_files[path]
+        if (other := split_of.setdefault(path.resolve(), name)) != name:
+            leave = (
+                "or leave it out: the teacher is then adapted on train" if name == "adapt" else "or a share of train"
+            )
+            problems[name] = f"data.{name}: {path} is the file of data.{other} too. Name another one, {leave}."
+            continue
+        try:
+            rows = read(path, settings.columns, how=how)
+        except DataError as error:
+            problems[name] = str(error)
+        else:
+            notes = how.files[path]
+            found[name] = Split(rows, len(rows) + notes.bad, notes=notes)
     asked = [*how.classes.problems(settings.allow_labels), *how.tags.problems(settings.allow_labels)]
     if problems or asked:
         raise DataError("\n".join([*problems.values(), *asked]))
@@ -190,6 +192,11 @@ def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, Split]:
         else:
             # By text, so that copies fall on the same side; by name, so that the two shares are independent.
             taken = _flags(train.rows, partial(_falls, name=name, share=source))
+            if not taken.any():
+                raise DataError(
+                    f"data.{name}: a share of {source:g} takes none of the {train.labelled} labelled rows of train: "
+                    "their texts decide which it takes. Give a larger share, more rows, or a file."
+                )
             held_out, train = _kept(train, taken), _kept(train, ~taken)
             splits[name] = Split(held_out.rows, len(held_out.rows))
             train = replace(train, read=train.read - len(held_out.rows))
@@ -247,8 +254,13 @@ def _check(name: str, split: Split, *, all_open: bool) -> None:
         }
         if split.notes is not None:
             dropped["that cannot be read"] = split.notes.bad
-        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "none was labelled"
-        raise DataError(f"data.{name}: 0 usable rows ({split.read} read: {why}). Nothing written.")
+        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
+        kept = {"near_copies: null": split.near_copies_dropped, "deduplicate: false": split.duplicates_dropped}
+        fixes = [f"data.{setting}" for setting, count in kept.items() if count]
+        fix = (
+            f" Rows that are no copies, such as of one template, are kept with {' and '.join(fixes)}." if fixes else ""
+        )
+        raise DataError(f"data.{name}: 0 usable rows ({split.read} read: {why}). Nothing written.{fix}")
     missing = np.flatnonzero(_flags(split.rows, lambda row: not row.labelled))
     if len(missing) and name != "train":
         raise DataError(

@@ -289,7 +289,7 @@ def _label_names(recipe: Recipe, splits: Mapping[str, Split], read: Mapping[str,
             raise
         raise DataError(
             f"{error} {dropped:,} rows were left out, since they copy a row with another label; mend their labels, or "
-            "keep them with data.deduplicate: false and data.near_copies: null."
+            "keep them with data.deduplicate: false, data.near_copies: null and an id for each row."
         ) from None
 
 
