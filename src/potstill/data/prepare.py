@@ -225,7 +225,6 @@ def _without_blank(split: Split) -> Split:
 
 def _without_refused(split: Split, refusal: Callable[[Any], DataError | None]) -> Split:
     """The split without rows that are refused, which count as bad ones of its file."""
-    # A file that is for two splits has one set of notes for both.
     notes = FileNotes(Path()) if split.notes is None else replace(split.notes, first_bad=[*split.notes.first_bad])
     kept = np.ones(len(split.rows), dtype=np.bool_)
     for number, row in enumerate(split.rows):
@@ -254,7 +253,10 @@ def _check(name: str, split: Split, *, all_open: bool) -> None:
         }
         if split.notes is not None:
             dropped["that cannot be read"] = split.notes.bad
-        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
+        why = (
+            ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
+            or "test and validation took all"
+        )
         kept = {"near_copies: null": split.near_copies_dropped, "deduplicate: false": split.duplicates_dropped}
         fixes = [f"data.{setting}" for setting, count in kept.items() if count]
         fix = (
