@@ -128,6 +128,7 @@ def test_numbers_addresses_and_values_that_change_nothing_are_counted(
         (read_dialogues, {"text": "f(x) = 1"}, "suffix", "= 1"),
         (read_pairs, {"source": "question: why? context: so", "target": "b"}, "question", "why?"),
         (read_pairs, {"source": "summarize:It is so.", "target": "b"}, "prefix", "summarize:"),
+        (read_pairs, {"source": "translate to German: a", "target": "b"}, "tgt_lang", "German"),
     ],
 )
 def test_what_stands_in_the_text_that_is_read_is_read(

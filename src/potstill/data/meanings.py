@@ -257,7 +257,9 @@ IN_PAIRS: Meanings = {
     "task": Meaning("what is to be done with the source; write it there", _has_text, alike=False, inside=False),
     **_named(
         "tgtlang targetlang tgtlanguage targetlanguage langpair languagepair",
-        Meaning("the language of the target; write it into the source, as the teacher is to see it", _has_text, False),
+        Meaning(
+            "the language of the target; write it into the source, as the teacher is to see it", _has_text, False, False
+        ),
     ),
 }
 
