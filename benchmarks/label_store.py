@@ -24,9 +24,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from potstill.data.chat_tokens import ChatTokens
+from potstill.data.columns import Columns
 from potstill.data.dialogues import read_dialogues
 from potstill.data.packing import pack
-from potstill.data.rows import Columns
 from potstill.divergences import ForwardKL
 from potstill.labels.error import as_tensors, measure_error, stored_distribution
 from potstill.labels.hidden import Hidden

@@ -32,9 +32,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, 
 
 from potstill.data.batches import StepIterator
 from potstill.data.chat_tokens import ChatTokens
+from potstill.data.columns import Columns
 from potstill.data.dialogues import read_dialogues
 from potstill.data.packing import PackedRows, pack
-from potstill.data.rows import Columns
 from potstill.labels import Fitted, LabelSource, LabelStore, PositionEncoding, StoredTeacher, StoreWriter
 from potstill.labels.low_rank import LowRank
 from potstill.labels.top_k import TopK

@@ -49,6 +49,16 @@ def test_check_shows_what_is_not_read_and_what_is_skipped(project: Path) -> None
     assert PlanRecord.model_validate_json(plan.model_dump_json()) == plan
 
 
+def test_check_warns_of_a_title_that_is_not_read(project: Path) -> None:
+    for name in ("train", "test"):
+        path = project / f"data/{name}.jsonl"
+        rows = [json.loads(line) | {"title": f"of {n}"} for n, line in enumerate(path.read_text().splitlines())]
+        path.write_text("\n".join(map(json.dumps, rows)))
+    (told,) = (warning for warning in planned(project).warnings if "title" in warning)
+    assert told.startswith('test, train: "title" is not read, and may belong to the text.')
+    assert not any("title" in warning for warning in planned(project, "data.ignore=[title]").warnings)
+
+
 def test_check_shows_each_class_with_counts_and_an_example(project: Path) -> None:
     rows = changed(project / "data/train.jsonl")
     plan = planned(project)

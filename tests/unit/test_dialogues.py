@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from potstill.data.columns import Columns
 from potstill.data.dialogues import (
     ARGUMENTS,
     Completion,
@@ -22,7 +23,6 @@ from potstill.data.dialogues import (
     read_dialogues,
 )
 from potstill.data.reading import Reading
-from potstill.data.rows import Columns
 from potstill.data.turns import Message
 from potstill.errors import DataError
 
@@ -179,6 +179,10 @@ def turns(*messages: Any) -> dict[str, Any]:
         ),
         ({"text": "x", "input": "y"}, r'has "input" beside "text"; it belongs to a "prompt"'),
         ({"prompt": "x", "input": 3}, r'"input": expected text, found int'),
+        *[
+            ({"prompt": "x", "input": none}, r'"input": .* stands for none.* Write null .*data\.ignore: \[input\]')
+            for none in ("<noinput>", "nan", " None", "N/A")
+        ],
         ({"prompt": "x", "tools": [{}]}, r'has "tools" beside "prompt"; it belongs to a "messages"'),
         ({"text": "x", "chat_template_kwargs": {"a": 1}}, r'has "chat_template_kwargs" beside "text"'),
         ({**turns(USER), "tools": {"name": "f"}}, r'"tools": expected a list of objects'),

@@ -1,5 +1,7 @@
 """Fields that nothing reads: all are counted, and those that carry meaning are refused."""
 
+from contextlib import nullcontext
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from potstill.data.columns import Columns
 from potstill.data.dialogues import read_dialogues
 from potstill.data.fields import MOST_NAMES, OTHERS
 from potstill.data.pairs import read_pairs
 from potstill.data.prepare import DataSettings, Read, prepare
 from potstill.data.reading import Reading
-from potstill.data.rows import Columns, read_rows
+from potstill.data.rows import read_rows
 from potstill.data.tagged import read_tagged
 from potstill.errors import DataError
 from tests.unit.test_rows import lines
@@ -131,6 +134,7 @@ def test_a_field_that_the_recipe_names_is_read_whatever_it_is_called(tmp_path: P
         ("review", "review2"),
         ("prompt", "response"),
         ("claim", "Evidence"),
+        ("headline", "body"),
     ],
 )
 def test_a_second_text_is_refused(tmp_path: Path, first: str, second: str) -> None:
@@ -173,15 +177,26 @@ def test_what_is_often_metadata_looks_like_the_label_beside_labelled_rows_alone(
     assert "data.columns.tags" in refusal(tmp_path, read_tagged, {"tokens": ["a"], "tag": ["O"]}, tags="ner_tags")
 
 
-@pytest.mark.parametrize("value", [1, 1.0, True, "1", "1.0", " 1 ", "2.5 kg", "heavy", ["1"], "nan"])
+@pytest.mark.parametrize("value", [1, 1.0, True, "1", "1.0", " 1 ", "2.5 kg", ["1"], [1, 1.0], "nan"])
 def test_a_weight_of_one_or_of_a_thing_is_no_weight_of_the_row(tmp_path: Path, value: Any) -> None:
     path = lines(tmp_path / "rows.jsonl", {"text": "a", "label": "x", "weight": value})
     assert len(read_rows(path, Columns(), how=Reading())) == 1
 
 
-@pytest.mark.parametrize("value", [0, 2, 0.5, False, "0.5", "1.5e0"])
+@pytest.mark.parametrize("value", [0, 2, 0.5, False, "0.5", "1.5e0", "high", [1, 0.5], {"a": 2}, 10**400])
 def test_another_weight_is_refused_however_it_is_written(tmp_path: Path, value: Any) -> None:
-    assert '"weight", first line 1' in refusal(tmp_path, read_rows, {"text": "a", "label": "x", "weight": value})
+    for name in ("weight", "sample_weights"):
+        assert f'"{name}", first line 1' in refusal(tmp_path, read_rows, {"text": "a", "label": "x", name: value})
+
+
+def test_a_decimal_of_a_table_is_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    for weight, refused in (("1.00", False), ("0.50", True)):
+        pyarrow.parquet.write_table(
+            pa.Table.from_pylist([{"text": "a", "label": "x", "weight": Decimal(weight)}]), path
+        )
+        with pytest.raises(DataError, match='"weight"') if refused else nullcontext():
+            read_rows(path, Columns(), how=Reading())
 
 
 def test_a_second_text_that_is_the_same_in_all_rows_is_none(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potstill.data import files
+from potstill.data.columns import Columns
 from potstill.data.files import read_records
 from potstill.data.prepare import DataSettings, prepare
 from potstill.data.reading import MOST_SHOWN, Reading
-from potstill.data.rows import Columns, read_rows
+from potstill.data.rows import read_rows
 from potstill.errors import DataError
 from tests.unit.test_rows import lines
 

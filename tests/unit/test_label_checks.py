@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from potstill.data.columns import Columns
 from potstill.data.prepare import DataSettings, prepare
-from potstill.data.rows import Columns
 from potstill.data.tag_schemes import TagTally
 from potstill.errors import DataError
 from potstill.tasks import TextClassification, TokenClassification

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from potstill.data.rows import Columns
+from potstill.data.columns import Columns
 from potstill.data.tagged import TaggedRow, read_tagged
 from potstill.measure.entities import entities_of
 from potstill.progress import Progress

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from potstill.data.columns import Columns
 from potstill.data.pair_tokens import PairRows, PairTokens
 from potstill.data.pairs import Pair, read_pairs
 from potstill.data.prepare import DataSettings, prepare
-from potstill.data.rows import Columns
 from potstill.data.token_rows import TokenRows
 from potstill.data.written import Written
 from potstill.errors import DataError, ModelError
@@ -139,7 +139,12 @@ def test_rows_are_read_with_and_without_targets_and_ids(tmp_path: Path) -> None:
         ({"source": 4}, 'line 1 "source": expected text, found int'),
         ({"source": "a", "target": ["b"]}, 'line 1 "target": expected text, found list'),
         ({"source": "a", "target": " "}, 'line 1 "target": empty; use null'),
-        ({"source": "a", "target": "b", "domain": 4}, 'line 1 "domain": expected text, found int'),
+        ({"source": "a", "target": "b", "domain": [4]}, 'line 1 "domain": expected text, found list'),
+        (
+            {"id": "0", "translation": {"en": "a", "de": "b"}},
+            r"""jq -c '\{source: \.\["translation"\]\["en"\], target: \.\["translation"\]\["de"\]\}'""",
+        ),
+        ({"translation": {"en": "a", "de": "b", "fr": "c"}}, "Set data.columns.source and data.columns.target"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, row: Any, said: str) -> None:

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from potstill.data.columns import Columns
 from potstill.data.files import read_records
-from potstill.data.rows import Columns, Row, read_rows, rows_fingerprint, texts_fingerprint
+from potstill.data.prepare import DataSettings, prepare
+from potstill.data.rows import Row, read_rows, rows_fingerprint, text_id, texts_fingerprint
 from potstill.errors import DataError
 from potstill.tasks import TextClassification
 
@@ -78,7 +80,9 @@ GOOD = b'{"text": "ok"}\n'
         (GOOD + b'{"body": "b"}', r'line 2 has no "text"; found \[\'body\'\]\. Set data\.columns\.text'),
         (GOOD + b'["text"]', "line 2: expected an object with \"?'?text.*found list"),
         (b"null", "line 1: expected an object .*found NoneType"),
-        (GOOD + b'{"text": null}', 'line 2 "text": expected text, found NoneType'),
+        (GOOD + b'{"text": null}', 'line 2 "text": expected text, found NoneType. Drop the row; .*data.on_error: skip'),
+        (GOOD + b'{"text": "a", "id": NaN}', r'line 2 "id": NaN is no id. Use null .*data.ignore: \[id\]'),
+        (GOOD + b'{"data": {"text": "a"}}', r"""line 2 has no "text"; .* Its "data" has; .*jq -c '\.\["data"\]'"""),
         (GOOD + b'{"text": 3}', 'line 2 "text": expected text, found int'),
         (GOOD + b'{"text": "\\ud800"}', r'line 2 "text": U\+D800 is not valid Unicode'),
         (GOOD + b'{"text": "a", "id": "\\udfff"}', r'line 2 "id": U\+DFFF is not valid Unicode'),
@@ -155,6 +159,27 @@ def test_an_id_of_two_texts_is_named_with_both_lines(tmp_path: Path) -> None:
     assert len(read(tmp_path, content.replace(b"3", b"2"))) == 3, "the same text again is a duplicate row"
 
 
+def test_ids_that_each_file_counts_anew_can_be_left_out(tmp_path: Path) -> None:
+    for name in ("train", "validation", "test"):
+        rows = [{"row": number, "text": f"{name} {number}", "label": "x"} for number in range(3)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = DataSettings(
+        train="train.jsonl",
+        validation="validation.jsonl",
+        test="test.jsonl",
+        columns=Columns(id="row"),
+        near_copies=None,
+    )
+    with pytest.raises(DataError, match=r'Duplicate id "0": in data\.test .*data\.ignore: \[row\] leaves all ids out'):
+        prepare(data, tmp_path, read_rows)
+    splits = prepare(data.model_copy(update={"ignore": ("row",)}), tmp_path, read_rows)
+    assert [row.id for row in splits["test"].rows] == [text_id(f"test {number}") for number in range(3)]
+    # To leave out ids does not help rows that have none.
+    (tmp_path / "train.jsonl").write_text('{"text": "test 0", "label": "x"}')
+    with pytest.raises(DataError, match=r"Duplicate id .* named by their text\.$"):
+        prepare(data.model_copy(update={"ignore": ("row",), "deduplicate": False}), tmp_path, read_rows)
+
+
 def test_fingerprints_depend_on_what_they_are_of() -> None:
     rows = [Row("1", "a", "x"), Row("2", "b", None)]
     relabelled = [Row("1", "a", "y"), Row("2", "b", None)]
@@ -173,7 +198,9 @@ def test_a_domain_is_read_and_belongs_to_the_content(tmp_path: Path) -> None:
     # Rows without a domain have the fingerprint that they had before there were any.
     assert first.content == ["a", "x", None, "law"] and second.content == ["b", "y", None]
     path.write_text('{"id": "a", "text": "x", "field": 3}\n')
-    with pytest.raises(DataError, match='line 1 "field": expected text, found int'):
+    assert [row.domain for row in read_rows(path, Columns(domain="field"))] == ["3"], "a number is its name"
+    path.write_text('{"id": "a", "text": "x", "field": true}\n')
+    with pytest.raises(DataError, match='line 1 "field": expected text, found bool'):
         read_rows(path, Columns(domain="field"))
 
 
@@ -226,3 +253,12 @@ def test_one_name_for_two_columns_is_refused(one: str, other: str) -> None:
         Columns.model_validate({one: "x", other: "x"})
     assert Columns.model_validate({one: other, other: one}) == Columns(**{one: other, other: one})
     assert Columns.model_validate({"id": "x", one: "x"}).id == "x", "a text can name its row"
+
+
+@pytest.mark.parametrize(("one", "other"), [("text", "label"), ("tokens", "tags"), ("source", "target")])
+def test_a_column_that_takes_the_name_of_one_read_beside_it_is_refused(one: str, other: str) -> None:
+    for renamed, own in ((one, other), (other, one)):
+        fix = f'{one} and {other} are both "{own}"; expected a column for each. Set data.columns.{own} to the one'
+        with pytest.raises(ValidationError, match=fix):
+            Columns.model_validate({renamed: own})
+    assert Columns(prompt="text").given_away == {"text"}, "a row has one of these"

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from potstill.data.rows import Columns
+from potstill.data.columns import Columns
 from potstill.data.tagged import TaggedRow, read_tagged
 from potstill.errors import DataError
 
@@ -44,15 +44,19 @@ def test_parquet_and_other_names_of_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"text": "a"}, r'line 1 has no "tokens"; found \[\'text\'\]. Set data.columns.tokens'),
+        ({"words": ["a"]}, r'line 1 has no "tokens"; found \[\'words\'\]. Set data.columns.tokens'),
+        ({"text": "a", "entities": [{"start": 0}]}, r'has no "tokens"; .* Write words and tags as lists: \{"tokens": '),
+        ({"tokens": ["a"], "tags": "O"}, r'"tags": expected a list, found str. Write a list with a tag for each word'),
+        ({"tokens": ["a"], "tags": [None]}, '"tags": expected text, found NoneType at word 0. Write O, or null'),
+        ({"tokens": ["a"], "tags": [0.0]}, "found the number 0.0. Write tags by their names"),
         (["a"], 'line 1 has no "tokens"; found list'),
-        ({"tokens": "a b"}, 'line 1 "tokens": expected a list, found str'),
+        ({"tokens": "a b"}, 'line 1 "tokens": expected a list, found str. Write a list of words'),
         ({"tokens": ["a", ""]}, "word 1 is ''; a word is not empty"),
         ({"tokens": ["New York"]}, "word 0 is 'New York'; a word is not empty and holds no white space"),
         ({"tokens": ["a", 3]}, "expected text, found the number 3"),
         ({"tokens": ["a", None]}, 'line 1 "tokens": expected text, found NoneType'),
         ({"tokens": ["a", "b"], "tags": ["O"]}, "line 1: 2 words and 1 tags; each word has one"),
-        ({"tokens": ["a"], "tags": [0]}, 'found the number 0. Write it as "0", and tags by their names'),
+        ({"tokens": ["a"], "tags": [0]}, "found the number 0. Write tags by their names"),
         ({"tokens": ["\ud800"]}, r"U\+D800 is not valid Unicode"),
     ],
 )

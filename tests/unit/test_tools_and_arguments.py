@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from potstill.data.columns import Columns
 from potstill.data.dialogues import (
     Conversation,
     prompt_of,
     read_dialogues,
 )
 from potstill.data.reading import Reading
-from potstill.data.rows import Columns
 from potstill.errors import DataError
 from tests.unit.test_dialogues import ANSWER, USER, read, turns
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from potstill.data.fields import BESIDE_PROMPT, IN_CHATS, PAIRS_OF_PROMPTS, RESPONSES, Form
+from potstill.data.columns import KINDS, OPTIONAL, Columns
+from potstill.data.fields import RESPONSES, Form
+from potstill.data.meanings import BESIDE_PROMPT, IN_CHATS, PAIRS_OF_PROMPTS, PART
 from potstill.data.on_disk import OnDisk
 from potstill.data.reading import Reading
-from potstill.data.rows import KINDS, OPTIONAL, Columns, read_each, text_id
+from potstill.data.rows import domain_in, id_in, read_each, text_id
 from potstill.data.turns import Message, Place, read_turn
 from potstill.data.written import Written
 
@@ -38,6 +40,8 @@ ARGUMENTS = frozenset(
     }
 )
 """Arguments of `apply_chat_template` itself, which no row gives."""
+NO_INPUT = frozenset({"<noinput>", "<no input>", "noinput", "no input", "nan", "null", "none", "n/a", "<na>"})
+"""What stands for no input in rows of Alpaca's form (self-instruct, pandas, Python), in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,14 +191,15 @@ def read_dialogues(path: Path, columns: Columns, *, how: Reading | None = None) 
     absent, ignore = columns.given_away, frozenset(how.ignore if how else ())
     form = Form(
         reads=columns_read(columns),
+        id=columns.id,
         text=columns.prompt,
         label=columns.completion,
         setting="completion",
         meanings=IN_CHATS,
         labels=RESPONSES,
-        seconds=BESIDE_PROMPT,
+        beside=BESIDE_PROMPT,
+        second=PART,
         pairs=PAIRS_OF_PROMPTS,
-        verdicts=frozenset({"label"}),
     )
     return read_each(
         path,
@@ -343,7 +348,13 @@ class _Reader:
             if isinstance(value, list):
                 raise self.at.error(f' "{column}": expected text, found list. Put turns into "{names.messages}"')
         prompt = self.at.filled(names.prompt, given[names.prompt], f'use "{names.text}" for a text without a prompt')
-        if more is not None and self.at.text(names.input, more).strip():
+        if more is not None and (stated := self.at.text(names.input, more).strip()):
+            if stated.casefold() in NO_INPUT:
+                raise self.at.error(
+                    f' "{names.input}": {stated!r} stands for none, and would be put after the prompt. Write null or '
+                    f'"" for none; if it is meant, write it into "{names.prompt}". data.ignore: [{names.input}] leaves '
+                    "all of them out"
+                )
             # One blank line between them, as in the prompts of https://github.com/tatsu-lab/stanford_alpaca.
             prompt = f"{prompt}\n\n{more}"
         if completion is not None:
@@ -357,14 +368,13 @@ class _Reader:
         return PlainText(self._id(given, text), text, self._domain(given))
 
     def _domain(self, given: dict[str, Any]) -> str | None:
-        domain = given.get(self.columns.domain)
-        return None if domain is None else self.at.text(self.columns.domain, domain)
+        return domain_in(self.at.path, self.at.place, self.columns.domain, given.get(self.columns.domain))
 
     def _id(self, given: dict[str, Any], content: str) -> str:
-        identity = given.get(self.columns.id)
+        identity = id_in(self.at.path, self.at.place, self.columns.id, given.get(self.columns.id))
         if identity is None:
             return text_id(content)
-        return self.at.filled(self.columns.id, str(identity), "use null to name the row by its content")
+        return self.at.filled(self.columns.id, identity, "use null to name the row by its content")
 
     def _kinds(self) -> str:
         *others, last = [f'"{getattr(self.columns, kind)}"' for kind in KINDS if kind not in self.absent]

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from potstill.data.fields import BESIDE_SOURCE, IN_PAIRS, RESPONSES, Form
+from potstill.data.columns import Columns
+from potstill.data.fields import RESPONSES, Form
+from potstill.data.meanings import BESIDE_SOURCE, IN_PAIRS, PART
 from potstill.data.on_disk import OnDisk
 from potstill.data.reading import Reading
-from potstill.data.rows import Columns, read_each, string_in, text_id
+from potstill.data.rows import domain_in, id_in, read_each, string_in, text_id, within
 from potstill.errors import DataError
+
+SETTINGS = "Set data.columns.source and data.columns.target to the columns that hold the texts."
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,14 @@ def read_pairs(path: Path, columns: Columns, *, how: Reading | None = None) -> O
     """
     form = Form(
         reads=frozenset({columns.id, columns.source, columns.target, columns.domain}),
+        id=columns.id,
         text=columns.source,
         label=columns.target,
         setting="target",
         meanings=IN_PAIRS,
         labels=RESPONSES,
-        seconds=BESIDE_SOURCE,
+        beside=BESIDE_SOURCE,
+        second=PART,
     )
     return read_each(
         path,
@@ -79,7 +85,7 @@ def _pair(path: Path, place: str, record: Any, columns: Columns) -> Pair:
     if columns.source not in record:
         raise DataError(
             f'{path}: {place} has no "{columns.source}"; found {sorted(map(str, record))[:12]}. '
-            "Set data.columns.source and data.columns.target to the columns that hold the texts."
+            f"{within(record, columns.source, columns.target) or SETTINGS}"
         )
     # Blank sources are dropped and counted with the duplicates, as blank rows of other tasks are.
     source = string_in(path, place, columns.source, record[columns.source])
@@ -88,9 +94,6 @@ def _pair(path: Path, place: str, record: Any, columns: Columns) -> Pair:
         target = string_in(path, place, columns.target, target)
         if not target.strip():
             raise DataError(f'{path}: {place} "{columns.target}": empty; use null where the teacher is to write it.')
-    identity, domain = record.get(columns.id), record.get(columns.domain)
-    if domain is not None:
-        domain = string_in(path, place, columns.domain, domain)
-    if identity is None:
-        return Pair(text_id(json.dumps([source, target])), source, target, domain)
-    return Pair(string_in(path, place, columns.id, str(identity)), source, target, domain)
+    identity = id_in(path, place, columns.id, record.get(columns.id))
+    domain = domain_in(path, place, columns.domain, record.get(columns.domain))
+    return Pair(text_id(json.dumps([source, target])) if identity is None else identity, source, target, domain)

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field, model_serializer
 
+from potstill.data.columns import Columns
 from potstill.data.copies import Copies, Copy, duplicates, near_copies, some
 from potstill.data.ids import Index, Keys
 from potstill.data.near_copies import words_alone
 from potstill.data.on_disk import OnDisk, place_of, row_named
 from potstill.data.reading import FileNotes, OnError, Reading
-from potstill.data.rows import OWN_ID, Columns, DataRow, rows_fingerprint
+from potstill.data.rows import DataRow, repeated_id, rows_fingerprint
 from potstill.data.splits import stable_fraction
 from potstill.errors import DataError
 from potstill.progress import Progress
@@ -153,7 +154,7 @@ def prepare(
         }
     for name, split in splits.items():
         _check(name, split, all_open=prompt_of is not None)
-    _check_unique_ids(splits)
+    _check_unique_ids(splits, settings.columns.id)
     return splits
 
 
@@ -274,7 +275,7 @@ def _check(name: str, split: Split, *, all_open: bool) -> None:
         raise DataError("data.train: no row is labelled. The hard-label loss and the baseline need some labelled rows.")
 
 
-def _check_unique_ids(splits: Mapping[str, Split]) -> None:
+def _check_unique_ids(splits: Mapping[str, Split], column: str) -> None:
     index = Index(Keys(row.id for split in splits.values() for row in split.rows))
     repeated = index.first_repeated()
     if repeated is None:
@@ -282,7 +283,7 @@ def _check_unique_ids(splits: Mapping[str, Split]) -> None:
     found = [_place(splits, number) for number in (int(index.first_with()[repeated]), repeated)]
     where = " and ".join(_where(name, splits[name], number) for name, number in found)
     name, number = found[1]
-    raise DataError(f'Duplicate id "{splits[name].rows[number].id}": in {where}. {OWN_ID}')
+    raise DataError(repeated_id(splits[name].rows[number].id, f"in {where}", column))
 
 
 def _where(name: str, split: Split, number: int) -> str:

@@ -23,6 +23,8 @@ class FileNotes:
     path: Path
     unread: dict[str, int] = field(default_factory=dict)
     """In how many rows each field is that nothing reads."""
+    doubtful: list[str] = field(default_factory=list)
+    """Those of them that may belong to the text."""
     ignored: dict[str, int] = field(default_factory=dict)
     """The same of those that the recipe leaves out."""
     bad: int = 0

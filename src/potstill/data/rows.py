@@ -3,96 +3,26 @@
 import hashlib
 import json
 import math
+import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from pydantic import model_serializer, model_validator
 
-from potstill.data.fields import BESIDE_TEXT, EVERYWHERE, LABELS, PAIRS_OF_TEXTS, Form, Unread
+from potstill.data.columns import Columns
+from potstill.data.fields import LABELS, Form, Unread, in_yaml, shown
 from potstill.data.files import read_records
 from potstill.data.ids import Index, Keys
+from potstill.data.meanings import BESIDE_TEXT, IN_TEXTS, PAIRS_OF_TEXTS
 from potstill.data.on_disk import OnDisk, rows_on_disk
 from potstill.data.reading import Reading
 from potstill.errors import DataError
-from potstill.settings import Settings
 
-KINDS = ("messages", "prompt", "text")
-"""The columns of which a row for a language model has one."""
-OPTIONAL = ("completion", "input", "tools", "chat_template_kwargs")
-"""What it may have beside one of them."""
-TOGETHER = ((*KINDS, *OPTIONAL), ("text", "label"), ("tokens", "tags"), ("source", "target"))
-"""Columns that are read of the same rows, so that one name cannot be for two of them."""
+SETTING = "Set data.columns.text to the column that holds the text."
 OWN_ID = "Give each row an id of its own; rows without one are named by their text."
-
-
-class Columns(Settings):
-    """The names of the columns, by the conventions of Hugging Face datasets."""
-
-    id: str = "id"
-    """Rows without this column are named by a hash of their content."""
-    text: str = "text"
-    label: str = "label"
-    """May be missing or null: such a row is unlabelled. A class, or as the task says: a list of them, which is empty
-    for a text that is labelled with none, or a number."""
-    tokens: str = "tokens"
-    """For token classification: a list of words."""
-    tags: str = "tags"
-    """A list with a tag for each word. May be missing or null: such a row is unlabelled."""
-    domain: str = "domain"
-    """May be missing or null: of what kind a row is, for several teachers that know different kinds."""
-    messages: str = "messages"
-    """For language models: a list of turns, each with `role`, `content` and, for an assistant, perhaps
-    `reasoning_content` (or `reasoning`, `thinking`) and `weight` (or `loss`, `train`, `trainable`): 0 for a turn that
-    is shown and not learnt."""
-    tools: str = "tools"
-    """May be missing or null: a list of the tools that the chat template is given, or its JSON text."""
-    chat_template_kwargs: str = "chat_template_kwargs"
-    """May be missing or null: what else the chat template is given, such as `enable_thinking`, by name."""
-    prompt: str = "prompt"
-    input: str = "input"
-    """May be missing or null: put after the prompt, with a blank line between them, as Alpaca's rows have it."""
-    completion: str = "completion"
-    """May be missing or null: the teacher writes it."""
-    source: str = "source"
-    """For encoder-decoder models: the text that is read."""
-    target: str = "target"
-    """May be missing or null: the teacher writes it."""
-
-    @model_validator(mode="after")
-    def _one_name_each(self) -> "Columns":
-        for roles in TOGETHER:
-            renamed: dict[str, str] = {}
-            for role in roles:
-                name = getattr(self, role)
-                if name != role and renamed.setdefault(name, role) != role:
-                    raise ValueError(
-                        f'{renamed[name]} and {role} are both "{name}"; expected a column for each. Drop one of the two'
-                    )
-        return self
-
-    @property
-    def given_away(self) -> frozenset[str]:
-        """The columns for language models that no row has: they have their default name, and by the recipe another has
-        it too."""
-        renamed = {getattr(self, role) for role in (*KINDS, *OPTIONAL) if getattr(self, role) != role}
-        # A text may be the id as well; what only goes with it is not.
-        others = {name for name in (self.id, self.domain) if name in OPTIONAL}
-        return frozenset(
-            [role for role in (*KINDS, *OPTIONAL) if getattr(self, role) == role and role in renamed | others]
-        )
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without the columns of later versions where they have their names, so that a run from before goes on."""
-        values = handler(self)
-        for name in ("tools", "chat_template_kwargs", "input"):
-            if values[name] == name:
-                del values[name]
-        return values
 
 
 @runtime_checkable
@@ -252,12 +182,13 @@ def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in, *, how
 
     form = Form(
         reads=frozenset({columns.id, columns.text, columns.label, columns.domain}),
+        id=columns.id,
         text=columns.text,
         label=columns.label,
         setting="label",
-        meanings=EVERYWHERE,
+        meanings=IN_TEXTS,
         labels=LABELS,
-        seconds=BESIDE_TEXT,
+        beside=BESIDE_TEXT,
         pairs=PAIRS_OF_TEXTS,
     )
     return read_each(path, row_of, lambda row: row.text, form=form, how=how)
@@ -301,7 +232,7 @@ def read_each(
             yield row
 
     rows = rows_on_disk(read(), place=lambda number: f"{path}: {unit} {numbers[number]}")
-    notes.unread = unread.counts
+    notes.unread, notes.doubtful = unread.counts, unread.doubts(how.classes.classes)
     problems = [*notes.bad_rows(how.on_error), *unread.problems(path, how.classes.classes)]
     if problems:
         raise DataError("\n".join(problems))
@@ -313,7 +244,7 @@ def read_each(
     if len(others):
         other = int(others[0])
         places = f"{unit} {numbers[first[other]]}, {unit} {numbers[other]}"
-        raise DataError(f'{path}: Duplicate id "{rows[other].id}": {places}. {OWN_ID}')
+        raise DataError(f"{path}: {repeated_id(rows[other].id, places, form.id)}")
     return rows
 
 
@@ -354,18 +285,64 @@ def _row(path: Path, place: str, record: Any, columns: Columns, label_in: LabelI
     if columns.text not in record:
         raise DataError(
             f'{path}: {place} has no "{columns.text}"; found {sorted(map(str, record))[:12]}. '
-            "Set data.columns.text to the column that holds the text."
+            f"{within(record, columns.text, columns.label) or SETTING}"
         )
     text = string_in(path, place, columns.text, record[columns.text])
     label = record.get(columns.label)
     if label is not None:
         label = label_in(path, place, columns.label, label)
-    identity = record.get(columns.id)
-    row_id = text_id(text) if identity is None else string_in(path, place, columns.id, str(identity))
-    domain = record.get(columns.domain)
-    if domain is not None:
-        domain = string_in(path, place, columns.domain, domain)
-    return Row(row_id, text, label, domain)
+    identity = id_in(path, place, columns.id, record.get(columns.id))
+    domain = domain_in(path, place, columns.domain, record.get(columns.domain))
+    return Row(text_id(text) if identity is None else identity, text, label, domain)
+
+
+def within(record: Mapping[str, Any], *columns: str) -> str | None:
+    """How a row is taken out of the one object that holds it, where there is one."""
+    inside = [(name, value) for name, value in record.items() if isinstance(value, dict)]
+    if len(inside) != 1:
+        return None
+    name, row = inside[0]
+    if columns[0] in row:
+        return f"Its {shown(name)} has; write that as the row: jq -c '.[{shown(name)}]'."
+    if len(texts := [key for key, value in row.items() if isinstance(value, str)]) != len(columns):
+        return None
+    parts = ", ".join(f"{column}: .[{shown(name)}][{shown(key)}]" for column, key in zip(columns, texts, strict=True))
+    return f"Its {shown(name)} holds texts; write them as columns: jq -c '{{{parts}}}'."
+
+
+def id_in(path: Path, place: str, column: str, value: Any) -> str | None:
+    """The id of a row as text, or None for a row that brings none.
+
+    Raises:
+        DataError: NaN, or not valid Unicode.
+    """
+    if value is None:
+        return None
+    if isinstance(value, float) and math.isnan(value):
+        raise DataError(
+            f'{path}: {place} "{column}": NaN is no id. Use null to name the row by its content, or leave all ids out '
+            f"with data.ignore: [{in_yaml(column)}]."
+        )
+    return string_in(path, place, column, str(value))
+
+
+def domain_in(path: Path, place: str, column: str, value: Any) -> str | None:
+    """Of what kind a row is, if it says: a name, or a whole number as its text.
+
+    Raises:
+        DataError: anything else.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return None if value is None else string_in(path, place, column, value)
+
+
+def repeated_id(identity: str, where: str, column: str) -> str:
+    """The error for an id of two rows, which may be the number of a row in its file."""
+    error = f'Duplicate id "{identity}": {where}. {OWN_ID}'
+    # Rows without an id have such a one.
+    own = re.fullmatch("[0-9a-f]{16}", identity) is None
+    return f"{error} data.ignore: [{in_yaml(column)}] leaves all ids out." if own else error
 
 
 def string_in(path: Path, place: str, column: str, value: Any) -> str:
@@ -376,10 +353,16 @@ def string_in(path: Path, place: str, column: str, value: Any) -> str:
     """
     if not isinstance(value, str):
         kind = type(value).__name__
-        raise DataError(f'{path}: {place} "{column}": expected text, found {kind}.')
+        raise DataError(f'{path}: {place} "{column}": expected text, found {kind}. {_no_text(value)}')
     try:
         value.encode()
     except UnicodeEncodeError as error:
         code = ord(value[error.start])
         raise DataError(f'{path}: {place} "{column}": U+{code:04X} is not valid Unicode.') from None
     return value
+
+
+def _no_text(value: Any) -> str:
+    """What is to be done about a value that is no text."""
+    skip = "all that cannot be read are skipped with data.on_error: skip."
+    return f"Drop the row; {skip}" if value is None else f"Write it as text, or drop the row; {skip}"

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from potstill.data.fields import EVERYWHERE, TAGS, Form
+from potstill.data.columns import Columns
+from potstill.data.fields import TAGS, Form
+from potstill.data.meanings import IN_TAGS
 from potstill.data.on_disk import OnDisk
 from potstill.data.reading import Reading
-from potstill.data.rows import Columns, read_each, string_in, text_id
+from potstill.data.rows import domain_in, id_in, read_each, string_in, text_id
 from potstill.errors import DataError
 
 
@@ -52,6 +54,26 @@ class TaggedRow:
         return cls(identity, tuple(tokens), None if tags is None else tuple(tags), domain)
 
 
+class _Fixes(NamedTuple):
+    """What is to be done about what is no list of texts."""
+
+    of_other: str
+    of_null: str
+    of_number: str
+
+
+WORDS = _Fixes(
+    'Write a list of words: ["Ann", "came"].',
+    "Leave it out, with its tag.",
+    "Write words as text, in quotes.",
+)
+OF_WORDS = _Fixes(
+    'Write a list with a tag for each word: ["B-PER", "O"].',
+    "Write O, or null in place of the list for a row without tags.",
+    'Write tags by their names, such as "B-PER".',
+)
+
+
 def read_tagged(path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[TaggedRow]:
     """All rows of a file, in its order.
 
@@ -67,10 +89,11 @@ def read_tagged(path: Path, columns: Columns, *, how: Reading | None = None) -> 
 
     form = Form(
         reads=frozenset({columns.id, columns.tokens, columns.tags, columns.domain}),
+        id=columns.id,
         text=columns.tokens,
         label=columns.tags,
         setting="tags",
-        meanings=EVERYWHERE,
+        meanings=IN_TAGS,
         labels=TAGS,
     )
     return read_each(path, row_of, lambda row: row.text, form=form, how=how)
@@ -79,11 +102,8 @@ def read_tagged(path: Path, columns: Columns, *, how: Reading | None = None) -> 
 def _row(path: Path, place: str, record: Any, columns: Columns) -> TaggedRow:
     if not isinstance(record, dict) or columns.tokens not in record:
         found = sorted(map(str, record))[:12] if isinstance(record, dict) else type(record).__name__
-        raise DataError(
-            f'{path}: {place} has no "{columns.tokens}"; found {found}. '
-            "Set data.columns.tokens to the column that holds the words."
-        )
-    tokens = _strings(path, place, columns.tokens, record[columns.tokens])
+        raise DataError(f'{path}: {place} has no "{columns.tokens}"; found {found}. {_how_to_write(record)}')
+    tokens = _strings(path, place, columns.tokens, record[columns.tokens], WORDS)
     for number, token in enumerate(tokens):
         if len(token.split()) != 1:
             raise DataError(
@@ -92,7 +112,7 @@ def _row(path: Path, place: str, record: Any, columns: Columns) -> TaggedRow:
             )
     tags = record.get(columns.tags)
     if tags is not None:
-        tags = _strings(path, place, columns.tags, tags)
+        tags = _strings(path, place, columns.tags, tags, OF_WORDS)
         if len(tags) != len(tokens):
             raise DataError(
                 f"{path}: {place}: {len(tokens)} words and {len(tags)} tags; each word has one. Use null in place of "
@@ -100,21 +120,28 @@ def _row(path: Path, place: str, record: Any, columns: Columns) -> TaggedRow:
             )
         if "" in tags:
             raise DataError(f'{path}: {place} "{columns.tags}": word {tags.index("")} has an empty tag; write O.')
-    identity, domain = record.get(columns.id), record.get(columns.domain)
-    return TaggedRow(
-        text_id(" ".join(tokens)) if identity is None else string_in(path, place, columns.id, str(identity)),
-        tokens,
-        tags,
-        None if domain is None else string_in(path, place, columns.domain, domain),
-    )
+    identity = id_in(path, place, columns.id, record.get(columns.id))
+    domain = domain_in(path, place, columns.domain, record.get(columns.domain))
+    return TaggedRow(text_id(" ".join(tokens)) if identity is None else identity, tokens, tags, domain)
 
 
-def _strings(path: Path, place: str, column: str, value: Any) -> tuple[str, ...]:
+def _how_to_write(record: Any) -> str:
+    if isinstance(record, dict) and any(isinstance(each, str) for each in _first_items(record)):
+        return "Set data.columns.tokens to the column that holds the words."
+    return 'Write words and tags as lists: {"tokens": ["Ann", "came"], "tags": ["B-PER", "O"]}.'
+
+
+def _first_items(record: dict[str, Any]) -> list[Any]:
+    return [value[0] for value in record.values() if isinstance(value, list) and value]
+
+
+def _strings(path: Path, place: str, column: str, value: Any, fixes: _Fixes) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
-        raise DataError(f'{path}: {place} "{column}": expected a list, found {type(value).__name__}.')
-    if numbers := [each for each in value if isinstance(each, int)]:
+        raise DataError(f'{path}: {place} "{column}": expected a list, found {type(value).__name__}. {fixes.of_other}')
+    if None in value:
         raise DataError(
-            f'{path}: {place} "{column}": expected text, found the number {numbers[0]}. Write it as '
-            f'"{numbers[0]}", and tags by their names.'
+            f'{path}: {place} "{column}": expected text, found NoneType at word {value.index(None)}. {fixes.of_null}'
         )
+    if numbers := [each for each in value if isinstance(each, int | float)]:
+        raise DataError(f'{path}: {place} "{column}": expected text, found the number {numbers[0]}. {fixes.of_number}')
     return tuple(string_in(path, place, column, each) for each in value)

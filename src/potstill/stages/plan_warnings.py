@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from potstill.data.copies import EXAMPLES, Copy
+from potstill.data.fields import in_yaml, shown
 from potstill.data.prepare import Split
 from potstill.labels import Dense
 from potstill.measure.entities import entities_of
@@ -35,6 +36,7 @@ def warnings(
     return [
         *heads_told(recipe, inputs),
         *_of_rows(recipe, counts),
+        *_of_fields(inputs.splits),
         *doubts_about_classes(classes, {name: count.labelled for name, count in counts.items()}),
         *_of_recipe(recipe, inputs, teacher, student, counts),
         *_of_prompts(recipe, asked),
@@ -75,6 +77,19 @@ def _of_recipe(
             "over-confident. Give data.adapt other rows."
         )
     return found
+
+
+def _of_fields(splits: Mapping[str, Split]) -> Iterator[str]:
+    """Where a title or the like is not read, which may be mere metadata."""
+    found: dict[str, list[str]] = {}
+    for name, split in splits.items():
+        for column in split.notes.doubtful if split.notes else ():
+            found.setdefault(column, []).append(name)
+    for column, names in sorted(found.items()):
+        yield (
+            f"{', '.join(names)}: {shown(column)} is not read, and may belong to the text. If the teacher is to see "
+            f"it, write it into the text; data.ignore: [{in_yaml(column)}] says that it may go."
+        )
 
 
 def _of_copies(splits: Mapping[str, Split]) -> Iterator[str]:

@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from potstill.data.chat_tokens import ChatTokens
+from potstill.data.columns import Columns
 from potstill.data.dialogues import Example, read_dialogues
 from potstill.data.on_disk import OnDisk, row_named
 from potstill.data.packing import PackedRows, pack
 from potstill.data.reading import Reading
-from potstill.data.rows import Columns
 from potstill.errors import DataError, ModelError
 from potstill.signals import Ask, Batch, Signals
 from potstill.targets import Head

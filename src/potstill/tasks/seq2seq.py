@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from potstill.data.columns import Columns
 from potstill.data.on_disk import OnDisk, row_named
 from potstill.data.pair_tokens import PairRows, PairTokens
 from potstill.data.pairs import Pair, read_pairs
 from potstill.data.reading import Reading
-from potstill.data.rows import Columns
 from potstill.data.written import Written
 from potstill.errors import DataError, ModelError
 from potstill.signals import Ask, Batch, Signals

@@ -15,10 +15,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from potstill.data.columns import Columns
 from potstill.data.encoded import EncodedRows
 from potstill.data.on_disk import OnDisk
 from potstill.data.reading import Reading
-from potstill.data.rows import Columns, Row, read_rows
+from potstill.data.rows import Row, read_rows
 from potstill.errors import ModelError
 from potstill.records import ProblemType
 from potstill.settings import Settings

@@ -12,9 +12,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from potstill.data.columns import Columns
 from potstill.data.on_disk import OnDisk, row_named
 from potstill.data.reading import Reading
-from potstill.data.rows import Columns
 from potstill.data.tagged import TaggedRow, read_tagged
 from potstill.data.words import EncodedWords, encode_words, load_word_tokenizer
 from potstill.errors import DataError, ModelError
