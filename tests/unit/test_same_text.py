@@ -221,6 +221,11 @@ def test_how_far_code_is_indented_makes_no_other_text(other: str) -> None:
     assert near([text], [other]) == {0: 0}
 
 
+def test_a_text_of_characters_that_nobody_sees_has_no_words() -> None:
+    assert words("\u200b\u2060") == tokens("\ufeff") == []
+    assert near(["\u200b"], ["\u2060"]) == {}
+
+
 def test_lines_that_are_not_indented_are_the_same_however_they_are_broken() -> None:
     assert same_text_key("one two\nthree") == same_text_key("one\ntwo three") == "one two three"
 

@@ -155,7 +155,7 @@ def _read(text: str) -> tuple[str, _Patterns]:
     if text.isascii():
         return text.lower(), _PLAIN
     folded = unicodedata.normalize("NFC", text.translate(_FOLDED)).lower()
-    highest = max(folded)
+    highest = max(folded, default="")
     if highest < chr(_SPACELESS[-1][0]) and _special().isdisjoint(folded):
         return folded, _PLAIN
     return folded, _full(wide=highest > "\uffff")
