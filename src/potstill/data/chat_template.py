@@ -246,7 +246,9 @@ class Chat:
                 "not learn to stop. Use a template that ends each turn with one."
             )
         following = rest[end.start() :]
-        if lead.endswith(following) and following.strip() != end.group():
+        # Before the first content stands what begins turns, and no end of one.
+        beginning = lead[: max(0, lead.find(self._messages[0].content.strip()))]
+        if end.group() in beginning and lead.endswith(following) and following.strip() != end.group():
             raise ModelError(
                 f'row "{self._row}": the chat template ends no turn with a special token, and writes the beginning of '
                 f"another after a response: {following!r}. Use a template that ends each turn with a token, and writes "

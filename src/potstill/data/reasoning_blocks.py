@@ -59,8 +59,8 @@ def problem_of_block(prompt: str, response: str, *, turn: int, reasoning: bool, 
     if _OPENED.search(prompt) and END not in response:
         return (
             f"opens the reasoning (<think>) in the prompt of turn {turn}, which has none, so that its answer would be "
-            f"learnt within a block that nothing closes. Give the turn reasoning_content{_set(switches, 'false')}, or "
-            "use a template whose prompt does not open it."
+            "learnt within a block that nothing closes. Give the turn reasoning_content, or weight: 0 to show it "
+            f"alone{_set(switches, 'false')}, or use a template whose prompt does not open it."
         )
     return None
 

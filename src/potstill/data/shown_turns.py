@@ -10,7 +10,7 @@ from potstill.data.turns import Message
 _SWITCH = re.compile(r"/(?:no_?)?think\b")
 """What some templates, as SmolLM3's, read in a turn of the system and leave out."""
 _FIXES = {
-    "system": "Fold it into the first user turn, or use a template that writes system turns",
+    "system": "Fold it into a user turn, or use a template that writes system turns",
     "tool": "Use a template that writes tool turns, or drop the row",
 }
 _OTHER_FIX = "Use a template that writes all turns as they are and in their order, or drop the row"
