@@ -167,7 +167,9 @@ class Chat:
                     "not, for the string to stay text. Drop the string or the row."
                 )
         if self._guarded.tools:
-            without = _Shown(self._messages, None, self._guarded.values)
+            # With none at all, a tokenizer that has a template of its own for tools would take another.
+            none: list[Any] | None = [] if isinstance(self._tokenizer.chat_template, dict) else None
+            without = _Shown(self._messages, none, self._guarded.values)
             if shown == self._of(without, self._messages[:turns], add_generation_prompt=True):
                 raise DataError(
                     f'row "{self._row}": the chat template does not write the tools, so no model would be shown them. '
