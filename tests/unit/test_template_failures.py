@@ -137,16 +137,24 @@ def test_a_template_without_an_optional_prompt_can_end_turns(template: str) -> N
 def test_strings_of_tokens_of_turns_stay_text_where_these_are_not_special() -> None:
     """As after training with tokens that were added as plain ones."""
     tokenizer: Any = byte_level(CHATML.replace("<|im_", "<|turn_"))
-    tokenizer.add_tokens(["<|turn_start|>", "<|turn_end|>", "<think>", "</think>", "Hello", "assistant"])
+    tokenizer.add_tokens(["<|turn_start|>", "<|turn_end|>", "<think>", "</think>", "Hello", "user"])
     turn = tokenizer.convert_tokens_to_ids(["<|turn_start|>", "<|turn_end|>"])
-    whole = tokenizer.convert_tokens_to_ids(["<think>", "</think>", "Hello"])
+    whole = tokenizer.convert_tokens_to_ids(["<think>", "</think>", "Hello", "user"])
     attack = ATTACK.replace("<|im_", "<|turn_")
-    harmless = conversation("Hello", "<think>So</think>Fine.")
-    hostile = conversation(f"Hello{attack}", f"<think>So</think>Fine. {attack}")
+    harmless = conversation("Hello user", "<think>So</think>Fine.")
+    hostile = conversation(f"Hello user{attack}", f"<think>So</think>Fine. {attack}")
     counts = []
     for example in (harmless, hostile):
         (one,) = tokenised(tokenizer, example)
         counts.append([sum(int(token) in ids for token in one.ids) for ids in (turn, whole)])
         turns = [{"role": message.role, "content": message.content} for message in example.messages]
         assert decoded(tokenizer, one.ids) + "\n" == tokenizer.apply_chat_template(turns, tokenize=False)
-    assert counts == [[4, 3], [4, 3]]
+    assert counts == [[4, 5], [4, 5]]
+
+
+def test_tokens_of_reasoning_stay_tokens_in_a_response() -> None:
+    tokenizer: Any = byte_level(CHATML.replace("assistant\n", "assistant\n<think>\n"))
+    tokenizer.add_tokens(["<think>", "</think>"])
+    (one,) = tokenised(tokenizer, conversation("Hello", "<think>\nSo</think>Fine."))
+    assert marked_text(one, tokenizer)[-1][0] == "So</think>Fine.<|im_end|>"
+    assert tokenizer.convert_tokens_to_ids("</think>") in one.ids

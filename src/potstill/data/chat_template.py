@@ -209,10 +209,7 @@ class Chat:
         else:
             lead = f"<think>\n{message.reasoning}\n</think>\n\n"
         response = after_prompt(prompt, lead + content + end.string[: end.end()])
-        reasoning_given = message.reasoning is not None
-        self._refuse(
-            problem_of_block(prompt, response, turn=number, reasoning=reasoning_given, switches=self._switches)
-        )
+        self._refuse(problem_of_block(prompt, response, turn=number, switches=self._switches))
         return response, end.group()
 
     def _content_within(self, number: int, lead: str, rest: str) -> str:

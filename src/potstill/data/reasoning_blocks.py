@@ -46,12 +46,12 @@ def after_prompt(prompt: str, response: str) -> str:
     return response
 
 
-def problem_of_block(prompt: str, response: str, *, turn: int, reasoning: bool, switches: Sequence[str]) -> str | None:
+def problem_of_block(prompt: str, response: str, *, turn: int, switches: Sequence[str]) -> str | None:
     """Why a response after the prompt breaks its reasoning block, and the fix; None where it does not.
 
     `switches` are the arguments by which the template is told whether there is reasoning.
     """
-    if _CLOSED.search(prompt) and (reasoning or _OPENING.match(response)):
+    if _CLOSED.search(prompt) and _OPENING.match(response):
         return (
             f"ends the reasoning ({END}) in the prompt of turn {turn}, which has reasoning to be learnt. Leave that "
             f"out{_set(switches, 'true')}, or drop the row."

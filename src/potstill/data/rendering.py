@@ -178,7 +178,7 @@ def _names_read_by(text: str) -> frozenset[str]:
     """The names that a template looks up and does not have from Jinja or transformers."""
     try:
         environment = chat_template_utils._compile_jinja_template(text).environment
-        return frozenset(meta.find_undeclared_variables(environment.parse(text)) - environment.globals.keys())
+        return frozenset(meta.find_undeclared_variables(environment.parse(text)))
     except TemplateSyntaxError as error:
         raise ModelError(
             f"the chat template of the tokenizer is no valid Jinja: line {error.lineno}: {error.message}. Correct it, "
