@@ -106,8 +106,8 @@ class Chat:
         nothing of it is to be learnt.
 
         Raises:
-            DataError: a conversation that the template refuses or rewrites, or tools that it does not write.
-            ModelError: a template that rewrites every response, or writes no end-of-turn token.
+            DataError: a conversation that the template refuses, rewrites or does not show whole, or its tools.
+            ModelError: a template that rewrites every response, ends none with a token, or is no Jinja.
         """
         answers = [number for number, learnt in (self._learnt[-1:] if last_only else self._learnt) if learnt]
         examples: list[list[Turn]] = []
@@ -134,7 +134,7 @@ class Chat:
         """What a model is shown before it writes the last response.
 
         Raises:
-            DataError: a conversation that the template refuses or rewrites, or tools that it does not write.
+            DataError: a conversation that the template refuses, rewrites or does not show whole, or its tools.
         """
         return self._ids(self._whole_prompt())
 
