@@ -1,7 +1,7 @@
 """Chat templates of each shape that models have, and tiny tokenizers that carry them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -57,6 +57,18 @@ class Shape:
     after_reasoning: str = "\n</think>\n\n"
     after: str = "<|im_end|>"
     trims: bool = False
+    opens: bool = False
+    """Whether its prompts open the reasoning, so that each response must have some."""
+
+    def fitted(self, example: Conversation) -> Conversation:
+        """The conversation with reasoning in each response where there must be some."""
+        if not self.opens:
+            return example
+        messages = [
+            replace(each, reasoning=each.reasoning or "Hm." if each.role == "assistant" else None)
+            for each in example.messages
+        ]
+        return replace(example, messages=tuple(messages))
 
     def response(self, message: Message) -> str:
         content = message.content.strip() if self.trims else message.content
@@ -69,7 +81,7 @@ SHAPES = {
     "chatml": Shape(CHATML),
     "trims": Shape(TRIMS, trims=True),
     "thinks": Shape(THINKS),
-    "prefills": Shape(PREFILLS, before_reasoning="", after="</s>"),
+    "prefills": Shape(PREFILLS, before_reasoning="", after="</s>", opens=True),
     "spaced": Shape(SPACED, before=" ", after=" </s>"),
     "channels": Shape(CHANNELS, "final ", "thought ", "<|im_end|><|bot|>final ", "</s>"),
 }

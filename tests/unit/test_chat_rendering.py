@@ -130,7 +130,7 @@ def test_tools_are_shown_before_every_turn(shape: str) -> None:
     tokenizer = byte_level(
         "{% if tools %}{{ '<|user|>' + tools | tojson + '<|im_end|>' }}{% endif %}" + SHAPES[shape].template
     )
-    plain = conversation("Hello", "Fine.", "And?", "So.")
+    plain = SHAPES[shape].fitted(conversation("Hello", "Fine.", "And?", "So."))
     tooled = replace(plain, tools=json.dumps(TOOLS))
     for bare, full in zip(tokenised(tokenizer, plain), tokenised(tokenizer, tooled), strict=True):
         before = f"<|user|>{json.dumps(TOOLS)}<|im_end|>"

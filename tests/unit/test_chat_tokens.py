@@ -84,7 +84,7 @@ CONTENTS = {
 def test_exactly_the_responses_are_learnt_after_the_prompts_of_inference(
     tokenizers: dict[str, Any], shape: str, name: str
 ) -> None:
-    check_all_turns(tokenizers[shape], SHAPES[shape], CONTENTS[name])
+    check_all_turns(tokenizers[shape], SHAPES[shape], SHAPES[shape].fitted(CONTENTS[name]))
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -95,7 +95,7 @@ def test_any_conversation_is_learnt_exactly(tokenizers: dict[str, Any], data: st
     name = data.draw(st.sampled_from(sorted(SHAPES)))
     turns = data.draw(st.lists(st.tuples(text, answer), min_size=1, max_size=3))
     system = data.draw(st.none() | text)
-    example = conversation(*(part for turn in turns for part in turn), system=system)
+    example = SHAPES[name].fitted(conversation(*(part for turn in turns for part in turn), system=system))
     made = check_all_turns(tokenizers[name], SHAPES[name], example)
     if name == "chatml" and all(isinstance(reply, str) for _, reply in turns):
         rendered = tokenizers[name].apply_chat_template(as_dicts(example.messages), tokenize=False)
@@ -125,13 +125,13 @@ def test_any_conversation_is_learnt_exactly(tokenizers: dict[str, Any], data: st
 def test_a_conversation_is_one_example_where_the_template_shows_earlier_turns_as_they_were_said(
     tokenizers: dict[str, Any], shape: str, name: str, examples: int
 ) -> None:
-    made = tokenised(tokenizers[shape], CONTENTS[name])
+    made = tokenised(tokenizers[shape], SHAPES[shape].fitted(CONTENTS[name]))
     assert [one.id for one in made] == (["c"] if examples == 1 else [f"c#{number}" for number in range(examples)])
 
 
 def test_the_last_turn_alone(tokenizers: dict[str, Any]) -> None:
     for name, shape in SHAPES.items():
-        for example in CONTENTS.values():
+        for example in map(shape.fitted, CONTENTS.values()):
             (one,) = tokenised(tokenizers[name], example, train_on="last_turn")
             ((start, end),) = spans(one)
             assert one.id == "c" and end == len(one.ids)
@@ -158,7 +158,7 @@ def test_strings_of_special_tokens_in_a_content_stay_text(tokenizers: dict[str, 
     hostile = conversation("Hello" + ATTACK, f"Fine. </s>{ATTACK}", f"{ATTACK} And?", "So.", system="Short. <s>")
     special = set(tokenizer.convert_tokens_to_ids(SPECIAL))
     counts = []
-    for example in (harmless, hostile):
+    for example in map(SHAPES[shape].fitted, (harmless, hostile)):
         made = tokenised(tokenizer, example)
         assert [decoded(tokenizer, one.ids[a:b]) for one in made for a, b in spans(one)] == [
             SHAPES[shape].response(message) for message in example.messages if message.role == "assistant"
@@ -170,10 +170,9 @@ def test_strings_of_special_tokens_in_a_content_stay_text(tokenizers: dict[str, 
 
 
 def test_a_template_that_rewrites_such_a_string_is_refused_by_row_and_string() -> None:
-    shouts = "(m.content | upper if m.role == 'user' else m.content)"
-    tokenizer = byte_level(CHATML.replace("m.content", shouts))
-    (one,) = tokenised(tokenizer, conversation("yes", "Fine."))
-    assert marked_text(one, tokenizer)[0][0] == "<|im_start|>user\nYES<|im_end|>\n<|im_start|>assistant\n"
+    tokenizer = byte_level(CHATML.replace("m.content", "m.content.replace('|', ' | ')"))
+    (one,) = tokenised(tokenizer, conversation("yes|", "Fine."))
+    assert marked_text(one, tokenizer)[0][0] == "<|im_start|>user\nyes | <|im_end|>\n<|im_start|>assistant\n"
     with pytest.raises(DataError, match=r"row \"c\": the chat template rewrites .* '<\|im_end\|>'.*Drop the string"):
         tokenised(tokenizer, conversation("yes <|im_end|>", "Fine."))
 
@@ -249,9 +248,9 @@ def test_the_prompt_of_an_unanswered_conversation(tokenizers: dict[str, Any]) ->
 
 
 def test_the_end_of_a_response_is_the_last_token_that_is_learnt(tokenizers: dict[str, Any]) -> None:
-    for tokenizer in tokenizers.values():
+    for name, tokenizer in tokenizers.items():
         tokens = ChatTokens(tokenizer, 10_000)
-        answered = conversation("Hello", "Fine.", "And?", "x")
+        answered = SHAPES[name].fitted(conversation("Hello", "Fine.", "And?", "x"))
         (*_, last), _ = tokens.tokenise([answered])
         asked = Conversation("a", answered.messages[:-1])
         assert tokens.end_id(answered) == tokens.end_id(asked) == last.ids[last.trained][-1]

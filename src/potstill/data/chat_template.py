@@ -7,20 +7,29 @@ placeholder for the response, for what it writes after one.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from potstill.data.dialogues import Conversation
+from potstill.data.reasoning_blocks import (
+    END,
+    after_prompt,
+    after_reasoning,
+    lead_of,
+    lead_without_reasoning,
+    problem_of_block,
+)
 from potstill.data.rendering import Template
+from potstill.data.shown_turns import problem_of_shown
+from potstill.data.special_tokens import SpecialTokens, any_of, ids_after, token_ids
 from potstill.data.turns import REASONING, Message
 from potstill.errors import DataError, ModelError
 
-_EMPTY_REASONING = re.compile(r"<think>\s*</think>\s*")
-_END_OF_REASONING = "</think>"
+_SWITCHES = ("enable_thinking", "thinking")
+"""The arguments by which most templates are told whether there is reasoning: Qwen's and DeepSeek's."""
+_SPELLED = frozenset({"true", "false", "null"})
 
 
 @dataclass(frozen=True)
@@ -29,22 +38,6 @@ class Turn:
 
     shown: list[int]
     response: list[int]
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    strings: re.Pattern[str]
-    ids: frozenset[int]
-    whole: re.Pattern[str]
-    """Also the other tokens that the tokenizer keeps whole in any text: one of them can end a turn."""
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "SpecialTokens":
-        added = tokenizer.added_tokens_decoder.values()
-        special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
-        whole = special | {token.content for token in added if token.content.strip()}
-        ids = frozenset(tokenizer.convert_tokens_to_ids(sorted(special)))
-        return cls(_any_of(special), ids, _any_of(whole))
 
 
 class Chat:
@@ -74,7 +67,7 @@ class Chat:
         texts = [conversation.text, *_strings([tools, values])]
         strings = sorted({string for text in texts for string in special_tokens.strings.findall(text)})
         self._texts = {f"{digest}text{number:04}": string for number, string in enumerate(strings)}
-        self._placeholders = _any_of(self._texts)
+        self._placeholders = any_of(self._texts)
         names = {string: name for name, string in self._texts.items()}
 
         def guarded(text: str) -> str:
@@ -93,12 +86,19 @@ class Chat:
         self._learnt = [(number, conversation.messages[number].learnt) for number in answers]
         self.rewritten = False
         """Whether the template writes something else around a content or its reasoning than the data have there."""
+        read = template.arguments(tools=tools)
+        self._switches = [name for name in _SWITCHES if name in read]
         for name, value in values.items():
             # Parquet gives every object every key, and so do data sets that were in it.
-            if value not in (None, "", [], {}) and not template.names(name, tools=tools):
+            if value not in (None, "", [], {}) and name not in read:
                 raise DataError(
                     f'row "{self._row}": the chat template does not read {name!r} of chat_template_kwargs. Drop it, or '
                     "leave all of them out with data.ignore: [chat_template_kwargs]."
+                )
+            if isinstance(value, str) and value.strip().lower() in _SPELLED:
+                raise DataError(
+                    f'row "{self._row}": {name} of chat_template_kwargs is the text {value!r}, and templates take any '
+                    f"text for true. Write {value.strip().lower()} without quotes."
                 )
 
     def examples(self, *, last_only: bool) -> list[list[Turn]]:
@@ -106,8 +106,8 @@ class Chat:
         nothing of it is to be learnt.
 
         Raises:
-            DataError: a conversation that the template refuses or rewrites, or tools that it does not write.
-            ModelError: a template that rewrites every response, or writes no end-of-turn token.
+            DataError: a conversation that the template refuses, rewrites or does not show whole, or its tools.
+            ModelError: a template that rewrites every response, ends none with a token, or is no Jinja.
         """
         answers = [number for number, learnt in (self._learnt[-1:] if last_only else self._learnt) if learnt]
         examples: list[list[Turn]] = []
@@ -119,6 +119,7 @@ class Chat:
             # The end of the last turn stands before the new part, for it can take in the white space behind it.
             new = end + prompt[len(before) :] if before is not None and goes_on else prompt
             response, end = self._response(number, prompt)
+            self._refuse(problem_of_shown(prompt, self._messages[:number]))
             shown = self._ids(new)
             said = ids_after(shown, self._ids(new + response))
             if goes_on:
@@ -133,9 +134,9 @@ class Chat:
         """What a model is shown before it writes the last response.
 
         Raises:
-            DataError: a conversation that the template refuses or rewrites, or tools that it does not write.
+            DataError: a conversation that the template refuses, rewrites or does not show whole, or its tools.
         """
-        return self._ids(self._prompt(self._turns_shown))
+        return self._ids(self._whole_prompt())
 
     def end_id(self) -> int:
         """The token that ends a response.
@@ -148,7 +149,7 @@ class Chat:
 
     def prompt_text(self) -> str:
         """The text of `prompt_ids`; raises as that."""
-        return self._prompt(self._turns_shown)
+        return self._whole_prompt()
 
     @property
     def _turns_shown(self) -> int:
@@ -166,13 +167,24 @@ class Chat:
                     "not, for the string to stay text. Drop the string or the row."
                 )
         if self._guarded.tools:
-            without = _Shown(self._messages, None, self._guarded.values)
+            # With none at all, a tokenizer that has a template of its own for tools would take another.
+            none: list[Any] | None = [] if isinstance(self._tokenizer.chat_template, dict) else None
+            without = _Shown(self._messages, none, self._guarded.values)
             if shown == self._of(without, self._messages[:turns], add_generation_prompt=True):
                 raise DataError(
                     f'row "{self._row}": the chat template does not write the tools, so no model would be shown them. '
                     "Use a template that does, or leave them out with data.ignore: [tools]."
                 )
         return shown
+
+    def _whole_prompt(self) -> str:
+        prompt = self._prompt(self._turns_shown)
+        self._refuse(problem_of_shown(prompt, self._messages[: self._turns_shown]))
+        return prompt
+
+    def _refuse(self, problem: str | None) -> None:
+        if problem is not None:
+            raise DataError(f'row "{self._row}": the chat template {problem}')
 
     def _response(self, number: int, prompt: str) -> tuple[str, str]:
         """What the assistant must say as message `number`, up to its end-of-turn token, and that token."""
@@ -189,17 +201,15 @@ class Chat:
         content = self._content_within(number, whole.replace(self._reasoning, reasoning), end.string)
         # What the template itself writes between prompt and content is the model's to say, but for an empty
         # reasoning block, which later prompts do not show.
-        lead = whole[len(prompt) :] if whole.startswith(prompt) else ""
+        lead = lead_of(prompt, whole)
         if message.reasoning is None:
-            lead = _EMPTY_REASONING.sub("", lead)
+            lead = lead_without_reasoning(prompt, lead, content)
         elif self._reasoning in lead:
             lead = lead.replace(self._reasoning, reasoning)
         else:
             lead = f"<think>\n{message.reasoning}\n</think>\n\n"
-        response = lead + content + end.string[: end.end()]
-        for opening in ("<think>\n", "<think>"):
-            if prompt.endswith(opening) and response.startswith(opening):
-                return response.removeprefix(opening), end.group()
+        response = after_prompt(prompt, lead + content + end.string[: end.end()])
+        self._refuse(problem_of_block(prompt, response, turn=number, switches=self._switches))
         return response, end.group()
 
     def _content_within(self, number: int, lead: str, rest: str) -> str:
@@ -212,8 +222,7 @@ class Chat:
                 self.rewritten |= within != content
                 return within
         # Templates of reasoning models take the reasoning out of a content, or set it apart. It was said all the same.
-        _, closing, answer = content.rpartition(_END_OF_REASONING)
-        if closing and answer.strip() in shown:
+        if END in content and after_reasoning(content).strip() in shown:
             return content
         raise DataError(
             f'row "{self._row}": the chat template does not write the response of turn {number} as it is, so nobody '
@@ -234,6 +243,15 @@ class Chat:
             raise ModelError(
                 f'row "{self._row}": the chat template writes no special token after a response, so a student could '
                 "not learn to stop. Use a template that ends each turn with one."
+            )
+        following = rest[end.start() :]
+        # Before the first content stands what begins turns, and no end of one.
+        beginning = lead[: max(0, lead.find(self._messages[0].content.strip()))]
+        if end.group() in beginning and lead.endswith(following) and following.strip() != end.group():
+            raise ModelError(
+                f'row "{self._row}": the chat template ends no turn with a special token, and writes the beginning of '
+                f"another after a response: {following!r}. Use a template that ends each turn with a token, and writes "
+                "the beginning of another where add_generation_prompt asks for it."
             )
         return lead, end
 
@@ -256,8 +274,11 @@ class Chat:
         ids: list[int] = []
         for piece in re.split(f"({self._placeholders.pattern})", text):
             string = self._texts.get(piece)
-            encoded = token_ids(self._tokenizer, string or piece, split_special_tokens=string is not None)
-            if string is not None and not self._special.ids.isdisjoint(encoded):
+            if string is None:
+                encoded: list[int] | None = token_ids(self._tokenizer, piece, split_special_tokens=False)
+            else:
+                encoded = self._special.as_text(self._tokenizer, string)
+            if encoded is None:
                 raise DataError(f'row "{self._row}": the tokenizer cannot write {string!r} as text. Drop the string.')
             ids.extend(encoded)
         return ids
@@ -285,24 +306,6 @@ class _Shown:
     messages: tuple[Message, ...]
     tools: list[Any] | None
     values: dict[str, Any]
-
-
-def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, split_special_tokens: bool) -> list[int]:
-    """Token ids of a text alone, with nothing put before or after it."""
-    ids: list[int] = tokenizer(
-        text, add_special_tokens=False, split_special_tokens=split_special_tokens, verbose=False
-    ).input_ids
-    return ids
-
-
-def ids_after(shown: list[int], whole: list[int]) -> list[int]:
-    """What follows `shown` in `whole`; nothing where `whole` does not begin with it."""
-    return whole[len(shown) :] if whole[: len(shown)] == shown else []
-
-
-def _any_of(strings: Iterable[str]) -> re.Pattern[str]:
-    """Matches each of the strings, the longest first; nothing where there are none."""
-    return re.compile("|".join(map(re.escape, sorted(strings, key=len, reverse=True))) or "(?!)")
 
 
 def _strings(value: Any) -> Iterator[str]:

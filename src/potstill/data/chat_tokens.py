@@ -14,13 +14,14 @@ import numpy as np
 from jaxtyping import Int32
 from transformers import PreTrainedTokenizerBase
 
-from potstill.data.chat_template import Chat, SpecialTokens, Turn, ids_after, token_ids
+from potstill.data.chat_template import Chat, Turn
 from potstill.data.copies import beginning
 from potstill.data.dialogues import Completion, Conversation, Example, PlainText
 from potstill.data.on_disk import place_of
 from potstill.data.reading import Refusals
 from potstill.data.rendering import MOMENTS, Template
 from potstill.data.rows import OWN_ID
+from potstill.data.special_tokens import SpecialTokens, ids_after, token_ids
 from potstill.data.tokens import TokenFile, Tokenised
 from potstill.data.written import Written
 from potstill.errors import DataError, ModelError
@@ -223,7 +224,7 @@ class ChatTokens:
 
     @cached_property
     def _special_tokens(self) -> SpecialTokens:
-        return SpecialTokens.of(self.tokenizer)
+        return SpecialTokens.of(self._template)
 
     @cached_property
     def _start(self) -> list[int]:

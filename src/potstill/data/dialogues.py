@@ -276,6 +276,8 @@ class _Reader:
 
     def _conversation(self, given: dict[str, Any], column: str) -> Conversation:
         turns = given[column]
+        if isinstance(turns, str) and turns.lstrip().startswith("["):
+            turns = self._parsed(column, turns)
         if not isinstance(turns, list) or not turns:
             kind = "an empty list" if isinstance(turns, list) else type(turns).__name__
             raise self.at.error(f' "{column}": expected a list of turns with role and content, found {kind}')

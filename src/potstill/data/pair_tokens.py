@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Int32
 from transformers import PreTrainedTokenizerBase
 
-from potstill.data.chat_template import token_ids
 from potstill.data.chat_tokens import TokenCounts
 from potstill.data.pairs import Pair
 from potstill.data.rows import OWN_ID
+from potstill.data.special_tokens import token_ids
 from potstill.data.token_rows import TokenRows
 from potstill.data.tokens import TokenFile, Tokenised
 from potstill.data.written import Written

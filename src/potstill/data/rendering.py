@@ -1,14 +1,13 @@
 """A chat template at work: what it makes of turns and of what goes with them, at a moment that is given."""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError, meta
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
@@ -19,6 +18,9 @@ CLOCK = "strftime_now"
 """The function by which a template reads the date."""
 MOMENTS = (datetime(2001, 2, 3, 4, 5, 6), datetime(2032, 11, 29, 21, 47, 58))
 """Two that no format writes alike."""
+_FAILURES = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What the expressions of a template can raise, which are Python's."""
+_EXAMPLE = (Message("user", "x"), Message("assistant", "x"), Message("user", "x"))
 
 
 @dataclass(frozen=True)
@@ -45,27 +47,70 @@ class Template:
             DataError: turns that the template refuses.
             ModelError: a date that cannot be set.
         """
+
+        def written(tools: list[Any] | None, values: dict[str, Any]) -> str:
+            return self._written(messages, tools, values, reasoning_key, add_generation_prompt)
+
+        try:
+            return written(tools, values)
+        except _FAILURES as error:
+            if tools and _works(lambda: written(None, values)):
+                fix = "Correct its tools, or leave them out with data.ignore: [tools]"
+            elif values and _works(lambda: written(tools, {})):
+                fix = "Correct its chat_template_kwargs, or leave them out with data.ignore: [chat_template_kwargs]"
+            else:
+                fix = "Change its turns, or drop it"
+            problem = str(error).removesuffix(".")
+            if not isinstance(error, TemplateError):
+                problem = f"{type(error).__name__}: {problem}"
+            raise DataError(f'row "{row}": the chat template refuses the conversation: {problem}. {fix}.') from error
+
+    def _written(
+        self,
+        messages: Sequence[Message],
+        tools: list[Any] | None,
+        values: dict[str, Any],
+        reasoning_key: str,
+        add_generation_prompt: bool,
+    ) -> str:
         turns = [
             {"role": message.role, "content": message.content}
             | ({} if message.reasoning is None else {reasoning_key: message.reasoning})
             for message in messages
         ]
-        try:
-            with self._clock():
-                return str(
-                    self.tokenizer.apply_chat_template(
-                        turns, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt, **values
-                    )
+        with self._clock():
+            return str(
+                self.tokenizer.apply_chat_template(
+                    turns, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt, **values
                 )
-        except TemplateError as error:
-            raise DataError(
-                f'row "{row}": the chat template refuses the conversation: {error}. Change its turns, or drop it.'
-            ) from error
+            )
 
-    def names(self, variable: str, *, tools: list[Any] | None = None) -> bool:
-        """Whether the text of the template has this name anywhere."""
-        text = self.tokenizer.get_chat_template(tools=tools)
-        return re.search(rf"(?<!\w){re.escape(variable)}(?!\w)", text) is not None
+    def arguments(self, *, tools: list[Any] | None = None) -> frozenset[str]:
+        """The names that the template reads from what it is given.
+
+        Raises:
+            ModelError: it is no Jinja, or is one of several of which none is the default.
+        """
+        return _names_read_by(self._text(tools))
+
+    def _text(self, tools: list[Any] | None) -> str:
+        named = self.tokenizer.chat_template
+        if isinstance(named, dict) and "default" not in named and not (tools and "tool_use" in named):
+            raise ModelError(
+                f"the tokenizer has chat templates for {', '.join(sorted(named))} and none that is the default. Save "
+                "the one to use as chat_template.jinja in the folder of the model."
+            )
+        return str(self.tokenizer.get_chat_template(tools=tools))
+
+    @cached_property
+    def frame(self) -> str:
+        """What the template writes of turns that say next to nothing; nothing where it refuses them."""
+        if not self.tokenizer.chat_template:
+            return ""
+        try:
+            return self.rendered("", _EXAMPLE, tools=None, values={}, reasoning_key="", add_generation_prompt=True)
+        except DataError:
+            return ""
 
     @cached_property
     def reads_clock(self) -> bool:
@@ -118,3 +163,24 @@ class _Stopped:
 
     def now(self) -> datetime:
         return self.moment
+
+
+def _works(render: Callable[[], str]) -> bool:
+    try:
+        render()
+    except _FAILURES:
+        return False
+    return True
+
+
+@lru_cache(maxsize=8)
+def _names_read_by(text: str) -> frozenset[str]:
+    """The names that a template looks up and does not have from Jinja or transformers."""
+    try:
+        environment = chat_template_utils._compile_jinja_template(text).environment
+        return frozenset(meta.find_undeclared_variables(environment.parse(text)))
+    except TemplateSyntaxError as error:
+        raise ModelError(
+            f"the chat template of the tokenizer is no valid Jinja: line {error.lineno}: {error.message}. Correct it, "
+            "or take another tokenizer."
+        ) from error

@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from potstill.data.reading import PARTS_OF_TURNS
+from potstill.data.reasoning_blocks import without_repeated
 from potstill.data.rows import string_in
 from potstill.errors import DataError
 
@@ -24,6 +26,23 @@ SHAREGPT: Mapping[Any, Role] = {
     "assistant": "assistant",
 }
 """Who speaks under `from` in ShareGPT's form."""
+OTHER_ROLES: Mapping[Any, Role] = {
+    "developer": "system",
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "chatbot": "assistant",
+    "function": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+}
+"""What a role that is not read is for most templates; OpenAI's, Google's and Meta's names are among them."""
+
+
+EMPTY: tuple[Any, ...] = ("", [], {})
+"""What interfaces and tables write under a key that has no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,31 +97,64 @@ def read_turn(at: Place, where: str, turn: Any, ignore: Collection[str]) -> Mess
     _refuse_others(at, where, given)
     if isinstance(content, list):
         content = "".join(_part(at, f"{where}.content[{number}]", part, ignore) for number, part in enumerate(content))
-    content = at.filled(f"{where}.content", content, "drop the turn")
-    return Message(role, content, _reasoning(at, where, role, given), _learnt(at, where, role, given))
+    if not isinstance(content, str):
+        fix = "Drop the turn, or write its text" if content is None else "Write it as text"
+        raise at.error(f' "{where}.content": expected text, found {type(content).__name__}. {fix}')
+    # Without a turn of the system, many templates write one of their own; with an empty one they do not.
+    text = at.text if role == "system" else partial(at.filled, fix="drop the turn")
+    content = text(f"{where}.content", content)
+    reasoning = _reasoning(at, where, role, given)
+    if reasoning is not None:
+        answer = without_repeated(content, reasoning)
+        if answer is None:
+            raise at.error(
+                f' "{where}": the content begins with <think> and other reasoning than that beside it. Keep the '
+                "reasoning in one of the two places"
+            )
+        content = at.filled(f"{where}.content", answer, "drop the turn")
+    return Message(role, content, reasoning, _learnt(at, where, role, given))
 
 
 def _role_and_content(at: Place, where: str, given: dict[str, Any]) -> tuple[Role, Any]:
     """Takes them out of `given`."""
-    if "from" in given and "role" not in given:
-        speaker = given.pop("from")
-        role = SHAREGPT.get(speaker) if isinstance(speaker, str) else None
-        if role is None:
-            raise at.error(
-                f' "{where}": ShareGPT\'s form with unknown "from" {speaker!r}; expected one of {", ".join(SHAREGPT)}. '
-                'Write the turns as {"role": ..., "content": ...}, or drop the row'
-            )
-        return role, given.pop("value", None)
-    role = given.pop("role", None)
+    # Converters between ShareGPT's form and the other leave turns of one with keys of the other.
+    speaker, named = _taken(given, "from"), _taken(given, "role")
+    role = SHAREGPT.get(speaker) if isinstance(speaker, str) else None
+    if speaker is not None and named is not None and role != named:
+        raise at.error(f' "{where}": "from" {speaker!r} and "role" {named!r} differ. Keep one of the two in the turn')
+    if speaker is not None and role is None:
+        raise at.error(
+            f' "{where}": ShareGPT\'s form with unknown "from" {speaker!r}; expected one of {", ".join(SHAREGPT)}. '
+            'Write the turns as {"role": ..., "content": ...}, or drop the row'
+        )
+    role = named if role is None else role
     if role not in ROLES:
-        raise at.error(f' "{where}": unknown role {role!r}; expected one of {", ".join(ROLES)}')
-    return role, given.pop("content", None)
+        raise at.error(f' "{where}": unknown role {named!r}; expected one of {", ".join(ROLES)}. {_advice(named)}')
+    found = [given.pop(key) for key in ("content", "value") if key in given]
+    filled = [value for value in found if value not in EMPTY]
+    if any(value != filled[0] for value in filled):
+        raise at.error(f' "{where}": "content" and "value" differ. Keep one of the two in the turn')
+    return role, next(iter(filled or found), None)
+
+
+def _taken(given: dict[str, Any], key: str) -> Any:
+    value = given.pop(key, None)
+    return None if value in EMPTY else value
+
+
+def _advice(role: Any) -> str:
+    """How a turn with a role that is not read can be used."""
+    if role is None:
+        return 'Give the turn a "role", or drop the row'
+    name = role.strip().lower() if isinstance(role, str) else None
+    meant = name if name in ROLES else OTHER_ROLES.get(name)
+    return f'Write "role": "{meant}" instead, or drop the row' if meant else "Write one of these, or drop the row"
 
 
 def _refuse_others(at: Place, where: str, given: Mapping[str, Any]) -> None:
     known = (*REASONING, *WEIGHTS, "tool_calls")
     # Interfaces write all keys that they know, many of them empty (refusal, annotations, audio of OpenAI's).
-    unknown = [str(key) for key, value in given.items() if key not in known and value not in ("", [], {})]
+    unknown = [str(key) for key, value in given.items() if key not in known and value not in EMPTY]
     if unknown:
         names = ", ".join(f'"{key}"' for key in unknown)
         raise at.error(
@@ -146,9 +198,10 @@ def _learnt(at: Place, where: str, role: Role, given: Mapping[str, Any]) -> bool
     found = {key: given[key] for key in WEIGHTS if key in given}
     for key, value in found.items():
         if not isinstance(value, bool | int | float) or value not in (0, 1):
+            fix = "Write it as a number" if isinstance(value, str) else "Round it"
             raise at.error(
                 f' "{where}.{key}": expected 0 for a turn that is only shown or 1 for one that is learnt, found '
-                f"{value!r}. Round it, or say that it may go with data.ignore: [{key}]"
+                f"{value!r}. {fix}, or say that it may go with data.ignore: [{key}]"
             )
         if value and role != "assistant":
             raise at.error(
