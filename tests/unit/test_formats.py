@@ -20,7 +20,7 @@ from potstill.errors import DataError
 from tests.unit.test_files import ROWS, written
 
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
-CONLL = "-DOCSTART- -X- -X- O\n\nAnn NNP B-NP B-PER\ncame VBD B-VP O\n\n"
+CONLL = "-DOCSTART-\n\n# one\nAnn NNP B-NP B-PER\ncame VBD B-VP O\n\n"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 123456\n"
 UTF16, UTF16LE = (f"iconv -f {name} -t UTF-8" for name in ("UTF-16", "UTF-16LE"))
 
@@ -85,7 +85,7 @@ def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path, name: str) -> None
     [
         ('{"text": "vitamin B-12"}\n{"text": "of B-13"}\n', ["vitamin B-12", "of B-13"]),
         ('\n \t\n{"text": "a,b;c"}\n', ["a,b;c"]),
-        ("loading, please wait\n" + '{"text": "a"}\n', ["a"]),
+        ("loading, please wait\n" + '{"text": "a, b"}\n', ["a, b"]),
         ('{"text": "PAR1"}\n', ["PAR1"]),
         ('{"text": "\u00e4\u4e00"}\n', ["\u00e4\u4e00"]),
         ('"a, b"\n{"text": "a"}\n', ["a"]),
@@ -94,6 +94,18 @@ def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path, name: str) -> None
 def test_rows_of_json_are_never_taken_for_something_else(tmp_path: Path, content: str, read: list[str]) -> None:
     rows = read_rows(written(tmp_path, content, "a.jsonl"), Columns(), how=Reading(on_error="skip"))
     assert [row.text for row in rows] == read
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("Hello there, friend\nhow\nare you\n", r"3 bad rows.*\n.*line 1: expecting value"),
+        ('"a, b"\n"c, d"\n', r"2 bad rows.*\n.*line 1: expected an object with 'text', found str"),
+    ],
+)
+def test_lines_that_are_no_table_are_bad_rows(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_rows(written(tmp_path, content, "a.jsonl"), Columns())
 
 
 TABLE = {"text": ["a", "b"], "label": ["x", "y"]}

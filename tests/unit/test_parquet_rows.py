@@ -77,6 +77,8 @@ def test_bytes_that_are_not_utf8_matter_where_they_are_read(tmp_path: Path, enco
     inside = pa.StructArray.from_arrays([NOT_UTF8, STRANGE["nanoseconds"]], ["a", "b"])
     path = written(tmp_path, {**whole, "u": texts, "s": inside})
     assert [row.text for row in read_rows(path, Columns())] == ["1", "2", "3"]
+    found = [record["s"]["a"] for _, record in read_records(path)]
+    assert found == ["ok", b"a\xff", b"\xc3"]
     path = written(tmp_path, {**whole, "text": texts})
     with pytest.raises(
         DataError, match=r'2 bad rows.*\n.*row 1 "text": expected text, found bytes\. They are not UTF-8'
