@@ -188,6 +188,7 @@ def turns(*messages: Any) -> dict[str, Any]:
         ({**turns(USER), "tools": {"name": "f"}}, r'"tools": expected a list of objects'),
         ({**turns(USER), "tools": ["f"]}, r'"tools": expected a list of objects'),
         ({**turns(USER), "tools": "[{"}, r'"tools": a text that is no JSON'),
+        ({**turns(USER), "tools": '[{"f": 1, "f": 2}]'}, r'"tools": an object in its text has the key "f" twice'),
         ({**turns(USER), "chat_template_kwargs": [1]}, r'"chat_template_kwargs": expected an object .*found list'),
         (
             {**turns(USER), "chat_template_kwargs": {"tools": [], "chat_template": "x"}},

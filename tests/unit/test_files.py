@@ -69,7 +69,7 @@ def test_lines_in_a_json_file_are_read_too(tmp_path: Path) -> None:
         ('[{"text": "a"} {"text": "b"}]', "row 0 .*no comma or ] after it"),
         ('[{"text": "a"}] {"text": "b"}', "row 0 .*something follows the list"),
         ('[{"text": "a"}', "row 0 .*no comma or ] after it"),
-        ('[{"text": "a"},]', "row 1 .*expecting value"),
+        ('[{"text": "a"},]', r"row 1 \(line 1 on\): expecting value, found \]\. Drop the comma"),
         ('[{"text": "a"}, {"body": "b"}]', 'row 1 has no "text"'),
         ('[{"text": "a"}, ' + "[" * 100_000, "row 1 .*nested too deeply"),
         ('[{"text": "a", "n": ' + "9" * 5000 + "}]", "row 0 .*too many digits"),
@@ -82,6 +82,40 @@ def test_a_damaged_list_gives_one_error(tmp_path: Path, content: str | bytes, me
     with pytest.raises(DataError, match=message) as caught:
         read_rows(written(tmp_path, content), Columns())
     assert str(caught.value).startswith(str(tmp_path / "rows.json")) and "\n" not in str(caught.value)
+
+
+REPEATED = ['{"text": "a", "label": "x", "label": "y"}', '{"text": "b", "meta": {"k": 1, "k": 1}}', '{"text": "c"}']
+
+
+@pytest.mark.parametrize("ahead", [1, 5, 1 << 20])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_a_key_that_an_object_has_twice_is_an_error_of_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ahead: int
+) -> None:
+    path = written(tmp_path, "[" + ",\n".join(REPEATED) + "]" if name == "rows.json" else "\n".join(REPEATED), name)
+    monkeypatch.setattr(files, "AHEAD_BYTES", ahead)
+    monkeypatch.setattr(files, "_begins_with_bracket", lambda path: True)
+    with pytest.raises(DataError) as caught:
+        read_rows(path, Columns())
+    head, first, second = str(caught.value).splitlines()
+    assert head.endswith("2 bad rows; the first 2:") and first.endswith('the key "label" twice; drop or rename one.')
+    assert 'the key "k" twice' in second and (": line 2:" in second or ": row 1 (line 2 on):" in second)
+    assert [row.text for row in read_rows(path, Columns(), how=Reading(on_error="skip"))] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"text": "a"},', "extra data at column 14. Drop the comma after the row."),
+        ('{"text": "a"}\r{"text": "b"}', "extra data at column 15. Write one row a line: jq -c ."),
+        ("a", "expecting value at column 1."),
+        ('{"text": "a"', "expecting ',' delimiter at column 13 (file truncated?)."),
+    ],
+)
+def test_only_what_ends_too_early_is_truncated(tmp_path: Path, line: str, told: str) -> None:
+    with pytest.raises(DataError) as caught:
+        list(read_records(written(tmp_path, f'{{"text": "before"}}\n{line}\n', "rows.jsonl")))
+    assert str(caught.value) == f"{tmp_path / 'rows.jsonl'}: line 2: {told}"
 
 
 def test_a_list_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:

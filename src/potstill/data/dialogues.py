@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from potstill.data.columns import KINDS, OPTIONAL, Columns
 from potstill.data.fields import RESPONSES, Form
+from potstill.data.files import RepeatedKey, json_value
 from potstill.data.meanings import BESIDE_PROMPT, IN_CHATS, PAIRS_OF_PROMPTS, PART
 from potstill.data.on_disk import OnDisk
 from potstill.data.reading import Reading
@@ -302,7 +303,7 @@ class _Reader:
         column = self.columns.tools
         tools = self._parsed(column, value)
         # Parquet, and JSON that datasets wrote, give every object every key, with nulls. A text has its author's alone.
-        if self.at.path.suffix == ".parquet" or not isinstance(value, str):
+        if self.at.path.suffix.lower() == ".parquet" or not isinstance(value, str):
             tools = _without_nulls(tools)
         if not isinstance(tools, list | None) or not all(isinstance(tool, dict) for tool in tools or []):
             raise self.at.error(f' "{column}": expected a list of objects, as JSON or as its text. Correct it')
@@ -311,7 +312,7 @@ class _Reader:
     def _template_kwargs(self, value: Any) -> str | None:
         column = self.columns.chat_template_kwargs
         values = self._parsed(column, value)
-        if self.at.path.suffix == ".parquet":
+        if self.at.path.suffix.lower() == ".parquet":
             values = _without_nulls(values)
         if not isinstance(values, dict | None):
             raise self.at.error(f' "{column}": expected an object of values by name, found {type(values).__name__}')
@@ -332,7 +333,9 @@ class _Reader:
         if not isinstance(value, str):
             return value
         try:
-            return json.loads(value) if value.strip() else None
+            return json_value(value) if value.strip() else None
+        except RepeatedKey as error:
+            raise self.at.error(f' "{column}": an object in its text has the key "{error}" twice. Correct it') from None
         except (ValueError, RecursionError):
             raise self.at.error(f' "{column}": a text that is no JSON. Correct it') from None
 

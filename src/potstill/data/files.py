@@ -7,32 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from potstill.data import formats
 from potstill.errors import DataError
 
 MAX_ROW_CHARACTERS = 10_000_000
 """A longer line is taken for a broken file; real documents are far below it."""
-
-PARQUET_ROWS = 1024
-"""Rows of a Parquet file that are held at a time."""
 
 AHEAD_BYTES = 1 << 20
 """What is read at a time of a file that is one list."""
 
 WHITE_SPACE = re.compile(r"[ \t\r\n]*")
 """As JSON has it."""
-
-CONVERT = {
-    ".csv": 'With pandas: read_csv("rows.csv").to_json("rows.jsonl", orient="records", lines=True).',
-    ".tsv": 'With pandas: read_csv("rows.tsv", sep="\\t").to_json("rows.jsonl", orient="records", lines=True).',
-    ".txt": 'Write one row a line: {"text": ...}.',
-    ".arrow": 'With datasets: Dataset.from_file("rows.arrow").to_parquet("rows.parquet").',
-    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar"), "Unpack it first."),
-    **dict.fromkeys(
-        (".conll", ".conllu", ".iob", ".iob2", ".bio", ".bioes"),
-        'Write one sentence a line: {"tokens": ["Ann", "came"], "tags": ["B-PER", "O"]}.',
-    ),
-}
-"""How to come from other formats to one that is read."""
 
 Refuse = Callable[[DataError], None]
 """What is done with a row that cannot be read; the rows after it are read if this returns."""
@@ -49,21 +34,41 @@ def read_records(path: Path, refuse: Refuse = at_once) -> Iterator[tuple[str, An
     Raises:
         DataError: a file that is missing, of another format or damaged; `refuse` is given lines that are no JSON.
     """
-    if path.is_dir():
-        raise DataError(f"{path}: a folder; expected one .jsonl or .parquet file.")
     if not path.is_file():
-        hub = "" if path.suffix else ' Rows of the hub are saved first: load_dataset(...)["train"].to_json(...).'
-        raise DataError(f"{path}: no such file. data takes paths relative to the recipe.{hub}")
-    if path.suffix == ".parquet":
-        return _parquet(path)
-    if path.suffix == ".json" and _begins_with_bracket(path):
-        return _json_list(path)
-    if path.suffix in {".jsonl", ".json", ".ndjson"}:
-        return _json_lines(path, refuse)
-    raise DataError(
-        f"{path}: unknown format {path.suffix!r}; expected .jsonl or .parquet, or .json with one list of rows. "
-        f"{CONVERT.get(path.suffix.lower(), 'Convert it.')}"
-    )
+        raise formats.not_a_file(path)
+    formats.require_no_stand_in(path)
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        # Here, so that what reads no Parquet does not wait for Arrow.
+        from potstill.data.parquet_rows import parquet_records
+
+        return parquet_records(path)
+    if suffix not in {".jsonl", ".json", ".ndjson"}:
+        raise formats.unknown_format(path)
+    formats.require_json(path)
+    return _json_list(path, refuse) if suffix == ".json" and _begins_with_bracket(path) else _json_lines(path, refuse)
+
+
+class RepeatedKey(ValueError):
+    """A key that one object of JSON has twice, so that one of its values would be lost."""
+
+
+def json_value(text: str) -> Any:
+    """The value of a text of JSON.
+
+    Raises:
+        ValueError: it is none, has too long a number, or is a `RepeatedKey`.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise RepeatedKey(next(key for key in keys if keys.count(key) > 1))
+    return values
 
 
 def _json_lines(path: Path, refuse: Refuse) -> Iterator[tuple[str, Any]]:
@@ -77,11 +82,12 @@ def _json_lines(path: Path, refuse: Refuse) -> Iterator[tuple[str, Any]]:
             refuse(DataError(f"{path}: {place}: {len(line):,} characters; at most {MAX_ROW_CHARACTERS:,} a row."))
             continue
         try:
-            record = json.loads(line)
+            record = json_value(line)
         except json.JSONDecodeError as error:
             if first:
                 _refuse_several_lines(path, line)
-            refuse(DataError(f"{path}: {place}: {_reason(error)} at column {error.pos + 1}{_cut(error, line)}."))
+            where = f"{error.pos + 1}{_cut(error, line)}.{_extra(error, line)}"
+            refuse(DataError(f"{path}: {place}: {_reason(error)} at column {where}"))
             continue
         except (RecursionError, ValueError) as error:
             refuse(DataError(f"{path}: {place}: {_reason(error)}."))
@@ -108,13 +114,11 @@ def _refuse_several_lines(path: Path, line: str) -> None:
         return
     if isinstance(value, list):
         raise DataError(f"{path}: one list over several lines; expected one row a line. {_AS_LIST}")
-    lists = [
-        key for key, inside in value.items() if isinstance(inside, list) and inside and isinstance(inside[0], dict)
-    ]
-    inside = f"""Its "{lists[0]}" is a list; write its items: jq -c '.["{lists[0]}"][]'.""" if lists else ""
+    if inside := formats.rows_in_one(value, lists_in_rows=True):
+        raise DataError(f"{path}: {inside}")
     raise DataError(
         f"{path}: an object over several lines; expected one row a line, or .json with one list of rows. "
-        f"{inside or 'Write it on one: jq -c .'}"
+        "Write it on one: jq -c ."
     )
 
 
@@ -122,30 +126,37 @@ def _reason(error: Exception) -> str:
     """What is wrong with JSON, in a few words."""
     if isinstance(error, json.JSONDecodeError):
         return error.msg[:1].lower() + error.msg[1:]
+    if isinstance(error, RepeatedKey):
+        return f"an object has the key {json.dumps(str(error), ensure_ascii=False)} twice; drop or rename one"
     return "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
 
 
 def _cut(error: Exception, text: str) -> str:
     """A guess where the text ends before its JSON does."""
-    ends = isinstance(error, json.JSONDecodeError) and ("Unterminated" in error.msg or error.pos >= len(text) - 1)
-    return " (file truncated?)" if ends else ""
+    if not isinstance(error, json.JSONDecodeError) or error.msg == "Extra data" or (text and error.pos == 0):
+        return ""
+    return " (file truncated?)" if "Unterminated" in error.msg or error.pos >= len(text) - 1 else ""
+
+
+def _extra(error: json.JSONDecodeError, text: str) -> str:
+    """What to do about what follows a row on its line, where it is known what that is."""
+    rest = text[error.pos :].strip()
+    if error.msg != "Extra data" or rest[:1] not in (",", "{"):
+        return ""
+    return " Drop the comma after the row." if rest == "," else " Write one row a line: jq -c ."
 
 
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a file in UTF-8, with or without a byte-order mark; nothing but a line feed ends one."""
     before = 0
     with path.open("rb") as file:
-        for raw in file:
+        for number, raw in enumerate(file, start=1):
             text = raw.removeprefix(codecs.BOM_UTF8) if before == 0 else raw
             try:
                 yield text.decode().removesuffix("\n")
             except UnicodeDecodeError as error:
-                raise _not_utf8(path, before + len(raw) - len(text) + error.start, error) from None
+                raise formats.not_utf8(path, before + len(raw) - len(text) + error.start, error, number) from None
             before += len(raw)
-
-
-def _not_utf8(path: Path, byte: int, error: UnicodeDecodeError) -> DataError:
-    return DataError(f"{path}: not UTF-8 (byte {byte}: {error.reason}). Convert it: iconv -f UTF-16 -t UTF-8.")
 
 
 def _begins_with_bracket(path: Path) -> bool:
@@ -153,7 +164,7 @@ def _begins_with_bracket(path: Path) -> bool:
         return file.read(AHEAD_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
 
 
-def _json_list(path: Path) -> Iterator[tuple[str, Any]]:
+def _json_list(path: Path, refuse: Refuse = at_once) -> Iterator[tuple[str, Any]]:
     """The items of a file that is one list; memory holds what is read ahead of them."""
     text = _Ahead(path)
     text.skip("[")
@@ -161,13 +172,19 @@ def _json_list(path: Path) -> Iterator[tuple[str, Any]]:
     if text.next() == "]":
         return
     while True:
-        yield f"row {number}", text.value(f"row {number}")
+        value, error = text.value(f"row {number}")
+        if error:
+            refuse(error)
+        else:
+            yield f"row {number}", value
         if text.next() == "]":
             break
         if text.next() != ",":
             raise text.broken(f"row {number}", "no comma or ] after it")
         text.skip(",")
         number += 1
+        if text.next() == "]":
+            raise text.broken(f"row {number}", "expecting value, found ]. Drop the comma before it")
     text.skip("]")
     if text.next():
         raise text.broken(f"row {number}", "something follows the list")
@@ -197,13 +214,17 @@ class _Ahead:
         assert self.next() == character
         self._go_to(self._place + 1)
 
-    def value(self, where: str) -> Any:
-        """The JSON value that comes next; raises DataError."""
-        decoder = json.JSONDecoder()
+    def value(self, where: str) -> tuple[Any, DataError | None]:
+        """The JSON value that comes next, with an error if that is not all of it; raises DataError."""
+        decoder, repeated = json.JSONDecoder(object_pairs_hook=_object), None
         self.next()
         while True:
             try:
                 value, end = decoder.raw_decode(self._text, self._place)
+            except RepeatedKey as error:
+                # Read without looking at keys, to come to the next row.
+                decoder, repeated = json.JSONDecoder(), self.broken(where, _reason(error))
+                continue
             except (RecursionError, ValueError) as error:
                 # What is not whole yet looks broken too.
                 partial = isinstance(error, json.JSONDecodeError)
@@ -217,7 +238,7 @@ class _Ahead:
                     raise self.broken(where, f"{length:,} characters; at most {MAX_ROW_CHARACTERS:,} a row")
                 # From here, for reading on may have moved what is read.
                 self._go_to(self._place + length)
-                return value
+                return value, repeated
 
     def broken(self, where: str, reason: str) -> DataError:
         return DataError(f"{self._path}: {where} (line {self._line} on): {reason}.")
@@ -249,19 +270,4 @@ class _Ahead:
         try:
             return decoder.decode(raw, final=not raw)
         except UnicodeDecodeError as error:
-            raise _not_utf8(self._path, end - len(error.object) + error.start, error) from None
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        # Mapped, for Arrow else reads whole row groups ahead.
-        with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
-            batches = file.iter_batches(batch_size=PARQUET_ROWS)
-            records = (record for batch in batches for record in batch.to_pylist())
-            for number, record in enumerate(records):
-                yield f"row {number}", record
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error}).") from None
+            raise formats.not_utf8(self._path, end - len(error.object) + error.start, error) from None

@@ -13,8 +13,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from potstill.data.columns import Columns
-from potstill.data.fields import LABELS, Form, Unread, in_yaml, shown
+from potstill.data.fields import LABELS, TAGS, Form, Unread, in_yaml, shown
 from potstill.data.files import read_records
+from potstill.data.formats import about_bytes, rows_in_one
 from potstill.data.ids import Index, Keys
 from potstill.data.meanings import BESIDE_TEXT, IN_TEXTS, PAIRS_OF_TEXTS
 from potstill.data.on_disk import OnDisk, rows_on_disk
@@ -111,7 +112,7 @@ def class_in(path: Path, place: str, column: str, value: Any) -> str:
     if isinstance(value, bool | float | list | dict):
         hint = " Set task.problem_type for labels of another form." if isinstance(value, float | list) else ""
         raise DataError(f'{path}: {place} "{column}": expected a class name, found {type(value).__name__}.{hint}')
-    label = string_in(path, place, column, str(value))
+    label = string_in(path, place, column, value if isinstance(value, bytes) else str(value))
     if not label:
         raise DataError(f'{path}: {place} "{column}": empty; use null for a row without a label.')
     return label
@@ -213,15 +214,16 @@ def read_each(
     how = how or Reading()
     notes = how.begin(path)
     ids, contents, numbers = Keys(), Keys(), array("q")
-    unread, unit = Unread(form), ""
+    unread, unit, only_bad = Unread(form), "", ("", None)
 
     def read() -> Iterator[R]:
-        nonlocal unit
+        nonlocal unit, only_bad
         for place, record in read_records(path, notes.refuse):
             given = how.without_ignored(record, notes)
             try:
                 row = row_of(place, given)
             except DataError as error:
+                only_bad = place, record
                 notes.refuse(error)
                 continue
             unread.see(place, given, labelled=row.labelled)
@@ -232,6 +234,8 @@ def read_each(
             yield row
 
     rows = rows_on_disk(read(), place=lambda number: f"{path}: {unit} {numbers[number]}")
+    if not rows and notes.bad == 1 and (told := rows_in_one(only_bad[1], lists_in_rows=form.labels is TAGS)):
+        raise DataError(f"{path}: {only_bad[0]}: {told}")
     notes.unread, notes.doubtful = unread.counts, unread.doubts(how.classes.classes)
     problems = [*notes.bad_rows(how.on_error), *unread.problems(path, how.classes.classes)]
     if problems:
@@ -364,5 +368,7 @@ def string_in(path: Path, place: str, column: str, value: Any) -> str:
 
 def _no_text(value: Any) -> str:
     """What is to be done about a value that is no text."""
+    if isinstance(value, bytes):
+        return about_bytes(value)
     skip = "all that cannot be read are skipped with data.on_error: skip."
     return f"Drop the row; {skip}" if value is None else f"Write it as text, or drop the row; {skip}"

@@ -1,0 +1,265 @@
+"""Files that are no rows as they stand: what they are, by name and bytes, and how to come to a file of rows."""
+
+import codecs
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from potstill.checkpoints import stands_in
+from potstill.errors import DataError
+
+HEAD_BYTES = 1 << 16
+"""What is looked at of a file to find out what it is."""
+
+SAMPLE_LINES = 20
+"""Of these, whether they are a table, or words with tags."""
+
+AGAIN = "Copy, download or write it again."
+_RECORDS = 'orient="records", lines=True'
+_READ_TABLE = {
+    mark: f'With pandas: read_csv({how}).to_json("rows.jsonl", {_RECORDS}).'
+    for mark, how in ((",", '"rows.csv"'), ("\t", r'"rows.tsv", sep="\t"'), (";", '"rows.csv", sep=";"'))
+}
+"""By what parts the fields of a line."""
+_TAGGED = 'Write one sentence a line: {"tokens": ["Ann", "came"], "tags": ["B-PER", "O"]}.'
+_ARROW = 'With datasets: Dataset.from_file("rows.arrow").to_parquet("rows.parquet").'
+_FEATHER = f'With pandas: read_feather("rows.feather").to_json("rows.jsonl", {_RECORDS}).'
+_UNPACK = "Unpack it first."
+
+CONVERT = {
+    ".csv": _READ_TABLE[","],
+    ".tsv": _READ_TABLE["\t"],
+    ".txt": 'Write one row a line: {"text": ...}.',
+    ".arrow": _ARROW,
+    ".feather": _FEATHER,
+    **dict.fromkeys((".xlsx", ".xls"), f'With pandas: read_excel("rows.xlsx").to_json("rows.jsonl", {_RECORDS}).'),
+    **dict.fromkeys((".pkl", ".pickle"), f'Where it was made, with pandas: df.to_json("rows.jsonl", {_RECORDS}).'),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar"), _UNPACK),
+    **dict.fromkeys((".conll", ".conllu", ".iob", ".iob2", ".bio", ".bioes"), _TAGGED),
+}
+"""How to come from other formats to one that is read."""
+
+BYTES = {
+    b"PAR1": ("a Parquet file", "Name it .parquet."),
+    b"ARROW1": ("a Feather file", _FEATHER),
+    b"\xff\xff\xff\xff": ("an Arrow stream", _ARROW),
+    b"\x1f\x8b": ("compressed with gzip", f"{_UNPACK[:-1]}: gzip -dc."),
+    b"BZh": ("compressed with bzip2", f"{_UNPACK[:-1]}: bzip2 -dc."),
+    b"\xfd7zXZ": ("compressed with xz", f"{_UNPACK[:-1]}: xz -dc."),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", f"{_UNPACK[:-1]}: zstd -dc."),
+    b"PK\x03\x04": ("a zip archive, or of a format made of one such as .xlsx", f"{_UNPACK[:-1]}, or export its rows."),
+    b"SQLite format 3": ("an SQLite database", "Export its rows."),
+    b"\x89HDF": ("an HDF5 file", "Export its rows."),
+    b"Obj\x01": ("an Avro file", "Export its rows."),
+    b"%PDF": ("a PDF file", "Write its text as rows."),
+}
+"""With what bytes other files begin, none of which begins JSON."""
+
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_NULS: dict[tuple[bool, ...], str] = {
+    (False, True, True, True): "UTF-32LE",
+    (True, True, True, False): "UTF-32BE",
+    (False, True, False, True): "UTF-16LE",
+    (True, False, True, False): "UTF-16BE",
+}
+"""Where the first four bytes are NUL, for JSON begins with two characters of ASCII (RFC 4627, section 3)."""
+
+_TAG = re.compile(r"\S.*\s(O|[BIESLUM]-\S+)", re.ASCII)
+_BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".txt": "text", ".arrow": "arrow"}
+"""How datasets calls what reads such files."""
+_PATTERN = re.compile(r"[*?\[\]]")
+_WRAPPERS = frozenset({"data", "rows", "records", "items", "examples", "instances", "results", "train", "validation"})
+"""What the list of all rows is called in an object around it."""
+_ROW_KEYS = frozenset({"text", "sentence", "tokens", "prompt", "instruction", "messages", "conversations", "source"})
+
+
+def not_a_file(path: Path) -> DataError:
+    """For a folder, or a path at which there is nothing."""
+    if path.is_dir():
+        return DataError(f"{path}: a folder; expected one .jsonl or .parquet file.{_of_folder(path)}")
+    if _PATTERN.search(path.name):
+        return DataError(f"{path}: no such file. data takes one file for each split and no pattern. {_joined(path)}")
+    hub = "" if path.suffix else ' Rows of the hub are saved first: load_dataset(...)["train"].to_json(...).'
+    return DataError(f"{path}: no such file. data takes paths relative to the recipe.{hub}")
+
+
+def _of_folder(path: Path) -> str:
+    """A last sentence, where it is known what wrote the folder."""
+    for name, split in (("dataset_dict.json", '["train"]'), ("state.json", "")):
+        if (path / name).is_file():
+            return (
+                " It was written by save_to_disk of datasets: "
+                f'load_from_disk("{path.name}"){split}.to_json("rows.jsonl").'
+            )
+    for suffix in (".parquet", ".jsonl"):
+        if next(path.glob(f"*{suffix}"), None):
+            return " " + _joined(path / f"*{suffix}")
+    return ""
+
+
+def _joined(pattern: Path) -> str:
+    kind = _BUILDERS.get(pattern.suffix.lower(), "json")
+    return f'Join them with datasets: load_dataset("{kind}", data_files="{pattern}")["train"].to_json("rows.jsonl").'
+
+
+def require_no_stand_in(path: Path) -> None:
+    """Raises DataError: a git-lfs pointer, or a web page."""
+    if reason := stands_in(path):
+        raise DataError(f"{path}: {reason}")
+
+
+def unknown_format(path: Path) -> DataError:
+    """For a file whose name ends as none that is read."""
+    suffix = path.suffix.lower()
+    told = CONVERT.get(suffix, "Convert it.") if suffix in CONVERT and suffix != ".txt" else _by_content(path)
+    return DataError(
+        f"{path}: unknown format {path.suffix!r}; expected .jsonl or .parquet, or .json with one list of rows. "
+        f"{told or CONVERT.get(suffix, 'Convert it.')}"
+    )
+
+
+def _by_content(path: Path) -> str:
+    head = _head(path)
+    if what := _binary(head):
+        return f"It is {what[0]}. {what[1]}"
+    lines = _lines(head)
+    if _is_tagged(lines):
+        return f"It looks like CoNLL. {_TAGGED}"
+    if any(map(_begins_json, lines[:1])):
+        return f"It begins as JSON: name it {'.json' if lines[0].lstrip()[0] == '[' else '.jsonl'}."
+    return _table(lines) if path.suffix.lower() != ".txt" else ""
+
+
+def require_json(path: Path) -> None:
+    """Refuse a file of which the beginning shows that it is something else than JSON in UTF-8.
+
+    Raises:
+        DataError: says what it is.
+    """
+    head = _head(path)
+    if what := _binary(head):
+        raise DataError(f"{path}: no JSON. It is {what[0]}. {what[1]}")
+    mark = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+    how, encoding = "by its byte-order mark", mark
+    if encoding is None:
+        how, encoding = "by its NUL bytes", _NULS.get(tuple(byte == 0 for byte in head[:4]))
+    if encoding is not None:
+        raise DataError(f"{path}: not UTF-8 (byte 0 on: {encoding}, {how}). Convert it: iconv -f {encoding} -t UTF-8.")
+    lines = _lines(head)
+    if _is_tagged(lines):
+        raise DataError(f"{path}: line 1 on: no JSON. It looks like CoNLL. {_TAGGED}")
+    if told := _table(lines):
+        raise DataError(f"{path}: line 1 on: no JSON. {told}")
+
+
+def not_utf8(path: Path, byte: int, error: UnicodeDecodeError, line: int | None = None) -> DataError:
+    """For bytes within a file that is otherwise JSON, and the line that they are in where it is known."""
+    where = f"{path}: line {line}" if line else f"{path}"
+    if error.reason == "unexpected end of data":
+        return DataError(f"{where}: not UTF-8 (byte {byte}: {error.reason}; file truncated?). {AGAIN}")
+    return DataError(
+        f"{where}: not UTF-8 (byte {byte}: {error.reason}). Convert it from the encoding that it is in, often that "
+        "of Windows: iconv -f CP1252 -t UTF-8."
+    )
+
+
+def not_parquet(path: Path) -> DataError:
+    """For a .parquet file that does not begin as one."""
+    return DataError(f"{path}: not a readable Parquet file. {_by_content(path) or AGAIN}")
+
+
+def rows_in_one(record: Any, *, lists_in_rows: bool) -> str | None:
+    """How an object holds many rows, and how to write them instead; None for one that does not.
+
+    `lists_in_rows` says whether the values of a single row may all be lists, such as its tokens and tags.
+    """
+    if not isinstance(record, dict) or not record:
+        return None
+    pandas = f"Write one row a line: df.to_json(path, {_RECORDS})."
+    if isinstance(record.get("columns"), list) and isinstance(record.get("data"), list):
+        return f'one object of columns, index and data, as pandas writes it with orient="split". {pandas}'
+    for key, value in record.items():
+        inside = value[0] if isinstance(value, list) and value else None
+        if isinstance(inside, dict) and (key.casefold() in _WRAPPERS or inside.keys() & _ROW_KEYS):
+            name = json.dumps(key, ensure_ascii=False)
+            return f"""one object. Its {name} is a list of rows; write its items: jq -c '.[{name}][]'."""
+    first = next(iter(record.values()))
+    if isinstance(first, dict) and first and all(_same_keys(value, first) for value in record.values()):
+        if all(key.isdecimal() for key in first):
+            return f"one object of columns, as pandas writes it. {pandas}"
+        if all(key.isdecimal() for key in record):
+            return f'one object of rows by their number, as pandas writes it with orient="index". {pandas}'
+    if all(isinstance(value, list) and len(value) == len(first) > 0 for value in record.values()):
+        items = [item for value in record.values() for item in value]
+        # One item may as well be what is wrong with a single row.
+        if len(items) > 1 and all(isinstance(item, list) if lists_in_rows else _is_plain(item) for item in items):
+            return (
+                f"one object of columns that are lists of {len(first):,} values. Write one row a line; with pandas: "
+                f"DataFrame(columns).to_json(path, {_RECORDS})."
+            )
+    return None
+
+
+def about_bytes(value: bytes) -> str:
+    """What is to be done about bytes that should be text."""
+    try:
+        value.decode()
+    except UnicodeDecodeError as error:
+        return f"They are not UTF-8 (byte {error.start}: {error.reason}). Write the text in UTF-8."
+    return 'The column is of type binary; write its values as text: value.decode("utf-8").'
+
+
+def _same_keys(value: Any, first: dict[str, Any]) -> bool:
+    return isinstance(value, dict) and value.keys() == first.keys()
+
+
+def _is_plain(item: Any) -> bool:
+    """Not a turn of a conversation."""
+    return not isinstance(item, dict)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)
+
+
+def _binary(head: bytes) -> tuple[str, str] | None:
+    return next((what for magic, what in BYTES.items() if head.startswith(magic)), None)
+
+
+def _lines(head: bytes) -> list[str]:
+    """The first lines that are not empty."""
+    lines = head.removeprefix(codecs.BOM_UTF8).decode(errors="replace").split("\n")
+    if len(head) == HEAD_BYTES and len(lines) > 1:
+        # It may be cut.
+        del lines[-1]
+    return [line for line in lines if line.strip()][:SAMPLE_LINES]
+
+
+def _begins_json(line: str) -> bool:
+    return line.lstrip()[:1] in ("{", "[")
+
+
+def _is_tagged(lines: list[str]) -> bool:
+    """Whether each line is a word, perhaps more of it, and its tag."""
+    words = [line for line in lines if not line.startswith(("#", "-DOCSTART-"))]
+    several = len(words) > 1 or len(lines) > len(words) > 0
+    return several and not _begins_json(words[0]) and all(_TAG.fullmatch(line.strip()) for line in words)
+
+
+def _table(lines: list[str]) -> str:
+    """What to do about a table, as which the lines look if most of them have several fields and none is JSON."""
+    mark = next((mark for mark in "\t,;" if lines and mark in lines[0]), None)
+    if mark is None or any(map(_begins_json, lines)) or 2 * sum(mark in line for line in lines) <= len(lines):
+        return ""
+    try:
+        json.loads(lines[0])
+    except (RecursionError, ValueError):
+        return f"It looks like a table. {_READ_TABLE[mark]}"
+    return ""
