@@ -10,6 +10,8 @@ from potstill.data.label_checks import Seen, listed, no_labels, or_allow, spelt_
 OUTSIDE = "O"
 ONE_KIND = "span"
 """Of tags that name no kind, as where keyphrases or chunks are marked."""
+SCHEMES = tuple(map(frozenset, ("BIES", "BILU", "BMES")))
+"""Of prefixes; BIO and IO are parts of them."""
 PREFIXES = {prefix: prefix for prefix in "BIELSU"} | {"M": "I"}
 """M is the inside of an entity in BMES."""
 BEGIN, WITHIN = {"B"}, {"I", "E", "L", "M"}
@@ -23,10 +25,20 @@ OTHERWISE = (
 """`B_PER` and `b-PER`; `PER-B`."""
 
 
-def split_tag(tag: str) -> tuple[str, str]:
-    """Prefix and kind of a tag: B and PER of `B-PER`, and B and `span` of a `B` alone."""
+def stand_alone(tags: Iterable[str]) -> bool:
+    """Whether these, all tags of the data, are prefixes without a kind, such as B, I and O.
+
+    They are where all are of one scheme and one begins an entity, or I alone marks them. Other letters name kinds: P
+    and L people and places, N and M parts of speech.
+    """
+    rest = set(tags) - {OUTSIDE}
+    return rest == {"I"} or ("B" in rest and any(rest <= scheme for scheme in SCHEMES))
+
+
+def split_tag(tag: str, *, alone: bool) -> tuple[str, str]:
+    """Prefix and kind of a tag: B and PER of `B-PER`, and B and `span` of a `B` where prefixes stand `alone`."""
     prefix, _, kind = tag.partition("-")
-    if prefix not in PREFIXES:
+    if prefix not in PREFIXES or not (kind or alone):
         return "I", tag
     return PREFIXES[prefix], kind or ONE_KIND
 
@@ -83,8 +95,9 @@ class TagTally:
                 f"{listed(self.tags, prefixed)}. Rename the kinds that only look like it{or_allow(sorted(prefixed))}"
             )
         kinds: dict[str, Seen] = {}
+        alone = stand_alone(self.tags)
         for tag in (prefixed or plain) | (asked.keys() & {OUTSIDE}):
-            kind, seen = split_tag(tag)[1], self.tags[tag]
+            kind, seen = split_tag(tag, alone=alone)[1], self.tags[tag]
             kinds[kind] = kinds[kind].add(seen) if kind in kinds else seen
         yield from spelt_twice(kinds, allowed, "kinds")
 
