@@ -92,10 +92,15 @@ def no_labels(seen: Mapping[str, Seen], words: Collection[str], of: int, what: s
     for name, each in sorted(seen.items()):
         word = " ".join(name.casefold().replace("_", " ").split())
         if word in words:
-            yield (
-                f"data: {quoted(name)} in {each.count:,} of {of:,} {what}, first {each.first}, often stands for a row "
-                f"without a label. Use null there{or_allow([name])}"
-            )
+            yield no_label(name, each, of, what)
+
+
+def no_label(name: str, seen: Seen, of: int, what: str) -> str:
+    """The error for a name, or a number, that stands for none."""
+    return (
+        f"data: {quoted(name)} in {seen.count:,} of {of:,} {what}, first {seen.first}, often stands for a row without "
+        f"a label. Use null there{or_allow([name])}"
+    )
 
 
 def spelt_twice(seen: Mapping[str, Seen], allowed: Collection[str], what: str) -> Iterator[str]:

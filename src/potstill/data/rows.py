@@ -22,6 +22,7 @@ from potstill.data.reading import Reading
 from potstill.errors import DataError
 
 SETTING = "Set data.columns.text to the column that holds the text."
+MOST = float(np.finfo(np.float32).max)
 OWN_ID = "Give each row an id of its own; rows without one are named by their text."
 
 
@@ -156,6 +157,11 @@ def number_in(path: Path, place: str, column: str, value: Any) -> float:
         number = math.inf
     if not math.isfinite(number):
         raise DataError(f'{path}: {place} "{column}": expected a finite number; use null for a row without a label.')
+    if abs(number) > MOST:
+        raise DataError(
+            f'{path}: {place} "{column}": {number:.3g} is too large for float32, in which models answer; expected at '
+            f"most {MOST:.2g}. Divide all labels by a constant, or take their logarithms."
+        )
     return number
 
 
@@ -176,7 +182,9 @@ def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in, *, how
 
     def row_of(place: str, record: Any) -> Row:
         row = _row(path, place, record, columns, label_in)
-        if row.labelled and not isinstance(row.label, float):
+        if isinstance(row.label, float):
+            how.numbers.add(path, place, row.label)
+        elif row.labelled:
             how.classes.add(path, place, record[columns.label], row.classes)
         return row
 
