@@ -16,6 +16,7 @@ from potstill.data.columns import Columns
 from potstill.data.fields import LABELS, Form, Unread, in_yaml, shown
 from potstill.data.files import read_records
 from potstill.data.ids import Index, Keys
+from potstill.data.label_checks import instead_of
 from potstill.data.meanings import BESIDE_TEXT, IN_TEXTS, PAIRS_OF_TEXTS
 from potstill.data.on_disk import OnDisk, rows_on_disk
 from potstill.data.reading import Reading
@@ -109,9 +110,12 @@ def class_in(path: Path, place: str, column: str, value: Any) -> str:
     """
     if isinstance(value, float) and math.isnan(value):
         raise DataError(f'{path}: {place} "{column}": NaN; use null for a row without a label.')
+    if isinstance(value, float) and value.is_integer():
+        # An id, as pandas writes it beside missing ones.
+        value = int(value)
     if isinstance(value, bool | float | list | dict):
-        hint = " Set task.problem_type for labels of another form." if isinstance(value, float | list) else ""
-        raise DataError(f'{path}: {place} "{column}": expected a class name, found {type(value).__name__}.{hint}')
+        kind = type(value).__name__
+        raise DataError(f'{path}: {place} "{column}": expected a class name, found {kind}.{instead_of(value)}')
     label = string_in(path, place, column, str(value))
     if not label:
         raise DataError(f'{path}: {place} "{column}": empty; use null for a row without a label.')
@@ -130,16 +134,18 @@ def classes_in(path: Path, place: str, column: str, value: Any) -> tuple[str, ..
             f'{path}: {place} "{column}": expected a list of class names, found {kind}. A text with none has [], one '
             "without a label null."
         )
-    if None in value:
-        raise DataError(f'{path}: {place} "{column}": expected a list of class names, found null in it.')
+    if wrong := [each for each in value if each is None or isinstance(each, list)]:
+        found = "null" if wrong[0] is None else "a list"
+        raise DataError(f'{path}: {place} "{column}": expected a list of class names, found {found} in it.')
     if value and all(isinstance(each, bool | float) for each in value):
         raise DataError(
             f'{path}: {place} "{column}": expected a list of class names, found one of {type(value[0]).__name__}. '
             "Write the names of the labels that hold, and [] where none does."
         )
-    if len({isinstance(each, int) for each in value if isinstance(each, int | str)}) > 1:
+    names = {class_in(path, place, column, each) for each in value}
+    if len({isinstance(each, str) for each in value}) > 1:
         raise DataError(f'{path}: {place} "{column}": numbers and names in one list; write all classes in one way.')
-    return tuple(sorted({class_in(path, place, column, each) for each in value}))
+    return tuple(sorted(names))
 
 
 def number_in(path: Path, place: str, column: str, value: Any) -> float:
