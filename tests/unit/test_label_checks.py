@@ -244,6 +244,17 @@ def tag_problems(tags: str, allow: str = "") -> list[str]:
         "NOUN|VERB|ADJ|X|PUNCT|S|M",
         "NN|NNP|-LRB-|PRP$|.|NN_S|B",
         "O|S-PER|S-LOC",
+        "O|start_date|end_date|title",
+        "O|start_date|last_date|title",
+        "O|b|i|title",
+        "O|START-DATE|TITLE",
+        "O|b|c",
+        "B|M|E|S",
+        "O|P|L",
+        "O|OTHER|PER",
+        "O|A|B|-",
+        "outside|O|inside",
+        "O|x|y|none of both",
     ],
 )
 def test_tags_of_the_known_schemes_and_plain_tags_are_not_asked_for(tags: str) -> None:
@@ -267,6 +278,11 @@ def test_tags_of_the_known_schemes_and_plain_tags_are_not_asked_for(tags: str) -
         ("O|B-PER|I_PER", ["I_PER"]),
         ("O|B_PER|I_PER|date", ["B_PER", "I_PER"]),
         ("O|B-PER|b-PER|I-PER", ["b-PER"]),
+        ("O|BEGIN-PER|INSIDE-PER|BEGIN-LOC", ["BEGIN-PER", "BEGIN-LOC"]),
+        ("O|Begin_PER|Inside_PER|date", ["Begin_PER", "Inside_PER"]),
+        ("O|START-PER|END-PER|START-LOC", ["START-PER", "START-LOC"]),
+        ("O|PER-start|PER-mid|PER-end", ["PER-mid"]),
+        ("O|b|i", ["b", "i"]),
     ],
 )
 def test_prefixes_that_are_written_otherwise_are_refused(tags: str, named: list[str]) -> None:
@@ -276,6 +292,8 @@ def test_prefixes_that_are_written_otherwise_are_refused(tags: str, named: list[
         and "not of the form B-PER" in said
         and all(f'"{tag}" (2, first train.jsonl: line' in said for tag in named)
     )
+    right = {"PER-start": "B-PER", "PER-end": "E-PER", "BEGIN-LOC": "B-LOC", "b": "B"}
+    assert all(f'Write {right[tag]} for "{tag}"' in said for tag in [min(named)] if tag in right)
     assert "date" not in said and tag_problems(tags, allow=tags) == []
 
 
@@ -294,12 +312,26 @@ def test_prefixes_that_are_written_otherwise_are_refused(tags: str, named: list[
         ("o|O|PER", "kinds that differ in case"),
         ("O|B-PER|-100", "often stands for a row without a label"),
         ("O|PER|None", "often stands for a row without a label"),
+        ("O|PER|NaT", "often stands for a row without a label"),
+        *((f"{tag}|PER|LOC", f'no O among the tags, and "{tag}" (2, ') for tag in ("o", "0", "_", "-", "OUT")),
+        *((f"{tag}|PER|LOC", f'no O among the tags, and "{tag}" (2, ') for tag in ("Outside", "OTHER", "None", "o ")),
+        ("O|B-PER|I-PER|U-LOC", 'tags of entities of one word ("U-LOC" (2, '),
+        ("O|B-PER|M-PER|S-LOC", "no E- at the end of longer ones"),
     ],
 )
 def test_other_tags_that_would_be_misread(tags: str, part: str) -> None:
     [said] = tag_problems(tags)
     assert part in said and "train.jsonl: line" in said
     assert tag_problems(tags, allow=f"{tags}|PER|per|Per") == []
+
+
+def test_several_tags_in_one_are_asked_for() -> None:
+    tally = TagTally()
+    tally.add(Path("train.jsonl"), "line 1", ["O", "B-PER|O", "I-PER|B-LOC", "B-a|b"])
+    tally.add(Path("train.jsonl"), "line 2", ["I-a|b"])
+    [said] = tally.problems(())
+    assert 'tags that are several in one: "B-PER|O" (1, first train.jsonl: line 1), "I-PER|B-LOC" (1, ' in said
+    assert "a|b" not in said and list(tally.problems(["B-PER|O", "I-PER|B-LOC"])) == []
 
 
 def test_tags_are_asked_for_through_the_task_and_an_empty_one_is_refused(tmp_path: Path) -> None:
