@@ -74,13 +74,15 @@ def test_the_output_of_an_id_has_its_number(kind: str, tmp_path: Path) -> None:
             splits[name] = [TaggedRow("a", tuple("abcdefghijkl"), tuple(ids))]
         else:
             splits[name] = [Row(each, each, each if kind == "classes" else (each,)) for each in ids]
-    form = f"{'multi' if kind == 'labels' else 'single'}_label_classification"
+    several = "multi_label_classification" if kind == "labels" else None
     task: Any = (
-        TokenClassification() if kind == "tags" else TextClassification(problem_type=form if kind == "labels" else None)
+        TokenClassification()
+        if kind == "tags"
+        else TextClassification(**({"problem_type": several} if several else {}))
     )
     assert task.label_names(splits) == ids
     # A head goes by its names, in whatever order.
-    config = BertConfig(id2label=dict(enumerate(sorted(ids))), problem_type=form if kind == "labels" else None)
+    config = BertConfig(id2label=dict(enumerate(sorted(ids))), problem_type=several)
     assert task.teacher_labels(config, ids, {}) == sorted(ids)
 
 

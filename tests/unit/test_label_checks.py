@@ -64,7 +64,9 @@ def test_names_that_show_nothing_stand_for_no_label(tmp_path: Path) -> None:
         assert f'"{shown}" in 1 of 5 labels' in said and "often stands for a row without a label" in said
 
 
-@pytest.mark.parametrize("labels", [("unknown", "other"), ("no", "yes"), (0, 1), ("+", "-"), (1, 10), ("1", 2)])
+@pytest.mark.parametrize(
+    "labels", [("unknown", "other"), ("no", "yes"), (0, 1), ("+", "-", "++", "--"), (1, 10), ("1", 2)]
+)
 def test_plausible_classes_are_not_asked_for(tmp_path: Path, labels: tuple[Any, ...]) -> None:
     assert problems(tmp_path, *labels, *labels) == []
 
@@ -130,6 +132,8 @@ def test_several_names_in_one_text_are_asked_for(tmp_path: Path, labels: tuple[A
 
 def test_ids_as_pandas_writes_them_beside_gaps_are_classes(tmp_path: Path) -> None:
     assert problems(tmp_path, 1.0, 0.0, None, 2) == []
+    [said] = problems(tmp_path, 1.0, 0.0, "spam", allow=("0",))
+    assert 'some labels are numbers ("1" ' in said and problems(tmp_path, 1.0, "spam", allow=("1",)) == []
     lines(tmp_path / "rows.jsonl", {"text": "a", "label": 10.0}, {"text": "b", "label": 7})
     assert [row.label for row in TextClassification().read(tmp_path / "rows.jsonl", Columns())] == ["10", "7"]
     lines(tmp_path / "rows.jsonl", {"text": "a", "label": [10.0, 7]})
@@ -283,6 +287,7 @@ def test_tags_of_the_known_schemes_and_plain_tags_are_not_asked_for(tags: str) -
         ("O|START-PER|END-PER|START-LOC", ["START-PER", "START-LOC"]),
         ("O|PER-start|PER-mid|PER-end", ["PER-mid"]),
         ("O|b|i", ["b", "i"]),
+        ("O|B-PER|I-PER|b-per|i-per", ["b-per", "i-per"]),
     ],
 )
 def test_prefixes_that_are_written_otherwise_are_refused(tags: str, named: list[str]) -> None:
@@ -292,7 +297,8 @@ def test_prefixes_that_are_written_otherwise_are_refused(tags: str, named: list[
         and "not of the form B-PER" in said
         and all(f'"{tag}" (2, first train.jsonl: line' in said for tag in named)
     )
-    right = {"PER-start": "B-PER", "PER-end": "E-PER", "BEGIN-LOC": "B-LOC", "b": "B"}
+    right = {"PER-start": "B-PER", "PER-end": "E-PER", "BEGIN-LOC": "B-LOC", "b": "B", "b-per": "B-per"}
+    right |= {"b-per": "B-PER"} if "B-PER" in tags.split("|") else {}
     assert all(f'Write {right[tag]} for "{tag}"' in said for tag in [min(named)] if tag in right)
     assert "date" not in said and tag_problems(tags, allow=tags) == []
 

@@ -149,6 +149,7 @@ def _written_otherwise(tags: Collection[str], prefixed: Collection[str]) -> dict
     """Those of the tags that have a prefix in another form, each with its right form: where one form has both the begin
     and the rest of a kind, or all tags are of it, or tags in the right form have the same kind."""
     kinds = {tag[2:] for tag in prefixed}
+    known_as = {kind.casefold(): kind for kind in kinds}
     found: dict[str, str] = {}
     for order, form in enumerate(OTHERWISE):
         styles: dict[tuple[str, bool, bool], dict[str, dict[str, str]]] = {}
@@ -159,7 +160,11 @@ def _written_otherwise(tags: Collection[str], prefixed: Collection[str]) -> dict
                 style = styles.setdefault((match["between"], prefix.isupper(), len(prefix) > 1), {})
                 style.setdefault(match["kind"], {})[_letter(prefix)] = tag
         for (_, _, words), of_kind in styles.items():
-            right = {tag: f"{letter}-{kind}" for kind, prefixes in of_kind.items() for letter, tag in prefixes.items()}
+            right = {
+                tag: f"{letter}-{known_as.get(kind.casefold(), kind)}"
+                for kind, prefixes in of_kind.items()
+                for letter, tag in prefixes.items()
+            }
             begun = any(BEGIN & prefixes.keys() for prefixes in of_kind.values())
             whole = any(BEGIN & prefixes.keys() and WITHIN & prefixes.keys() for prefixes in of_kind.values())
             every = right.keys() >= {tag for tag in tags if tag.casefold() != "o"}
