@@ -316,6 +316,7 @@ def test_prefixes_that_are_written_otherwise_are_refused(tags: str, named: list[
         ("O|B-PER|I-PER|B-Per", "kinds that differ in case"),
         ("O|PER|Per", "kinds that differ in case"),
         ("o|O|PER", "kinds that differ in case"),
+        ("O|S|s|NOUN", "kinds that differ in case"),
         ("O|B-PER|-100", "often stands for a row without a label"),
         ("O|PER|None", "often stands for a row without a label"),
         ("O|PER|NaT", "often stands for a row without a label"),
