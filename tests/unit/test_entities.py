@@ -33,6 +33,27 @@ def test_schemes(tags: list[str], expected: list[tuple[str, int, int]]) -> None:
     assert entities_of(tags) == expected
 
 
+@pytest.mark.parametrize(
+    ("among", "tags", "expected"),
+    [
+        ("O P L", "P P O L", [("P", 0, 2), ("L", 3, 4)]),
+        ("M N S", "M M N S S", [("M", 0, 2), ("N", 2, 3), ("S", 3, 5)]),
+        ("B I X O", "B I O", [("B", 0, 1), ("I", 1, 2)]),
+        ("E S O", "E S", [("E", 0, 1), ("S", 1, 2)]),
+        ("O I", "I I O I", [("span", 0, 2), ("span", 3, 4)]),
+        ("B M E S", "B M E S", [("span", 0, 3), ("span", 3, 4)]),
+        ("B I L U O", "U B L O", [("span", 0, 1), ("span", 1, 3)]),
+        # What a document lacks, others have.
+        ("B I O P", "I I", [("I", 0, 2)]),
+        ("O P B-x", "P B-x", [("P", 0, 1), ("x", 1, 2)]),
+    ],
+)
+def test_letters_are_prefixes_where_all_tags_are(among: str, tags: str, expected: list[tuple[str, int, int]]) -> None:
+    assert entities_of(tags.split(), among.split()) == expected
+    assert {kind for kind, _, _ in expected} <= set(kinds_of(among.split()))
+    assert ("span" in kinds_of(among.split())) == (expected[0][0] == "span")
+
+
 @given(st.lists(st.sampled_from(IOB), max_size=12))
 def test_begin_and_inside_by_the_definition(tags: list[str]) -> None:
     starts = [

@@ -9,6 +9,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertModel
 
+from potstill.data.rows import Row
+from potstill.data.tagged import TaggedRow
 from potstill.errors import ModelError, RecipeError
 from potstill.progress import Progress
 from potstill.recipe import Recipe
@@ -19,7 +21,7 @@ from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.first_weights import _original
 from potstill.stages.heads import has_head, heads_told
 from potstill.tasks import TextClassification, TokenClassification
-from potstill.tasks.classes import named_by_hand
+from potstill.tasks.classes import named_by_hand, ordered
 from potstill.training.engine import Engine, start_engine
 from tests import bad_models as bad
 from tests.conftest import CLASSES, make_project
@@ -47,6 +49,41 @@ def with_head(teacher: Path, folder: Path, names: list[Any], **more: Any) -> Pat
 def read(project: Path, teacher: Path, *changes: str) -> tuple[Recipe, Inputs]:
     recipe = load_recipe(project / "recipe.yaml", [f"teacher.model={teacher}", *changes])
     return recipe, read_inputs(recipe, project)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("10 9 1 -1 0", "-1 0 1 9 10"),
+        ("1 01 2", "01 1 2"),
+        ("10 9 x", "10 9 x"),
+        ("b a B", "B a b"),
+        ("1.5 10 9", "1.5 10 9"),
+    ],
+)
+def test_ids_of_classes_are_in_the_order_of_their_values(names: str, expected: str) -> None:
+    assert ordered(names.split()) == expected.split()
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels", "tags"])
+def test_the_output_of_an_id_has_its_number(kind: str, tmp_path: Path) -> None:
+    ids = [str(number) for number in range(12)]
+    splits: dict[str, Any] = {}
+    for name in ("train", "validation", "test"):
+        if kind == "tags":
+            splits[name] = [TaggedRow("a", tuple("abcdefghijkl"), tuple(ids))]
+        else:
+            splits[name] = [Row(each, each, each if kind == "classes" else (each,)) for each in ids]
+    several = "multi_label_classification" if kind == "labels" else None
+    task: Any = (
+        TokenClassification()
+        if kind == "tags"
+        else TextClassification(**({"problem_type": several} if several else {}))
+    )
+    assert task.label_names(splits) == ids
+    # A head goes by its names, in whatever order.
+    config = BertConfig(id2label=dict(enumerate(sorted(ids))), problem_type=several)
+    assert task.teacher_labels(config, ids, {}) == sorted(ids)
 
 
 @pytest.mark.parametrize("changes", [[], WITHOUT_ADAPT])

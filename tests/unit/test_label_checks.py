@@ -1,5 +1,7 @@
 """Labels are questioned: what is likely no class, or one class spelt twice, is an error until the recipe allows it."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,14 @@ from potstill.tasks import TextClassification, TokenClassification
 from tests.unit.test_rows import lines
 
 FILES = DataSettings(train="train.jsonl", validation="train.jsonl", test="train.jsonl", deduplicate=False)
+
+HIDDEN = {
+    "\ufeffspam": "\\ufeffspam",
+    "spam\u200b": "spam\\u200b",
+    "spam\xa0": "spam\\u00a0",
+    "sp\xadam": "sp\\u00adam",
+}
+"""What is read as spam, and how an error shows it."""
 
 
 def problems(tmp_path: Path, *labels: Any, allow: tuple[str, ...] = (), several: bool = False) -> list[str]:
@@ -31,28 +41,119 @@ def problems(tmp_path: Path, *labels: Any, allow: tuple[str, ...] = (), several:
 
 
 @pytest.mark.parametrize(
-    "name", [-1, "-1", -100, "None", "null", "NaN", "n/a", "unlabeled", "Unlabelled", "no_label", "?"]
+    "name",
+    [
+        *(-1, "-1", -100, "None", "null", "NaN", "n/a", "unlabeled", "Unlabelled", "no_label", "?"),
+        *("-", "--", "#N/A", "\\N", "NaT", "<NA>", "_"),
+    ],
 )
 def test_what_stands_for_no_label_is_asked_for(tmp_path: Path, name: str | int) -> None:
     other = 0 if isinstance(name, int) else "x"
     [said] = problems(tmp_path, other, name, name, other)
-    assert f'"{name}" in 2 of 6 labels, first {tmp_path / "train.jsonl"}: line 2' in said and "Use null there" in said
-    assert f'data.allow_labels: ["{name}"]' in said
+    assert (
+        f"{json.dumps(str(name))} in 2 of 6 labels, first {tmp_path / 'train.jsonl'}: line 2" in said
+        and "Use null there" in said
+    )
+    assert f"data.allow_labels: [{json.dumps(str(name))}]" in said
     assert problems(tmp_path, other, name, name, other, allow=(str(name),)) == []
 
 
-@pytest.mark.parametrize("labels", [("unknown", "other"), ("no", "yes"), (0, 1), ("neutral", "-"), (1, 10), ("1", 2)])
+def test_names_that_show_nothing_stand_for_no_label(tmp_path: Path) -> None:
+    for name, shown in {"\u200b": "\\u200b", " ": " ", "-1\ufeff": "-1\\ufeff"}.items():
+        [said] = problems(tmp_path, "x", name, "x")
+        assert f'"{shown}" in 1 of 5 labels' in said and "often stands for a row without a label" in said
+
+
+@pytest.mark.parametrize(
+    "labels", [("unknown", "other"), ("no", "yes"), (0, 1), ("+", "-", "++", "--"), (1, 10), ("1", 2)]
+)
 def test_plausible_classes_are_not_asked_for(tmp_path: Path, labels: tuple[Any, ...]) -> None:
     assert problems(tmp_path, *labels, *labels) == []
 
 
-@pytest.mark.parametrize("other", ["Spam", "spam ", " spam", "SPAM", "sp\u200aam x", "\uff53pam"])
+@pytest.mark.parametrize("other", ["Spam", "spam ", " spam", "SPAM", "sp\u200aam x", "\uff53pam", *HIDDEN])
 def test_names_that_differ_in_case_or_white_space_are_asked_for(tmp_path: Path, other: str) -> None:
     name = "sp am x" if "x" in other else "spam"
     [said] = problems(tmp_path, name, "ham", other, name)
-    assert f'"{name}" (4, first {tmp_path / "train.jsonl"}: line 1)' in said and f'"{other}" (1, ' in said
+    shown = HIDDEN.get(other, other.replace("\u200a", "\\u200a"))
+    assert f'"{name}" (4, first {tmp_path / "train.jsonl"}: line 1)' in said and f'"{shown}" (1, ' in said
     assert "train.jsonl: line 3" in said and "data.allow_labels" in said
     assert problems(tmp_path, name, "ham", other, name, allow=(name, other)) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("very_neg", "very-neg"),
+        ("very_neg", "very neg"),
+        ("very-neg", "very\u2013neg"),
+        ("01", 1),
+        ("1.0", 1),
+        ("-02", "-2"),
+        ("❤", "❤️"),
+    ],
+)
+def test_one_name_in_two_ways_is_asked_for(tmp_path: Path, one: Any, other: Any) -> None:
+    said = problems(tmp_path, one, "ham" if isinstance(other, str) else 7, other)
+    assert any("classes that differ in case" in each and "leading zeros" in each for each in said)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [("a-", "a+", "a"), ("-2", "2"), ("10", "1"), ("e-mail", "email"), ("1.10", "1.1"), (".", ","), ("0", "00x")],
+)
+def test_other_names_are_not_one(tmp_path: Path, labels: tuple[str, ...]) -> None:
+    assert problems(tmp_path, *labels, *labels) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "joined"),
+    [
+        (("pos", "neg", "pos,neg"), ["pos,neg"]),
+        (("pos", "neg", "pos | neg"), ["pos | neg"]),
+        (("['pos']", "neg", "['pos', 'neg']"), ["['pos']", "['pos', 'neg']"]),
+        (("['pos' 'neg']", "x", "[1, 0]"), ["['pos' 'neg']", "[1, 0]"]),
+        (('["pos"]', "{'a': 1}", "[]"), ['[\\"pos\\"]', "{'a': 1}", "[]"]),
+        ((["a"], ["b"], ["a;b"]), ["a;b"]),
+        (("pos", "neg", "pos,other", "[UNK]", "a/b", "Smith, J."), []),
+    ],
+)
+def test_several_names_in_one_text_are_asked_for(tmp_path: Path, labels: tuple[Any, ...], joined: list[str]) -> None:
+    several = isinstance(labels[0], list)
+    said = problems(tmp_path, *labels, several=several)
+    assert len(said) == bool(joined)
+    for each in said:
+        assert "several classes, or a list of them, in one text" in each and "line" in each
+        assert all(f'"{name}" (' in each for name in joined) and each.count(", first ") == len(joined)
+        assert ("multi_label_classification" in each) is not several
+    names = [name for label in labels for name in (label if several else [label])]
+    assert problems(tmp_path, *labels, several=several, allow=tuple(names)) == []
+
+
+def test_ids_as_pandas_writes_them_beside_gaps_are_classes(tmp_path: Path) -> None:
+    assert problems(tmp_path, 1.0, 0.0, None, 2) == []
+    [said] = problems(tmp_path, 1.0, 0.0, "spam", allow=("0",))
+    assert 'some labels are numbers ("1" ' in said and problems(tmp_path, 1.0, "spam", allow=("1",)) == []
+    lines(tmp_path / "rows.jsonl", {"text": "a", "label": 10.0}, {"text": "b", "label": 7})
+    assert [row.label for row in TextClassification().read(tmp_path / "rows.jsonl", Columns())] == ["10", "7"]
+    lines(tmp_path / "rows.jsonl", {"text": "a", "label": [10.0, 7]})
+    task = TextClassification(problem_type="multi_label_classification")
+    assert task.read(tmp_path / "rows.jsonl", Columns())[0].label == ("10", "7")
+
+
+@pytest.mark.parametrize(
+    ("label", "fix"),
+    [
+        (True, 'found bool. Write names in quotes, such as "true"'),
+        (0.5, "found float. Set task.problem_type: regression for numbers"),
+        (["a"], "found list. Set task.problem_type: multi_label_classification"),
+        ({"id": 1, "name": "neg"}, 'found dict. Write the name alone, here "neg".'),
+    ],
+)
+def test_what_is_no_name_says_what_to_write(tmp_path: Path, label: Any, fix: str) -> None:
+    lines(tmp_path / "rows.jsonl", {"text": "a", "label": label})
+    with pytest.raises(DataError, match=f'line 1 "label": expected a class name, {re.escape(fix)}'):
+        TextClassification().read(tmp_path / "rows.jsonl", Columns())
 
 
 def test_names_are_compared_over_all_files(tmp_path: Path) -> None:
@@ -104,6 +205,9 @@ def test_lists_of_ids_and_of_names_are_labels(tmp_path: Path, lists: tuple[list[
         ([0.0, 1.0], "expected a list of class names, found one of float"),
         ([True, False], "expected a list of class names, found one of bool"),
         ([3, "x"], "numbers and names in one list"),
+        ([3.0, "x"], "numbers and names in one list"),
+        ([["a"], ["b"]], "found a list in it"),
+        (["a", None], "found null in it"),
     ],
 )
 def test_lists_that_are_none_of_names(tmp_path: Path, label: list[Any], said: str) -> None:
@@ -144,6 +248,17 @@ def tag_problems(tags: str, allow: str = "") -> list[str]:
         "NOUN|VERB|ADJ|X|PUNCT|S|M",
         "NN|NNP|-LRB-|PRP$|.|NN_S|B",
         "O|S-PER|S-LOC",
+        "O|start_date|end_date|title",
+        "O|start_date|last_date|title",
+        "O|b|i|title",
+        "O|START-DATE|TITLE",
+        "O|b|c",
+        "B|M|E|S",
+        "O|P|L",
+        "O|OTHER|PER",
+        "O|A|B|-",
+        "outside|O|inside",
+        "O|x|y|none of both",
     ],
 )
 def test_tags_of_the_known_schemes_and_plain_tags_are_not_asked_for(tags: str) -> None:
@@ -167,6 +282,12 @@ def test_tags_of_the_known_schemes_and_plain_tags_are_not_asked_for(tags: str) -
         ("O|B-PER|I_PER", ["I_PER"]),
         ("O|B_PER|I_PER|date", ["B_PER", "I_PER"]),
         ("O|B-PER|b-PER|I-PER", ["b-PER"]),
+        ("O|BEGIN-PER|INSIDE-PER|BEGIN-LOC", ["BEGIN-PER", "BEGIN-LOC"]),
+        ("O|Begin_PER|Inside_PER|date", ["Begin_PER", "Inside_PER"]),
+        ("O|START-PER|END-PER|START-LOC", ["START-PER", "START-LOC"]),
+        ("O|PER-start|PER-mid|PER-end", ["PER-mid"]),
+        ("O|b|i", ["b", "i"]),
+        ("O|B-PER|I-PER|b-per|i-per", ["b-per", "i-per"]),
     ],
 )
 def test_prefixes_that_are_written_otherwise_are_refused(tags: str, named: list[str]) -> None:
@@ -176,6 +297,9 @@ def test_prefixes_that_are_written_otherwise_are_refused(tags: str, named: list[
         and "not of the form B-PER" in said
         and all(f'"{tag}" (2, first train.jsonl: line' in said for tag in named)
     )
+    right = {"PER-start": "B-PER", "PER-end": "E-PER", "BEGIN-LOC": "B-LOC", "b": "B", "b-per": "B-per"}
+    right |= {"b-per": "B-PER"} if "B-PER" in tags.split("|") else {}
+    assert all(f'Write {right[tag]} for "{tag}"' in said for tag in [min(named)] if tag in right)
     assert "date" not in said and tag_problems(tags, allow=tags) == []
 
 
@@ -192,14 +316,29 @@ def test_prefixes_that_are_written_otherwise_are_refused(tags: str, named: list[
         ("O|B-PER|I-PER|B-Per", "kinds that differ in case"),
         ("O|PER|Per", "kinds that differ in case"),
         ("o|O|PER", "kinds that differ in case"),
+        ("O|S|s|NOUN", "kinds that differ in case"),
         ("O|B-PER|-100", "often stands for a row without a label"),
         ("O|PER|None", "often stands for a row without a label"),
+        ("O|PER|NaT", "often stands for a row without a label"),
+        *((f"{tag}|PER|LOC", f'no O among the tags, and "{tag}" (2, ') for tag in ("o", "0", "_", "-", "OUT")),
+        *((f"{tag}|PER|LOC", f'no O among the tags, and "{tag}" (2, ') for tag in ("Outside", "OTHER", "None", "o ")),
+        ("O|B-PER|I-PER|U-LOC", 'tags of entities of one word ("U-LOC" (2, '),
+        ("O|B-PER|M-PER|S-LOC", "no E- at the end of longer ones"),
     ],
 )
 def test_other_tags_that_would_be_misread(tags: str, part: str) -> None:
     [said] = tag_problems(tags)
     assert part in said and "train.jsonl: line" in said
     assert tag_problems(tags, allow=f"{tags}|PER|per|Per") == []
+
+
+def test_several_tags_in_one_are_asked_for() -> None:
+    tally = TagTally()
+    tally.add(Path("train.jsonl"), "line 1", ["O", "B-PER|O", "I-PER|B-LOC", "B-a|b"])
+    tally.add(Path("train.jsonl"), "line 2", ["I-a|b"])
+    [said] = tally.problems(())
+    assert 'tags that are several in one: "B-PER|O" (1, first train.jsonl: line 1), "I-PER|B-LOC" (1, ' in said
+    assert "a|b" not in said and list(tally.problems(["B-PER|O", "I-PER|B-LOC"])) == []
 
 
 def test_tags_are_asked_for_through_the_task_and_an_empty_one_is_refused(tmp_path: Path) -> None:

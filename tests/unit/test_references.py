@@ -73,11 +73,32 @@ def test_a_tag_at_every_word_is_the_best_of_all(tmp_path: Path, teacher_folder: 
     _, inputs = loaded(make_tagged_project(tmp_path, teacher_folder))
     rows = inputs.splits["test"].rows
     truth = [entities_of(row.tags) for row in rows]
-    (found,) = references.of_tags(inputs, truth, np.ones(2001), bootstrap_weights(len(rows), seed=0))
+    found, nothing = references.of_tags(inputs, truth, np.ones(2001), bootstrap_weights(len(rows), seed=0))
     words, there = sum(len(row.tokens) for row in rows), sum(map(len, truth))
     tag = found.name.split()[2]
     alone = sum(end - start == 1 and kind == tag[2:] for each in truth for kind, start, end in each)
     assert tag[:2] == "B-" and found.value == pytest.approx(2 * alone / (words + there))
+    assert (nothing.name, nothing.value, nothing.beaten) == ("no entity at all", 0, True)
+
+
+def test_a_teacher_that_finds_nothing_where_nothing_is_has_not_been_tested(
+    tmp_path: Path, teacher_folder: Path
+) -> None:
+    project = make_tagged_project(tmp_path, teacher_folder)
+    write_tags(project, "test", ["O", "O"], ["O", "O"])
+    recipe, inputs = loaded(project, "data.near_copies=null")
+    perfect, weights = np.ones(2001), bootstrap_weights(2, seed=0)
+    always, nothing = references.of_tags(inputs, [[], []], perfect, weights)
+    assert (nothing.value, nothing.beaten, always.beaten) == (1, False, True)
+    assert any(line.startswith("test: no document has") for line in make_plan(recipe, inputs, project).warnings)
+
+
+def write_tags(project: Path, split: str, *tags: Sequence[str]) -> None:
+    rows = [
+        {"id": f"{split}-{number}", "tokens": [f"w{number}{word}" for word in range(len(each))], "tags": each}
+        for number, each in enumerate(tags)
+    ]
+    (project / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_a_language_model_must_beat_counting_its_tokens(tmp_path: Path, chat_teacher_folder: Path) -> None:
@@ -146,3 +167,39 @@ def test_plan_warns_of_a_test_that_one_answer_gets_right(project: Path) -> None:
     assert warnings() == []
     write(project, "test", ["w1 w2", "w3 w4"], ["metal", "metal"])
     assert warnings()[0].startswith("test: all rows have the same label (metal), so no teacher can be better")
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem_type", "alike"),
+    [
+        (["metal", "metal"], "single_label", "all rows have the same label (metal)"),
+        (["metal"], "single_label", "there is but one row"),
+        ([[], []], "multi_label", "all rows have the same label (none)"),
+        ([3.0, 3.0], "regression", "all rows have the same number (3)"),
+        (["metal", "beast"], "single_label", None),
+        ([["metal"], []], "multi_label", None),
+        ([3.0, 2.5], "regression", None),
+    ],
+)
+def test_plan_warns_of_a_validation_that_cannot_choose(
+    project: Path, labels: list[object], problem_type: str, alike: str | None
+) -> None:
+    others: dict[str, list[object]] = {
+        "single_label": ["metal", "beast", "fruit"],
+        "multi_label": [["metal"], ["beast", "metal"], []],
+        "regression": [1.0, 2.0, 3.0],
+    }
+    for split in ("train", "adapt", "test"):
+        write(project, split, [f"{split} {number} text" for number in range(3)], others[problem_type])
+    write(project, "validation", [f"w{number} w2" for number in range(len(labels))], labels)
+    form = problem_type if problem_type == "regression" else f"{problem_type}_classification"
+    recipe, inputs = loaded(project, "data.near_copies=null", f"task.problem_type={form}")
+    found = [line for line in make_plan(recipe, inputs, project).warnings if line.startswith("validation:")]
+    assert [line.partition(", so the checkpoint")[0] for line in found] == ([f"validation: {alike}"] if alike else [])
+
+
+def test_plan_warns_of_a_validation_without_entities(tmp_path: Path, teacher_folder: Path) -> None:
+    project = make_tagged_project(tmp_path, teacher_folder)
+    write_tags(project, "validation", ["O", "O"], ["O", "O"])
+    recipe, inputs = loaded(project, "data.near_copies=null")
+    assert any(line.startswith("validation: no document has") for line in make_plan(recipe, inputs, project).warnings)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from potstill.data.label_checks import ClassTally
+from potstill.data.number_checks import NumberTally
 from potstill.data.tag_schemes import TagTally
 from potstill.errors import DataError
 
@@ -66,13 +67,14 @@ class Refusals:
 
 @dataclass
 class Reading:
-    """One for all files of a recipe, since classes are compared over all of them."""
+    """One for all files of a recipe, since labels are compared over all of them."""
 
     ignore: frozenset[str] = frozenset()
     """Fields that are taken for not being there."""
     on_error: OnError = "raise"
     classes: ClassTally = field(default_factory=ClassTally)
     tags: TagTally = field(default_factory=TagTally)
+    numbers: NumberTally = field(default_factory=NumberTally)
     files: dict[Path, FileNotes] = field(default_factory=dict)
 
     def begin(self, path: Path) -> FileNotes:

@@ -17,12 +17,14 @@ from potstill.data.fields import LABELS, TAGS, Form, Unread, in_yaml, shown
 from potstill.data.files import read_records
 from potstill.data.formats import about_bytes, rows_in_one
 from potstill.data.ids import Index, Keys
+from potstill.data.label_checks import instead_of
 from potstill.data.meanings import BESIDE_TEXT, IN_TEXTS, PAIRS_OF_TEXTS
 from potstill.data.on_disk import OnDisk, rows_on_disk
 from potstill.data.reading import Reading
 from potstill.errors import DataError
 
 SETTING = "Set data.columns.text to the column that holds the text."
+MOST = float(np.finfo(np.float32).max)
 OWN_ID = "Give each row an id of its own; rows without one are named by their text."
 
 
@@ -109,9 +111,12 @@ def class_in(path: Path, place: str, column: str, value: Any) -> str:
     """
     if isinstance(value, float) and math.isnan(value):
         raise DataError(f'{path}: {place} "{column}": NaN; use null for a row without a label.')
+    if isinstance(value, float) and value.is_integer():
+        # An id, as pandas writes it beside missing ones.
+        value = int(value)
     if isinstance(value, bool | float | list | dict):
-        hint = " Set task.problem_type for labels of another form." if isinstance(value, float | list) else ""
-        raise DataError(f'{path}: {place} "{column}": expected a class name, found {type(value).__name__}.{hint}')
+        kind = type(value).__name__
+        raise DataError(f'{path}: {place} "{column}": expected a class name, found {kind}.{instead_of(value)}')
     label = string_in(path, place, column, value if isinstance(value, bytes) else str(value))
     if not label:
         raise DataError(f'{path}: {place} "{column}": empty; use null for a row without a label.')
@@ -130,16 +135,18 @@ def classes_in(path: Path, place: str, column: str, value: Any) -> tuple[str, ..
             f'{path}: {place} "{column}": expected a list of class names, found {kind}. A text with none has [], one '
             "without a label null."
         )
-    if None in value:
-        raise DataError(f'{path}: {place} "{column}": expected a list of class names, found null in it.')
+    if wrong := [each for each in value if each is None or isinstance(each, list)]:
+        found = "null" if wrong[0] is None else "a list"
+        raise DataError(f'{path}: {place} "{column}": expected a list of class names, found {found} in it.')
     if value and all(isinstance(each, bool | float) for each in value):
         raise DataError(
             f'{path}: {place} "{column}": expected a list of class names, found one of {type(value[0]).__name__}. '
             "Write the names of the labels that hold, and [] where none does."
         )
-    if len({isinstance(each, int) for each in value if isinstance(each, int | str)}) > 1:
+    names = {class_in(path, place, column, each) for each in value}
+    if len({isinstance(each, str) for each in value}) > 1:
         raise DataError(f'{path}: {place} "{column}": numbers and names in one list; write all classes in one way.')
-    return tuple(sorted({class_in(path, place, column, each) for each in value}))
+    return tuple(sorted(names))
 
 
 def number_in(path: Path, place: str, column: str, value: Any) -> float:
@@ -157,6 +164,11 @@ def number_in(path: Path, place: str, column: str, value: Any) -> float:
         number = math.inf
     if not math.isfinite(number):
         raise DataError(f'{path}: {place} "{column}": expected a finite number; use null for a row without a label.')
+    if abs(number) > MOST:
+        raise DataError(
+            f'{path}: {place} "{column}": {number:.3g} is too large for float32, in which models answer; expected at '
+            f"most {MOST:.2g}. Divide all labels by a constant, or take their logarithms."
+        )
     return number
 
 
@@ -177,7 +189,9 @@ def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in, *, how
 
     def row_of(place: str, record: Any) -> Row:
         row = _row(path, place, record, columns, label_in)
-        if row.labelled and not isinstance(row.label, float):
+        if isinstance(row.label, float):
+            how.numbers.add(path, place, row.label)
+        elif row.labelled:
             how.classes.add(path, place, record[columns.label], row.classes)
         return row
 

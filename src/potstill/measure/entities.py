@@ -1,28 +1,30 @@
 """Entities in tagged words, and how well they are found: a span counts where its kind and both its ends are right."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from potstill.data.tag_schemes import OUTSIDE, split_tag
+from potstill.data.tag_schemes import OUTSIDE, split_tag, stand_alone
 from potstill.measure.quality import Weights, drawn_sums
 
 Entity = tuple[str, int, int]
 """Its kind, its first word, and the word after its last."""
 
 
-def entities_of(tags: Sequence[str]) -> list[Entity]:
+def entities_of(tags: Sequence[str], among: Collection[str] | None = None) -> list[Entity]:
     """The entities of a document, in order, read as the CoNLL-2000 evaluation reads them.
 
     Tags are `B-kind` and `I-kind`, with `E-` and `S-` (or `L-` and `U-`) where the scheme has them, or a prefix alone.
     An entity also begins at an I that continues none of its kind. A tag without a prefix is its kind, as in IO.
+    `among` are all tags of the data, of which the document may have few: they say whether a letter is a prefix.
     """
+    alone = stand_alone(tags if among is None else among)
     found: list[Entity] = []
     kind, start = OUTSIDE, 0
     for place, tag in enumerate((*tags, OUTSIDE)):
-        prefix, own = split_tag(tag)
+        prefix, own = split_tag(tag, alone=alone)
         goes_on = own == kind and prefix in {"I", "E", "L"}
         if not goes_on:
             if kind != OUTSIDE:
@@ -35,8 +37,10 @@ def entities_of(tags: Sequence[str]) -> list[Entity]:
 
 
 def kinds_of(tags: Iterable[str]) -> list[str]:
-    """The kinds of entities that these tags can tell, sorted."""
-    return sorted({split_tag(tag)[1] for tag in tags} - {OUTSIDE})
+    """The kinds of entities that these, all tags of the data, can tell, sorted."""
+    known = set(tags)
+    alone = stand_alone(known)
+    return sorted({split_tag(tag, alone=alone)[1] for tag in known} - {OUTSIDE})
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def class_counts(recipe: Recipe, inputs: Inputs) -> list[ClassCount]:
     examples: dict[str, str] = {}
     for name, split in inputs.splits.items():
         for row in split.rows:
-            for kind, text in _named(row):
+            for kind, text in _named(row, inputs.labels):
                 found[name][kind] += 1
                 if name == "train" and kind not in examples:
                     examples[kind] = _short(text)
@@ -40,9 +40,9 @@ def class_counts(recipe: Recipe, inputs: Inputs) -> list[ClassCount]:
     ]
 
 
-def _named(row: Any) -> Iterator[tuple[str, str]]:
+def _named(row: Any, labels: Sequence[str]) -> Iterator[tuple[str, str]]:
     if isinstance(row, TaggedRow):
-        for kind, first, after in entities_of(row.tags or ()):
+        for kind, first, after in entities_of(row.tags or (), labels):
             yield kind, " ".join(row.tokens[first:after])
     else:
         for name in row.classes:

@@ -109,8 +109,10 @@ def evaluate_words(
     said = {name: values.argmax(axis=1) for name, values in logits.items()}
     right = {name: classes == documents.truth for name, classes in said.items()}
     accuracy = {name: documents.shares(values) for name, values in right.items()}
-    found = {name: [entities.entities_of(tags) for tags in documents.tags(said[name])] for name in folders}
-    truth = [entities.entities_of(row.tags or ()) for row in rows]
+    found = {
+        name: [entities.entities_of(tags, inputs.labels) for tags in documents.tags(said[name])] for name in folders
+    }
+    truth = [entities.entities_of(row.tags or (), inputs.labels) for row in rows]
     scores = {name: _scores(truth, found["teacher"], each, documents.weights) for name, each in found.items()}
     models = {
         name: ModelEvaluation(

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from potstill.data.pairs import Pair
 from potstill.data.rows import labelled_rows
+from potstill.data.tag_schemes import OUTSIDE
 from potstill.measure import entities, quality
 from potstill.measure.entities import Entity
 from potstill.measure.language import TokensOfRows
@@ -27,6 +28,7 @@ TRIED_DOCUMENTS = 1_000
 """Documents on which each tag is tried at every word."""
 SAME_LOSS = 1e-5
 """Nats a token: rounding between two models of equal weights is below it, an untrained student far above."""
+NO_ENTITY = "no entity at all"
 FREQUENT = 0.01
 """Share of the targets that one must have for always writing it to be a rule that a teacher must beat."""
 
@@ -85,18 +87,22 @@ def of_numbers(teacher: Resampled) -> list[Reference]:
 def of_tags(
     inputs: Inputs, truth: Sequence[Sequence[Entity]], teacher: Resampled, weights: quality.Weights
 ) -> list[Reference]:
-    """The same tag at every word: the one that finds most entities in documents that teach."""
+    """The same tag at every word: the one that finds most entities in documents that teach, and O.
+
+    O at every word is right where the test has no entity, so that no teacher is better there.
+    """
     taught = _spread(list(taught_rows(inputs)), TRIED_DOCUMENTS)
-    lengths, there = [len(row.tokens) for row in taught], [entities.entities_of(row.tags) for row in taught]
+    there = [entities.entities_of(row.tags, inputs.labels) for row in taught]
     one = np.ones((1, len(taught)))
-    best = max(inputs.labels, key=lambda tag: entities.f1(entities.compare(there, _everywhere(tag, lengths)), one)[0])
-    always = _everywhere(best, [len(row.tokens) for row in inputs.splits["test"].rows])
-    found = entities.f1(entities.compare(truth, always), weights)
-    return [above(f"the tag {best} at every word", "entity_f1", teacher, found)]
 
+    def always(tag: str, rows: Sequence[Any]) -> list[list[Entity]]:
+        return [entities.entities_of([tag] * len(row.tokens), inputs.labels) for row in rows]
 
-def _everywhere(tag: str, lengths: Sequence[int]) -> list[list[Entity]]:
-    return [entities.entities_of([tag] * length) for length in lengths]
+    best = max(inputs.labels, key=lambda tag: entities.f1(entities.compare(there, always(tag, taught)), one)[0])
+    names = {best: f"the tag {best} at every word"} | ({OUTSIDE: NO_ENTITY} if OUTSIDE in inputs.labels else {})
+    test = inputs.splits["test"].rows
+    found = {tag: entities.f1(entities.compare(truth, always(tag, test)), weights) for tag in names}
+    return [above(name, "entity_f1", teacher, found[tag]) for tag, name in names.items()]
 
 
 def of_tokens(

@@ -13,6 +13,7 @@ from potstill.data.on_disk import row_named
 from potstill.data.rows import LabelIn, Row, class_in, classes_in, number_in
 from potstill.errors import DataError
 from potstill.signals import IGNORE_INDEX, Signals
+from potstill.tasks.classes import ordered
 
 Outputs = Float[Tensor, "*rows outputs"]
 """What the head of a model gives for each row, as it is stored too."""
@@ -141,7 +142,7 @@ class Number:
 
 
 def classes_of(splits: Mapping[str, Sequence[Row]], least: int) -> list[str]:
-    """The classes, sorted, from the rows that teach; the held-out rows must add none.
+    """The classes, in order, from the rows that teach; the held-out rows must add none.
 
     Raises:
         DataError: fewer than `least` classes, or a held-out class that no training row has.
@@ -159,4 +160,4 @@ def classes_of(splits: Mapping[str, Sequence[Row]], least: int) -> list[str]:
                 f"data.{name}: class {unknown[0]!r} (and {len(unknown) - 1} more) occurs in no training row, and in "
                 f"{row_named(rows, first)}. Add rows of it to train or adapt, or remove it here."
             )
-    return sorted(taught)
+    return ordered(taught)

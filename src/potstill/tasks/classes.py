@@ -1,7 +1,8 @@
 """Classes by name, as a model's configuration carries them."""
 
+import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -11,8 +12,17 @@ from potstill.errors import ModelError
 
 NO_CLASSES: Mapping[str, str] = MappingProxyType({})
 """Of a head whose classes have the names of the data."""
+NUMBER = re.compile(r"-?[0-9]{1,20}")
+"""As Python reads them, and no longer than ids are."""
 SHOWN = 12
 """Classes that an error lists."""
+
+
+def ordered(names: Collection[str]) -> list[str]:
+    """Names in alphabetical order; where all are whole numbers, such as the ids of classes, by their value."""
+    if all(NUMBER.fullmatch(name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
 
 
 def config_of(labels: Sequence[str], problem_type: str | None = None) -> dict[str, Any]:

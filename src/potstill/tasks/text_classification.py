@@ -76,7 +76,7 @@ class TextClassification(Settings):
         return read_rows(path, columns, self.answer.label_in, how=how)
 
     def label_names(self, splits: Mapping[str, Sequence[Row]]) -> list[str]:
-        """The classes, sorted, from the rows that teach; the held-out rows must add none.
+        """The classes, in order, from the rows that teach; the held-out rows must add none.
 
         Raises:
             DataError: too few classes, a held-out class that no training row has, or numbers that are all the same.

@@ -20,7 +20,7 @@ from potstill.data.words import EncodedWords, encode_words, load_word_tokenizer
 from potstill.errors import DataError, ModelError
 from potstill.settings import Settings
 from potstill.signals import Ask
-from potstill.tasks.classes import NO_CLASSES, classes_in_order, config_of
+from potstill.tasks.classes import NO_CLASSES, classes_in_order, config_of, ordered
 from potstill.tasks.heads import load_classifier
 from potstill.tasks.loading import load_config, load_tokenizer
 from potstill.tasks.text_classification import ask_for_logits
@@ -59,7 +59,7 @@ class TokenClassification(Settings):
         return read_tagged(path, columns, how=how)
 
     def label_names(self, splits: Mapping[str, Sequence[TaggedRow]]) -> list[str]:
-        """The tags, sorted, from the rows that teach; the held-out rows must add none.
+        """The tags, in order, from the rows that teach; the held-out rows must add none.
 
         Raises:
             DataError: fewer than two tags, or a held-out tag that no training row has.
@@ -77,7 +77,7 @@ class TokenClassification(Settings):
                     f"data.{name}: tag {unknown[0]!r} (and {len(unknown) - 1} more) occurs in no training row, and in "
                     f"{row_named(rows, first)}. Add rows with it to train or adapt, or remove it here."
                 )
-        return sorted(taught)
+        return ordered(taught)
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
         """Words are matched with their pieces, which only fast tokenizers tell.
