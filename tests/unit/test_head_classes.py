@@ -1,6 +1,7 @@
 """Classes of a teacher's head go by their names: in another order, under other names, and where a head is replaced."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,36 @@ def test_several_labels_go_by_their_names(tmp_path: Path, teacher_folder: Path) 
     assert torch.equal(model.classifier.bias, own.bias[[1, 2, 0]])
 
 
+def test_two_orders_of_the_classes_are_refused(tmp_path: Path, project: Path, teacher_folder: Path) -> None:
+    folder = with_head(teacher_folder, tmp_path / "head", ORDERED)
+    bad.with_config(label2id={"metal": 1, "beast": 0, "fruit": 2})(folder)
+    for changes in ([], WITHOUT_ADAPT):
+        with pytest.raises(ModelError) as refused:
+            read(project, folder, *changes)
+        for part in ("0: metal, 1: beast, 2: fruit, and label2id 1: metal, 0: beast, 2: fruit", "teacher.classes: {"):
+            assert part in str(refused.value)
+        # As the message says it for label2id: the head's first output is the beast.
+        (advice,) = re.findall(r"(\{[^}]*\}) if label2id is", str(refused.value))
+        assert read(project, folder, f"teacher.classes={advice}", *changes)[1].labels == ["beast", "metal", "fruit"]
+    # Numbers as text, and names that nobody gave, are no second order.
+    for numbers in ({name: str(number) for number, name in enumerate(ORDERED)}, {"LABEL_0": 2, "LABEL_1": 0}):
+        bad.with_config(label2id=numbers)(folder)
+        assert read(project, folder)[1].labels == ORDERED
+    # A head that is replaced has none.
+    bad.with_config(id2label={"0": "x", "1": "y", "2": "z"}, label2id={"x": 1, "y": 0, "z": 2})(folder)
+    assert read(project, folder)[1].labels == NAMES
+
+
+def test_names_that_label2id_alone_has(tmp_path: Path, project: Path, teacher_folder: Path) -> None:
+    folder = with_head(teacher_folder, tmp_path / "head", ORDERED)
+    text = json.loads((folder / "config.json").read_text())
+    del text["id2label"]
+    (folder / "config.json").write_text(json.dumps(text))
+    recipe, inputs = read(project, folder, *WITHOUT_ADAPT)
+    assert inputs.labels == ORDERED
+    assert list(recipe.task.load_model(str(folder)).config.id2label.values()) == ORDERED
+
+
 def test_members_go_by_their_own_names(tmp_path: Path, project: Path, teacher_folder: Path) -> None:
     first = with_head(teacher_folder, tmp_path / "first", ORDERED)
     second = with_head(teacher_folder, tmp_path / "second", ["LABEL_0", "LABEL_1", "LABEL_2"])
@@ -271,7 +302,10 @@ def test_members_go_by_their_own_names(tmp_path: Path, project: Path, teacher_fo
     assert torch.equal(saved.get_input_embeddings().weight, own.get_input_embeddings().weight)
     recipe = load_recipe(project / "recipe.yaml", [of % "{}"])
     (told,) = heads_told(recipe, read_inputs(recipe, project))
-    assert told.startswith("b: its head knows other classes")
+    assert told.startswith("b: its head knows other classes") and "with teacher.of.b.classes: {LABEL_0: ..." in told
+    recipe = load_recipe(project / "recipe.yaml", [of % "{}", *WITHOUT_ADAPT])
+    with pytest.raises(ModelError, match=r"^teacher.of.b.model: its head .* with teacher.of.b.classes: {LABEL_0: ..."):
+        read_inputs(recipe, project)
 
 
 def test_without_classes_a_recipe_is_as_before(project: Path) -> None:
@@ -324,6 +358,19 @@ def test_a_head_of_several_labels_is_known_by_its_names(
     # A configuration that names a head that is not there.
     BertModel(BertConfig.from_pretrained(folder)).save_pretrained(folder)
     assert has_head(*read(project, folder, f"task.problem_type={several}")) is False
+
+
+@pytest.mark.parametrize("task", [TextClassification(), TokenClassification()])
+def test_a_token_without_a_row_is_refused(task: Any, teacher_folder: Path) -> None:
+    tokenizer, config = task.load_tokenizer(str(teacher_folder)), task.load_config(str(teacher_folder))
+    task.check_tokenizer(tokenizer, config)
+    config.vocab_size = len(tokenizer)
+    task.check_tokenizer(tokenizer, config)
+    tokenizer.add_tokens(["unheard"])
+    with pytest.raises(
+        ModelError, match=rf"^teacher.of.b.model: token 'unheard' has the id {len(tokenizer) - 1}, and the"
+    ):
+        task.check_tokenizer(tokenizer, config, where="teacher.of.b")
 
 
 @pytest.mark.parametrize(

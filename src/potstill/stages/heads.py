@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from potstill.recipe import Recipe
 from potstill.stages.common import Files, Inputs, units_of
 from potstill.tasks import TextClassification
-from potstill.tasks.classes import head_names, listed, named_by_hand
+from potstill.tasks.classes import TEACHER, head_names, listed, named_by_hand
 from potstill.tasks.heads import start_at_shares
 from potstill.teachers import PretrainedTeacher
 
@@ -68,11 +68,12 @@ def heads_told(recipe: Recipe, inputs: Inputs) -> list[str]:
     told = []
     for name, teacher in teachers.items():
         files = inputs.several.get(name, inputs.lead)
+        where = TEACHER if recipe.several is None else f"{TEACHER}.of.{name}"
         own = replaced_head(recipe, teacher, files, inputs.labels)
         if own is not None:
             told.append(
                 f"{name}: its head knows other classes ({listed(own)}) than the data ({listed(inputs.labels)}), so it "
-                f"is replaced by a new one before it is adapted.{named_by_hand(own, inputs.labels)}"
+                f"is replaced by a new one before it is adapted.{named_by_hand(own, inputs.labels, where)}"
             )
         pooler = sorted(each for each in files.filled.new if ".pooler." in each) if files.filled else []
         if pooler:

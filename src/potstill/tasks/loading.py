@@ -86,6 +86,22 @@ def load_tokenizer(
     return tokenizer
 
 
+def require_embedded(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, where: str) -> None:
+    """Every token of a tokenizer must have a row in the embedding matrix.
+
+    Raises:
+        ModelError: names the first token beyond it.
+    """
+    rows = config.get_text_config().vocab_size
+    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
+    if beyond:
+        number, token = beyond[0]
+        raise ModelError(
+            f"{where}.model: token {token!r} has the id {number}, and the model has {rows} tokens. "
+            "Resize its embeddings, or take the tokenizer that it was trained with."
+        )
+
+
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """sha256 over what decides the token ids of a text or a chat: vocabulary, rules, special tokens, template."""
     rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else ""
