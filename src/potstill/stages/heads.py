@@ -63,7 +63,8 @@ def in_another_order(recipe: Recipe, inputs: Inputs) -> bool:
 
 
 def heads_told(recipe: Recipe, inputs: Inputs) -> list[str]:
-    """Which parts of the teachers begin with random weights although their checkpoints have, or should have, others."""
+    """Which parts of the teachers begin with random weights although their checkpoints have, or should have, others;
+    and which heads may have been trained for another answer."""
     teachers = {"teacher": recipe.lead} if recipe.several is None else recipe.several.of
     told = []
     for name, teacher in teachers.items():
@@ -78,4 +79,10 @@ def heads_told(recipe: Recipe, inputs: Inputs) -> list[str]:
         pooler = sorted(each for each in files.filled.new if ".pooler." in each) if files.filled else []
         if pooler:
             told.append(f"{name}: its checkpoint has no pooler ({pooler[0]}); a new one is trained with the head.")
+        if files.filled and files.filled.unread:
+            told.append(
+                f"{name}: its checkpoint has a pooler ({min(files.filled.unread)}), which a head for words does not "
+                "read, and its config.json does not say which class was saved (architectures): if its head is one of "
+                "whole texts, its answers for words mean nothing."
+            )
     return told

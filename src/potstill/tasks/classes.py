@@ -41,10 +41,17 @@ def names_of(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def name_outputs(config: PretrainedConfig, saved: Mapping[str, Any]) -> None:
-    """Take the names of the outputs from label2id, where a saved configuration has them there alone: transformers then
-    calls the outputs LABEL_0 and LABEL_1, however many there are."""
-    numbers = saved.get("label2id")
-    if saved.get("id2label") is not None or not isinstance(numbers, Mapping) or not numbers:
+    """Take the names of the outputs from where a saved configuration has them.
+
+    Transformers calls the outputs LABEL_0 and so on where label2id alone has names, and where num_labels is not their
+    number; whether there are so many outputs, the weights tell.
+    """
+    named, numbers = saved.get("id2label"), saved.get("label2id")
+    if isinstance(named, Mapping) and set(named) == {str(number) for number in range(len(named))}:
+        if len(named) != config.num_labels:
+            config.update(names_of([named[str(number)] for number in range(len(named))]))
+        return
+    if named is not None or not isinstance(numbers, Mapping) or not numbers:
         return
     names = {str(number): name for name, number in numbers.items()}
     if set(names) == {str(number) for number in range(len(numbers))}:

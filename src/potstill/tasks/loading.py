@@ -3,19 +3,32 @@
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from potstill.errors import ModelError
 
 TOKEN_TYPES = "token_type_ids"
 _UNREADABLE = (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError, RuntimeError)
 _MALFORMED = (KeyError, TypeError, AttributeError)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what transformers writes: what matters of it is an error here, or a warning of the plan."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 class explained:
@@ -61,7 +74,7 @@ def load_config(location: str, **where: Any) -> PretrainedConfig:
     Raises:
         ModelError: there is none, or one that transformers cannot read.
     """
-    with explained(place_of(location, where)):
+    with explained(place_of(location, where)), quiet():
         return AutoConfig.from_pretrained(location, **where)
 
 
