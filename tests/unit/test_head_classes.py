@@ -258,6 +258,8 @@ def test_two_orders_of_the_classes_are_refused(tmp_path: Path, project: Path, te
         # As the message says it for label2id: the head's first output is the beast.
         (advice,) = re.findall(r"(\{[^}]*\}) if label2id is", str(refused.value))
         assert read(project, folder, f"teacher.classes={advice}", *changes)[1].labels == ["beast", "metal", "fruit"]
+        itself = json.dumps({name: name for name in ORDERED})
+        assert read(project, folder, f"teacher.classes={itself}", *changes)[1].labels == ORDERED
     # Numbers as text, and names that nobody gave, are no second order.
     for numbers in ({name: str(number) for number, name in enumerate(ORDERED)}, {"LABEL_0": 2, "LABEL_1": 0}):
         bad.with_config(label2id=numbers)(folder)
@@ -348,9 +350,7 @@ def test_a_head_of_several_labels_is_known_by_its_names(
     names: list[Any], known: bool, tmp_path: Path, teacher_folder: Path
 ) -> None:
     project = make_project(tmp_path, teacher_folder)
-    for file in (project / "data").iterdir():
-        rows = [json.loads(line) for line in file.read_text().splitlines()]
-        file.write_text("\n".join(json.dumps(row | {"label": row["label"] and [row["label"]]}) for row in rows))
+    with_lists_of_labels(project)
     several = "multi_label_classification"
     folder = with_head(teacher_folder, tmp_path / "head", names, problem_type=several)
     recipe, inputs = read(project, folder, f"task.problem_type={several}")
@@ -358,6 +358,27 @@ def test_a_head_of_several_labels_is_known_by_its_names(
     # A configuration that names a head that is not there.
     BertModel(BertConfig.from_pretrained(folder)).save_pretrained(folder)
     assert has_head(*read(project, folder, f"task.problem_type={several}")) is False
+
+
+@pytest.mark.parametrize(
+    ("form", "adapt", "told"),
+    [(None, False, True), ("multi_label_classification", False, False), (None, True, False)],
+)
+def test_outputs_that_may_not_be_several_labels(
+    form: str | None, adapt: bool, told: bool, tmp_path: Path, teacher_folder: Path
+) -> None:
+    project = make_project(tmp_path, teacher_folder)
+    with_lists_of_labels(project)
+    folder = with_head(teacher_folder, tmp_path / "head", ORDERED, problem_type=form)
+    changes = ["task.problem_type=multi_label_classification", *([] if adapt else WITHOUT_ADAPT)]
+    found = heads_told(*read(project, folder, *changes))
+    assert any("does not say problem_type" in line for line in found) is told
+
+
+def with_lists_of_labels(project: Path) -> None:
+    for file in (project / "data").iterdir():
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("\n".join(json.dumps(row | {"label": row["label"] and [row["label"]]}) for row in rows))
 
 
 @pytest.mark.parametrize("task", [TextClassification(), TokenClassification()])

@@ -62,6 +62,13 @@ def in_another_order(recipe: Recipe, inputs: Inputs) -> bool:
     return own != inputs.labels and sorted(own) == sorted(inputs.labels)
 
 
+def _form_unstated(recipe: Recipe, files: Files) -> bool:
+    """Whether outputs are read as several labels, of which a configuration does not say how they were trained."""
+    task = recipe.task
+    several = isinstance(task, TextClassification) and task.problem_type == "multi_label_classification"
+    return several and files.config.problem_type is None
+
+
 def heads_told(recipe: Recipe, inputs: Inputs) -> list[str]:
     """Which parts of the teachers begin with random weights although their checkpoints have, or should have, others;
     and which heads may have been trained for another answer."""
@@ -75,6 +82,12 @@ def heads_told(recipe: Recipe, inputs: Inputs) -> list[str]:
             told.append(
                 f"{name}: its head knows other classes ({listed(own)}) than the data ({listed(inputs.labels)}), so it "
                 f"is replaced by a new one before it is adapted.{named_by_hand(own, inputs.labels, where)}"
+            )
+        if not recipe.adapt and _form_unstated(recipe, files):
+            told.append(
+                f"{name}: its config.json does not say problem_type, and its outputs are read as several labels, each "
+                "by itself. If its head was trained to choose one class, they mean something else: leave "
+                "task.problem_type out, or add an adapt section."
             )
         pooler = sorted(each for each in files.filled.new if ".pooler." in each) if files.filled else []
         if pooler:
