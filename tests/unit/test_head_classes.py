@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertModel
+from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertModel, ViTConfig
 
 from potstill.data.rows import Row
 from potstill.data.tagged import TaggedRow
@@ -392,6 +392,8 @@ def test_a_token_without_a_row_is_refused(task: Any, teacher_folder: Path) -> No
         ModelError, match=rf"^teacher.of.b.model: token 'unheard' has the id {len(tokenizer) - 1}, and the"
     ):
         task.check_tokenizer(tokenizer, config, where="teacher.of.b")
+    with pytest.raises(ModelError, match=r"teacher.model: a vit model has no vocabulary"):
+        task.check_tokenizer(tokenizer, ViTConfig())
 
 
 @pytest.mark.parametrize(
