@@ -34,7 +34,7 @@ def test_what_is_nowhere_is_said_with_the_remedy(location: str, message: str) ->
 
 
 def test_what_is_neither_a_folder_nor_in_the_hub(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def from_pretrained(location: str, **where: Any) -> Any:
         logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 8s")
@@ -47,8 +47,10 @@ def test_what_is_neither_a_folder_nor_in_the_hub(
         load_config("models/mine")
     assert not caplog.records
     # A folder that is there has another trouble.
-    with pytest.raises(ModelError, match=r"^/: cannot be loaded: no connection\.$"):
-        load_config("/")
+    (tmp_path / "models/mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"^models/mine: cannot be loaded: no connection\.$"):
+        load_config("models/mine")
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
