@@ -1,7 +1,6 @@
 """Classes of a teacher's head go by their names: in another order, under other names, and where a head is replaced."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -247,38 +246,6 @@ def test_several_labels_go_by_their_names(tmp_path: Path, teacher_folder: Path) 
     assert torch.equal(model.classifier.bias, own.bias[[1, 2, 0]])
 
 
-def test_two_orders_of_the_classes_are_refused(tmp_path: Path, project: Path, teacher_folder: Path) -> None:
-    folder = with_head(teacher_folder, tmp_path / "head", ORDERED)
-    bad.with_config(label2id={"metal": 1, "beast": 0, "fruit": 2})(folder)
-    for changes in ([], WITHOUT_ADAPT):
-        with pytest.raises(ModelError) as refused:
-            read(project, folder, *changes)
-        for part in ("0: metal, 1: beast, 2: fruit, and label2id 1: metal, 0: beast, 2: fruit", "teacher.classes: {"):
-            assert part in str(refused.value)
-        # As the message says it for label2id: the head's first output is the beast.
-        (advice,) = re.findall(r"(\{[^}]*\}) if label2id is", str(refused.value))
-        assert read(project, folder, f"teacher.classes={advice}", *changes)[1].labels == ["beast", "metal", "fruit"]
-        itself = json.dumps({name: name for name in ORDERED})
-        assert read(project, folder, f"teacher.classes={itself}", *changes)[1].labels == ORDERED
-    # Numbers as text, and names that nobody gave, are no second order.
-    for numbers in ({name: str(number) for number, name in enumerate(ORDERED)}, {"LABEL_0": 2, "LABEL_1": 0}):
-        bad.with_config(label2id=numbers)(folder)
-        assert read(project, folder)[1].labels == ORDERED
-    # A head that is replaced has none.
-    bad.with_config(id2label={"0": "x", "1": "y", "2": "z"}, label2id={"x": 1, "y": 0, "z": 2})(folder)
-    assert read(project, folder)[1].labels == NAMES
-
-
-def test_names_that_label2id_alone_has(tmp_path: Path, project: Path, teacher_folder: Path) -> None:
-    folder = with_head(teacher_folder, tmp_path / "head", ORDERED)
-    text = json.loads((folder / "config.json").read_text())
-    del text["id2label"]
-    (folder / "config.json").write_text(json.dumps(text))
-    recipe, inputs = read(project, folder, *WITHOUT_ADAPT)
-    assert inputs.labels == ORDERED
-    assert list(recipe.task.load_model(str(folder)).config.id2label.values()) == ORDERED
-
-
 def test_members_go_by_their_own_names(tmp_path: Path, project: Path, teacher_folder: Path) -> None:
     first = with_head(teacher_folder, tmp_path / "first", ORDERED)
     second = with_head(teacher_folder, tmp_path / "second", ["LABEL_0", "LABEL_1", "LABEL_2"])
@@ -358,21 +325,6 @@ def test_a_head_of_several_labels_is_known_by_its_names(
     # A configuration that names a head that is not there.
     BertModel(BertConfig.from_pretrained(folder)).save_pretrained(folder)
     assert has_head(*read(project, folder, f"task.problem_type={several}")) is False
-
-
-@pytest.mark.parametrize(
-    ("form", "adapt", "told"),
-    [(None, False, True), ("multi_label_classification", False, False), (None, True, False)],
-)
-def test_outputs_that_may_not_be_several_labels(
-    form: str | None, adapt: bool, told: bool, tmp_path: Path, teacher_folder: Path
-) -> None:
-    project = make_project(tmp_path, teacher_folder)
-    with_lists_of_labels(project)
-    folder = with_head(teacher_folder, tmp_path / "head", ORDERED, problem_type=form)
-    changes = ["task.problem_type=multi_label_classification", *([] if adapt else WITHOUT_ADAPT)]
-    found = heads_told(*read(project, folder, *changes))
-    assert any("does not say problem_type" in line for line in found) is told
 
 
 def with_lists_of_labels(project: Path) -> None:
