@@ -46,6 +46,10 @@ def without(*names: str) -> Damage:
     return damage
 
 
+def moved(name: str, other: str) -> Damage:
+    return lambda folder: (folder / name).rename(folder / other) and None
+
+
 def without_tokenizer(folder: Path) -> None:
     for file in folder.iterdir():
         if file.name not in {"config.json", "model.safetensors"}:
@@ -151,6 +155,8 @@ def write_gguf(
     layers: int = LAYERS,
     more: Mapping[str, tuple[int, ...]] | None = None,
     less: Sequence[str] = (),
+    kind: str = "model",
+    tokenizer: bool = True,
 ) -> Path:
     """A tiny llama in a GGUF file whose header says `parts` and `LAYERS`, with the tensors of so many layers."""
     writer = gguf.GGUFWriter(file, "llama")
@@ -159,6 +165,9 @@ def write_gguf(
     writer.add_uint32("llama.feed_forward_length", 48)
     writer.add_uint32("llama.attention.head_count", 4)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+    writer.add_type(kind)
+    if tokenizer:
+        writer.add_tokenizer_model("llama")
     writer.add_array("tokenizer.ggml.tokens", ["<unk>", *(f"w{number}" for number in range(63))])
     writer.add_array("tokenizer.ggml.scores", [0.5] * 64)
     writer.add_bool("tokenizer.ggml.add_bos_token", False)

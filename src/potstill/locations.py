@@ -26,12 +26,17 @@ def resolve(location: str) -> str:
         return str(folder)
     if folder.is_file():
         raise ModelError(f"{location}: this is a file. Name the folder that it lies in, {folder.parent}.")
-    if _HUB_ID.fullmatch(location) and not location.startswith("."):
+    if is_hub_id(location):
         return location
     raise ModelError(
         f"{location}: no such folder, and not a hub id (organisation/name). "
         "Give a folder, a .gguf file, a hub id, or pkg:package/path for a model inside an installed package."
     )
+
+
+def is_hub_id(location: str) -> bool:
+    """Whether it has the form of an id of the hub; a folder that is not there can have it too."""
+    return bool(_HUB_ID.fullmatch(location)) and not location.startswith(".")
 
 
 def local_folder(location: str, *, revision: str | None, trust_remote_code: bool) -> Path:

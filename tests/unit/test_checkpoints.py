@@ -40,6 +40,29 @@ from tests import bad_models as bad
         ([bad.written("config.json", "{")], "config.json: not valid JSON"),
         ([bad.written("config.json", '{"hidden_size": 8}')], "config.json: it has no model_type"),
         ([bad.written("config.json", "[]")], "config.json: it has no model_type"),
+        ([bad.with_config(id2label=["no", "yes"])], r"config.json: id2label must give .*; found a list\. Write it so"),
+        ([bad.with_config(id2label={"no": 0, "yes": 1})], r"config.json: id2label must .*; found names on the left"),
+        ([bad.with_config(dtype="fp16")], "config.json: dtype 'fp16' is no type .* bfloat16, float16, float32, float6"),
+        ([bad.with_config(torch_dtype="q4")], "config.json: torch_dtype 'q4' is no type of weights"),
+        ([bad.cut("tokenizer.json", 0.5)], "/tokenizer.json: not valid JSON"),
+        ([bad.written("tokenizer_config.json", "[1")], "/tokenizer_config.json: not valid JSON"),
+        ([bad.written("tokenizer_config.json", "[1]")], "/tokenizer_config.json: expected an object .* found a list"),
+        ([bad.written("generation_config.json", '{"eos_token_id": ')], "/generation_config.json: not valid JSON"),
+        ([bad.written("special_tokens_map.json", "{'a': 1}")], "/special_tokens_map.json: not valid JSON"),
+        (
+            [bad.moved("model.safetensors", "tf_model.h5")],
+            "Found tf_model.h5, weights of TensorFlow, which are not read",
+        ),
+        ([bad.moved("model.safetensors", "flax_model.msgpack")], "Found flax_model.msgpack, weights of Flax"),
+        (
+            [bad.moved("model.safetensors", "adapter_model.safetensors")],
+            r"the weights of an adapter, and no adapter_config.json. .*merge_and_unload\(\)",
+        ),
+        ([bad.moved("model.safetensors", "model.fp16.safetensors")], "the model's variant 'fp16'. Load it .* variant="),
+        (
+            [bad.moved("model.safetensors", "model.fp16-00001-of-00002.safetensors")],
+            "Found model.fp16-00001-of-00002.safetensors, which is the model's variant 'fp16'",
+        ),
         ([bad.without_tokenizer], "there is no tokenizer: none of tokenizer.json"),
     ],
 )
@@ -66,6 +89,8 @@ def test_whole_models_pass(tmp_path: Path, teacher_folder: Path, chat_teacher_fo
     check_files(teacher_folder)
     check_files(chat_teacher_folder)
     check_files("organisation/name")
+    for kind in ("float16", "torch.bfloat16", "half", None):
+        check_files(bad.copied(teacher_folder, tmp_path / str(kind), bad.with_config(dtype=kind, id2label=None)))
     check_files(bad.write_gguf(tmp_path / "tiny.gguf"))
     shards = bad.copied(teacher_folder, tmp_path / "shards", bad.in_shards())
     check_files(shards)
@@ -113,6 +138,13 @@ def test_a_gguf_file_that_is_no_whole_model(tmp_path: Path) -> None:
     file.write_bytes(whole[:-64])
     with pytest.raises(ModelError, match=r"the file is cut: it has [\d,]+ bytes, and its header says"):
         check_files(file)
+    for changes, message in (
+        ({"kind": "adapter"}, r"this is an adapter \(of an unknown kind\), .* llama-export-lora"),
+        ({"kind": "mmproj"}, "its header says that it is a mmproj, not a model"),
+        ({"tokenizer": False}, r"it has no tokenizer \(tokenizer.ggml.model\)"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            check_files(bad.write_gguf(file, **changes))
     bad.write_gguf(file, layers=1)
     with pytest.raises(ModelError, match=r"its header says 2 layers, and the file holds the tensors of 1 .* number 1"):
         check_files(file)

@@ -61,6 +61,23 @@ def test_a_weak_teacher_comes_before_all_else_and_one_that_may_be_weak_is_doubte
     assert not any("TF-IDF" in line for line in findings(measured(references=against(0.8, 3.4))))
 
 
+def test_one_of_several_teachers_that_is_no_better_than_a_floor_is_named() -> None:
+    references = [Reference(name="guessing", metric="accuracy", value=0.5, teacher=0.834, margin=points(33.4))]
+    scores = {"good": 0.9, "bad": 0.5}
+    members = {
+        name: measured()
+        .models["teacher"]
+        .model_copy(update={"accuracy": value, "accuracy_interval": Estimate(value=value, low=value, high=value)})
+        for name, value in scores.items()
+    }
+    record = measured(references=references, models=measured().models | members)
+    said = findings(record, ["good", "bad"])
+    assert said[0].startswith("Of the teachers, bad has accuracy 50.0%, no better than guessing (50.0%)")
+    assert not any("Of the teachers, good" in line for line in said)
+    # Those that answer the rows of their domain alone are not asked about the others.
+    assert not any("Of the teachers" in line for line in findings(record))
+
+
 def test_a_floor_that_could_not_be_fitted_is_said() -> None:
     said = findings(measured(floors={}, floors_missing={"student_labels": "all of them have the same label"}))
     assert "There is no TF-IDF floor on the labelled rows of the student: all of them have the same label." in said

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertModel
+from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertModel, ViTConfig
 
 from potstill.data.rows import Row
 from potstill.data.tagged import TaggedRow
@@ -271,7 +271,10 @@ def test_members_go_by_their_own_names(tmp_path: Path, project: Path, teacher_fo
     assert torch.equal(saved.get_input_embeddings().weight, own.get_input_embeddings().weight)
     recipe = load_recipe(project / "recipe.yaml", [of % "{}"])
     (told,) = heads_told(recipe, read_inputs(recipe, project))
-    assert told.startswith("b: its head knows other classes")
+    assert told.startswith("b: its head knows other classes") and "with teacher.of.b.classes: {LABEL_0: ..." in told
+    recipe = load_recipe(project / "recipe.yaml", [of % "{}", *WITHOUT_ADAPT])
+    with pytest.raises(ModelError, match=r"^teacher.of.b.model: its head .* with teacher.of.b.classes: {LABEL_0: ..."):
+        read_inputs(recipe, project)
 
 
 def test_without_classes_a_recipe_is_as_before(project: Path) -> None:
@@ -314,9 +317,7 @@ def test_a_head_of_several_labels_is_known_by_its_names(
     names: list[Any], known: bool, tmp_path: Path, teacher_folder: Path
 ) -> None:
     project = make_project(tmp_path, teacher_folder)
-    for file in (project / "data").iterdir():
-        rows = [json.loads(line) for line in file.read_text().splitlines()]
-        file.write_text("\n".join(json.dumps(row | {"label": row["label"] and [row["label"]]}) for row in rows))
+    with_lists_of_labels(project)
     several = "multi_label_classification"
     folder = with_head(teacher_folder, tmp_path / "head", names, problem_type=several)
     recipe, inputs = read(project, folder, f"task.problem_type={several}")
@@ -324,6 +325,27 @@ def test_a_head_of_several_labels_is_known_by_its_names(
     # A configuration that names a head that is not there.
     BertModel(BertConfig.from_pretrained(folder)).save_pretrained(folder)
     assert has_head(*read(project, folder, f"task.problem_type={several}")) is False
+
+
+def with_lists_of_labels(project: Path) -> None:
+    for file in (project / "data").iterdir():
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("\n".join(json.dumps(row | {"label": row["label"] and [row["label"]]}) for row in rows))
+
+
+@pytest.mark.parametrize("task", [TextClassification(), TokenClassification()])
+def test_a_token_without_a_row_is_refused(task: Any, teacher_folder: Path) -> None:
+    tokenizer, config = task.load_tokenizer(str(teacher_folder)), task.load_config(str(teacher_folder))
+    task.check_tokenizer(tokenizer, config)
+    config.vocab_size = len(tokenizer)
+    task.check_tokenizer(tokenizer, config)
+    tokenizer.add_tokens(["unheard"])
+    with pytest.raises(
+        ModelError, match=rf"^teacher.of.b.model: token 'unheard' has the id {len(tokenizer) - 1}, and the"
+    ):
+        task.check_tokenizer(tokenizer, config, where="teacher.of.b")
+    with pytest.raises(ModelError, match=r"teacher.model: a vit model has no vocabulary"):
+        task.check_tokenizer(tokenizer, ViTConfig())
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 """Where a model lies, and what is fetched of it."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
+from transformers import AutoConfig
 
 from potstill.errors import ModelError
 from potstill.locations import local_folder, resolve
+from potstill.tasks.loading import load_config
 
 
 def test_a_folder_a_package_path_and_a_hub_id(tmp_path: Path) -> None:
@@ -28,6 +31,26 @@ def test_a_folder_a_package_path_and_a_hub_id(tmp_path: Path) -> None:
 def test_what_is_nowhere_is_said_with_the_remedy(location: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         resolve(location)
+
+
+def test_what_is_neither_a_folder_nor_in_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def from_pretrained(location: str, **where: Any) -> Any:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 8s")
+        raise OSError("no connection.")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", from_pretrained)
+    with pytest.raises(
+        ModelError, match=r"^models/mine: there is no such folder, and as a hub id it cannot .* no conn"
+    ):
+        load_config("models/mine")
+    assert not caplog.records
+    # A folder that is there has another trouble.
+    (tmp_path / "models/mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"^models/mine: cannot be loaded: no connection\.$"):
+        load_config("models/mine")
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

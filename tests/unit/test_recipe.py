@@ -52,6 +52,7 @@ def test_words_that_yaml_1_1_takes_for_booleans_stay_text(load: Any, word: str) 
     [
         ("train:\n  learning_rte: 1\n", r"line 5: train\.learning_rte: unknown; did you mean learning_rate\?"),
         ("trian: {}\n", r"line 4: trian: unknown; did you mean train\?"),
+        ("student: {kind: shrunk, parameters: 9}\n", r"student\.parameters: unknown where kind is shrunk, and known"),
         ("train:\n  qqqqqqq: 1\n", r"line 5: train\.qqqqqqq: unknown$"),
         (
             "losses:\n  - kind: soft_targets\n    temprature: 2\n",

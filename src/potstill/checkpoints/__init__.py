@@ -3,6 +3,16 @@
 from potstill.checkpoints.files import check_files, stated_family
 from potstill.checkpoints.gguf_headers import gguf_tensors
 from potstill.checkpoints.pointers import stands_in
-from potstill.checkpoints.safetensors_headers import tensor_shapes
+from potstill.checkpoints.safetensors_headers import Stored, stored_tensors, tensor_shapes
+from potstill.checkpoints.same_rows import same_rows
 
-__all__ = ["check_files", "gguf_tensors", "stands_in", "stated_family", "tensor_shapes"]
+__all__ = [
+    "Stored",
+    "check_files",
+    "gguf_tensors",
+    "same_rows",
+    "stands_in",
+    "stated_family",
+    "stored_tensors",
+    "tensor_shapes",
+]

@@ -1,6 +1,7 @@
 """Whether a folder or a GGUF file is a whole model with a tokenizer, and if not, what it is instead."""
 
 import json
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,6 +18,20 @@ _READ = (
     *("tokenizer*.json", "vocab*", "merges.txt", "*.model", "*.bpe", "*.jinja"),
 )
 """What is read beside the weights."""
+_CLASS_MAP = '{"0": "no", "1": "yes"}'
+_TYPES = ("bfloat16", "float16", "float32", "float64")
+_OTHER_TYPES = ("half", "float", "double", "auto")
+"""What config.json may call the type of its weights, and what else transformers takes for one."""
+_VARIANT = re.compile(r"model\.([A-Za-z0-9_]+?)(-\d{5}-of-\d{5})?\.safetensors")
+"""Files of a variant of a model, such as model.fp16.safetensors."""
+_OTHER_FORMATS = {
+    ".h5": "TensorFlow",
+    ".msgpack": "Flax",
+    ".ot": "Rust",
+    ".onnx": "ONNX",
+    ".tflite": "TensorFlow Lite",
+    ".mlmodel": "Core ML",
+}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _VOCABULARY = ("tokenizer.json", "vocab.*", "*vocab*.json", "*.model", "*.bpe", "*.tiktoken", "tekken.json")
 """What a tokenizer's vocabulary is called; one of them is enough."""
@@ -53,7 +68,8 @@ def _check_folder(folder: Path, *, tokenizer: bool) -> None:
         raise _adapter(folder, with_model=bool({WEIGHTS, INDEX} & set(names)))
     if CONFIG not in names:
         raise ModelError(f"{folder}: there is no {CONFIG}, so this is no model. {_instead(folder, names)}")
-    _config(folder / CONFIG)
+    _check_config(folder / CONFIG)
+    _check_json(folder, names, tokenizer=tokenizer)
     if not weight_files(folder):
         raise ModelError(f"{folder}: there is no {WEIGHTS}. {_without_weights(folder, names)}")
     tensor_shapes(folder)
@@ -71,11 +87,48 @@ def _instead(folder: Path, names: Sequence[str]) -> str:
     return f"Expected a folder as model.save_pretrained and tokenizer.save_pretrained write it; {found}."
 
 
-def _config(file: Path) -> dict[str, Any]:
+def _check_json(folder: Path, names: Sequence[str], *, tokenizer: bool) -> None:
+    """Each JSON file that is read must be whole: transformers does not say which one is not, or reads on without it."""
+    for name in names:
+        of_tokenizer = name.startswith(("tokenizer", "vocab"))
+        if name.endswith(".json") and any(fnmatch(name, each) for each in _READ) and (tokenizer or not of_tokenizer):
+            content = _json(folder / name)
+            if not isinstance(content, dict) and not name.startswith("vocab"):
+                raise ModelError(
+                    f"{folder / name}: expected an object in braces, found a {type(content).__name__}. Download or "
+                    "copy the file again."
+                )
+
+
+def _json(file: Path) -> Any:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{file}: not valid JSON ({error}). Mend it, or download it again.") from error
+
+
+def _check_config(file: Path) -> None:
+    """What transformers meets with an error of Python where it has another form than it should."""
+    config = _config(file)
+    names = config.get("id2label")
+    numbered = isinstance(names, dict) and all(re.fullmatch(r"-?\d+", str(number)) for number in names)
+    if names is not None and not numbered:
+        found = "a list" if isinstance(names, list) else "names on the left" if isinstance(names, dict) else repr(names)
+        raise ModelError(
+            f"{file}: id2label must give the name of each class by its number, as in {_CLASS_MAP}; found {found}. "
+            "Write it so, in the order of the head's outputs."
+        )
+    for key in ("dtype", "torch_dtype"):
+        kind = config.get(key)
+        if isinstance(kind, str) and kind.removeprefix("torch.") not in _TYPES + _OTHER_TYPES:
+            raise ModelError(
+                f"{file}: {key} {kind!r} is no type of weights that is read; expected one of "
+                f"{', '.join(_TYPES)}, as torch names them. Name the one that the weights have."
+            )
+
+
+def _config(file: Path) -> dict[str, Any]:
+    config = _json(file)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(
             f"{file}: it has no model_type, so it is not the configuration of a transformers model. Take a folder as "
@@ -106,6 +159,17 @@ def _without_weights(folder: Path, names: Sequence[str]) -> str:
     if any(folder.rglob("*.incomplete")):
         return "A download was broken off (files named *.incomplete). Download the model again."
     tensors = [name for name in names if name.endswith(".safetensors")]
+    if adapters := [name for name in tensors if name.startswith("adapter_")]:
+        return (
+            f"Found {adapters[0]}, the weights of an adapter, and no {ADAPTER}. Find that and the base model, merge "
+            "the two with model.merge_and_unload() of PEFT, and save the merged model with model.save_pretrained."
+        )
+    if variants := [match for name in tensors if (match := _VARIANT.fullmatch(name))]:
+        kind = variants[0][1]
+        return (
+            f"Found {variants[0][0]}, which is the model's variant {kind!r}. Load it in transformers with "
+            f"variant={kind!r} and save it with model.save_pretrained, or download the model without the variant."
+        )
     if any("-of-" in name for name in tensors):
         return f"It is in several files ({', '.join(tensors[:3])}), and {INDEX} is missing. Download that too."
     if tensors:
@@ -115,19 +179,20 @@ def _without_weights(folder: Path, names: Sequence[str]) -> str:
             f"Found {', '.join(pickles[:3])}, and pickles are never read, for they can run any code. Where you trust "
             "the file, load it with transformers and save it with model.save_pretrained, which writes safetensors."
         )
+    for name in names:
+        if other := next((_OTHER_FORMATS[end] for end in _OTHER_FORMATS if name.endswith(end)), None):
+            return (
+                f"Found {name}, weights of {other}, which are not read. Take a version of the model with safetensors, "
+                "or load the file with the library that wrote it, and save the model as safetensors."
+            )
     return f"Found {', '.join(names[:5])}; download or copy the weights too."
 
 
 def _check_tokenizer(folder: Path, names: Sequence[str]) -> None:
     if any(fnmatch(name, pattern) for name in names for pattern in _VOCABULARY):
         return
-    settings: Any = {}
-    if "tokenizer_config.json" in names:
-        try:
-            settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ModelError(f"{folder / 'tokenizer_config.json'}: not valid JSON ({error}).") from error
-    if isinstance(settings, dict) and (settings.get("tokenizer_class") in _OF_BYTES or "auto_map" in settings):
+    settings = _json(folder / "tokenizer_config.json") if "tokenizer_config.json" in names else {}
+    if settings.get("tokenizer_class") in _OF_BYTES or "auto_map" in settings:
         return
     raise ModelError(
         f"{folder}: there is no tokenizer: none of tokenizer.json, vocab.txt, vocab.json, *.model. Copy the "

@@ -27,9 +27,15 @@ def check_gguf(file: Path) -> None:
         ModelError: a git-lfs pointer, another format, one part of several, a cut file, or layers that are missing.
     """
     values, tensors, end = _read(file)
+    _require_model(file, values)
     _require_whole(file, values)
     _require_layers(file, values, tensors)
     _require_size(file, values, tensors, end)
+    if "tokenizer.ggml.model" not in values:
+        raise ModelError(
+            f"{file}: it has no tokenizer (tokenizer.ggml.model). Take a file that has one, or convert the model anew "
+            "with its tokenizer beside it."
+        )
 
 
 def gguf_tensors(file: Path) -> set[str]:
@@ -55,6 +61,16 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, tuple[list[int], int, i
                 f"{file}: the file is cut or damaged: its header goes beyond its {len(content):,} bytes, or has values "
                 "of types that the format does not know. Download it again."
             ) from error
+
+
+def _require_model(file: Path, values: dict[str, Any]) -> None:
+    if values.get("general.type", "model") == "adapter":
+        raise ModelError(
+            f"{file}: this is an adapter ({values.get('adapter.type', 'of an unknown kind')}), which is no model by "
+            "itself. Merge it into its base model with llama.cpp's llama-export-lora, and name the merged file."
+        )
+    if values.get("general.type", "model") != "model":
+        raise ModelError(f"{file}: its header says that it is a {values['general.type']}, not a model.")
 
 
 def _require_whole(file: Path, values: dict[str, Any]) -> None:

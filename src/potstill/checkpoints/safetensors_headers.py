@@ -1,9 +1,9 @@
-"""Names and shapes of the tensors of a folder, from the headers of its safetensors files alone."""
+"""Names, shapes and types of the tensors of a folder, from the headers of its safetensors files alone."""
 
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from potstill.checkpoints.pointers import require_no_pointer
 from potstill.errors import ModelError
@@ -12,6 +12,15 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _LARGEST_HEADER = 100_000_000
 """Bytes; the library refuses more."""
+
+
+class Stored(NamedTuple):
+    """A tensor as the header of a file describes it."""
+
+    file: Path
+    shape: list[int]
+    kind: str
+    """Its type, such as F32 or I8."""
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -34,13 +43,20 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def tensor_shapes(folder: Path) -> dict[str, list[int]]:
-    """The shape of each tensor by its name in the files.
+    """The shape of each tensor by its name in the files; raises as `stored_tensors`."""
+    return {name: tensor.shape for name, tensor in stored_tensors(folder).items()}
+
+
+def stored_tensors(folder: Path) -> dict[str, Stored]:
+    """What the headers say of each tensor, by its name in the files.
 
     Raises:
         ModelError: a file that is cut, damaged, or no safetensors file, or a tensor of the index that is in none.
     """
     files = weight_files(folder)
-    found = {name: tensor["shape"] for file in files for name, tensor in _header(file).items()}
+    found = {
+        name: Stored(file, tensor["shape"], tensor["dtype"]) for file in files for name, tensor in _header(file).items()
+    }
     if (folder / WEIGHTS).is_file():
         return found
     if files and (absent := sorted(set(_index(folder / INDEX)) - set(found))):
@@ -84,6 +100,7 @@ def _header(file: Path) -> dict[str, Any]:
         tensors.pop("__metadata__", None)
         end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
         assert all(isinstance(each, int) for tensor in tensors.values() for each in tensor["shape"])
+        assert all(isinstance(tensor["dtype"], str) for tensor in tensors.values())
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise ModelError(f"{file}: its header cannot be read, so it is damaged. Download it again.") from error
     if size != end:

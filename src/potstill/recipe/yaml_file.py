@@ -201,9 +201,7 @@ def _explain(problem: ErrorDetails, values: dict[str, Any], document: CommentedM
     where = f"line {line}: " if line else ""
     kind = problem["type"]
     if kind == "extra_forbidden":
-        guess = difflib.get_close_matches(str(path[-1]), _known_keys(path[:-1], document), n=1)
-        hint = f"; did you mean {guess[0]}?" if guess else ""
-        return f"  {where}{name}: unknown{hint}"
+        return f"  {where}{name}: unknown{_hint(path, values, document)}"
     if kind == "missing":
         return f"  {where}{name}: missing."
     given = problem.get("input")
@@ -219,6 +217,23 @@ def _explain(problem: ErrorDetails, values: dict[str, Any], document: CommentedM
     if kind == "union_tag_not_found":
         message, shown = "needs a kind.", ""
     return f"  {where}{name + ': ' if name else ''}{message}{shown}"
+
+
+def _hint(path: Sequence[str | int], values: Any, document: CommentedMap) -> str:
+    """What a key that is not known may have been meant to be."""
+    section: Any = values
+    for part in path[:-1]:
+        inside = (isinstance(section, dict) and part in section) or (
+            isinstance(section, list) and isinstance(part, int)
+        )
+        section = section[part] if inside else {}
+    key, known = str(path[-1]), _known_keys(path[:-1], document)
+    if key in known:
+        members = f"; give it to each of its members, as in {_dotted([*path[:-1], 'of', 'NAME', key])}"
+        kind = section.get("kind", "left out")
+        return f" where kind is {kind}, and known to other kinds{members if 'of' in section else ''}."
+    guess = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {guess[0]}?" if guess else ""
 
 
 def _keys_only(location: Sequence[str | int], values: Any) -> Iterator[str | int]:

@@ -29,6 +29,7 @@ from potstill.stages.models import model_digest
 from potstill.stages.shapes import chosen_student
 from potstill.students import Shrunk, Trimmed, TrimmedVocabulary, student_config, trim
 from potstill.tasks import CausalLM, Seq2Seq, TextClassification
+from potstill.tasks.classes import TEACHER
 from potstill.tasks.loading import TOKEN_TYPES, tokenizer_fingerprint, without_token_types
 from potstill.tasks.units import Units
 from potstill.tasks.weights import Filled, check_weights
@@ -157,7 +158,10 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
         _check_adapt(recipe, said)
         del said["train"]
     labels = _label_names(recipe, splits, said)
-    labels = recipe.task.teacher_labels(lead.config, labels, recipe.lead.classes, new_head=recipe.adapt is not None)
+    anew = recipe.adapt is not None
+    labels = recipe.task.teacher_labels(
+        lead.config, labels, recipe.lead.classes, new_head=anew, where=_named_in(recipe, None)
+    )
     vocabulary = _vocabulary(recipe, said, labels, lead, tokenizer)
     student = chosen_student(recipe, lead.config, labels, vocabulary)
     digest = tokenizer_fingerprint(tokenizer)
@@ -212,7 +216,7 @@ def _read_files(
     fits = partial(
         require_fitting,
         task=task.kind,
-        where="teacher.model" if member is None else f"teacher.of.{member}",
+        where=f"{_named_in(recipe, member)}.model",
         cut=member is None,
     )
     check_files(location)
@@ -223,12 +227,17 @@ def _read_files(
     config = task.load_config(location, **where)
     fits(config.model_type)
     tokenizer = task.load_tokenizer(location, **where)
-    task.check_tokenizer(tokenizer, config)
+    task.check_tokenizer(tokenizer, config, where=_named_in(recipe, member))
     if task.writes:
         check_generation_config(location, config.get_text_config().vocab_size)
     _check_lengths(recipe, config)
     filled = check_weights(task.new_model, config, location, new_head=recipe.adapt is not None and not task.writes)
     return Files(location, _teacher_digest(location, config), config, filled), tokenizer
+
+
+def _named_in(recipe: Recipe, member: str | None) -> str:
+    """Where the recipe names a teacher; without a name it is the one, or the lead of several."""
+    return TEACHER if recipe.several is None else f"{TEACHER}.of.{member or lead_name(recipe.several)}"
 
 
 def _check_lengths(recipe: Recipe, config: PretrainedConfig) -> None:
@@ -266,7 +275,8 @@ def _with_several(recipe: Recipe, several: Mixture | Routed, inputs: Inputs, bas
                 "their tokenizers are equal. Resize them to one number (model.resize_token_embeddings) and save them."
             )
         # Refuses other classes. The same ones in another order are brought into that of the lead.
-        recipe.task.teacher_labels(files.config, inputs.labels, teacher.classes, new_head=recipe.adapt is not None)
+        anew, where = recipe.adapt is not None, _named_in(recipe, name)
+        recipe.task.teacher_labels(files.config, inputs.labels, teacher.classes, new_head=anew, where=where)
         found[name] = files
     if isinstance(several, Routed) and several.by == "domain":
         for split in ("train", "validation", "test") if recipe.task.writes else ("train", "test"):

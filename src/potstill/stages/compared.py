@@ -151,6 +151,12 @@ def speeds(
         return measure_speed(requests, rounds=rounds, advance=advance, own_types=own)
 
 
+def asked_of_all(recipe: Recipe) -> tuple[str, ...]:
+    """The names of several teachers of which each answers every row; those of domains answer their own."""
+    several = recipe.several
+    return () if several is None or (isinstance(several, Routed) and several.by == "domain") else tuple(several.of)
+
+
 def with_several(recipe: Recipe, counts: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     """The parameters of each model, and of several teachers those of all of them together."""
     if recipe.several is None:

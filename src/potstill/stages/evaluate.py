@@ -34,6 +34,7 @@ from potstill.stages.common import Inputs, alone, reads_as_teacher
 from potstill.stages.compared import (
     DISAGREEMENT_CHARACTERS,
     Judged,
+    asked_of_all,
     cost_values,
     estimate,
     headline,
@@ -169,7 +170,7 @@ def _evaluate(
         findings=[],
         **headline(models, task.primary_metric, judged.primary, judged.comparisons),
     )
-    return record.model_copy(update={"findings": findings(record)})
+    return record.model_copy(update={"findings": findings(record, asked_of_all(recipe))})
 
 
 def _encoded(recipe: Recipe, inputs: Inputs, rows: Sequence[Any]) -> EncodedRows:

@@ -26,6 +26,7 @@ from potstill.signals import Batch
 from potstill.stages import references
 from potstill.stages.common import Inputs
 from potstill.stages.compared import (
+    asked_of_all,
     cost_values,
     estimate,
     headline,
@@ -121,7 +122,7 @@ def evaluate_language(
         findings=[],
         **headline(found, recipe.task.primary_metric, whole or accuracy, comparisons),
     )
-    return record.model_copy(update={"findings": findings(record)})
+    return record.model_copy(update={"findings": findings(record, asked_of_all(recipe))})
 
 
 def _tokens(

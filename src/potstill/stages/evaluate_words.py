@@ -30,6 +30,7 @@ from potstill.run_dir import RunDir
 from potstill.stages import references
 from potstill.stages.common import Inputs, reads_as_teacher
 from potstill.stages.compared import (
+    asked_of_all,
     cost_values,
     estimate,
     headline,
@@ -149,7 +150,7 @@ def evaluate_words(
         findings=[],
         **headline(models, primary, {name: each[primary] for name, each in scores.items()}, comparisons),
     )
-    return record.model_copy(update={"findings": findings(record)})
+    return record.model_copy(update={"findings": findings(record, asked_of_all(recipe))})
 
 
 def _encoded(recipe: Recipe, inputs: Inputs, rows: Sequence[Any]) -> EncodedWords:

@@ -1,5 +1,7 @@
 """What an evaluation means, in sentences: first of all whether the teacher was worth following."""
 
+from collections.abc import Sequence
+
 from potstill.records import Comparison, Estimate, EvaluateRecord, metric_name
 
 FEWEST_ROWS = 6
@@ -8,11 +10,15 @@ interval of fewer is to be trusted."""
 ONE_SEED = "from one seed; another may differ"
 
 
-def findings(evaluation: EvaluateRecord) -> list[str]:
-    """Sentences for the report, the worst news first. What compares models follows from intervals."""
+def findings(evaluation: EvaluateRecord, members: Sequence[str] = ()) -> list[str]:
+    """Sentences for the report, the worst news first. What compares models follows from intervals.
+
+    `members` are those of several teachers that answer every row.
+    """
     metric = metric_name(evaluation.primary_metric)
     weak = weak_teacher(evaluation)
     found = [weak] if weak else []
+    found.extend(line for name in members for line in _of_member(evaluation, name))
     found.extend(_of_few_rows(evaluation))
     found.extend(_of_teacher(evaluation))
     found.extend(_of_floors(evaluation))
@@ -47,6 +53,24 @@ def weak_teacher(evaluation: EvaluateRecord) -> str | None:
         f"The teacher's {said}: nothing can be learnt from it. Adapt it longer or on more rows, or choose another; "
         "gate.allow_weak_teacher: true judges its student all the same."
     )
+
+
+def _of_member(evaluation: EvaluateRecord, name: str) -> list[str]:
+    """One of several teachers that is no better than what all of them together must beat: the others may hide it."""
+    model = evaluation.models[name]
+    for reference in evaluation.references:
+        metric = reference.metric
+        if metric == "perplexity":
+            value = model.perplexity
+        else:
+            value = model.score(metric).value if metric == "accuracy" or metric in model.scores else None
+        if value is not None and not reference.model_copy(update={"teacher": value}).beaten:
+            return [
+                f"Of the teachers, {name} has {metric_name(metric)} {_shown(metric, value)}, no better than "
+                f"{reference.name} ({_shown(metric, reference.value)}): it draws the others away from what is right. "
+                "Adapt it, give its classes their right names, or leave it out of teacher.of."
+            ]
+    return []
 
 
 def _shown(metric: str, value: float) -> str:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from potstill.recipe import Recipe
 from potstill.stages.common import Files, Inputs, units_of
 from potstill.tasks import TextClassification
-from potstill.tasks.classes import head_names, listed, named_by_hand
+from potstill.tasks.classes import TEACHER, head_names, listed, named_by_hand
 from potstill.tasks.heads import start_at_shares
 from potstill.teachers import PretrainedTeacher
 
@@ -62,19 +62,40 @@ def in_another_order(recipe: Recipe, inputs: Inputs) -> bool:
     return own != inputs.labels and sorted(own) == sorted(inputs.labels)
 
 
+def _form_unstated(recipe: Recipe, files: Files) -> bool:
+    """Whether outputs are read as several labels, of which a configuration does not say how they were trained."""
+    task = recipe.task
+    several = isinstance(task, TextClassification) and task.problem_type == "multi_label_classification"
+    return several and files.config.problem_type is None
+
+
 def heads_told(recipe: Recipe, inputs: Inputs) -> list[str]:
-    """Which parts of the teachers begin with random weights although their checkpoints have, or should have, others."""
+    """Which parts of the teachers begin with random weights although their checkpoints have, or should have, others;
+    and which heads may have been trained for another answer."""
     teachers = {"teacher": recipe.lead} if recipe.several is None else recipe.several.of
     told = []
     for name, teacher in teachers.items():
         files = inputs.several.get(name, inputs.lead)
+        where = TEACHER if recipe.several is None else f"{TEACHER}.of.{name}"
         own = replaced_head(recipe, teacher, files, inputs.labels)
         if own is not None:
             told.append(
                 f"{name}: its head knows other classes ({listed(own)}) than the data ({listed(inputs.labels)}), so it "
-                f"is replaced by a new one before it is adapted.{named_by_hand(own, inputs.labels)}"
+                f"is replaced by a new one before it is adapted.{named_by_hand(own, inputs.labels, where)}"
+            )
+        if not recipe.adapt and _form_unstated(recipe, files):
+            told.append(
+                f"{name}: its config.json does not say problem_type, and its outputs are read as several labels, each "
+                "by itself. If its head was trained to choose one class, they mean something else: leave "
+                "task.problem_type out, or add an adapt section."
             )
         pooler = sorted(each for each in files.filled.new if ".pooler." in each) if files.filled else []
         if pooler:
             told.append(f"{name}: its checkpoint has no pooler ({pooler[0]}); a new one is trained with the head.")
+        if files.filled and files.filled.unread:
+            told.append(
+                f"{name}: its checkpoint has a pooler ({min(files.filled.unread)}), which a head for words does not "
+                "read, and its config.json does not say which class was saved (architectures): if its head is one of "
+                "whole texts, its answers for words mean nothing."
+            )
     return told

@@ -28,6 +28,7 @@ from potstill.stages.rendering import LABELLED
 from potstill.stages.respond import planned
 from potstill.stages.shapes import shape_of
 from potstill.stages.signals import build_loss, planned_signals
+from potstill.stages.tokenizer_fit import doubts_about_tokenizer, unknown_shares
 from potstill.tasks import CausalLM
 from potstill.teachers import MovingAverageTeacher
 
@@ -62,13 +63,14 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
     """The plan; writes nothing.
 
     Raises:
-        ModelError: a student that cannot be built from this teacher.
+        ModelError: a student that cannot be built from this teacher, or a tokenizer that knows few words of the rows.
         RecipeError: the disk is too small for what will be written.
     """
     shapes = shapes_of(recipe, inputs)
     teacher, student = shapes.teacher, shapes.student
     learnt, asked = planned(recipe, inputs)
     encoded = {name: inputs.encoded(recipe, split.rows) for name, split in learnt.splits.items()}
+    unknown = unknown_shares(inputs, encoded)
     counts = {name: _counts(split, encoded[name]) for name, split in inputs.splits.items()}
     if recipe.generations > 1:
         # From the second on, the teacher is a student: what the losses compare must be there too.
@@ -105,7 +107,10 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         spelt_share=_spelt_share(inputs, encoded["validation"]),
         disk_bytes=disk,
         disk_free_bytes=free,
-        warnings=warnings(recipe, inputs, teacher, student, counts, classes, asked),
+        warnings=[
+            *doubts_about_tokenizer(inputs, unknown),
+            *warnings(recipe, inputs, teacher, student, counts, classes, asked),
+        ],
         classes=classes,
         date=recipe.task.date if isinstance(recipe.task, CausalLM) else None,
     )

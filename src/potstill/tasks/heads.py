@@ -10,8 +10,21 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
-from potstill.tasks.classes import head_names, names_of
+from potstill.tasks.classes import head_names, name_outputs, names_of
+from potstill.tasks.loading import explained, load_config
 from potstill.tasks.weights import load_weights
+
+
+def load_classifier_config(location: str, **where: Any) -> PretrainedConfig:
+    """The configuration of a classifier, in which its outputs have the names that its config.json gives them.
+
+    Raises:
+        ModelError: there is none, or one that transformers cannot read.
+    """
+    config = load_config(location, **where)
+    with explained(location):
+        name_outputs(config, PretrainedConfig.get_config_dict(location, **where)[0])
+    return config
 
 
 def load_classifier(
@@ -31,7 +44,7 @@ def load_classifier(
         ModelError: it cannot be loaded, or its checkpoint does not fill it.
     """
     if values is None:
-        return load_weights(auto, location, **where)[0]
+        return load_weights(auto, location, config=config, **where)[0]
     model, found = load_weights(auto, location, new_head=True, **values, **where)
     name, last = output_layer(model)
     if found.new.isdisjoint(f"{name}.{parameter}" for parameter, _ in last.named_parameters()):

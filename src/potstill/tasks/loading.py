@@ -3,19 +3,39 @@
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from potstill.errors import ModelError
+from potstill.locations import is_hub_id
 
 TOKEN_TYPES = "token_type_ids"
 _UNREADABLE = (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError, RuntimeError)
 _MALFORMED = (KeyError, TypeError, AttributeError)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what transformers writes, and the hub's library each time that it tries again: what matters of it is an
+    error here, or a warning of the plan."""
+    before, of_hub = logging.get_verbosity(), hub_logging.get_verbosity()
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity(ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        hub_logging.set_verbosity(of_hub)
 
 
 class explained:
@@ -28,6 +48,11 @@ class explained:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and is_hub_id(self._location) and not Path(self._location).exists():
+            raise ModelError(
+                f"{self._location}: there is no such folder, and as a hub id it cannot be fetched: {_reason(error)} "
+                "Name a folder that is there, beside the recipe or by its whole path, or a model of the hub."
+            ) from error
         if isinstance(error, _UNREADABLE):
             raise ModelError(f"{self._location}: cannot be loaded: {_reason(error)}") from error
         if isinstance(error, _MALFORMED):
@@ -45,6 +70,11 @@ def _reason(error: BaseException) -> str:
             "it brings code of its own, which is run only where the recipe says so. Read that code, then set "
             "teacher.trust_remote_code: true."
         )
+    if unread := re.search(
+        r"Unrecognized configuration class .*\.(\w+)Config'> for this kind of AutoModel: (\w+)",
+        lines[0] if lines else "",
+    ):
+        return f"a {unread[1]} model is none that {unread[2]} reads. Take one of another family, or set task.kind."
     if isinstance(error, StrictDataclassError):
         return " ".join(lines)
     return next(iter(lines), type(error).__name__)
@@ -61,7 +91,7 @@ def load_config(location: str, **where: Any) -> PretrainedConfig:
     Raises:
         ModelError: there is none, or one that transformers cannot read.
     """
-    with explained(place_of(location, where)):
+    with explained(place_of(location, where)), quiet():
         return AutoConfig.from_pretrained(location, **where)
 
 
@@ -84,6 +114,24 @@ def load_tokenizer(
             "and the like) from the model that it was trained from."
         )
     return tokenizer
+
+
+def require_embedded(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, where: str) -> None:
+    """Every token of a tokenizer must have a row in the embedding matrix.
+
+    Raises:
+        ModelError: names the first token beyond it.
+    """
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if rows is None:
+        raise ModelError(f"{where}.model: a {config.model_type} model has no vocabulary, so it reads no text.")
+    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
+    if beyond:
+        number, token = beyond[0]
+        raise ModelError(
+            f"{where}.model: token {token!r} has the id {number}, and the model has {rows} tokens. "
+            "Resize its embeddings, or take the tokenizer that it was trained with."
+        )
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from potstill.errors import ModelError
 from potstill.settings import Settings
-from potstill.tasks.classes import require_no_classes
+from potstill.tasks.classes import TEACHER, require_no_classes
+from potstill.tasks.loading import require_embedded
 
 
 class OverVocabulary(Settings):
@@ -19,30 +19,29 @@ class OverVocabulary(Settings):
         """Whether its models write token by token: labels are distributions over a vocabulary at each position."""
         return True
 
-    def check_tokenizer(self, tokenizer: Tokenizer, config: PretrainedConfig) -> None:
+    def check_tokenizer(self, tokenizer: Tokenizer, config: PretrainedConfig, *, where: str = TEACHER) -> None:
         """Every token must have a row in the embedding matrix.
 
         Raises:
             ModelError: names the first token beyond it.
         """
-        rows = config.get_text_config().vocab_size
-        beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
-        if beyond:
-            number, token = beyond[0]
-            raise ModelError(
-                f"teacher.model: token {token!r} has the id {number}, and the model has {rows} tokens. "
-                "Resize its embeddings, or take the tokenizer that it was trained with."
-            )
+        require_embedded(tokenizer, config, where)
 
     def teacher_labels(
-        self, config: PretrainedConfig, labels: list[str], classes: Mapping[str, str], *, new_head: bool = False
+        self,
+        config: PretrainedConfig,
+        labels: list[str],
+        classes: Mapping[str, str],
+        *,
+        new_head: bool = False,
+        where: str = TEACHER,
     ) -> list[str]:
         """None.
 
         Raises:
             ModelError: the recipe names some.
         """
-        require_no_classes(classes, "what such a model says are tokens, not classes")
+        require_no_classes(classes, "what such a model says are tokens, not classes", where)
         return labels
 
     def config_values(self, labels: Sequence[str]) -> dict[str, Any]:

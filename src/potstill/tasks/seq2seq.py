@@ -24,7 +24,7 @@ from potstill.errors import DataError, ModelError
 from potstill.signals import Ask, Batch, Signals
 from potstill.targets import Head
 from potstill.tasks.causal_lm import PROBE_TOKENS, TOLERANCE
-from potstill.tasks.classes import NO_CLASSES
+from potstill.tasks.classes import NO_CLASSES, TEACHER
 from potstill.tasks.loading import load_config, load_tokenizer
 from potstill.tasks.over_vocabulary import OverVocabulary
 from potstill.tasks.weights import load_weights
@@ -77,13 +77,13 @@ class Seq2Seq(OverVocabulary):
                 )
         return []
 
-    def check_tokenizer(self, tokenizer: Tokenizer, config: PretrainedConfig) -> None:
+    def check_tokenizer(self, tokenizer: Tokenizer, config: PretrainedConfig, *, where: str = TEACHER) -> None:
         """Every token must have a row in the embedding matrix, and the decoder a token to start from.
 
         Raises:
             ModelError: names what is missing.
         """
-        super().check_tokenizer(tokenizer, config)
+        super().check_tokenizer(tokenizer, config, where=where)
         start_token(config)
 
     def load_config(self, location: str, **where: Any) -> PretrainedConfig:

@@ -25,9 +25,9 @@ from potstill.records import ProblemType
 from potstill.settings import Settings
 from potstill.signals import Ask, Batch, Signals
 from potstill.tasks.answers import Answer, Number, OneClass, SeveralLabels
-from potstill.tasks.classes import NO_CLASSES, classes_in_order, config_of, labels_of, require_no_classes
-from potstill.tasks.heads import load_classifier
-from potstill.tasks.loading import load_config, load_tokenizer
+from potstill.tasks.classes import NO_CLASSES, TEACHER, classes_in_order, config_of, labels_of, require_no_classes
+from potstill.tasks.heads import load_classifier, load_classifier_config
+from potstill.tasks.loading import load_tokenizer, require_embedded
 
 ENCODE_CHUNK = 1024
 
@@ -83,11 +83,24 @@ class TextClassification(Settings):
         """
         return self.answer.label_names(splits)
 
-    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
-        """Nothing to check: encoders are read by the tokenizer that lies beside them."""
+    def check_tokenizer(
+        self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, *, where: str = TEACHER
+    ) -> None:
+        """Every token must have a row in the embedding matrix.
+
+        Raises:
+            ModelError: names the first token beyond it.
+        """
+        require_embedded(tokenizer, config, where)
 
     def teacher_labels(
-        self, config: PretrainedConfig, labels: list[str], classes: Mapping[str, str], *, new_head: bool = False
+        self,
+        config: PretrainedConfig,
+        labels: list[str],
+        classes: Mapping[str, str],
+        *,
+        new_head: bool = False,
+        where: str = TEACHER,
     ) -> list[str]:
         """The classes in the order of the outputs of the teacher's head; `new_head` where a misfit is replaced.
 
@@ -96,16 +109,16 @@ class TextClassification(Settings):
         """
         if config.problem_type not in (None, self.problem_type) and not new_head:
             raise ModelError(
-                f"teacher.model: its configuration says {config.problem_type}, and the recipe {self.problem_type}. "
+                f"{where}.model: its configuration says {config.problem_type}, and the recipe {self.problem_type}. "
                 "Set task.problem_type, or add an adapt section to give it another head."
             )
         if self.problem_type == "regression":
-            require_no_classes(classes, "a number has no classes")
+            require_no_classes(classes, "a number has no classes", where)
             if new_head:
                 return labels
             if config.num_labels == 1:
-                return labels_of(config)
-        return classes_in_order(config, labels, classes, new_head=new_head)
+                return labels_of(config, where)
+        return classes_in_order(config, labels, classes, new_head=new_head, where=where)
 
     def config_values(self, labels: Sequence[str]) -> dict[str, Any]:
         """What a model's configuration says of the classes."""
@@ -115,7 +128,7 @@ class TextClassification(Settings):
         return sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
 
     def load_config(self, location: str, **where: Any) -> PretrainedConfig:
-        return load_config(location, **where)
+        return load_classifier_config(location, **where)
 
     def load_tokenizer(self, location: str, **where: Any) -> PreTrainedTokenizerBase:
         return load_tokenizer(location, **where)
@@ -133,7 +146,7 @@ class TextClassification(Settings):
             ModelError: it cannot be loaded, or its checkpoint does not fill it.
         """
         values = None if labels is None else self.config_values(labels)
-        config = load_config(location, **where)
+        config = load_classifier_config(location, **where)
         where |= {"use_safetensors": True}
         return load_classifier(AutoModelForSequenceClassification, location, config, values, classes, **where)
 

@@ -20,9 +20,9 @@ from potstill.data.words import EncodedWords, encode_words, load_word_tokenizer
 from potstill.errors import DataError, ModelError
 from potstill.settings import Settings
 from potstill.signals import Ask
-from potstill.tasks.classes import NO_CLASSES, classes_in_order, config_of, ordered
-from potstill.tasks.heads import load_classifier
-from potstill.tasks.loading import load_config, load_tokenizer
+from potstill.tasks.classes import NO_CLASSES, TEACHER, classes_in_order, config_of, ordered
+from potstill.tasks.heads import load_classifier, load_classifier_config
+from potstill.tasks.loading import load_tokenizer, require_embedded
 from potstill.tasks.text_classification import ask_for_logits
 
 
@@ -79,27 +79,37 @@ class TokenClassification(Settings):
                 )
         return ordered(taught)
 
-    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
-        """Words are matched with their pieces, which only fast tokenizers tell.
+    def check_tokenizer(
+        self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, *, where: str = TEACHER
+    ) -> None:
+        """Words are matched with their pieces, which only fast tokenizers tell, and every piece must have a row in the
+        embedding matrix.
 
         Raises:
-            ModelError: a tokenizer that does not.
+            ModelError: a tokenizer that does not tell, or the first token beyond the matrix.
         """
         if not tokenizer.is_fast:
             raise ModelError(
-                f"teacher.model: its tokenizer ({type(tokenizer).__name__}) cannot tell which pieces are of which "
+                f"{where}.model: its tokenizer ({type(tokenizer).__name__}) cannot tell which pieces are of which "
                 "word. Take a model with a tokenizer.json."
             )
+        require_embedded(tokenizer, config, where)
 
     def teacher_labels(
-        self, config: PretrainedConfig, labels: list[str], classes: Mapping[str, str], *, new_head: bool = False
+        self,
+        config: PretrainedConfig,
+        labels: list[str],
+        classes: Mapping[str, str],
+        *,
+        new_head: bool = False,
+        where: str = TEACHER,
     ) -> list[str]:
         """The tags in the order of the outputs of the teacher's head; `new_head` where a misfit is replaced.
 
         Raises:
             ModelError: its tags are not those of the data.
         """
-        return classes_in_order(config, labels, classes, new_head=new_head)
+        return classes_in_order(config, labels, classes, new_head=new_head, where=where)
 
     def config_values(self, labels: Sequence[str]) -> dict[str, Any]:
         """What a model's configuration says of the tags."""
@@ -109,7 +119,7 @@ class TokenClassification(Settings):
         return sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
 
     def load_config(self, location: str, **where: Any) -> PretrainedConfig:
-        return load_config(location, **where)
+        return load_classifier_config(location, **where)
 
     def load_tokenizer(self, location: str, **where: Any) -> PreTrainedTokenizerBase:
         return load_tokenizer(location, load_word_tokenizer, **where)
@@ -127,7 +137,7 @@ class TokenClassification(Settings):
             ModelError: it cannot be loaded, or its checkpoint does not fill it.
         """
         values = None if labels is None else config_of(labels)
-        config = load_config(location, **where)
+        config = load_classifier_config(location, **where)
         where |= {"use_safetensors": True}
         return load_classifier(AutoModelForTokenClassification, location, config, values, classes, **where)
 
