@@ -37,7 +37,7 @@ def parquet() -> bytes:
         *[(name, POINTER, r"a git-lfs pointer of 69 bytes, not the file of 0\.1 MB") for name in ("a.jsonl", "a.json")],
         ("a.parquet", POINTER, "git lfs pull"),
         ("a.jsonl", "<!DOCTYPE html><p>", "a web page that was saved"),
-        ("a.jsonl", gzip.compress(LINES.encode()), r"compressed with gzip\. Unpack it first"),
+        ("a.jsonl", gzip.compress(LINES.encode(), mtime=0), r"compressed with gzip\. Unpack it first"),
         ("a.json", bz2.compress(LINES.encode()), "compressed with bzip2"),
         ("a.jsonl", lzma.compress(LINES.encode()), "compressed with xz"),
         ("a.jsonl", b"PK\x03\x04 more", "a zip archive"),

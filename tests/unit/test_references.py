@@ -189,8 +189,8 @@ def test_plan_warns_of_a_validation_that_cannot_choose(
         "multi_label": [["metal"], ["beast", "metal"], []],
         "regression": [1.0, 2.0, 3.0],
     }
-    for split in ("train", "adapt", "test"):
-        write(project, split, [f"{split} {number} text" for number in range(3)], others[problem_type])
+    for start, split in ((10, "train"), (20, "adapt"), (30, "test")):
+        write(project, split, [f"w{start + number} w3" for number in range(3)], others[problem_type])
     write(project, "validation", [f"w{number} w2" for number in range(len(labels))], labels)
     form = problem_type if problem_type == "regression" else f"{problem_type}_classification"
     recipe, inputs = loaded(project, "data.near_copies=null", f"task.problem_type={form}")
