@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from potstill.data.columns import KINDS, OPTIONAL, Columns
 from potstill.data.fields import RESPONSES, Form
 from potstill.data.files import RepeatedKey, json_value
-from potstill.data.meanings import BESIDE_PROMPT, IN_CHATS, PAIRS_OF_PROMPTS, PART
+from potstill.data.meanings import BESIDE_PROMPT, IN_CHATS, PAIRS_OF_PROMPTS, PART_OF_PROMPT
 from potstill.data.on_disk import OnDisk
 from potstill.data.reading import Reading
 from potstill.data.rows import domain_in, id_in, read_each, text_id
@@ -199,7 +199,7 @@ def read_dialogues(path: Path, columns: Columns, *, how: Reading | None = None) 
         meanings=IN_CHATS,
         labels=RESPONSES,
         beside=BESIDE_PROMPT,
-        second=PART,
+        second=PART_OF_PROMPT,
         pairs=PAIRS_OF_PROMPTS,
     )
     return read_each(

@@ -148,6 +148,12 @@ SECOND = Meaning(
 )
 PART = Meaning(SECOND.words, _has_text, alike=False, inside=False)
 """A second text beside one that is often made of it."""
+PART_OF_PROMPT = Meaning(
+    f"{SECOND.words}, or name it in data.columns.input, which is put after a prompt",
+    _has_text,
+    alike=False,
+    inside=False,
+)
 LONG_PART = Meaning(SECOND.words, _has_prose, alike=False, inside=False)
 CHOICES = Meaning(
     "what the answer is chosen from (choices of a multiple choice); write it into the text that is read",
@@ -222,7 +228,7 @@ IN_CHATS: Meanings = {
     "documents": Meaning(
         "what the answer is found in (documents of chat templates); write it into the prompt", _has_text, inside=False
     ),
-    **_named("context contexts", PART),
+    **_named("context contexts", PART_OF_PROMPT),
     **_named(
         "suffix middle",
         Meaning(
@@ -292,7 +298,7 @@ BESIDE_SOURCE: Meanings = {
     **_named("textpair text2 sentence2 context contexts passage passages question query", PART),
     **_named("document documents", LONG_PART),
 }
-BESIDE_PROMPT: Meanings = _named("passage passages question query input instruction prefix", PART)
+BESIDE_PROMPT: Meanings = _named("passage passages question query input instruction prefix", PART_OF_PROMPT)
 
 
 def _pairs(*pairs: str) -> frozenset[frozenset[str]]:
