@@ -47,9 +47,19 @@ class Template:
             DataError: turns that the template refuses.
             ModelError: a date that cannot be set.
         """
+        turns = [
+            {"role": message.role, "content": message.content}
+            | ({} if message.reasoning is None else {reasoning_key: message.reasoning})
+            for message in messages
+        ]
 
         def written(tools: list[Any] | None, values: dict[str, Any]) -> str:
-            return self._written(messages, tools, values, reasoning_key, add_generation_prompt)
+            with self._clock():
+                return str(
+                    self.tokenizer.apply_chat_template(
+                        turns, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt, **values
+                    )
+                )
 
         try:
             return written(tools, values)
@@ -64,26 +74,6 @@ class Template:
             if not isinstance(error, TemplateError):
                 problem = f"{type(error).__name__}: {problem}"
             raise DataError(f'row "{row}": the chat template refuses the conversation: {problem}. {fix}.') from error
-
-    def _written(
-        self,
-        messages: Sequence[Message],
-        tools: list[Any] | None,
-        values: dict[str, Any],
-        reasoning_key: str,
-        add_generation_prompt: bool,
-    ) -> str:
-        turns = [
-            {"role": message.role, "content": message.content}
-            | ({} if message.reasoning is None else {reasoning_key: message.reasoning})
-            for message in messages
-        ]
-        with self._clock():
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt, **values
-                )
-            )
 
     def arguments(self, *, tools: list[Any] | None = None) -> frozenset[str]:
         """The names that the template reads from what it is given.
