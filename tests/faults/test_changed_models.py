@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 from potstill.errors import ModelError
-from potstill.stages.models import ModelFolder, model_digest
+from potstill.progress import Progress
+from potstill.recipe.yaml_file import load_recipe
+from potstill.records import AdaptRecord
+from potstill.run_dir import RunDir
+from potstill.stages.models import ModelFolder, model_digest, teacher_folder
 from tests.recipes.test_cli import finished, finished_once, potstill, stages_that_worked
 
 __all__ = ["finished", "finished_once"]
@@ -38,6 +42,17 @@ def test_a_folder_knows_whether_its_files_are_those_that_were_written(tmp_path: 
         folder.require_unchanged()
     # What lies elsewhere is known by the digest that it has now.
     ModelFolder(model).require_unchanged()
+
+
+def test_of_several_teachers_each_folder_has_a_digest_of_its_own(project: Path) -> None:
+    members = {
+        name: AdaptRecord(adapted=True, location=f"adapt/{name}/model", digest=f"digest of {name}")
+        for name in ("one", "two")
+    }
+    lead = members["two"].model_copy(update={"digest": "digest of both", "members": members})
+    recipe, run = load_recipe(project / "recipe.yaml"), RunDir(project / "run", Progress())
+    assert teacher_folder(recipe, run, lead).digest == "digest of two"
+    assert teacher_folder(recipe, run, members["one"]).digest == "digest of one"
 
 
 @pytest.mark.long
