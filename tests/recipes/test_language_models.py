@@ -47,6 +47,25 @@ def test_a_run_leaves_the_promised_figures(finished: Path) -> None:
     assert artefact["passed"] and artefact["max_logit_difference"] == 0
 
 
+def with_hidden_states(project: Path, teacher: Path) -> tuple[Path, list[str]]:
+    """recipes/chat_hidden_states.yaml beside the data of a chat project, and what makes it short."""
+    adapted, recipe = load_recipe(project / "recipe.yaml", []), project / "chat_hidden_states.yaml"
+    text = (RECIPES / recipe.name).read_text().replace("../chat/", "")
+    recipe.write_text(re.sub(r"pkg:\S*gguf", str(teacher), text))
+    return recipe, [
+        "task.max_length=64",
+        "data={train: data/train.jsonl, validation: data/validation.jsonl, test: data/test.jsonl, "
+        "adapt: data/adapt.jsonl, near_copies: null}",
+        f"adapt={adapted.adapt.model_dump_json()}" if adapted.adapt else "",
+        "label.encoding={kind: low_rank, head: 8, rank: 16}",
+        "student.layers=2",
+        "student.width=32",
+        "train={epochs: 8, batch_size: 4, learning_rate: 1e-2, evaluate_every: 10, precision: float32}",
+        "train.baseline=false",
+        "evaluate={prompts: 2, rounds: 1, warmup: 1, new_tokens: 4, generations: 1, generation_tokens: 4}",
+    ]
+
+
 @pytest.mark.parametrize(
     "features", [pytest.param("online"), pytest.param("stored", marks=pytest.mark.long)], ids=["online", "stored"]
 )
@@ -55,22 +74,8 @@ def test_hidden_states_are_learnt_beside_the_distributions(
 ) -> None:
     """recipes/chat_hidden_states.yaml, on a tiny teacher that was adapted to the data."""
     project = make_chat_project(tmp_path, chat_teacher_folder)
-    adapted, recipe = load_recipe(project / "recipe.yaml", []), project / "chat_hidden_states.yaml"
-    text = (RECIPES / recipe.name).read_text().replace("../chat/", "")
-    recipe.write_text(re.sub(r"pkg:\S*gguf", str(chat_teacher_folder), text))
-    changes = [
-        "task.max_length=64",
-        "data={train: data/train.jsonl, validation: data/validation.jsonl, test: data/test.jsonl, "
-        "adapt: data/adapt.jsonl, near_copies: null}",
-        f"adapt={adapted.adapt.model_dump_json()}" if adapted.adapt else "",
-        f"label.features={features}",
-        "label.encoding={kind: low_rank, head: 8, rank: 16}",
-        "student.layers=2",
-        "student.width=32",
-        "train={epochs: 8, batch_size: 4, learning_rate: 1e-2, evaluate_every: 10, precision: float32}",
-        "train.baseline=false",
-        "evaluate={prompts: 2, rounds: 1, warmup: 1, new_tokens: 4, generations: 1, generation_tokens: 4}",
-    ]
+    recipe, changes = with_hidden_states(project, chat_teacher_folder)
+    changes = [*changes, f"label.features={features}"]
     said = [part for change in changes for part in ("--set", change)]
     potstill("run", recipe, "--out", project / "run", *said)
     assert {signal["name"] for signal in record(project / "run", "plan")["signals"]} == {"logits", "hidden_states"}

@@ -48,6 +48,17 @@ def changed(*settings: str) -> list[str]:
     return [part for setting in settings for part in ("--set", setting)]
 
 
+def of_recipes(folder: Path, name: str, teacher: Path) -> Path:
+    """One of the recipes for pairs as it is, but for the teacher, beside tiny data."""
+    (folder / "names").mkdir()
+    (folder / "recipes").mkdir()
+    make_pair_project(folder / "names", teacher)
+    write_pairs(folder / "names/data/train.jsonl", 80, seed=2, answered=20)
+    recipe = folder / f"recipes/{name}.yaml"
+    recipe.write_text((RECIPES / f"{name}.yaml").read_text().replace("../names/teacher", str(teacher)))
+    return recipe
+
+
 def manifest(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run / "label/teacher/logits/manifest.json").read_text())
     return found
@@ -98,14 +109,8 @@ def test_a_teacher_that_writes_the_targets_and_a_student_that_learns_them(pair_p
     ],
 )
 def test_the_recipes_for_pairs(tmp_path: Path, pair_teacher_folder: Path, name: str, losses: set[str]) -> None:
-    (tmp_path / "names").mkdir()
-    (tmp_path / "recipes").mkdir()
-    make_pair_project(tmp_path / "names", pair_teacher_folder)
-    write_pairs(tmp_path / "names/data/train.jsonl", 80, seed=2, answered=20)
-    text = (RECIPES / f"{name}.yaml").read_text().replace("../names/teacher", str(pair_teacher_folder))
-    (tmp_path / "recipes/recipe.yaml").write_text(text)
-    out = tmp_path / "run"
-    potstill("run", tmp_path / "recipes/recipe.yaml", "--out", out, *changed(*SHRUNK))
+    recipe, out = of_recipes(tmp_path, name, pair_teacher_folder), tmp_path / "run"
+    potstill("run", recipe, "--out", out, *changed(*SHRUNK))
     first = json.loads((out / "train/student/metrics.jsonl").read_text().split("\n")[0])
     assert {key.removesuffix(".weight") for key in first if key.endswith(".weight")} == losses
     written = record(out, "label/responses")

