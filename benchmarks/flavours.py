@@ -36,10 +36,10 @@ from potstill.records import AdaptRecord, TrainRecord
 from potstill.run_dir import RunDir, open_run, write_json, write_text
 from potstill.stages.adapt import adapt
 from potstill.stages.common import Inputs, read_inputs
-from potstill.stages.generations import generations
 from potstill.stages.label import TEACHER, label
 from potstill.stages.label_features import label_features
 from potstill.stages.models import ModelFolder
+from potstill.stages.rounds import generations
 from potstill.stages.train import Lessons, train_baseline, train_student
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine, start_engine

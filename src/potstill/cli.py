@@ -186,7 +186,7 @@ def list_(
     ],
 ) -> None:
     """List the components that a recipe can name."""
-    from potstill.components import COMPONENTS, describe
+    from potstill.catalogue import COMPONENTS, describe
 
     if what not in COMPONENTS:
         raise RecipeError(f"no components {what!r}; there are: {', '.join(COMPONENTS)}.")
@@ -289,11 +289,11 @@ def _of_memory(error: Exception) -> str | None:
     # torch is imported by then, or it was not torch that asked for memory.
     kinds = (MemoryError, getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError))
     cause = getattr(error, "inner_exception", error)  # where a compiler wraps it
-    said = str(cause)
-    if not isinstance(cause, kinds) and not re.search("Allocator: (can't allocate|not enough) memory", said):
+    cause_text = str(cause)
+    if not isinstance(cause, kinds) and not re.search("Allocator: (can't allocate|not enough) memory", cause_text):
         return None
     # What follows is for who works on an allocator.
-    what = re.split(r" GPU |Error code|\n", said.rpartition("Allocator: ")[2])[0].strip(" .")
+    what = re.split(r" GPU |Error code|\n", cause_text.rpartition("Allocator: ")[2])[0].strip(" .")
     stage = next(iter(getattr(error, "__notes__", [])), "")
     settings = next((keys for name, keys in _MEMORY.items() if stage.startswith(name)), "the batch sizes of the recipe")
     return (
@@ -316,7 +316,7 @@ _MEMORY = {
 def _of_the_system(error: Exception) -> str | None:
     """What a disk or file system that refuses is to the user; None for an error of the program."""
     where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-    # safetensors writes from Rust and wraps what the system said.
+    # safetensors writes from Rust and wraps what the system cause_text.
     wrapped = re.search(r"\(os error (\d+)\)", str(error))
     code = error.errno if isinstance(error, OSError) else int(wrapped[1]) if wrapped else None
     if code == errno.ENOSPC:

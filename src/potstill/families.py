@@ -103,7 +103,7 @@ def _bart(stack: str, attention: str) -> Family:
 
 
 # Models that read with one stack and write with another.
-TWO_STACKS: dict[str, dict[Part, Family]] = {
+ENCODER_DECODERS: dict[str, dict[Part, Family]] = {
     "t5": {
         Part.ENCODER: _t5("encoder", "layer.0.SelfAttention", "layer.1"),
         Part.DECODER: _t5("decoder", "layer.0.SelfAttention", "layer.2"),
@@ -122,7 +122,7 @@ _FITTING = {
     "text_classification": _ENCODERS,
     "token_classification": _ENCODERS,
     "causal_lm": ("a decoder", DECODER_FAMILIES),
-    "seq2seq": ("an encoder-decoder", frozenset(TWO_STACKS)),
+    "seq2seq": ("an encoder-decoder", frozenset(ENCODER_DECODERS)),
 }
 """What each task reads, as a word and as the families that can teach it and be cut for it."""
 
@@ -177,10 +177,10 @@ def family_named(model_type: str, part: Part = Part.ONLY) -> Family:
     Raises:
         ModelError: one whose modules are not known here.
     """
-    if model_type in TWO_STACKS and part is not Part.ONLY:
-        return TWO_STACKS[model_type][part]
+    if model_type in ENCODER_DECODERS and part is not Part.ONLY:
+        return ENCODER_DECODERS[model_type][part]
     if model_type not in FAMILIES:
-        known = ", ".join(sorted({*FAMILIES, *TWO_STACKS}))
+        known = ", ".join(sorted({*FAMILIES, *ENCODER_DECODERS}))
         raise ModelError(
             f"model family {model_type!r}: where its layers lie is not known here, so losses on features cannot read "
             f"it; known: {known}."

@@ -115,7 +115,7 @@ def _attention(
                 causal and attention_mask is None and query.shape[2] > 1,
             )
         )
-    said: tuple[Tensor, None] = sdpa_attention_forward(
+    output: tuple[Tensor, None] = sdpa_attention_forward(
         module,
         query,
         key,
@@ -127,15 +127,15 @@ def _attention(
         position_bias=position_bias,
         **others,
     )
-    return said
+    return output
 
 
 AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-class Taken:
-    """What was taken in a forward pass, of all tokens."""
+class CapturedFeatures:
+    """What was captured in a forward pass, of all tokens."""
 
     def __init__(self) -> None:
         self._whole: dict[Read, Tensor] = {}
@@ -158,36 +158,36 @@ class Taken:
 
 
 @contextmanager
-def taking(model: PreTrainedModel, reads: frozenset[Read]) -> Iterator[Taken]:
+def capture_features(model: PreTrainedModel, reads: frozenset[Read]) -> Iterator[CapturedFeatures]:
     """Within it, a forward pass of the model leaves what is read; nothing stays on the model afterwards.
 
     Raises:
         ModelError: a family whose layers are not known, or whose attention cannot be listened to.
     """
-    taken = Taken()
+    captured = CapturedFeatures()
     with ExitStack() as stack:
         maps: dict[tuple[Part, int], list[Read]] = {}
         for read in sorted(reads):
             if read.signal is Signal.HIDDEN_STATES:
-                stack.callback(_hook(model, read, taken).remove)
+                stack.callback(_hook(model, read, captured).remove)
             else:
                 maps.setdefault((read.part, read.layer), []).append(read)
         if maps:
-            stack.enter_context(_listening(model, maps, taken))
-        yield taken
+            stack.enter_context(_listening(model, maps, captured))
+        yield captured
 
 
-def _hook(model: PreTrainedModel, read: Read, taken: Taken) -> torch.utils.hooks.RemovableHandle:
+def _hook(model: PreTrainedModel, read: Read, captured: CapturedFeatures) -> torch.utils.hooks.RemovableHandle:
     layers = layers_of(model, read.part)
     if not 0 <= read.layer <= len(layers):
         raise ModelError(f"hidden state {read.layer} of a model of {len(layers)} layers; expected 0 to {len(layers)}.")
     norm = final_norm_of(model, read.part) if read.normed and read.layer == len(layers) else None
 
     def before(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        taken.put(read, given[0] if given else named["hidden_states"])
+        captured.put(read, given[0] if given else named["hidden_states"])
 
-    def after(module: nn.Module, given: tuple[Any, ...], said: Any) -> None:
-        taken.put(read, said[0] if isinstance(said, tuple) else said)
+    def after(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        captured.put(read, output[0] if isinstance(output, tuple) else output)
 
     if norm is not None:
         return norm.register_forward_hook(after)
@@ -197,7 +197,9 @@ def _hook(model: PreTrainedModel, read: Read, taken: Taken) -> torch.utils.hooks
 
 
 @contextmanager
-def _listening(model: PreTrainedModel, maps: Mapping[tuple[Part, int], list[Read]], taken: Taken) -> Iterator[None]:
+def _listening(
+    model: PreTrainedModel, maps: Mapping[tuple[Part, int], list[Read]], captured: CapturedFeatures
+) -> Iterator[None]:
     """Attention of the layers `maps`, counted from 1, leaves their maps."""
     config = model.config
     usual = config._attn_implementation
@@ -210,7 +212,7 @@ def _listening(model: PreTrainedModel, maps: Mapping[tuple[Part, int], list[Read
     def sink_of(reads: list[Read]) -> _Sink:
         def sink(attended: _Attended) -> None:
             for read in reads:
-                taken.put(
+                captured.put(
                     read,
                     attended.attention()
                     if read.signal is Signal.ATTENTION
@@ -239,6 +241,6 @@ def _stack_config(model: PreTrainedModel, part: Part) -> Any:
     return model.base_model.get_submodule(family_of(model, part).layers.rpartition(".")[0]).config
 
 
-def features_at(taken: Taken, batch: Batch) -> Features:
+def features_at(captured: CapturedFeatures, batch: Batch) -> Features:
     """The features of the tokens that count in a batch, in float32 at least."""
-    return {read: at_least_float32(feature) for read, feature in taken.of_batch(batch).items()}
+    return {read: at_least_float32(feature) for read, feature in captured.of_batch(batch).items()}

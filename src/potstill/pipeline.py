@@ -14,13 +14,13 @@ from potstill.stages.common import read_inputs
 from potstill.stages.evaluate import evaluate
 from potstill.stages.export import export
 from potstill.stages.gate import gate
-from potstill.stages.generations import generations
+from potstill.stages.generate import generate
 from potstill.stages.label import TEACHER, label
 from potstill.stages.label_features import label_features
 from potstill.stages.plan import plan
 from potstill.stages.rendering import DATE, at_one_date
 from potstill.stages.report import environment, report
-from potstill.stages.respond import respond
+from potstill.stages.rounds import generations
 from potstill.stages.train import Lessons, train_baseline, train_student
 from potstill.training.engine import Engine, start_engine
 
@@ -36,7 +36,7 @@ def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[
     yield "plan", (planned := plan(run, recipe, inputs))
     yield "adapt", (teacher := adapt(run, recipe, inputs, engine))
     # The rows to learn from here on are those that the teacher wrote, where it does.
-    inputs, responses = respond(run, recipe, inputs, teacher, engine)
+    inputs, responses = generate(run, recipe, inputs, teacher, engine)
     labels = label(run, recipe, inputs, teacher, engine)
     features = label_features(run, recipe, inputs, teacher, engine)
     yield "label", labels

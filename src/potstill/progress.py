@@ -45,15 +45,15 @@ class PlainProgress(Progress):
 
     @contextmanager
     def task(self, description: str, total: int, unit: str) -> Iterator[Advance]:
-        started = said = time.monotonic()
+        started = shown_at = time.monotonic()
         done = 0
 
         def advance(amount: int = 1, note: str = "") -> None:
-            nonlocal done, said
+            nonlocal done, shown_at
             done += amount
             now = time.monotonic()
-            if now - said >= self._between:
-                said = now
+            if now - shown_at >= self._between:
+                shown_at = now
                 rate = done / (now - started)
                 left = f", {_clock((total - done) / rate)} left" if rate > 0 and total > done else ""
                 self.line(f"  {description}: {done}/{total} {unit}, {rate:,.1f}/s{left} {note}".rstrip())

@@ -52,7 +52,7 @@ Features = Mapping[Read, Tensor]
 
 @dataclass(frozen=True)
 class Signals:
-    """What a model said about a batch; a signal that nobody asked for is None."""
+    """The outputs of a model for a batch; a signal that nobody asked for is None."""
 
     logits: Float[Tensor, "*batch classes"] | None = None
     hidden: Float[Tensor, "*batch width"] | None = None

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from potstill.errors import ModelError, RecipeError
-from potstill.features import features_at, taking
+from potstill.features import capture_features, features_at
 from potstill.labels import States
 from potstill.losses import Attention, Cosine, HiddenStates, MixedLoss, Relations, Shapes
 from potstill.schedules import Constant
@@ -62,7 +62,7 @@ def built(variant: Variant, seed: int = 5) -> Any:
 def summed(variant: Variant, module: Any, student: PreTrainedModel, teacher: Features, batch: Batch) -> Tensor:
     """The loss of a batch as the loop computes it, with the student's features from its forward pass."""
     loss = MixedLoss([module])
-    with taking(student, loss.student_reads) as taken:
+    with capture_features(student, loss.student_reads) as taken:
         said = ask_for_logits(student, batch)
     said = replace(said, features=features_at(taken, batch))
     return loss(said, Signals(features=teacher), batch, progress=0.25).total
@@ -232,7 +232,7 @@ def test_features_are_those_that_transformers_gives_with_eager_attention(make: A
         inputs["position_ids"] = torch.tensor([[0, 1, 2, 3, 4, 5], [0, 1, 2, 0, 1, 2]])
     reads = [Read(Signal.HIDDEN_STATES, layer) for layer in range(4)]
     reads += [Read(Signal.HIDDEN_STATES, 3, normed=True), *(Read(Signal.ATTENTION, layer) for layer in (1, 2, 3))]
-    with torch.no_grad(), taking(model, frozenset(reads)) as taken:
+    with torch.no_grad(), capture_features(model, frozenset(reads)) as taken:
         model(**inputs, **({"use_cache": False} if make is decoder else {}))
     everything = torch.ones(2, 6, dtype=torch.bool)
     found = taken.at(everything if make is decoder else batch.tokens)
@@ -259,7 +259,7 @@ def test_features_are_those_that_transformers_gives_with_eager_attention(make: A
 def test_relations_are_those_of_the_definition() -> None:
     model, batch = encoder(shape(2, 12, 3), 1), rows([5, 3])
     heads, size = 4, 3
-    with torch.no_grad(), taking(model, frozenset({Read(Signal.VALUE_RELATION, 2, heads=heads)})) as taken:
+    with torch.no_grad(), capture_features(model, frozenset({Read(Signal.VALUE_RELATION, 2, heads=heads)})) as taken:
         model(**batch.inputs)
         states = model.bert(**batch.inputs, output_hidden_states=True).hidden_states[1]
         vectors = model.bert.encoder.layer[1].attention.self.value(states)
@@ -293,7 +293,7 @@ def test_packed_examples_have_the_loss_of_examples_by_themselves(settings: Any) 
             torch.tensor(mask),
         )
         said = FrozenTeacher(teacher, CPU, ask_for_hidden_states, loss.teacher_reads)(batch)
-        with taking(student, loss.student_reads) as taken:
+        with capture_features(student, loss.student_reads) as taken:
             hidden = ask_for_hidden_states(student, batch)
         hidden = replace(hidden, features=features_at(taken, batch))
         return loss(hidden, said, batch, progress=0.0).total.item()
@@ -318,7 +318,7 @@ def test_stored_states_are_those_of_the_teacher_to_three_digits() -> None:
 def test_a_forward_pass_that_fails_leaves_nothing_on_the_model() -> None:
     model = encoder(SHAPES.student, 1)
     reads = frozenset({Read(Signal.ATTENTION, 1), Read(Signal.HIDDEN_STATES, 1)})
-    with pytest.raises(ZeroDivisionError), taking(model, reads):
+    with pytest.raises(ZeroDivisionError), capture_features(model, reads):
         raise ZeroDivisionError
     assert model.config._attn_implementation == "sdpa"
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -346,7 +346,7 @@ def test_what_cannot_be_compared_is_refused_before_training(settings: Any, shape
 def test_relation_heads_that_do_not_divide_the_channels_are_refused() -> None:
     model = encoder(SHAPES.student, 1)
     reads = frozenset({Read(Signal.KEY_RELATION, 1, heads=5)})
-    with pytest.raises(ModelError, match="8 channels that cannot be cut into 5"), taking(model, reads):
+    with pytest.raises(ModelError, match="8 channels that cannot be cut into 5"), capture_features(model, reads):
         model(**rows([4]).inputs)
 
 
@@ -370,7 +370,7 @@ def test_a_student_of_the_teachers_shape_is_driven_to_the_teacher(variant: Varia
     optimiser = torch.optim.Adam(trained, lr=1e-2)
     values = []
     for _ in range(300):
-        with taking(student, loss.student_reads) as taken:
+        with capture_features(student, loss.student_reads) as taken:
             own = ask_for_logits(student, batch)
         total = loss(replace(own, features=features_at(taken, batch)), said, batch, progress=0.0).total
         optimiser.zero_grad()

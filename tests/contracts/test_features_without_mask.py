@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, Qwen2Config
 
-from potstill.features import taking
+from potstill.features import capture_features
 from potstill.signals import Read, Signal
 from tests.contracts.feature_reference import decoder, shape
 
@@ -16,7 +16,7 @@ def test_maps_of_rows_without_padding_and_packing_are_causal(family: type[LlamaC
     model = decoder(shape(3, 12, 3), 1, family)
     ids = torch.tensor([[5, 7, 2, 9, 4], [3, 8, 8, 1, 6]])
     inputs = {"input_ids": ids, "position_ids": torch.arange(5).expand(2, -1), "use_cache": False}
-    with torch.no_grad(), taking(model, READS) as taken:
+    with torch.no_grad(), capture_features(model, READS) as taken:
         model(**inputs)
     found = taken.at(torch.ones(2, 5, dtype=torch.bool))
     model.set_attn_implementation("eager")

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 from potstill.data.pair_tokens import PairRows
 from potstill.data.pairs import Pair
 from potstill.errors import ModelError
-from potstill.features import features_at, taking
+from potstill.features import capture_features, features_at
 from potstill.losses import HardLabels, MixedLoss
 from potstill.schedules import Constant
 from potstill.signals import Batch, Signals
@@ -134,6 +134,6 @@ def test_a_model_that_is_saved_is_loaded_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_is_read_where_nothing_is_asked(family: str) -> None:
     model, batch = pair_model(family, 1), rows(family).collate([0])
-    with taking(model, frozenset()) as taken:
+    with capture_features(model, frozenset()) as taken:
         ask_for_hidden_states(model, batch)
     assert features_at(taken, batch) == {}

@@ -22,7 +22,7 @@ from potstill.students import model_shape
 from potstill.tasks import Seq2Seq
 from potstill.tasks.seq2seq import ask_for_hidden_states
 from potstill.tasks.text_classification import ask_for_logits
-from potstill.teachers import FrozenTeacher, Mixture, Routed, SeveralTeachers
+from potstill.teachers import EnsembleTeacher, FrozenTeacher, Mixture, Routed
 from potstill.training.engine import Engine
 from potstill.training.loop import Job, fit
 from potstill.training.metrics import read_metrics
@@ -87,7 +87,7 @@ def several(settings: Mixture | Routed) -> Case:
     frozen = {name: FrozenTeacher(model, CPU, ask_for_logits) for name, model in members.items()}
     by_domain = isinstance(settings, Routed) and settings.by == "domain"
     routes = {name: (number % 2, 1) for number, name in enumerate(rows.ids)} if by_domain else {}
-    return bert(0), rows, SeveralTeachers(settings, frozen, routes), ask_for_logits, MixedLoss([soft()])
+    return bert(0), rows, EnsembleTeacher(settings, frozen, routes), ask_for_logits, MixedLoss([soft()])
 
 
 def tagging() -> Case:

@@ -25,7 +25,7 @@ from potstill.data.chat_tokens import Tokenised
 from potstill.data.packing import PackedRows, pack
 from potstill.divergences import GeneralisedJSD
 from potstill.errors import ModelError
-from potstill.features import features_at, taking
+from potstill.features import capture_features, features_at
 from potstill.labels import Fitted, LabelSource, LabelStore, StoredTeacher, StoreWriter
 from potstill.labels.hidden import Hidden
 from potstill.labels.low_rank import LowRank
@@ -162,7 +162,7 @@ def test_no_logits_of_all_positions_are_kept_for_the_backward_pass(features: boo
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with taking(small.model, small.loss.student_reads) as taken:
+        with capture_features(small.model, small.loss.student_reads) as taken:
             said = ask_for_hidden_states(small.model, batch)
         said = replace(said, features=features_at(taken, batch))
         total = small.loss(said, small.teacher(batch), batch, progress=0.5).total

@@ -338,7 +338,7 @@ def test_a_validation_loss_that_is_not_finite_is_an_error_and_no_checkpoint(tmp_
 
 
 def test_trackers_get_what_metrics_jsonl_gets(tmp_path: Path) -> None:
-    class Kept:
+    class WidthProjection:
         def __init__(self) -> None:
             self.lines: list[tuple[int, dict[str, float]]] = []
 
@@ -348,7 +348,7 @@ def test_trackers_get_what_metrics_jsonl_gets(tmp_path: Path) -> None:
         def close(self) -> None:
             pass
 
-    kept = Kept()
+    kept = WidthProjection()
     fit(replace(job(), trackers=[kept]), tmp_path, Engine(CPU), Progress())
     written = read_metrics(tmp_path / "metrics.jsonl")
     assert len(written) == 21 + 6

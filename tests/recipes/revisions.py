@@ -26,7 +26,13 @@ from typing import Any
 
 from tests.conftest import make_chat_project, spelling_pieces, word_pieces, write_chat_teacher, write_teacher
 from tests.pair_models import make_pair_teacher
-from tests.recipes import test_answers, test_flavours, test_language_models, test_seq2seq, test_token_classification
+from tests.recipes import (
+    test_flavours,
+    test_language_models,
+    test_problem_types,
+    test_seq2seq,
+    test_token_classification,
+)
 from tests.recipes.test_cli import ENVIRONMENT, stages_that_worked
 
 ROOT = Path(__file__).parents[2]
@@ -63,10 +69,12 @@ def runs_of(name: str, folder: Path) -> list[Run]:
         return [Run(recipe, project / "run", test_seq2seq.changed(*changes))]
     if name in test_flavours.OTHER_ANSWERS:
         of: tuple[str, Callable[..., None]] = (
-            ("sets", test_answers.write_sets) if name == "multi_label" else ("coverage", test_answers.write_numbers)
+            ("sets", test_problem_types.write_sets)
+            if name == "multi_label"
+            else ("coverage", test_problem_types.write_numbers)
         )
-        test_answers.of_recipes(project, name, *of, teacher)
-        return [Run(project / f"recipes/{name}.yaml", project / "run", test_answers.changes())]
+        test_problem_types.of_recipes(project, name, *of, teacher)
+        return [Run(project / f"recipes/{name}.yaml", project / "run", test_problem_types.changes())]
     test_flavours.of_recipes(project, teacher, write_teacher(_made(folder / "spelling"), spelling_pieces()))
     recipe = project / f"recipes/{name}.yaml"
     # With a baseline, so that its losses and weights are compared too.

@@ -38,7 +38,7 @@ SEVERAL = ["mixture", "routed"]
 PAIRS = ["seq2seq", "sequence_level"]
 """Tested in test_seq2seq.py."""
 OTHER_ANSWERS = ["multi_label", "regression"]
-"""Tested in test_answers.py."""
+"""Tested in test_problem_types.py."""
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoTokenizer
 
-from potstill.data.written import Written, load_written
+from potstill.data.generated import GeneratedResponse, load_generated
 from potstill.errors import DataError, LabelStoreError
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
 from potstill.records import AdaptRecord, ResponsesRecord
 from potstill.run_dir import fingerprint, open_run, write_json
-from potstill.stages import respond as stage
+from potstill.stages import generate as stage
 from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.plan import example_lines, make_plan
 from potstill.tasks.chat_prompts import ChatPrompts
@@ -48,7 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, chat_teacher_folder: Path
 
 
 def test_a_student_learns_what_its_teacher_wrote(finished: Path) -> None:
-    written = load_written(finished / "run/label/responses/responses.parquet")
+    written = load_generated(finished / "run/label/responses/responses.parquet")
     found = record(finished / "run", "label/responses")
     splits = record(finished / "run", "plan")["splits"]
     assert found["written"] == len(written) > found["kept"] == 0
@@ -243,22 +243,22 @@ class TestWriting:
     """The stage itself, in this process, with the random teacher."""
 
     @pytest.fixture
-    def respond(self, load: Load, chat_teacher_folder: Path) -> Callable[..., tuple[Inputs, ResponsesRecord | None]]:
+    def generate(self, load: Load, chat_teacher_folder: Path) -> Callable[..., tuple[Inputs, ResponsesRecord | None]]:
         def responded(folder: Path, *changes: str) -> tuple[Inputs, ResponsesRecord | None]:
             recipe, inputs = load(GENERATED, "adapt=null", *changes)
             adapted = AdaptRecord(adapted=False, location=str(chat_teacher_folder), digest=inputs.lead.digest)
             with open_run(folder, Progress()) as run:
-                return stage.respond(run, recipe, inputs, adapted, Engine(torch.device("cpu")))
+                return stage.generate(run, recipe, inputs, adapted, Engine(torch.device("cpu")))
 
         return responded
 
     def test_a_job_that_was_broken_off_goes_on_to_the_same_file(
         self,
-        respond: Callable[[Path], tuple[Inputs, ResponsesRecord | None]],
+        generate: Callable[[Path], tuple[Inputs, ResponsesRecord | None]],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        _, whole = respond(tmp_path / "whole")
+        _, whole = generate(tmp_path / "whole")
         assert whole is not None
         write, calls = stage.write_responses, []
 
@@ -270,26 +270,26 @@ class TestWriting:
 
         monkeypatch.setattr(stage, "write_responses", broken)
         with pytest.raises(KeyboardInterrupt):
-            respond(tmp_path / "broken")
+            generate(tmp_path / "broken")
         assert not (tmp_path / "broken/label/responses/responses.parquet").exists()
         # A batch that is not whole is written again.
         kept = sorted((tmp_path / "broken/label/responses/scratch").iterdir())
         assert len(kept) == 2
         kept[0].write_bytes(kept[0].read_bytes()[:-30])
-        inputs, resumed = respond(tmp_path / "broken")
+        inputs, resumed = generate(tmp_path / "broken")
         assert resumed is not None and resumed.files == whole.files
         assert calls[3] == calls[0] and calls[4] == calls[2] and len(set(calls[3:])) == len(calls[3:])
         assert not (tmp_path / "broken/label/responses/scratch").exists()
         rows = inputs.splits["train"].rows
-        assert all(isinstance(row, Written) for row in rows) and len(rows) == whole.written
+        assert all(isinstance(row, GeneratedResponse) for row in rows) and len(rows) == whole.written
 
     def test_prompts_that_are_rendered_otherwise_are_answered_anew_but_old_runs_go_on(
         self,
-        respond: Callable[..., tuple[Inputs, ResponsesRecord | None]],
+        generate: Callable[..., tuple[Inputs, ResponsesRecord | None]],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        _, first = respond(tmp_path / "run")
+        _, first = generate(tmp_path / "run")
         inputs = tmp_path / "run/label/responses/inputs.json"
         known = json.loads(inputs.read_text())["inputs"]
         assert len(known["prompts"]) == 64
@@ -300,7 +300,7 @@ class TestWriting:
             return [(name, np.append(prompt, prompt[-1])) for name, prompt in prompt_of(self, *args, **more)]
 
         monkeypatch.setattr(ChatPrompts, "of", otherwise)
-        _, other = respond(tmp_path / "run")
+        _, other = generate(tmp_path / "run")
         assert first is not None and other is not None and first.files != other.files
         # One that an earlier version wrote is kept.
         del known["prompts"]
@@ -309,12 +309,12 @@ class TestWriting:
         old = json.loads(result.read_text()) | {"fingerprint": fingerprint(known), "digest_of_record": ""}
         result.write_text(json.dumps(old))
         before = result.read_text()
-        assert respond(tmp_path / "run")[1] is not None and result.read_text() == before
+        assert generate(tmp_path / "run")[1] is not None and result.read_text() == before
         assert "prompts" not in json.loads(inputs.read_text())["inputs"]
 
     def test_a_smaller_batch_writes_only_what_is_missing(
         self,
-        respond: Callable[..., tuple[Inputs, ResponsesRecord | None]],
+        generate: Callable[..., tuple[Inputs, ResponsesRecord | None]],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -331,23 +331,23 @@ class TestWriting:
 
         monkeypatch.setattr(stage, "write_responses", broken)
         with pytest.raises(KeyboardInterrupt):
-            respond(tmp_path / "run")
+            generate(tmp_path / "run")
         smaller = "label.responses.batch_size=5"
         with pytest.raises(KeyboardInterrupt):
-            respond(tmp_path / "run", smaller)
-        inputs, found = respond(tmp_path / "run", smaller)
+            generate(tmp_path / "run", smaller)
+        inputs, found = generate(tmp_path / "run", smaller)
         assert found is not None and sum(sizes) == found.written
         assert sizes[:2] == [16, 16] and max(sizes[2:]) == 5 and len(set(seeds)) == len(seeds)
         ids = [row.id for row in inputs.splits["train"].rows]
         assert len(set(ids)) == len(ids) == found.written
         # What is finished is not written again for that either.
         calls = len(sizes)
-        assert respond(tmp_path / "run", "label.responses.batch_size=3")[1] == found and len(sizes) == calls
+        assert generate(tmp_path / "run", "label.responses.batch_size=3")[1] == found and len(sizes) == calls
 
     def test_token_ids_are_learnt_as_they_were_drawn(
-        self, respond: Callable[[Path], tuple[Inputs, ResponsesRecord | None]], load: Load, tmp_path: Path
+        self, generate: Callable[[Path], tuple[Inputs, ResponsesRecord | None]], load: Load, tmp_path: Path
     ) -> None:
-        inputs, found = respond(tmp_path / "run")
+        inputs, found = generate(tmp_path / "run")
         recipe, _ = load(GENERATED)
         encoded = recipe.task.encode(inputs.splits["train"].rows, inputs.tokenizer, inputs.labels)
         table = pyarrow.parquet.read_table(tmp_path / "run/label/responses/responses.parquet").to_pylist()
@@ -362,12 +362,12 @@ class TestWriting:
         assert found.cut == sum(row["response"][-1] != 3 for row in table)
 
     def test_a_file_that_was_changed_is_refused(
-        self, respond: Callable[[Path], tuple[Inputs, ResponsesRecord | None]], tmp_path: Path
+        self, generate: Callable[[Path], tuple[Inputs, ResponsesRecord | None]], tmp_path: Path
     ) -> None:
-        respond(tmp_path / "run")
+        generate(tmp_path / "run")
         path = tmp_path / "run/label/responses/responses.parquet"
         content = bytearray(path.read_bytes())
         content[50] ^= 1
         path.write_bytes(content)
         with pytest.raises(LabelStoreError, match="changed since it was written"):
-            respond(tmp_path / "run")
+            generate(tmp_path / "run")

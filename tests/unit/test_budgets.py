@@ -19,7 +19,14 @@ from potstill.recipe.yaml_file import load_recipe
 from potstill.stages.candidates import costs_of_students
 from potstill.stages.common import read_inputs
 from potstill.stages.plan import make_plan
-from potstill.stages.shapes import Candidate, chosen_student, flops_per_token, shape_of, sized_candidates, within
+from potstill.stages.student_search import (
+    Candidate,
+    chosen_student,
+    flops_per_token,
+    shape_of,
+    sized_candidates,
+    within,
+)
 from potstill.students import Budget, Copy
 from tests.recipes.test_cli import potstill
 
@@ -101,7 +108,7 @@ def test_a_budget_of_which_no_shape_is_legal_says_why() -> None:
         chosen_student(asked, ENCODER, LABELS)
 
 
-def test_candidates_of_two_stacks_differ_in_either() -> None:
+def test_candidates_of_encoder_decoders_differ_in_either() -> None:
     teacher = T5Config(**SIZES_OF_T5, num_layers=2, num_decoder_layers=8)
     found = {(c.settings.layers, c.settings.decoder_layers, c.settings.width) for c in found_of(teacher)}
     assert {(2, 8, 16), (2, 6, 32), (1, 4, 32), (1, 2, 32)} <= found

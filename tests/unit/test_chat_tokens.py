@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from potstill.data.chat_tokens import ChatTokens, TokenCounts, Tokenised, marked_text
 from potstill.data.dialogues import Completion, Conversation, PlainText
+from potstill.data.generated import GeneratedResponse
 from potstill.data.turns import Message
-from potstill.data.written import Written
 from potstill.errors import DataError, ModelError
 from tests.unit.chat_shapes import (
     ATTACK,
@@ -258,7 +258,9 @@ def test_the_end_of_a_response_is_the_last_token_that_is_learnt(tokenizers: dict
 
 def test_what_a_teacher_wrote_is_not_read_again(tokenizers: dict[str, Any]) -> None:
     shown, said = np.array([5, 6, 7], dtype=np.int32), np.array([9, 8, 9], dtype=np.int32)
-    ((tokenised,), counts) = ChatTokens(tokenizers["chatml"], 8).tokenise([Written("a", shown, said, "another text")])
+    ((tokenised,), counts) = ChatTokens(tokenizers["chatml"], 8).tokenise(
+        [GeneratedResponse("a", shown, said, "another text")]
+    )
     assert tokenised.ids.tolist() == [5, 6, 7, 9, 8, 9] and tokenised.trained.tolist() == [False] * 3 + [True] * 3
     assert counts.trained_tokens == 3 and counts.responses_cut == 0
 

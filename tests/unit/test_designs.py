@@ -8,7 +8,7 @@ from transformers import BertConfig, LlamaConfig, PretrainedConfig, Qwen2Config,
 
 from potstill.errors import ModelError
 from potstill.recipe import Recipe
-from potstill.stages.shapes import chosen_student, designed_candidates, shape_of
+from potstill.stages.student_search import chosen_student, designed_candidates, shape_of
 from potstill.students import Copy, Design, Random, Shrunk, design_note, designed, designs_for, student_config
 from potstill.students.designs import DESIGNS, DesignName
 from potstill.tasks import CausalLM, TextClassification

@@ -15,7 +15,7 @@ from potstill.run_dir import open_run
 from potstill.stages import evaluate_language
 from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.queries import PLAIN_PROMPT, require_queries, timed_prompts
-from potstill.tasks.writing import writing
+from potstill.tasks.generative import writing
 from potstill.training.engine import start_engine
 from tests.conftest import FILLERS, make_chat_project
 

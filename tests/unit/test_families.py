@@ -25,7 +25,7 @@ from transformers import (
 
 from potstill.data.encoded import EncodedRows
 from potstill.errors import ModelError
-from potstill.features import taking
+from potstill.features import capture_features
 from potstill.signals import Batch, Read, Signal
 from potstill.students import Copy, Random, Shrunk, copy_from_teacher, measure_importance, student_config
 from potstill.students.layouts import in_family, intermediate_size, laid_out_alike
@@ -134,7 +134,7 @@ def test_a_narrower_distilbert_is_cut_from_either(make: Any) -> None:
 def test_the_features_of_distilbert_are_those_that_transformers_gives() -> None:
     model = distilbert().double()
     reads = [Read(Signal.HIDDEN_STATES, layer) for layer in range(5)] + [Read(Signal.ATTENTION, 2)]
-    with torch.no_grad(), taking(model, frozenset(reads)) as taken:
+    with torch.no_grad(), capture_features(model, frozenset(reads)) as taken:
         model(**INPUTS)
     found = taken.at(batch().tokens)
     model.set_attn_implementation("eager")

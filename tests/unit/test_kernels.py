@@ -31,14 +31,14 @@ class Compiler:
     """Stands in for torch.compile: its passes write or not, then fail."""
 
     def __init__(self, error: Exception, *, writes: bool = False) -> None:
-        self.error, self.writes, self.calls, self.options = error, writes, 0, {}
+        self.error, self.generative, self.calls, self.options = error, writes, 0, {}
 
     def __call__(self, plain: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         self.options = options
 
         def fast(terms: Any, student: Tensor, *rest: Any) -> Any:
             self.calls += 1
-            if self.writes:
+            if self.generative:
                 student.add_(1)
             raise self.error
 

@@ -66,7 +66,7 @@ def test_data_and_teacher_are_written_the_same_each_time(rules: Path, tmp_path: 
     taught = [words_alone(row["source"]) for name in ("adapt", "train") for row in found[name]]
     assert len(held_out) == 16 and not held_out & set(taught) and len(set(taught)) == 100
     recipe = load_recipe(tmp_path / "one/recipe.yaml")
-    assert isinstance(recipe.task, Seq2Seq) and recipe.writes_responses
+    assert isinstance(recipe.task, Seq2Seq) and recipe.generates_responses
 
 
 def test_the_teacher_is_one_that_the_task_can_read(rules: Path, tmp_path: Path) -> None:

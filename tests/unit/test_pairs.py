@@ -13,11 +13,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from potstill.data.columns import Columns
+from potstill.data.generated import GeneratedResponse
 from potstill.data.pair_tokens import PairRows, PairTokens
 from potstill.data.pairs import Pair, read_pairs
 from potstill.data.prepare import DataSettings, prepare
 from potstill.data.token_rows import TokenRows
-from potstill.data.written import Written
 from potstill.errors import DataError, ModelError
 from potstill.families import Part
 from potstill.signals import IGNORE_INDEX
@@ -97,7 +97,9 @@ def test_a_tokenizer_whose_special_tokens_are_words_of_its_own_spells_their_stri
 
 
 def test_what_a_teacher_wrote_stays_the_tokens_that_it_wrote() -> None:
-    written = Written("a", np.array([4, 5, 1], dtype=np.int32), np.array([7, 7], dtype=np.int32), "x", ended=False)
+    written = GeneratedResponse(
+        "a", np.array([4, 5, 1], dtype=np.int32), np.array([7, 7], dtype=np.int32), "x", ended=False
+    )
     batch = Seq2Seq().encode([written], pair_tokenizer("t5")).collate([0])
     assert batch.inputs["input_ids"].tolist() == [[4, 5, 1]] and batch.labels.tolist() == [[7, 7]]
 

@@ -51,11 +51,11 @@ def test_the_most_frequent_class_is_that_of_the_rows_that_teach(project: Path) -
     _, inputs = loaded(project, "data.near_copies=null")
     truth, weights = np.array([1] * 5 + [2] * 3 + [0]), bootstrap_weights(9, seed=0, resamples=40)
     teacher = np.full(41, 0.5)
-    most, guess = references.of_one_class(inputs, truth, teacher, weights)
+    most, guess = references.of_single_label(inputs, truth, teacher, weights)
     assert (most.value, guess.value) == (3 / 9, 1 / 3)
     assert most.beaten and most.margin is not None and most.margin.value == pytest.approx(100 * (0.5 - 3 / 9))
     assert most.margin.low < most.margin.value < most.margin.high
-    assert not references.of_one_class(inputs, truth, np.full(41, 1 / 3), weights)[1].beaten, "at it is not above it"
+    assert not references.of_single_label(inputs, truth, np.full(41, 1 / 3), weights)[1].beaten, "at it is not above it"
 
 
 def test_the_same_labels_are_those_that_serve_the_rows_that_teach(project: Path) -> None:
@@ -64,7 +64,7 @@ def test_the_same_labels_are_those_that_serve_the_rows_that_teach(project: Path)
         write(project, split, [f"{split} {number} text" for number in range(5)], sets)
     _, inputs = loaded(project, "task.problem_type=multi_label_classification", "data.near_copies=null")
     truth = np.array([[label in each for label in "abc"] for each in sets])
-    (found,) = references.of_several_labels(inputs, truth, np.ones(41), bootstrap_weights(5, seed=0, resamples=40))
+    (found,) = references.of_multi_label(inputs, truth, np.ones(41), bootstrap_weights(5, seed=0, resamples=40))
     # a and b at every row: 6 of 10 are right, and 7 are there.
     assert found.value == pytest.approx(2 * 6 / (10 + 7))
 

@@ -27,7 +27,7 @@ from potstill.stages.models import write_model
 from potstill.stages.plan import make_plan
 from potstill.stages.rendering import at_one_date, tokens_of, with_tokens
 from potstill.tasks import CausalLM
-from potstill.tasks.writing import end_tokens
+from potstill.tasks.generative import end_tokens
 from potstill.training.engine import start_engine
 
 # The words of a tiny tokenizer, by minute and second.

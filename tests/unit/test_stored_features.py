@@ -15,7 +15,7 @@ from potstill.labels.store import batch_checksum, read_manifest
 from potstill.labels.writer import describe
 from potstill.run_dir import file_digest
 from potstill.signals import Batch, Read, Signal, Signals, Teacher
-from potstill.teachers import JoinedTeacher
+from potstill.teachers import CompositeTeacher
 from tests.contracts.feature_reference import rows
 
 CPU = torch.device("cpu")
@@ -136,7 +136,7 @@ def test_distributions_of_one_and_features_of_others_make_one_teacher() -> None:
     def shows(read: Read) -> Teacher:
         return lambda batch: Signals(logits=torch.zeros(1, 2), features={read: states(0)[read]})
 
-    said = JoinedTeacher(speaks, tuple(map(shows, sorted(READS))))(rows([5]))
+    said = CompositeTeacher(speaks, tuple(map(shows, sorted(READS))))(rows([5]))
     assert said.logits is not None and said.logits.sum() == 2
     assert set(said.features) == READS
     assert all(torch.equal(feature, states(0)[read]) for read, feature in said.features.items())

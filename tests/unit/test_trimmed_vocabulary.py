@@ -40,7 +40,7 @@ from potstill.recipe import Recipe
 from potstill.students import Copy, Shrunk, Trimmed, TrimmedVocabulary, copy_from_teacher, student_config, trim
 from potstill.tasks import TextClassification
 from potstill.tasks.text_classification import ask_for_logits
-from potstill.teachers import FrozenTeacher, RenumberedTeacher
+from potstill.teachers import FrozenTeacher, TokenMappedTeacher
 
 LINES = [line.strip() for text in topics.values() for line in text.splitlines() if len(line.strip()) > 30]
 TAUGHT, OTHERS = LINES[:1500], LINES[1500:3000]
@@ -268,7 +268,7 @@ def test_a_student_of_full_size_says_exactly_what_its_teacher_says(kind: str, in
     assert torch.equal(said, expected) and said.std() > 1e-3
     # The teacher, asked about the student's ids, says the same as about its own.
     cpu = torch.device("cpu")
-    asked = RenumberedTeacher(FrozenTeacher(teacher, cpu, ask_for_logits), trimmed.kept)(own).logits
+    asked = TokenMappedTeacher(FrozenTeacher(teacher, cpu, ask_for_logits), trimmed.kept)(own).logits
     assert asked is not None and torch.equal(asked, expected)
 
 

@@ -102,8 +102,8 @@ class Chat:
                 )
 
     def examples(self, *, last_only: bool) -> list[list[Turn]]:
-        """The conversation as one example, or as more where the template does not repeat what was said; as none where
-        nothing of it is to be learnt.
+        """The conversation as one example, or as more where the template does not repeat earlier turns as they were
+        written; as none where nothing of it is to be learnt.
 
         Raises:
             DataError: a conversation that the template refuses, rewrites or does not show whole, or its tools.
@@ -121,13 +121,13 @@ class Chat:
             response, end = self._response(number, prompt)
             self._refuse(problem_of_shown(prompt, self._messages[:number]))
             shown = self._ids(new)
-            said = ids_after(shown, self._ids(new + response))
+            ids = ids_after(shown, self._ids(new + response))
             if goes_on:
-                examples[-1].append(Turn(shown[1:], said or self._ids(response)))
+                examples[-1].append(Turn(shown[1:], ids or self._ids(response)))
             else:
-                examples.append([Turn(shown, said or self._ids(response))])
+                examples.append([Turn(shown, ids or self._ids(response))])
             # Where the response melts into the prompt, a later prompt would not have the tokens that were learnt.
-            before = prompt + response if said else None
+            before = prompt + response if ids else None
         return examples
 
     def prompt_ids(self) -> list[int]:
@@ -221,7 +221,7 @@ class Chat:
             if within in content and within.strip() == content.strip():
                 self.rewritten |= within != content
                 return within
-        # Templates of reasoning models take the reasoning out of a content, or set it apart. It was said all the same.
+        # Templates of reasoning models take the reasoning out of a content, or set it apart. It was written even so.
         if END in content and after_reasoning(content).strip() in shown:
             return content
         raise DataError(

@@ -17,13 +17,13 @@ from transformers import PreTrainedTokenizerBase
 from potstill.data.chat_template import Chat, Turn
 from potstill.data.copies import beginning
 from potstill.data.dialogues import Completion, Conversation, Example, PlainText
+from potstill.data.generated import GeneratedResponse
 from potstill.data.on_disk import place_of
 from potstill.data.reading import Refusals
 from potstill.data.rendering import MOMENTS, Template
 from potstill.data.rows import OWN_ID
 from potstill.data.special_tokens import SpecialTokens, ids_after, token_ids
 from potstill.data.tokens import TokenFile, Tokenised
-from potstill.data.written import Written
 from potstill.errors import DataError, ModelError
 
 FIRST_DROPPED = 5
@@ -73,7 +73,7 @@ class ChatTokens:
         """Answered examples as tokens, and the counts of what did not fit.
 
         A conversation becomes several, named `id#turn`, where the template does not show earlier turns as they were
-        said (many drop their reasoning): each then has the prompt that inference would show. A long text becomes
+        written (many drop their reasoning): each then has the prompt that inference would show. A long text becomes
         `id#window`, each reaching one token into the one before it, so that every token is learnt once.
 
         Raises:
@@ -194,7 +194,7 @@ class ChatTokens:
             parts = [[self._completion(example)]]
         elif isinstance(example, PlainText):
             parts = [[turn] for turn in self._windows(example)]
-        elif isinstance(example, Written):
+        elif isinstance(example, GeneratedResponse):
             parts = [[Turn(example.prompt.tolist(), example.response.tolist())]]
         else:
             chat = self._chat(example)
@@ -207,8 +207,8 @@ class ChatTokens:
     def _completion(self, example: Completion) -> Turn:
         assert example.completion is not None
         shown = self._text_ids(example.prompt, start=True)
-        said = ids_after(shown, self._text_ids(example.prompt + example.completion, start=True))
-        return Turn(shown, [*(said or self._text_ids(example.completion)), self._end])
+        ids = ids_after(shown, self._text_ids(example.prompt + example.completion, start=True))
+        return Turn(shown, [*(ids or self._text_ids(example.completion)), self._end])
 
     def _windows(self, example: PlainText) -> list[Turn]:
         ids = [*self._text_ids(example.text, start=True), self._end]

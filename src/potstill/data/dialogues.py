@@ -9,12 +9,12 @@ from typing import Any, TypeAlias
 from potstill.data.columns import KINDS, OPTIONAL, Columns
 from potstill.data.fields import RESPONSES, Form
 from potstill.data.files import RepeatedKey, json_value
+from potstill.data.generated import GeneratedResponse
 from potstill.data.meanings import BESIDE_PROMPT, IN_CHATS, PAIRS_OF_PROMPTS, PART_OF_PROMPT
 from potstill.data.on_disk import OnDisk
 from potstill.data.reading import Reading
 from potstill.data.rows import domain_in, id_in, read_each, text_id
 from potstill.data.turns import Message, Place, read_turn
-from potstill.data.written import Written
 
 CONVERSATIONS = "conversations"
 """What ShareGPT's form calls the messages."""
@@ -163,7 +163,7 @@ def _given(domain: str | None) -> list[str]:
     return [] if domain is None else [domain]
 
 
-Example: TypeAlias = Conversation | Completion | PlainText | Written
+Example: TypeAlias = Conversation | Completion | PlainText | GeneratedResponse
 
 
 def prompt_of(example: Example) -> Example:

@@ -15,12 +15,12 @@ from jaxtyping import Int32
 from transformers import PreTrainedTokenizerBase
 
 from potstill.data.chat_tokens import TokenCounts
+from potstill.data.generated import GeneratedResponse
 from potstill.data.pairs import Pair
 from potstill.data.rows import OWN_ID
 from potstill.data.special_tokens import token_ids
 from potstill.data.token_rows import TokenRows
 from potstill.data.tokens import TokenFile, Tokenised
-from potstill.data.written import Written
 from potstill.errors import DataError, ModelError
 from potstill.families import Part
 from potstill.signals import IGNORE_INDEX, Batch
@@ -64,7 +64,7 @@ class PairTokens:
             spelled for token in ids for spelled in (self._spelled(token) if token in self._structural else [token])
         ]
 
-    def tokenise(self, rows: Iterable[Pair | Written]) -> tuple[TokenFile, TokenCounts]:
+    def tokenise(self, rows: Iterable[Pair | GeneratedResponse]) -> tuple[TokenFile, TokenCounts]:
         """Answered rows as tokens, the source first, and the counts of what did not fit.
 
         A target that is too long is cut without its end: a model must not learn to stop there.
@@ -78,11 +78,11 @@ class PairTokens:
             nonlocal cut_rows, cut_targets
             for row in rows:
                 source, cut, target = self._parts(row)
-                said = target[: self.max_target]
-                cut_targets += len(said) < len(target)
-                cut_rows += cut or len(said) < len(target)
-                trained = np.arange(len(source) + len(said)) >= len(source)
-                yield Tokenised(row.id, np.concatenate([source, said]), trained)
+                learnt = target[: self.max_target]
+                cut_targets += len(learnt) < len(target)
+                cut_rows += cut or len(learnt) < len(target)
+                trained = np.arange(len(source) + len(learnt)) >= len(source)
+                yield Tokenised(row.id, np.concatenate([source, learnt]), trained)
 
         kept = TokenFile(made())
         if (repeated := kept.first_repeated()) is not None:
@@ -98,8 +98,8 @@ class PairTokens:
             first_dropped=(),
         )
 
-    def _parts(self, row: Pair | Written) -> tuple[TokenIds, bool, TokenIds]:
-        if isinstance(row, Written):
+    def _parts(self, row: Pair | GeneratedResponse) -> tuple[TokenIds, bool, TokenIds]:
+        if isinstance(row, GeneratedResponse):
             return row.prompt, False, row.response
         assert row.target is not None, f"{row.id}: there is no target to learn"
         return *self.source_ids(row.source), self.target_ids(row.target)

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from potstill.labels.components import LEVELS, components, rounded
 from potstill.labels.exact_head import ExactHead
 from potstill.labels.positions import Column, Columns
+from potstill.labels.principal_components import LEVELS, components, rounded
 from potstill.settings import Settings
 from potstill.targets import Head, HiddenTargets, Target
 

@@ -16,9 +16,9 @@ from pydantic import Field
 from torch import Tensor
 
 from potstill.errors import LabelStoreError
-from potstill.labels.components import components, rounded
 from potstill.labels.exact_head import ExactHead
 from potstill.labels.positions import Column, Columns
+from potstill.labels.principal_components import components, rounded
 from potstill.settings import Settings
 from potstill.targets import Head, HiddenTargets, Target
 

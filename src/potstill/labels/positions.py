@@ -1,7 +1,7 @@
 """Labels of language models: for each row of data a list of positions, for each position a record of fixed width.
 
 An encoding turns last hidden states and logits into columns, and columns into what the losses read. How columns
-lie in Arrow record batches is said here, once for all of them.
+lie in Arrow record batches is defined here, once for all of them.
 """
 
 import hashlib

@@ -16,15 +16,18 @@ from potstill.signals import Batch, Signals
 class StoredTeacher:
     """`teacher(batch) -> Signals` from a label store, by the ids of the batch.
 
-    `said` makes distributions of what is stored of whole rows, which are logits unless it says otherwise.
+    `signals_of` makes distributions of what is stored of whole rows, which are logits unless it says otherwise.
     """
 
     def __init__(
-        self, store: LabelStore, device: torch.device, said: Callable[[Tensor], Signals] = lambda x: Signals(logits=x)
+        self,
+        store: LabelStore,
+        device: torch.device,
+        signals_of: Callable[[Tensor], Signals] = lambda x: Signals(logits=x),
     ) -> None:
         self._store = store
         self._device = device
-        self._said = said
+        self._signals_of = signals_of
 
     def __call__(self, batch: Batch) -> Signals:
         """The logits of the rows, or the distributions at the unmasked positions.
@@ -35,7 +38,7 @@ class StoredTeacher:
         encoding = self._store.manifest.encoding
         if isinstance(encoding, Dense):
             logits = torch.from_numpy(self._store.logits(batch.ids)).to(self._device)
-            return self._said(logits.float())
+            return self._signals_of(logits.float())
         if not batch.mask.any():
             # A process without rows in this step has a batch of which nothing counts.
             return Signals()

@@ -11,8 +11,8 @@ from potstill.losses.hard import HardLabels
 from potstill.losses.hidden_states import Cosine, Embeddings, HiddenStates
 from potstill.losses.maps import Attention, Relations
 from potstill.losses.mixing import LossSums, MixedLoss
+from potstill.losses.model_shapes import Shapes
 from potstill.losses.response import SoftTargets, soft_target_kl
-from potstill.losses.shapes import Shapes
 from potstill.losses.stacks import loss_name
 
 AnyLoss = Annotated[

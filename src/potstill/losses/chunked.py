@@ -14,7 +14,7 @@ from torch import Tensor
 
 from potstill.divergences import ForwardKL
 from potstill.losses.kernels import Kernels, settings_of
-from potstill.losses.named_tokens import NamedTokens
+from potstill.losses.sparse_targets import NamedTokens
 from potstill.losses.terms import SoftTerm, Term
 from potstill.products import add_product, wide_product
 from potstill.targets import FullTarget, Head, SampledTargets, SparseTarget, Target

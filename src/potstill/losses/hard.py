@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from potstill.divergences import at_least_float32
-from potstill.losses.shapes import Shapes
+from potstill.losses.model_shapes import Shapes
 from potstill.losses.terms import HardTerm
 from potstill.schedules import Linear, Schedule
 from potstill.settings import Settings
@@ -19,7 +19,7 @@ from potstill.signals import IGNORE_INDEX, Signal, TeacherAt
 class HardLabels(Settings):
     """`weight * cross-entropy` with the true class in nats; rows without a label add nothing.
 
-    Where labels are numbers, it is (label - said)^2 / 2: the same of a Gaussian of unit variance, up to a constant.
+    Where labels are numbers, it is (label - output)^2 / 2: the same of a Gaussian of unit variance, up to a constant.
     """
 
     kind: Literal["hard_labels"] = "hard_labels"

@@ -12,7 +12,7 @@ from potstill.divergences import at_least_float32
 from potstill.errors import RecipeError
 from potstill.families import Part, family_named
 from potstill.losses.layer_maps import LayerMap, layer_pairs
-from potstill.losses.shapes import Shapes
+from potstill.losses.model_shapes import Shapes
 from potstill.losses.stacks import Stack, layers_in, loss_name, part_of
 from potstill.records import ShapeRecord
 from potstill.schedules import Constant, Schedule

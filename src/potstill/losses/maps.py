@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from potstill.errors import RecipeError
 from potstill.losses.layer_maps import LayerMap, layer_pairs
-from potstill.losses.shapes import Shapes
+from potstill.losses.model_shapes import Shapes
 from potstill.losses.stacks import Looking, Stack, layers_in, loss_name, part_of
 from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings

@@ -102,15 +102,15 @@ class MixedLoss(nn.Module):
 
     def _from_means(self, means: Float[Tensor, "*batch"], teacher: Signals, batch: Batch, progress: float) -> LossSums:
         mask = batch.mask.reshape(-1)
-        said = means.reshape(-1).where(mask, 0.0)
+        student_means = means.reshape(-1).where(mask, 0.0)
         taught = None if teacher.mean is None else teacher.mean.reshape(-1).where(mask, 0.0)
         labels = batch.labels.reshape(-1).where(mask, math.nan)
-        total = torch.zeros((), dtype=torch.float32, device=said.device)
+        total = torch.zeros((), dtype=torch.float32, device=student_means.device)
         parts: dict[str, Tensor] = {}
         for loss in self._logit_losses:
             if not isinstance(loss, ValueLoss):
                 raise ValueError(f"{loss.name} is between distributions over classes, and these models say numbers")
-            part = masked_sum(loss.per_value(said, taught, labels, progress=progress), mask)
+            part = masked_sum(loss.per_value(student_means, taught, labels, progress=progress), mask)
             total = total + loss.weight_at(progress) * part
             parts[loss.name] = part.detach()
         return LossSums(total, parts)

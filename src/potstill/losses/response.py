@@ -17,8 +17,8 @@ from potstill.divergences import (
     kl_divergence,
     temperature_scale,
 )
+from potstill.losses.model_shapes import Shapes
 from potstill.losses.reduction import blank_masked, masked_mean
-from potstill.losses.shapes import Shapes
 from potstill.losses.terms import SoftTerm
 from potstill.schedules import Linear, Schedule
 from potstill.settings import Settings
@@ -50,7 +50,7 @@ def soft_target_kl(
 class SoftTargets(Settings):
     """`weight * T^2 * divergence(teacher, student)`, both at temperature T (Hinton 2015, arXiv:1503.02531).
 
-    The divergence is KL(teacher || student) unless said otherwise; total variation goes without T^2. Where models say
+    The divergence is KL(teacher || student) by default; total variation goes without T^2. Where models say
     numbers, it is (teacher - student)^2 / 2 in the variance of the labels, whatever the temperature.
     """
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from potstill.errors import RecipeError
-from potstill.families import TWO_STACKS, Part
-from potstill.losses.shapes import Shapes
+from potstill.families import ENCODER_DECODERS, Part
+from potstill.losses.model_shapes import Shapes
 from potstill.records import ShapeRecord
 
 Stack = Literal["encoder", "decoder"]
@@ -24,12 +24,12 @@ def part_of(of: Looking | None, shapes: Shapes, loss: str, known: Sequence[str],
         RecipeError: none is named of a model that has two, or one is named of a model that has not.
     """
     family = shapes.teacher.family
-    if family in TWO_STACKS and of is None:
+    if family in ENCODER_DECODERS and of is None:
         raise RecipeError(
             f"losses: {loss} does not say what it reads of a model of two stacks ({family}). Set its {setting} to "
             f"one of {', '.join(known)}; list it once for each."
         )
-    if family not in TWO_STACKS and of is not None:
+    if family not in ENCODER_DECODERS and of is not None:
         raise RecipeError(
             f"losses: {loss}.{setting} is {of}, and a model of the family {family!r} has one stack. Drop it."
         )

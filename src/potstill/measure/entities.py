@@ -45,16 +45,16 @@ def kinds_of(tags: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Found:
-    """Of each document: the entities that are there, those that were said, and those of them that are right."""
+    """Of each document: the entities that are there, those that were predicted, and those of them that are right."""
 
     there: Float[np.ndarray, "documents"]
-    said: Float[np.ndarray, "documents"]
+    predicted: Float[np.ndarray, "documents"]
     right: Float[np.ndarray, "documents"]
 
 
-def compare(truth: Sequence[Sequence[Entity]], said: Sequence[Sequence[Entity]], kind: str | None = None) -> Found:
+def compare(truth: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], kind: str | None = None) -> Found:
     """The entities of documents against the true ones, of one kind alone where it is given."""
-    there, claimed = ([_of_kind(each, kind) for each in side] for side in (truth, said))
+    there, claimed = ([_of_kind(each, kind) for each in side] for side in (truth, predicted))
     right = [len(one & other) for one, other in zip(there, claimed, strict=True)]
     return Found(
         *(np.array(each, dtype=np.float64) for each in (list(map(len, there)), list(map(len, claimed)), right))
@@ -66,8 +66,8 @@ def _of_kind(entities: Sequence[Entity], kind: str | None) -> set[Entity]:
 
 
 def precision(found: Found, weights: Weights) -> Float[np.ndarray, "resamples"]:
-    """Share of the entities said that are right, in each resample of documents."""
-    return _share(drawn_sums(weights, found.right), drawn_sums(weights, found.said))
+    """Share of the predicted entities that are right, in each resample of documents."""
+    return _share(drawn_sums(weights, found.right), drawn_sums(weights, found.predicted))
 
 
 def recall(found: Found, weights: Weights) -> Float[np.ndarray, "resamples"]:
@@ -77,9 +77,9 @@ def recall(found: Found, weights: Weights) -> Float[np.ndarray, "resamples"]:
 
 def f1(found: Found, weights: Weights) -> Float[np.ndarray, "resamples"]:
     """The harmonic mean of both, over all entities together (micro), in each resample of documents."""
-    return _share(2 * drawn_sums(weights, found.right), drawn_sums(weights, found.said + found.there))
+    return _share(2 * drawn_sums(weights, found.right), drawn_sums(weights, found.predicted + found.there))
 
 
 def _share(right: Float[np.ndarray, "resamples"], of: Float[np.ndarray, "resamples"]) -> Float[np.ndarray, "resamples"]:
-    """Where there is nothing to find and nothing was said, nothing is wrong."""
+    """Where there is nothing to find and nothing was predicted, nothing is wrong."""
     return np.where(of > 0, right / np.maximum(of, 1e-12), 1.0)

@@ -30,12 +30,12 @@ def tfidf_labels(
 ) -> Bool[np.ndarray, "asked labels"]:
     """The labels of the texts `asked`, by such a model for each label, against all texts without it."""
     known, new = _terms(texts, asked)
-    said = np.zeros((len(asked), labels.shape[1]), dtype=np.bool_)
+    predicted = np.zeros((len(asked), labels.shape[1]), dtype=np.bool_)
     for number, column in enumerate(labels.T):
         # One that all texts have, or none, leaves nothing to fit.
         constant = column.all() or not column.any()
-        said[:, number] = column[0] if constant else _logistic(seed).fit(known, column).predict(new)
-    return said
+        predicted[:, number] = column[0] if constant else _logistic(seed).fit(known, column).predict(new)
+    return predicted
 
 
 def tfidf_numbers(

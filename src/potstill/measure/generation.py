@@ -50,18 +50,18 @@ def greedy(
     import torch
 
     readers = [_Reader(model, prompt) for model in models]
-    said: list[int] = []
+    generated: list[int] = []
     seconds: list[float] = []
     with torch.inference_mode():
         for _ in range(new_tokens):
             started = time.perf_counter()
-            logits = [reader.next(said) for reader in readers]
+            logits = [reader.next(generated) for reader in readers]
             token = int((logits[0] if len(logits) == 1 else (together or _averaged)(logits)).argmax())
             seconds.append(time.perf_counter() - started)
-            said.append(token)
+            generated.append(token)
             if token in stop:
                 break
-    return said, seconds
+    return generated, seconds
 
 
 class _Reader:
@@ -72,16 +72,16 @@ class _Reader:
         self._past: Any = None
         self._memory: Any = None
 
-    def next(self, said: Sequence[int]) -> Any:
-        """The logits of the next token, after the prompt and what was said."""
+    def next(self, generated: Sequence[int]) -> Any:
+        """The logits of the next token, after the prompt and the tokens since."""
         model = self._model
         if not model.config.is_encoder_decoder:
-            ids = self._tensor(said[-1:] or self._prompt)
+            ids = self._tensor(generated[-1:] or self._prompt)
             out = model(input_ids=ids, past_key_values=self._past, use_cache=True, logits_to_keep=1)
         else:
             if self._memory is None:
                 self._memory = model.get_encoder()(input_ids=self._tensor(self._prompt))
-            ids = self._tensor(said[-1:] or [model.config.decoder_start_token_id])
+            ids = self._tensor(generated[-1:] or [model.config.decoder_start_token_id])
             out = model(encoder_outputs=self._memory, decoder_input_ids=ids, past_key_values=self._past, use_cache=True)
         self._past = out.past_key_values
         return out.logits[0, -1]

@@ -59,15 +59,15 @@ def _measured(
     labels: Int[Tensor, "positions"],
 ) -> list[Tensor]:
     """The fields of `TokenMeasures`, in their order."""
-    most, said = log_q.max(dim=1)
-    teacher_most, teacher_said = log_p.max(dim=1)
+    most, predicted = log_q.max(dim=1)
+    teacher_most, teacher_predicted = log_p.max(dim=1)
     return [
         -log_q.gather(1, labels[:, None]).squeeze(1).double(),
-        said == labels,
+        predicted == labels,
         most.exp().double(),
         (log_p.exp() * (log_p - log_q)).sum(dim=1).double(),
-        said == teacher_said,
-        (log_q.gather(1, teacher_said[:, None]).squeeze(1).exp() - teacher_most.exp()).double(),
+        predicted == teacher_predicted,
+        (log_q.gather(1, teacher_predicted[:, None]).squeeze(1).exp() - teacher_most.exp()).double(),
     ]
 
 

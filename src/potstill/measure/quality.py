@@ -74,33 +74,33 @@ def macro_f1s(truth: Classes, predicted: Classes, classes: int, weights: Weights
     one_hot = np.eye(classes)
     hits = drawn_sums(weights, one_hot[truth] * (truth == predicted)[:, None])
     support = drawn_sums(weights, one_hot[truth])
-    said = drawn_sums(weights, one_hot[predicted])
-    f1 = 2 * hits / np.maximum(support + said, 1e-12)
+    predicted = drawn_sums(weights, one_hot[predicted])
+    f1 = 2 * hits / np.maximum(support + predicted, 1e-12)
     present = support > 0
     return np.asarray((f1 * present).sum(axis=1) / present.sum(axis=1))
 
 
-def micro_f1s(truth: Decisions, said: Decisions, weights: Weights) -> Float[np.ndarray, "resamples"]:
-    """F1 over all decisions together in each resample; 0 where nothing is true and nothing said."""
-    hits = drawn_sums(weights, (truth & said).sum(axis=1))
-    return np.asarray(2 * hits / np.maximum(drawn_sums(weights, truth.sum(axis=1) + said.sum(axis=1)), 1e-12))
+def micro_f1s(truth: Decisions, predicted: Decisions, weights: Weights) -> Float[np.ndarray, "resamples"]:
+    """F1 over all decisions together in each resample; 0 where nothing is true and nothing predicted."""
+    hits = drawn_sums(weights, (truth & predicted).sum(axis=1))
+    return np.asarray(2 * hits / np.maximum(drawn_sums(weights, truth.sum(axis=1) + predicted.sum(axis=1)), 1e-12))
 
 
-def label_f1s(truth: Decisions, said: Decisions, weights: Weights) -> Float[np.ndarray, "resamples"]:
+def label_f1s(truth: Decisions, predicted: Decisions, weights: Weights) -> Float[np.ndarray, "resamples"]:
     """The mean of the labels' F1 in each resample, over the labels that occur in its truth."""
-    hits = drawn_sums(weights, truth & said)
+    hits = drawn_sums(weights, truth & predicted)
     support = drawn_sums(weights, truth)
-    f1 = 2 * hits / np.maximum(support + drawn_sums(weights, said), 1e-12)
+    f1 = 2 * hits / np.maximum(support + drawn_sums(weights, predicted), 1e-12)
     present = support > 0
     return np.asarray((f1 * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1))
 
 
-def label_recalls(truth: Decisions, said: Decisions) -> list[float | None]:
-    """Share of each label's rows on which it was said; None for a label without rows."""
-    return [float(each[true].mean()) if true.any() else None for true, each in zip(truth.T, said.T, strict=True)]
+def label_recalls(truth: Decisions, predicted: Decisions) -> list[float | None]:
+    """Share of each label's rows on which it was predicted; None for a label without rows."""
+    return [float(each[true].mean()) if true.any() else None for true, each in zip(truth.T, predicted.T, strict=True)]
 
 
-def r2s(truth: Values, said: Values, weights: Weights) -> Float[np.ndarray, "resamples"]:
+def r2s(truth: Values, predicted: Values, weights: Weights) -> Float[np.ndarray, "resamples"]:
     """The share of the variance that is explained, 1 - sum (y - s)^2 / sum (y - mean y)^2, in each resample.
 
     0 for one who always says the mean of the rows, and negative for one who is further away.
@@ -110,19 +110,19 @@ def r2s(truth: Values, said: Values, weights: Weights) -> Float[np.ndarray, "res
     # Around a value near the mean, so that the difference of two large sums keeps its digits.
     centred = truth - truth.mean()
     variance = drawn_sums(weights, centred**2) / total - (mean - truth.mean()) ** 2
-    explained = 1 - (drawn_sums(weights, (truth - said) ** 2) / total) / np.maximum(variance, 1e-300)
+    explained = 1 - (drawn_sums(weights, (truth - predicted) ** 2) / total) / np.maximum(variance, 1e-300)
     # A resample of equal values has nothing to explain. It says nothing of the model, so it counts as the sample does.
     return np.asarray(np.where(variance > 1e-9 * variance[0], explained, explained[0]))
 
 
-def rmses(truth: Values, said: Values, weights: Weights) -> Float[np.ndarray, "resamples"]:
+def rmses(truth: Values, predicted: Values, weights: Weights) -> Float[np.ndarray, "resamples"]:
     """The root of the mean squared error in each resample."""
-    return np.asarray(np.sqrt(drawn_sums(weights, (truth - said) ** 2) / weights.sum(axis=1)))
+    return np.asarray(np.sqrt(drawn_sums(weights, (truth - predicted) ** 2) / weights.sum(axis=1)))
 
 
-def spearmans(truth: Values, said: Values, weights: Weights) -> Float[np.ndarray, "resamples"]:
+def spearmans(truth: Values, predicted: Values, weights: Weights) -> Float[np.ndarray, "resamples"]:
     """The correlation of the ranks in each resample, equal values at the mean of their ranks; 0 where all are equal."""
-    true, guessed = (np.unique(values, return_inverse=True)[1] for values in (truth, said))
+    true, guessed = (np.unique(values, return_inverse=True)[1] for values in (truth, predicted))
     return np.array(
         [
             _correlation(_ranks(true, drawn), _ranks(guessed, drawn), drawn)

@@ -229,8 +229,8 @@ def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None
     first, design = found[0][1].shape, found[0][1].design
     decoder = "" if first.decoder_layers is None else f"decoder_layers: {first.decoder_layers}, "
     sizes = f"layers: {first.layers}, {decoder}width: {first.width}"
-    said = f"kind: design, name: {design}" if design else sizes
-    console.print(f"In the recipe: student: {{{said}}}", highlight=False)
+    settings = f"kind: design, name: {design}" if design else sizes
+    console.print(f"In the recipe: student: {{{settings}}}", highlight=False)
 
 
 def _shape(shape: ShapeRecord) -> str:

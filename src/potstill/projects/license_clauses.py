@@ -86,7 +86,7 @@ def write(folder: Path, progress: Progress) -> list[str]:
     mentions_of = divided(mentions, lambda each: " ".join(each.words))
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
-    said = [
+    lines = [
         f"{len(paths):,} rules read from licensedcode-data (CC-BY-4.0): {len(notices):,} notices and {len(mentions):,} "
         "references and clues of one licence"
     ]
@@ -101,9 +101,9 @@ def write(folder: Path, progress: Progress) -> list[str]:
         write_text(data / f"{split}.jsonl", "".join(_line(split, n, d, n < labelled) for n, d in enumerate(documents)))
         kinds = Counter(tag[2:] for _, tags in documents for tag in tags if tag.startswith("B-"))
         found = ", ".join(f"{number:,} {kind}" for kind, number in sorted(kinds.items()))
-        said.append(f"{split}: {count:,} documents, {labelled:,} of them tagged; entities: {found}")
+        lines.append(f"{split}: {count:,} documents, {labelled:,} of them tagged; entities: {found}")
     write_recipes(folder, {"recipe.yaml": "license_clauses.yaml"})
-    return said
+    return lines
 
 
 def read(paths: Sequence[Path], advance: Advance) -> tuple[list[Notice], list[Mention]]:

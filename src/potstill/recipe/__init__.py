@@ -85,14 +85,14 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _the_encoding_fits_the_task(self) -> "Recipe":
         dense = isinstance(self.encoding, Dense)
-        if dense == self.task.writes:
+        if dense == self.task.generative:
             wanted = "auto, low_rank, hidden, top_k or sampled" if dense else "dense"
             raise ValueError(f"label.encoding: {self.encoding.kind} does not fit {self.task.kind}; use {wanted}.")
         return self
 
     @model_validator(mode="after")
     def _only_language_models_write(self) -> "Recipe":
-        if self.writes_responses and not self.task.writes:
+        if self.generates_responses and not self.task.generative:
             raise ValueError(f"label.responses: generated does not fit {self.task.kind}; use given.")
         return self
 
@@ -128,7 +128,7 @@ class Recipe(Settings):
         moving, online = isinstance(self.teacher, MovingAverageTeacher), self.label.mode == "online"
         if moving and not online:
             raise ValueError("teacher: ema changes while it teaches, so it cannot be stored. Set label.mode: online.")
-        if self.writes_responses and not isinstance(self.teacher, PretrainedTeacher | CheckpointTeacher):
+        if self.generates_responses and not isinstance(self.teacher, PretrainedTeacher | CheckpointTeacher):
             raise ValueError(
                 f"label.responses: generated needs one teacher that writes, and teacher is {self.teacher.kind}."
             )
@@ -137,7 +137,7 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _several_teachers_are_mixed_whole(self) -> "Recipe":
         whole = self.label.mode == "online" or isinstance(self.encoding, Dense | LowRank | Hidden)
-        if self.several and not whole:
+        if self.ensemble and not whole:
             raise ValueError(
                 f"label.encoding: {self.encoding.kind} holds no whole distributions, and those of several teachers are "
                 "mixed. Use low_rank or hidden, or label.mode: online."
@@ -149,7 +149,7 @@ class Recipe(Settings):
         vocabulary = self.student.vocabulary
         if not isinstance(vocabulary, TrimmedVocabulary):
             return self
-        if self.task.writes:
+        if self.task.generative:
             raise ValueError(
                 f"student.vocabulary: trimmed does not fit {self.task.kind}, whose labels are over the whole "
                 "vocabulary. Use full."
@@ -184,7 +184,7 @@ class Recipe(Settings):
         for name, trained in (("adapt", self.adapt), ("train", self.train)):
             if trained is not None and trained.select_by == "validation_accuracy":
                 raise ValueError(f"{name}.select_by: of numbers none is right or wrong; use validation_loss.")
-        if self.several:
+        if self.ensemble:
             raise ValueError(
                 f"teacher: {self.teacher.kind} mixes distributions over classes, and task.problem_type is regression. "
                 "Name one teacher."
@@ -196,7 +196,7 @@ class Recipe(Settings):
         return self
 
     @property
-    def several(self) -> Mixture | Routed | None:
+    def ensemble(self) -> Mixture | Routed | None:
         """The settings of several teachers, where there are several."""
         return self.teacher if isinstance(self.teacher, Mixture | Routed) else None
 
@@ -211,21 +211,21 @@ class Recipe(Settings):
         return self.teacher.generations if isinstance(self.teacher, BornAgainTeacher) else 1
 
     @property
-    def writes_responses(self) -> bool:
+    def generates_responses(self) -> bool:
         """Whether the teacher writes what the student learns."""
         return isinstance(self.label.responses, Generated)
 
     @property
     def reads_distributions(self) -> bool:
         """Whether training asks for the teacher's distributions: for a loss, or to compare checkpoints by them."""
-        return self.task.writes or any(Signal.LOGITS in loss.reads() for loss in self.losses)
+        return self.task.generative or any(Signal.LOGITS in loss.reads() for loss in self.losses)
 
     @property
     def encoding(self) -> AskedEncoding:
         """How soft labels are stored."""
         if self.label.encoding is not None:
             return self.label.encoding
-        return LowRank() if self.task.writes else Dense()
+        return LowRank() if self.task.generative else Dense()
 
     @property
     def temperatures_used(self) -> tuple[float, float]:

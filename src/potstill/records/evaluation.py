@@ -7,7 +7,7 @@ from pydantic import Field
 from potstill.records.parts import Estimate, Part
 from potstill.run_dir import Record
 
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+ProblemTypeName = Literal["single_label_classification", "multi_label_classification", "regression"]
 """What is answered about a text, as transformers calls it."""
 
 _METRICS = {
@@ -246,7 +246,7 @@ class EvaluateRecord(Record):
     generations: list[Generation] = Field(default_factory=list)
     test_words: int | None = None
     """Of token classification: the words that are classified one by one."""
-    problem_type: ProblemType = "single_label_classification"
+    problem_type: ProblemTypeName = "single_label_classification"
     """Of text classification: whether a text has one class, any number of labels, or a number."""
 
     def primary(self, model: str) -> Estimate:

@@ -11,7 +11,7 @@ from potstill.locations import GGUF
 from potstill.recipe import AdaptSettings, Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, file_digest, fingerprint, folder_files
-from potstill.stages.common import Inputs, alone, in_units, true_labels, units_of
+from potstill.stages.common import Inputs, alone, target_scaler_of, true_labels, with_scaled_targets
 from potstill.stages.heads import begin_head, has_head, in_another_order, replaced_head
 from potstill.stages.models import model_digest, save_model, write_model
 from potstill.stages.plan import adapt_split, total_steps
@@ -25,12 +25,12 @@ from potstill.training.metrics import METRICS
 
 def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptRecord:
     """The teacher that will be distilled; of several, the lead, with all of them in `members`."""
-    if not inputs.several:
+    if not inputs.members:
         return _adapt_one(run, recipe, inputs, engine, "adapt")
-    members = {name: _adapt_one(run, *alone(recipe, inputs, name), engine, f"adapt/{name}") for name in inputs.several}
-    assert recipe.several is not None
+    members = {name: _adapt_one(run, *alone(recipe, inputs, name), engine, f"adapt/{name}") for name in inputs.members}
+    assert recipe.ensemble is not None
     digest = fingerprint({name: member.digest for name, member in members.items()})
-    return members[lead_name(recipe.several)].model_copy(update={"digest": digest, "members": members})
+    return members[lead_name(recipe.ensemble)].model_copy(update={"digest": digest, "members": members})
 
 
 def depends_of(recipe: Recipe, inputs: Inputs, engine: Engine) -> dict[str, Any]:
@@ -104,10 +104,10 @@ def _train(
         trust_remote_code=teacher.trust_remote_code,
     )
     labelled = labelled_rows(adapt_split(inputs).rows)
-    units = units_of(recipe, labelled)
+    scaler = target_scaler_of(recipe, labelled)
     begin_head(recipe, inputs, model, labelled, known=has_head(recipe, inputs))
-    rows = in_units(recipe, inputs, labelled, units)
-    validation = in_units(recipe, inputs, inputs.splits["validation"].rows, units)
+    rows = with_scaled_targets(recipe, inputs, labelled, scaler)
+    validation = with_scaled_targets(recipe, inputs, inputs.splits["validation"].rows, scaler)
     job = Job(
         name=stage,
         model=model,
@@ -122,7 +122,7 @@ def _train(
         settings=settings,
     )
     if settings.frozen_layers:
-        if task.writes:
+        if task.generative:
             raise RecipeError(f"adapt.frozen_layers: not for {task.kind} yet. Set it to 0.")
         frozen = FrozenLayers(model, settings.frozen_layers)
         total = len(rows.ids) + len(validation.ids)
@@ -133,7 +133,7 @@ def _train(
         frozen.restore()
     else:
         done = fit(job, folder, engine, run.progress)
-    with units.spoken(model) if units else nullcontext():
+    with scaler.unscaled_outputs(model) if scaler else nullcontext():
         save_model(model, inputs.tokenizer, folder / "model", engine)
     return AdaptRecord(
         adapted=True,

@@ -12,7 +12,7 @@ from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.records import ShapeRecord
 from potstill.stages.common import Inputs
-from potstill.stages.shapes import (
+from potstill.stages.student_search import (
     Candidate,
     designed_candidates,
     flops_per_token,
@@ -112,10 +112,10 @@ def _latencies(recipe: Recipe, inputs: Inputs, configs: Sequence[PretrainedConfi
                 for _ in range(FORWARDS):
                     started = time.perf_counter()
                     with torch.inference_mode():
-                        said = recipe.task.ask(model, of_student if number else of_teacher)
-                        if recipe.task.writes and said.hidden is not None and said.head is not None:
+                        outputs = recipe.task.ask(model, of_student if number else of_teacher)
+                        if recipe.task.generative and outputs.hidden is not None and outputs.head is not None:
                             # A token is written from the last position alone.
-                            said.head.logits(said.hidden[0, -1:])
+                            outputs.head.logits(outputs.hidden[0, -1:])
                     taken.append(1000 * (time.perf_counter() - started))
                 best[number] = min(best[number], statistics.median(taken))
                 advance(1)

@@ -26,14 +26,14 @@ from potstill.recipe import Recipe
 from potstill.run_dir import file_digest, fingerprint
 from potstill.schedules import Constant
 from potstill.stages.models import model_digest
-from potstill.stages.shapes import chosen_student
+from potstill.stages.student_search import chosen_student
 from potstill.students import Shrunk, Trimmed, TrimmedVocabulary, student_config, trim
 from potstill.tasks import CausalLM, Seq2Seq, TextClassification
 from potstill.tasks.classes import TEACHER
+from potstill.tasks.generative import check_generation_config
 from potstill.tasks.loading import TOKEN_TYPES, tokenizer_fingerprint, without_token_types
-from potstill.tasks.units import Units
+from potstill.tasks.target_scaler import TargetScaler
 from potstill.tasks.weights import Filled, check_weights
-from potstill.tasks.writing import check_generation_config
 from potstill.teachers import CheckpointTeacher, Mixture, PretrainedTeacher, Routed, lead_name
 
 COUNTED_ROWS = 256
@@ -63,8 +63,8 @@ class Inputs:
     tokenizer_digest: str
     student: Shrunk
     """The recipe's, or what was chosen within its budget."""
-    several: Mapping[str, Files] = field(default_factory=dict)
-    """Of all teachers by name, where there are several."""
+    members: Mapping[str, Files] = field(default_factory=dict)
+    """Of all teachers by name, where there are ensemble."""
     vocabulary: Trimmed | None = None
     """The student's, where it is not the teacher's."""
     known: dict[object, tuple[Sequence[Any], Encoded]] = field(default_factory=dict, compare=False, repr=False)
@@ -79,7 +79,7 @@ class Inputs:
         Raises:
             DataError, ModelError: as the task's `encode`.
         """
-        if not recipe.task.writes or not any(rows is split.rows for split in self.splits.values()):
+        if not recipe.task.generative or not any(rows is split.rows for split in self.splits.values()):
             return recipe.task.encode(rows, self.tokenizer, self.labels)
         # The rows are held with what they became, so that no others get their number.
         key = (id(rows), self.tokenizer_digest, recipe.task.model_dump_json())
@@ -93,9 +93,9 @@ class Inputs:
     @property
     def teachers_digest(self) -> str:
         """Of all files of all teachers."""
-        if not self.several:
+        if not self.members:
             return self.lead.digest
-        return fingerprint({name: files.digest for name, files in self.several.items()})
+        return fingerprint({name: files.digest for name, files in self.members.items()})
 
     @property
     def student_config(self) -> PretrainedConfig:
@@ -115,14 +115,14 @@ class Inputs:
 
 def reads_as_teacher(recipe: Recipe, name: str) -> bool:
     """Whether a model of this name in the evaluation is a teacher; all others read with the student's tokenizer."""
-    return name == "teacher" or (recipe.several is not None and name in recipe.several.of)
+    return name == "teacher" or (recipe.ensemble is not None and name in recipe.ensemble.of)
 
 
 def alone(recipe: Recipe, inputs: Inputs, name: str) -> tuple[Recipe, Inputs]:
     """Recipe and inputs as they are for one of several teachers, which is adapted on the rows of its domains."""
-    assert recipe.several is not None
+    assert recipe.ensemble is not None
     splits = dict(inputs.splits)
-    if (domains := recipe.several.domains.get(name)) is not None:
+    if (domains := recipe.ensemble.domains.get(name)) is not None:
         source = splits.get("adapt", splits["train"])
         splits["adapt"] = _of_domains(source, domains)
         splits["validation"] = _of_domains(splits["validation"], domains)
@@ -132,8 +132,8 @@ def alone(recipe: Recipe, inputs: Inputs, name: str) -> tuple[Recipe, Inputs]:
                     f"teacher.domains.{name}: no labelled row of {split} is of {', '.join(domains)}. Add some, or "
                     "name other domains."
                 )
-    own = recipe.model_copy(update={"teacher": recipe.several.of[name]})
-    return own, replace(inputs, splits=splits, lead=inputs.several[name], several={})
+    own = recipe.model_copy(update={"teacher": recipe.ensemble.of[name]})
+    return own, replace(inputs, splits=splits, lead=inputs.members[name], members={})
 
 
 def _of_domains(split: Split, domains: Sequence[str]) -> Split:
@@ -148,25 +148,25 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
         ModelError: no such teacher, or one whose classes are not those of the data.
     """
     files = cache(partial(_read_files, recipe, recipe.lead, base))
-    asked, refusal = prompt_of if recipe.writes_responses else None, None
+    asked, refusal = prompt_of if recipe.generates_responses else None, None
     if recipe.data.on_error == "skip" and isinstance(recipe.task, CausalLM):
         refusal = recipe.task.refusals(files()[1])
     splits = prepare(recipe.data, base, recipe.task.read, progress, prompt_of=asked, refusal=refusal)
     lead, tokenizer = files()
-    said = {name: split.rows for name, split in splits.items()}
-    if recipe.writes_responses:
-        _check_adapt(recipe, said)
-        del said["train"]
-    labels = _label_names(recipe, splits, said)
+    rows = {name: split.rows for name, split in splits.items()}
+    if recipe.generates_responses:
+        _check_adapt(recipe, rows)
+        del rows["train"]
+    labels = _label_names(recipe, splits, rows)
     anew = recipe.adapt is not None
     labels = recipe.task.teacher_labels(
         lead.config, labels, recipe.lead.classes, new_head=anew, where=_named_in(recipe, None)
     )
-    vocabulary = _vocabulary(recipe, said, labels, lead, tokenizer)
+    vocabulary = _vocabulary(recipe, rows, labels, lead, tokenizer)
     student = chosen_student(recipe, lead.config, labels, vocabulary)
     digest = tokenizer_fingerprint(tokenizer)
     inputs = Inputs(splits, labels, lead, tokenizer, digest, student, vocabulary=vocabulary)
-    return inputs if recipe.several is None else _with_several(recipe, recipe.several, inputs, base)
+    return inputs if recipe.ensemble is None else _with_ensemble(recipe, recipe.ensemble, inputs, base)
 
 
 def _vocabulary(
@@ -191,15 +191,15 @@ def piece_counts(encoded: BatchSource, tokenizer: PreTrainedTokenizerBase) -> In
     pieces = 1 + max(tokenizer.get_vocab().values())
     counts = torch.zeros(pieces, dtype=torch.int64)
     for indices in batches_by_length(encoded.lengths, COUNTED_ROWS):
-        said = encoded.collate(indices).inputs
-        counts += torch.bincount(said["input_ids"][said["attention_mask"] > 0], minlength=pieces)
+        inputs = encoded.collate(indices).inputs
+        counts += torch.bincount(inputs["input_ids"][inputs["attention_mask"] > 0], minlength=pieces)
     return counts
 
 
 def _read_files(
     recipe: Recipe, teacher: PretrainedTeacher, base: Path, member: str | None = None
 ) -> tuple[Files, PreTrainedTokenizerBase]:
-    """What a teacher's files say of it, without its weights; `member` is its name among several."""
+    """What a teacher's files say of it, without its weights; `member` is its name among ensemble."""
     if isinstance(recipe.teacher, CheckpointTeacher) and not (base / teacher.model).is_dir():
         raise RecipeError(
             f"teacher.run: {base / teacher.model} is not there. Finish that run first, with --out "
@@ -228,16 +228,16 @@ def _read_files(
     fits(config.model_type)
     tokenizer = task.load_tokenizer(location, **where)
     task.check_tokenizer(tokenizer, config, where=_named_in(recipe, member))
-    if task.writes:
+    if task.generative:
         check_generation_config(location, config.get_text_config().vocab_size)
     _check_lengths(recipe, config)
-    filled = check_weights(task.new_model, config, location, new_head=recipe.adapt is not None and not task.writes)
+    filled = check_weights(task.new_model, config, location, new_head=recipe.adapt is not None and not task.generative)
     return Files(location, _teacher_digest(location, config), config, filled), tokenizer
 
 
 def _named_in(recipe: Recipe, member: str | None) -> str:
-    """Where the recipe names a teacher; without a name it is the one, or the lead of several."""
-    return TEACHER if recipe.several is None else f"{TEACHER}.of.{member or lead_name(recipe.several)}"
+    """Where the recipe names a teacher; without a name it is the one, or the lead of ensemble."""
+    return TEACHER if recipe.ensemble is None else f"{TEACHER}.of.{member or lead_name(recipe.ensemble)}"
 
 
 def _check_lengths(recipe: Recipe, config: PretrainedConfig) -> None:
@@ -253,7 +253,7 @@ def _check_lengths(recipe: Recipe, config: PretrainedConfig) -> None:
             )
 
 
-def _with_several(recipe: Recipe, several: Mixture | Routed, inputs: Inputs, base: Path) -> Inputs:
+def _with_ensemble(recipe: Recipe, ensemble: Mixture | Routed, inputs: Inputs, base: Path) -> Inputs:
     """The inputs with the files of all teachers.
 
     Raises:
@@ -261,28 +261,28 @@ def _with_several(recipe: Recipe, several: Mixture | Routed, inputs: Inputs, bas
         DataError: a row of a domain that no teacher knows, where rows are routed by domain.
     """
     found = {}
-    for name, teacher in several.of.items():
+    for name, teacher in ensemble.of.items():
         files, tokenizer = _read_files(recipe, teacher, base, name)
         if tokenizer_fingerprint(tokenizer) != inputs.tokenizer_digest:
             raise ModelError(
-                f"teacher.of.{name}: its tokenizer is not that of {lead_name(several)}, so the same ids would mean "
+                f"teacher.of.{name}: its tokenizer is not that of {lead_name(ensemble)}, so the same ids would mean "
                 "other texts. Teachers of one student must share their vocabulary; replace it, or distil from one."
             )
         sizes = files.config.get_text_config().vocab_size, inputs.lead.config.get_text_config().vocab_size
-        if recipe.task.writes and sizes[0] != sizes[1]:
+        if recipe.task.generative and sizes[0] != sizes[1]:
             raise ModelError(
-                f"teacher.of.{name}: it has {sizes[0]} rows of embeddings and {lead_name(several)} {sizes[1]}, though "
+                f"teacher.of.{name}: it has {sizes[0]} rows of embeddings and {lead_name(ensemble)} {sizes[1]}, though "
                 "their tokenizers are equal. Resize them to one number (model.resize_token_embeddings) and save them."
             )
         # Refuses other classes. The same ones in another order are brought into that of the lead.
         anew, where = recipe.adapt is not None, _named_in(recipe, name)
         recipe.task.teacher_labels(files.config, inputs.labels, teacher.classes, new_head=anew, where=where)
         found[name] = files
-    if isinstance(several, Routed) and several.by == "domain":
-        for split in ("train", "validation", "test") if recipe.task.writes else ("train", "test"):
+    if isinstance(ensemble, Routed) and ensemble.by == "domain":
+        for split in ("train", "validation", "test") if recipe.task.generative else ("train", "test"):
             for row in inputs.splits[split].rows:
-                several.member_for(row.domain, row.id)
-    return replace(inputs, several=found)
+                ensemble.member_for(row.domain, row.id)
+    return replace(inputs, members=found)
 
 
 def _label_names(recipe: Recipe, splits: Mapping[str, Split], read: Mapping[str, Sequence[Any]]) -> list[str]:
@@ -311,17 +311,17 @@ def _check_adapt(recipe: Recipe, splits: Mapping[str, Sequence[DataRow]]) -> Non
         )
 
 
-def units_of(recipe: Recipe, rows: Sequence[Any]) -> Units | None:
+def target_scaler_of(recipe: Recipe, rows: Sequence[Any]) -> TargetScaler | None:
     """The units of the labels of these rows, where they are numbers."""
     task = recipe.task
     numbers = isinstance(task, TextClassification) and task.problem_type == "regression"
-    return Units.of(labelled_rows(rows)) if numbers else None
+    return TargetScaler.of(labelled_rows(rows)) if numbers else None
 
 
-def in_units(recipe: Recipe, inputs: Inputs, rows: Sequence[Any], units: Units | None) -> Encoded:
+def with_scaled_targets(recipe: Recipe, inputs: Inputs, rows: Sequence[Any], scaler: TargetScaler | None) -> Encoded:
     """The rows as they are trained on: labels that are numbers in standard units."""
     encoded = inputs.encoded(recipe, rows)
-    return units.of_rows(encoded) if units is not None and isinstance(encoded, EncodedRows) else encoded
+    return scaler.of_rows(encoded) if scaler is not None and isinstance(encoded, EncodedRows) else encoded
 
 
 def true_labels() -> MixedLoss:

@@ -130,8 +130,8 @@ def _type_of(source: Files) -> str:
 def weights_of(recipe: Recipe, folders: Mapping[str, ModelFolder]) -> dict[str, SavedWeights]:
     """The weights of each model as it is served; several teachers have those of all of them."""
     found = {name: folder.served or saved_weights(folder.path) for name, folder in folders.items()}
-    if recipe.several is not None:
-        members = [found[name] for name in recipe.several.of]
+    if recipe.ensemble is not None:
+        members = [found[name] for name in recipe.ensemble.of]
         types = sorted({member.type for member in members})
         found["teacher"] = SavedWeights(" and ".join(types), sum(member.size_bytes for member in members))
     return found
@@ -153,24 +153,24 @@ def speeds(
 
 def asked_of_all(recipe: Recipe) -> tuple[str, ...]:
     """The names of several teachers of which each answers every row; those of domains answer their own."""
-    several = recipe.several
-    return () if several is None or (isinstance(several, Routed) and several.by == "domain") else tuple(several.of)
+    ensemble = recipe.ensemble
+    return () if ensemble is None or (isinstance(ensemble, Routed) and ensemble.by == "domain") else tuple(ensemble.of)
 
 
-def with_several(recipe: Recipe, counts: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+def with_ensemble(recipe: Recipe, counts: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     """The parameters of each model, and of several teachers those of all of them together."""
-    if recipe.several is None:
+    if recipe.ensemble is None:
         return dict(counts)
-    members = [counts[name] for name in recipe.several.of]
+    members = [counts[name] for name in recipe.ensemble.of]
     return {**counts, "teacher": (sum(each[0] for each in members), sum(each[1] for each in members))}
 
 
-def speed_of_several(recipe: Recipe, folders: Mapping[str, ModelFolder]) -> dict[str, Any]:
+def ensemble_speed(recipe: Recipe, folders: Mapping[str, ModelFolder]) -> dict[str, Any]:
     """The fields of a request for the speed of several teachers that name those beside the first."""
-    if recipe.several is None:
+    if recipe.ensemble is None:
         return {}
-    others = (str(folders[name].path) for name in recipe.several.of if name != lead_name(recipe.several))
-    return {"beside": tuple(others), "in_turn": isinstance(recipe.several, Routed) and recipe.several.by == "domain"}
+    others = (str(folders[name].path) for name in recipe.ensemble.of if name != lead_name(recipe.ensemble))
+    return {"beside": tuple(others), "in_turn": isinstance(recipe.ensemble, Routed) and recipe.ensemble.by == "domain"}
 
 
 def measurement(recipe: Recipe, engine: Engine, *, rows: int, batch_size: int) -> Measurement:

@@ -36,16 +36,16 @@ from potstill.stages.compared import (
     Judged,
     asked_of_all,
     cost_values,
+    ensemble_speed,
     estimate,
     headline,
     measurement,
     pairs,
     parameters,
     served_as,
-    speed_of_several,
     speeds,
     weights_of,
-    with_several,
+    with_ensemble,
 )
 from potstill.stages.evaluate_labels import judge_labels
 from potstill.stages.evaluate_language import evaluate_language
@@ -58,7 +58,7 @@ from potstill.stages.models import ModelFolder, teacher_folder
 from potstill.stages.queries import timed_rows
 from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.tasks import TextClassification, TokenClassification
-from potstill.tasks.answers import Answer, OneClass
+from potstill.tasks.problem_types import ProblemType, SingleLabel
 from potstill.teachers import FrozenTeacher, Mixture, Routed, combined, route_numbers, routes_of
 from potstill.training.engine import Engine
 
@@ -94,7 +94,7 @@ def evaluate(
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
         "task": recipe.task,
         "seed": recipe.seed,
-        "several": recipe.several,
+        "several": recipe.ensemble,
         # How models are measured and compared: a run that was measured in another way is measured again.
         "measures": MEASURES,
     }
@@ -109,7 +109,7 @@ def evaluate(
             folders[name] = served_as(teacher_folder(own, run, member), member, own_inputs.lead)
         if isinstance(recipe.task, TokenClassification):
             return evaluate_words(run, recipe, inputs, folders, engine)
-        if recipe.task.writes:
+        if recipe.task.generative:
             untrained = initial_student(recipe, inputs, run, adapted)
             return evaluate_language(run, recipe, inputs, folders, untrained, engine)
         return _evaluate(run, recipe, inputs, folders, engine)
@@ -128,20 +128,20 @@ def _evaluate(
         as_student = _encoded(recipe, inputs.of_student, test)
     logits: dict[str, Logits] = {}
     counts: dict[str, tuple[int, int]] = {}
-    asked = [name for name in folders if not (recipe.several and name == "teacher")]
+    asked = [name for name in folders if not (recipe.ensemble and name == "teacher")]
     with run.progress.task("evaluate: quality", len(test) * len(asked), "rows") as advance:
         for name in asked:
             model = folders[name].load(recipe)
             counts[name] = parameters(recipe, model)
             encoded = as_teacher if reads_as_teacher(recipe, name) else as_student
             logits[name] = _predict(
-                FrozenTeacher(model, engine.device, task.ask), task.answer, encoded, recipe.label.batch_size, advance
+                FrozenTeacher(model, engine.device, task.ask), task.problem, encoded, recipe.label.batch_size, advance
             )
-    if recipe.several is not None:
+    if recipe.ensemble is not None:
         # What the student learnt from is all of them together.
-        members = [logits[name] for name in recipe.several.of]
-        logits["teacher"] = _as_one(recipe.several, task.answer, members, as_teacher, test)
-    counts, weights = with_several(recipe, counts), weights_of(recipe, folders)
+        members = [logits[name] for name in recipe.ensemble.of]
+        logits["teacher"] = _as_one(recipe.ensemble, task.problem, members, as_teacher, test)
+    counts, weights = with_ensemble(recipe, counts), weights_of(recipe, folders)
     speed = speeds(run, recipe, weights, _requests(recipe, inputs, folders, engine))
     # In one order everywhere, however the models were asked.
     logits = {name: logits[name] for name in folders}
@@ -197,12 +197,12 @@ def _judge_classes(
 ) -> Judged:
     """The models by their logits of one class for each text."""
     weights = quality.bootstrap_weights(len(truth), seed=recipe.seed)
-    said = {name: values.argmax(axis=1) for name, values in logits.items()}
-    right = {name: classes == truth for name, classes in said.items()}
+    predicted = {name: values.argmax(axis=1) for name, values in logits.items()}
+    right = {name: classes == truth for name, classes in predicted.items()}
     accuracy = {name: quality.accuracies(values, weights) for name, values in right.items()}
 
     def floor(taught: Sequence[Row], asked: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
-        known = OneClass().targets(taught, inputs.labels).tolist()
+        known = SingleLabel().targets(taught, inputs.labels).tolist()
         found = np.array(tfidf_predictions([row.text for row in taught], known, asked, seed=recipe.seed))
         return {
             "accuracy": quality.accuracies(found == truth, weights),
@@ -210,7 +210,9 @@ def _judge_classes(
         }
 
     floors = measured_floors(run, recipe, inputs, "accuracy", accuracy, floor)
-    macro_f1 = {name: quality.macro_f1s(truth, classes, len(inputs.labels), weights) for name, classes in said.items()}
+    macro_f1 = {
+        name: quality.macro_f1s(truth, classes, len(inputs.labels), weights) for name, classes in predicted.items()
+    }
     return Judged(
         quality={name: _quality(logits[name], truth, accuracy[name], macro_f1[name]) for name in logits},
         primary=accuracy,
@@ -224,17 +226,19 @@ def _judge_classes(
         floors_missing=floors.missing,
         references=[
             *references.of_floor(floors, "accuracy", accuracy["teacher"], "logistic"),
-            *references.of_one_class(inputs, truth, accuracy["teacher"], weights),
+            *references.of_single_label(inputs, truth, accuracy["teacher"], weights),
         ],
-        classes=_classes(inputs.labels, truth, said),
-        disagreements=_disagreements(recipe, inputs, inputs.splits["test"].rows, truth, said),
+        classes=_classes(inputs.labels, truth, predicted),
+        disagreements=_disagreements(recipe, inputs, inputs.splits["test"].rows, truth, predicted),
     )
 
 
-def _predict(teacher: FrozenTeacher, answer: Answer, rows: EncodedRows, batch_size: int, advance: Advance) -> Logits:
+def _predict(
+    teacher: FrozenTeacher, problem: ProblemType, rows: EncodedRows, batch_size: int, advance: Advance
+) -> Logits:
     result: Logits | None = None
     for indices in batches_by_length(rows.lengths, batch_size):
-        values = answer.outputs(teacher(rows.collate(indices)))
+        values = problem.outputs(teacher(rows.collate(indices)))
         if result is None:
             result = np.empty((len(rows.ids), values.shape[-1]), dtype=np.float32)
         result[indices] = values.float().cpu().numpy()
@@ -244,18 +248,22 @@ def _predict(teacher: FrozenTeacher, answer: Answer, rows: EncodedRows, batch_si
 
 
 def _as_one(
-    several: Mixture | Routed, answer: Answer, members: Sequence[Logits], encoded: EncodedRows, rows: Sequence[Row]
+    ensemble: Mixture | Routed,
+    problem: ProblemType,
+    members: Sequence[Logits],
+    encoded: EncodedRows,
+    rows: Sequence[Row],
 ) -> Logits:
     """The outputs of several teachers as one, at temperature 1."""
     targets, shape = [], torch.Size()
     for outputs in members:
-        logits = answer.said(torch.from_numpy(outputs)).logits
+        logits = problem.signals(torch.from_numpy(outputs)).logits
         assert logits is not None
         shape = logits.shape
         targets.append(LogitTargets(logits.reshape(-1, shape[-1])))
-    numbers = route_numbers(routes_of(several, encoded, rows))
-    said = combined(several, targets, numbers).logits_at(slice(None), 1.0, plain_log_sum_exp)
-    as_one: Logits = answer.outputs(Signals(logits=said.reshape(shape))).numpy()
+    numbers = route_numbers(routes_of(ensemble, encoded, rows))
+    predicted = combined(ensemble, targets, numbers).logits_at(slice(None), 1.0, plain_log_sum_exp)
+    as_one: Logits = problem.outputs(Signals(logits=predicted.reshape(shape))).numpy()
     return as_one
 
 
@@ -274,7 +282,7 @@ def _requests(
             batch_size=settings.batch_size,
             device=engine.device.type,
             trust_remote_code=folder.trust_remote_code,
-            **(speed_of_several(recipe, folders) if name == "teacher" else {}),
+            **(ensemble_speed(recipe, folders) if name == "teacher" else {}),
         )
         for name, folder in folders.items()
     }
@@ -329,9 +337,9 @@ def _comparison(
 
 
 def _classes(
-    labels: list[str], truth: npt.NDArray[np.int64], said: Mapping[str, npt.NDArray[np.int64]]
+    labels: list[str], truth: npt.NDArray[np.int64], predicted: Mapping[str, npt.NDArray[np.int64]]
 ) -> list[ClassRow]:
-    by_model = {name: quality.per_class_accuracy(truth, classes, len(labels)) for name, classes in said.items()}
+    by_model = {name: quality.per_class_accuracy(truth, classes, len(labels)) for name, classes in predicted.items()}
     nothing = [None] * len(labels)
     return [
         ClassRow(
@@ -350,10 +358,10 @@ def _disagreements(
     inputs: Inputs,
     test: Sequence[Row],
     truth: npt.NDArray[np.int64],
-    said: Mapping[str, npt.NDArray[np.int64]],
+    predicted: Mapping[str, npt.NDArray[np.int64]],
 ) -> list[Disagreement]:
     """A sample, by stable hash, of the rows on which student and teacher differ."""
-    differ = np.nonzero(said["student"] != said["teacher"])[0].tolist()
+    differ = np.nonzero(predicted["student"] != predicted["teacher"])[0].tolist()
     chosen = stable_order(differ, lambda row: test[row].id, salt="disagreements")
     names = inputs.labels
     return [
@@ -361,9 +369,9 @@ def _disagreements(
             id=test[row].id,
             text=test[row].text[:DISAGREEMENT_CHARACTERS],
             truth=names[truth[row]],
-            teacher=names[said["teacher"][row]],
-            student=names[said["student"][row]],
-            baseline=names[said["baseline"][row]] if "baseline" in said else None,
+            teacher=names[predicted["teacher"][row]],
+            student=names[predicted["student"][row]],
+            baseline=names[predicted["baseline"][row]] if "baseline" in predicted else None,
         )
         for row in chosen[: recipe.evaluate.sample_disagreements]
     ]

@@ -16,7 +16,7 @@ from potstill.stages import references
 from potstill.stages.common import Inputs
 from potstill.stages.compared import DISAGREEMENT_CHARACTERS, Judged, estimate, pairs
 from potstill.stages.floors import measured_floors
-from potstill.tasks.answers import SeveralLabels
+from potstill.tasks.problem_types import MultiLabel
 
 Outputs = npt.NDArray[np.float32]
 Decisions = npt.NDArray[np.bool_]
@@ -30,19 +30,19 @@ def judge_labels(
     truth = numbers == 1
     weights = quality.bootstrap_weights(len(truth), seed=recipe.seed)
     # A label is given where its probability is above one half.
-    said = {name: values > 0 for name, values in outputs.items()}
+    predicted = {name: values > 0 for name, values in outputs.items()}
     # As a distribution of two classes for each decision.
     pairwise = {name: np.stack([np.zeros_like(x), x], axis=-1).reshape(-1, 2) for name, x in outputs.items()}
-    exact = {name: (decisions == truth).all(axis=1) for name, decisions in said.items()}
+    exact = {name: (decisions == truth).all(axis=1) for name, decisions in predicted.items()}
     resampled = {
-        "micro_f1": {name: quality.micro_f1s(truth, each, weights) for name, each in said.items()},
-        "macro_f1": {name: quality.label_f1s(truth, each, weights) for name, each in said.items()},
+        "micro_f1": {name: quality.micro_f1s(truth, each, weights) for name, each in predicted.items()},
+        "macro_f1": {name: quality.label_f1s(truth, each, weights) for name, each in predicted.items()},
         "accuracy": {name: quality.accuracies(right, weights) for name, right in exact.items()},
     }
     micro_f1 = resampled["micro_f1"]
 
     def floor(taught: Sequence[Row], asked: Sequence[str]) -> Resampled:
-        known = SeveralLabels().targets(taught, inputs.labels) == 1
+        known = MultiLabel().targets(taught, inputs.labels) == 1
         given = tfidf_labels([row.text for row in taught], known, asked, seed=recipe.seed)
         return {
             "accuracy": quality.accuracies((given == truth).all(axis=1), weights[:1]),
@@ -66,7 +66,7 @@ def judge_labels(
         },
         primary=micro_f1,
         agreement={
-            name: _agreement(said, name, truth, quality.kl(pairwise["teacher"], pairwise[name]), weights)
+            name: _agreement(predicted, name, truth, quality.kl(pairwise["teacher"], pairwise[name]), weights)
             for name in outputs
             if name != "teacher"
         },
@@ -75,18 +75,18 @@ def judge_labels(
         floors_missing=floors.missing,
         references=[
             *references.of_floor(floors, "micro_f1", micro_f1["teacher"], "logistic"),
-            *references.of_several_labels(inputs, truth, micro_f1["teacher"], weights),
+            *references.of_multi_label(inputs, truth, micro_f1["teacher"], weights),
         ],
-        classes=_classes(inputs.labels, truth, said),
-        disagreements=_disagreements(recipe, inputs, truth, said),
+        classes=_classes(inputs.labels, truth, predicted),
+        disagreements=_disagreements(recipe, inputs, truth, predicted),
     )
 
 
 def _agreement(
-    said: Mapping[str, Decisions], model: str, truth: Decisions, kl: float, weights: quality.Weights
+    predicted: Mapping[str, Decisions], model: str, truth: Decisions, kl: float, weights: quality.Weights
 ) -> Agreement:
-    same = said["teacher"] == said[model]
-    wrong = said["teacher"] != truth
+    same = predicted["teacher"] == predicted[model]
+    wrong = predicted["teacher"] != truth
     each_row = np.full(len(truth), float(truth.shape[1]))
     return Agreement(
         all_rows=estimate(quality.pooled_shares(same.sum(axis=1).astype(np.float64), each_row, weights)),
@@ -113,8 +113,8 @@ def _comparison(
     )
 
 
-def _classes(labels: Sequence[str], truth: Decisions, said: Mapping[str, Decisions]) -> list[ClassRow]:
-    recalls = {name: quality.label_recalls(truth, decisions) for name, decisions in said.items()}
+def _classes(labels: Sequence[str], truth: Decisions, predicted: Mapping[str, Decisions]) -> list[ClassRow]:
+    recalls = {name: quality.label_recalls(truth, decisions) for name, decisions in predicted.items()}
     nothing = [None] * len(labels)
     return [
         ClassRow(
@@ -129,11 +129,11 @@ def _classes(labels: Sequence[str], truth: Decisions, said: Mapping[str, Decisio
 
 
 def _disagreements(
-    recipe: Recipe, inputs: Inputs, truth: Decisions, said: Mapping[str, Decisions]
+    recipe: Recipe, inputs: Inputs, truth: Decisions, predicted: Mapping[str, Decisions]
 ) -> list[Disagreement]:
     """A sample, by stable hash, of the rows to which student and teacher give other labels."""
     test = inputs.splits["test"].rows
-    differ = np.nonzero((said["student"] != said["teacher"]).any(axis=1))[0].tolist()
+    differ = np.nonzero((predicted["student"] != predicted["teacher"]).any(axis=1))[0].tolist()
     chosen = stable_order(differ, lambda row: test[row].id, salt="disagreements")
 
     def named(decisions: Decisions, row: int) -> str:
@@ -144,9 +144,9 @@ def _disagreements(
             id=test[row].id,
             text=test[row].text[:DISAGREEMENT_CHARACTERS],
             truth=named(truth, row),
-            teacher=named(said["teacher"], row),
-            student=named(said["student"], row),
-            baseline=named(said["baseline"], row) if "baseline" in said else None,
+            teacher=named(predicted["teacher"], row),
+            student=named(predicted["student"], row),
+            baseline=named(predicted["baseline"], row) if "baseline" in predicted else None,
         )
         for row in chosen[: recipe.evaluate.sample_disagreements]
     ]

@@ -28,23 +28,23 @@ from potstill.stages.common import Inputs
 from potstill.stages.compared import (
     asked_of_all,
     cost_values,
+    ensemble_speed,
     estimate,
     headline,
     measurement,
     pairs,
     parameters,
-    speed_of_several,
     speeds,
     weights_of,
-    with_several,
+    with_ensemble,
 )
+from potstill.stages.ensemble_writing import write_as_ensemble
 from potstill.stages.exact_match import exact_matches
 from potstill.stages.findings import findings
 from potstill.stages.models import ModelFolder
 from potstill.stages.queries import new_tokens, prompted_rows, room_after, timed_prompts
-from potstill.stages.writing_together import write_together
 from potstill.targets import FullTarget, HiddenTargets
-from potstill.tasks.writing import end_tokens, writing
+from potstill.tasks.generative import end_tokens, writing
 from potstill.teachers import FrozenTeacher, Routes, combined, route_numbers, routes_of
 from potstill.training.engine import Engine
 
@@ -70,11 +70,11 @@ def evaluate_language(
     task = writing(recipe.task)
     rows = inputs.encoded(recipe, test)
     assert isinstance(rows, TokenRows)
-    several = recipe.several
-    asked = {name: folder for name, folder in folders.items() if not (several and name == "teacher")}
+    ensemble = recipe.ensemble
+    asked = {name: folder for name, folder in folders.items() if not (ensemble and name == "teacher")}
     models = {name: folder.load(recipe).to(engine.device).eval() for name, folder in asked.items()}
-    counts = with_several(recipe, {name: parameters(recipe, model) for name, model in models.items()})
-    routes = {} if several is None else routes_of(several, rows, test)
+    counts = with_ensemble(recipe, {name: parameters(recipe, model) for name, model in models.items()})
+    routes = {} if ensemble is None else routes_of(ensemble, rows, test)
     tokens, drawn = _tokens(run, recipe, rows, models | {UNTRAINED: untrained}, routes, engine)
     initial = tokens.pop(UNTRAINED)
     generations = _generations(run, recipe, inputs, models)
@@ -146,11 +146,11 @@ def _tokens(
             batch = rows.collate([index])
             labels = batch.labels[batch.mask].to(engine.device)
             true_ids.append(labels.cpu().numpy())
-            said: dict[str, FullTarget] = {name: _states(teacher, batch) for name, teacher in asked.items()}
-            if recipe.several is not None:
+            outputs: dict[str, FullTarget] = {name: _states(teacher, batch) for name, teacher in asked.items()}
+            if recipe.ensemble is not None:
                 numbers = route_numbers({name: routes[name] for name in batch.ids} if routes else {})
-                said["teacher"] = combined(recipe.several, [said[name] for name in recipe.several.of], numbers)
-            for name, measured in measure_tokens(said, said["teacher"], labels, chunk_rows=chunk_rows).items():
+                outputs["teacher"] = combined(recipe.ensemble, [outputs[name] for name in recipe.ensemble.of], numbers)
+            for name, measured in measure_tokens(outputs, outputs["teacher"], labels, chunk_rows=chunk_rows).items():
                 parts[name].append(measured)
             for number in rows.examples_in(index):
                 row_of.extend([number_of[rows.row_ids[number]]] * int(rows.examples.trained_counts[number]))
@@ -168,9 +168,9 @@ def _gain(tokens: Mapping[str, TokenMeasures], drawn: TokensOfRows, name: str) -
 
 
 def _states(teacher: FrozenTeacher, batch: Batch) -> HiddenTargets:
-    said = teacher(batch).target
-    assert isinstance(said, HiddenTargets)
-    return said
+    outputs = teacher(batch).target
+    assert isinstance(outputs, HiddenTargets)
+    return outputs
 
 
 def _model(
@@ -252,14 +252,14 @@ def _generations(
         for row, prompt in chosen:
             left = room_after(prompt, inputs)
             room = settings.generation_tokens if left is None else min(left, settings.generation_tokens)
-            said = {}
+            outputs = {}
             stop = ends | {prompts.end_of(row)}
-            if recipe.several is not None:
-                said["teacher"] = write_together(recipe, models, row, prompt, room, stop)
+            if recipe.ensemble is not None:
+                outputs["teacher"] = write_as_ensemble(recipe, models, row, prompt, room, stop)
             for name, model in models.items():
-                said[name], _ = greedy([model], prompt, room, stop=stop)
+                outputs[name], _ = greedy([model], prompt, room, stop=stop)
             advance(1)
-            read = {name: str(tokenizer.decode(ids, skip_special_tokens=True)) for name, ids in said.items()}
+            read = {name: str(tokenizer.decode(ids, skip_special_tokens=True)) for name, ids in outputs.items()}
             asked, truth = prompts.shown(row)
             found.append(
                 Generation(id=row.id, prompt=asked[-SHOWN_CHARACTERS:], truth=truth[:SHOWN_CHARACTERS], said=read)
@@ -281,7 +281,7 @@ def _requests(
             warmup=settings.warmup,
             device=engine.device.type,
             trust_remote_code=folder.trust_remote_code,
-            **(speed_of_several(recipe, folders) if name == "teacher" else {}),
+            **(ensemble_speed(recipe, folders) if name == "teacher" else {}),
         )
         for name, folder in folders.items()
     }

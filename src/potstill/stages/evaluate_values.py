@@ -15,7 +15,7 @@ from potstill.stages import references
 from potstill.stages.common import Inputs
 from potstill.stages.compared import DISAGREEMENT_CHARACTERS, Judged, estimate, pairs
 from potstill.stages.floors import measured_floors
-from potstill.tasks.answers import Number
+from potstill.tasks.problem_types import Regression
 
 Values = npt.NDArray[np.float64]
 
@@ -29,16 +29,16 @@ def judge_values(
 ) -> Judged:
     """The models by the numbers that they say, rows x 1, in the unit of the labels."""
     truth = labels.astype(np.float64)
-    said: dict[str, Values] = {name: values[:, 0].astype(np.float64) for name, values in outputs.items()}
+    predicted: dict[str, Values] = {name: values[:, 0].astype(np.float64) for name, values in outputs.items()}
     weights = quality.bootstrap_weights(len(truth), seed=recipe.seed)
     scores = {
-        "r2": {name: quality.r2s(truth, values, weights) for name, values in said.items()},
-        "spearman": {name: quality.spearmans(truth, values, weights) for name, values in said.items()},
+        "r2": {name: quality.r2s(truth, values, weights) for name, values in predicted.items()},
+        "spearman": {name: quality.spearmans(truth, values, weights) for name, values in predicted.items()},
     }
     r2 = scores["r2"]
 
     def floor(taught: Sequence[Row], asked: Sequence[str]) -> dict[str, Values]:
-        known = Number().targets(taught, inputs.labels)
+        known = Regression().targets(taught, inputs.labels)
         given = tfidf_numbers([row.text for row in taught], known, asked)
         return {
             "r2": quality.r2s(truth, given, weights),
@@ -62,9 +62,9 @@ def judge_values(
             | {
                 "scores": {metric: estimate(values[name]) for metric, values in scores.items()},
                 "rmse": estimate(quality.rmses(truth, values, weights)),
-                "rmse_from_teacher": estimate(quality.rmses(said["teacher"], values, weights)),
+                "rmse_from_teacher": estimate(quality.rmses(predicted["teacher"], values, weights)),
             }
-            for name, values in said.items()
+            for name, values in predicted.items()
         },
         primary=r2,
         # Numbers that are near each other do not agree.
@@ -80,31 +80,31 @@ def judge_values(
                 only_against_right=None,
                 mcnemar_p=None,
             )
-            for of, against in pairs(said)
+            for of, against in pairs(predicted)
         ],
         floors=floors.fitted,
         floors_missing=floors.missing,
         references=[
             *references.of_floor(floors, "r2", r2["teacher"], "ridge"),
-            *references.of_numbers(r2["teacher"]),
+            *references.of_regression(r2["teacher"]),
         ],
         classes=[],
-        disagreements=_furthest(recipe, inputs, truth, said),
+        disagreements=_furthest(recipe, inputs, truth, predicted),
     )
 
 
-def _furthest(recipe: Recipe, inputs: Inputs, truth: Values, said: Mapping[str, Values]) -> list[Disagreement]:
+def _furthest(recipe: Recipe, inputs: Inputs, truth: Values, predicted: Mapping[str, Values]) -> list[Disagreement]:
     """The rows on which the student is furthest from the teacher, the furthest first."""
     test = inputs.splits["test"].rows
-    furthest = np.argsort(-np.abs(said["student"] - said["teacher"]), kind="stable")
+    furthest = np.argsort(-np.abs(predicted["student"] - predicted["teacher"]), kind="stable")
     return [
         Disagreement(
             id=test[row].id,
             text=test[row].text[:DISAGREEMENT_CHARACTERS],
             truth=f"{truth[row]:.4g}",
-            teacher=f"{said['teacher'][row]:.4g}",
-            student=f"{said['student'][row]:.4g}",
-            baseline=f"{said['baseline'][row]:.4g}" if "baseline" in said else None,
+            teacher=f"{predicted['teacher'][row]:.4g}",
+            student=f"{predicted['student'][row]:.4g}",
+            baseline=f"{predicted['baseline'][row]:.4g}" if "baseline" in predicted else None,
         )
         for row in furthest[: recipe.evaluate.sample_disagreements].tolist()
     ]

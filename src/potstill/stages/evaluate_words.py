@@ -32,15 +32,15 @@ from potstill.stages.common import Inputs, reads_as_teacher
 from potstill.stages.compared import (
     asked_of_all,
     cost_values,
+    ensemble_speed,
     estimate,
     headline,
     measurement,
     pairs,
     parameters,
-    speed_of_several,
     speeds,
     weights_of,
-    with_several,
+    with_ensemble,
 )
 from potstill.stages.findings import findings
 from potstill.stages.models import ModelFolder
@@ -83,11 +83,11 @@ class _Documents:
 
     def tags(self, classes: npt.NDArray[np.int64]) -> list[list[str]]:
         """The tags of each document's words; a word without an answer is outside of all entities."""
-        said = [[OUTSIDE] * len(row.tokens) for row in self.rows]
+        predicted = [[OUTSIDE] * len(row.tokens) for row in self.rows]
         words = np.concatenate([window.words for window in self.encoded.windows])
         for document, word, number in zip(self.document_of.tolist(), words.tolist(), classes.tolist(), strict=True):
-            said[document][word] = self.labels[number]
-        return said
+            predicted[document][word] = self.labels[number]
+        return predicted
 
 
 def evaluate_words(
@@ -101,17 +101,18 @@ def evaluate_words(
         as_student = _encoded(recipe, inputs.of_student, rows)
     documents = _Documents(rows, encoded, inputs.labels, quality.bootstrap_weights(len(rows), seed=recipe.seed))
     logits, counts = _answers(run, recipe, encoded, as_student, folders, engine)
-    if recipe.several is not None:
-        targets = [LogitTargets(torch.from_numpy(logits[name])) for name in recipe.several.of]
-        as_one = combined(recipe.several, targets, route_numbers(routes_of(recipe.several, encoded, rows)))
+    if recipe.ensemble is not None:
+        targets = [LogitTargets(torch.from_numpy(logits[name])) for name in recipe.ensemble.of]
+        as_one = combined(recipe.ensemble, targets, route_numbers(routes_of(recipe.ensemble, encoded, rows)))
         logits["teacher"] = as_one.logits_at(slice(None), 1.0, plain_log_sum_exp).numpy()
-    counts, weights = with_several(recipe, counts), weights_of(recipe, folders)
+    counts, weights = with_ensemble(recipe, counts), weights_of(recipe, folders)
     speed = speeds(run, recipe, weights, _requests(recipe, inputs, folders, engine))
-    said = {name: values.argmax(axis=1) for name, values in logits.items()}
-    right = {name: classes == documents.truth for name, classes in said.items()}
+    predicted = {name: values.argmax(axis=1) for name, values in logits.items()}
+    right = {name: classes == documents.truth for name, classes in predicted.items()}
     accuracy = {name: documents.shares(values) for name, values in right.items()}
     found = {
-        name: [entities.entities_of(tags, inputs.labels) for tags in documents.tags(said[name])] for name in folders
+        name: [entities.entities_of(tags, inputs.labels) for tags in documents.tags(predicted[name])]
+        for name in folders
     }
     truth = [entities.entities_of(row.tags or (), inputs.labels) for row in rows]
     scores = {name: _scores(truth, found["teacher"], each, documents.weights) for name, each in found.items()}
@@ -168,7 +169,7 @@ def _answers(
     engine: Engine,
 ) -> tuple[dict[str, Logits], dict[str, tuple[int, int]]]:
     """Of each model the logits of all answered words, and its parameters."""
-    asked = [name for name in folders if not (recipe.several and name == "teacher")]
+    asked = [name for name in folders if not (recipe.ensemble and name == "teacher")]
     logits, counts = {}, {}
     with run.progress.task("evaluate: quality", len(as_teacher.ids) * len(asked), "windows") as advance:
         for name in asked:
@@ -197,15 +198,15 @@ def _predict(teacher: FrozenTeacher, encoded: EncodedWords, batch_size: int, adv
 def _scores(
     truth: Sequence[Sequence[Entity]],
     teacher: Sequence[Sequence[Entity]],
-    said: Sequence[Sequence[Entity]],
+    predicted: Sequence[Sequence[Entity]],
     weights: quality.Weights,
 ) -> dict[str, npt.NDArray[np.float64]]:
-    found = entities.compare(truth, said)
+    found = entities.compare(truth, predicted)
     return {
         "entity_f1": entities.f1(found, weights),
         "entity_precision": entities.precision(found, weights),
         "entity_recall": entities.recall(found, weights),
-        "entity_f1_with_the_teacher": entities.f1(entities.compare(teacher, said), weights),
+        "entity_f1_with_the_teacher": entities.f1(entities.compare(teacher, predicted), weights),
     }
 
 
@@ -280,8 +281,8 @@ def _disagreements(
     for row, (_, start, end) in chosen[: recipe.evaluate.sample_disagreements]:
         words, low, high = rows[row].tokens, max(0, start - SHOWN_WORDS), end + SHOWN_WORDS
 
-        def answer(said: Sequence[Sequence[Entity]], row: int = row, start: int = start, end: int = end) -> str:
-            here = [each for each in said[row] if each[1] < end and each[2] > start]
+        def answer(predicted: Sequence[Sequence[Entity]], row: int = row, start: int = start, end: int = end) -> str:
+            here = [each for each in predicted[row] if each[1] < end and each[2] > start]
             return "; ".join(f"{kind}: {' '.join(rows[row].tokens[a:b])}" for kind, a, b in here) or "nothing"
 
         shown.append(
@@ -314,7 +315,7 @@ def _requests(
             batch_size=settings.batch_size,
             device=engine.device.type,
             trust_remote_code=folder.trust_remote_code,
-            **(speed_of_several(recipe, folders) if name == "teacher" else {}),
+            **(ensemble_speed(recipe, folders) if name == "teacher" else {}),
         )
         for name, folder in folders.items()
     }

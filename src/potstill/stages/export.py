@@ -59,8 +59,8 @@ def _export(
     batch = rows.collate(range(min(COMPARED_ROWS, len(rows.lengths))))
     answers = []
     for path in (source, target):
-        said = FrozenTeacher(recipe.task.load_model(str(path)), engine.device, recipe.task.ask)(batch)
-        answers.append(_logits(said).float().cpu().numpy())
+        outputs = FrozenTeacher(recipe.task.load_model(str(path)), engine.device, recipe.task.ask)(batch)
+        answers.append(_logits(outputs).float().cpu().numpy())
     difference = float(np.abs(answers[0] - answers[1]).max())
     return Artefact(
         kind=exporter.kind,
@@ -71,11 +71,11 @@ def _export(
     )
 
 
-def _logits(said: Signals) -> Tensor:
+def _logits(outputs: Signals) -> Tensor:
     """The logits or numbers of the rows, or the logits of a language model's first trained tokens."""
-    if said.mean is not None:
-        return said.mean
-    if said.logits is not None:
-        return said.logits
-    assert isinstance(said.target, HiddenTargets)
-    return said.target.head.logits(said.target.hidden[:COMPARED_ROWS])
+    if outputs.mean is not None:
+        return outputs.mean
+    if outputs.logits is not None:
+        return outputs.logits
+    assert isinstance(outputs.target, HiddenTargets)
+    return outputs.target.head.logits(outputs.target.hidden[:COMPARED_ROWS])

@@ -44,13 +44,13 @@ def weak_teacher(evaluation: EvaluateRecord) -> str | None:
         metric: [f"{each.name} ({_shown(metric, each.value)})" for each in failed if each.metric == metric]
         for metric in dict.fromkeys(each.metric for each in failed)
     }
-    said = "; ".join(
+    sentence = "; ".join(
         f"{metric_name(metric)} {_shown(metric, next(each.teacher for each in failed if each.metric == metric))} is no "
         f"better than {' or '.join(names)}"
         for metric, names in by_metric.items()
     )
     return (
-        f"The teacher's {said}: nothing can be learnt from it. Adapt it longer or on more rows, or choose another; "
+        f"The teacher's {sentence}: nothing can be learnt from it. Adapt it longer or on more rows, or choose another; "
         "gate.allow_weak_teacher: true judges its student all the same."
     )
 
@@ -234,7 +234,7 @@ def _nats(value: float, sign: str = "") -> str:
 
 
 def _of_tokens(evaluation: EvaluateRecord) -> list[str]:
-    """What is said of language models alone."""
+    """What only language models have."""
     student, baseline = evaluation.models["student"], evaluation.models.get("baseline")
     if student.kl_mean is None or student.perplexity is None:
         return []

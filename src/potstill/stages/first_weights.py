@@ -15,7 +15,7 @@ from potstill.stages.common import Inputs
 from potstill.stages.heads import has_head
 from potstill.stages.models import load_teacher, teacher_folder
 from potstill.students import Copy, Importance, copy_from_teacher, measure_importance
-from potstill.tasks.writing import generation_config_in, writing
+from potstill.tasks.generative import generation_config_in, writing
 
 
 def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
@@ -24,7 +24,7 @@ def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptR
     config = type(config).from_dict(config.to_dict() | recipe.task.config_values(inputs.labels))
     torch.manual_seed(recipe.seed)
     student = recipe.task.new_model(config)
-    if recipe.task.writes:
+    if recipe.task.generative:
         if (known := generation_config_in(teacher_folder(recipe, run, adapted).path)) is not None:
             # It must stop where its teacher does.
             student.generation_config = known

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from potstill.recipe import Recipe
-from potstill.stages.common import Files, Inputs, units_of
+from potstill.stages.common import Files, Inputs, target_scaler_of
 from potstill.tasks import TextClassification
 from potstill.tasks.classes import TEACHER, head_names, listed, named_by_hand
 from potstill.tasks.heads import start_at_shares
@@ -19,11 +19,11 @@ def begin_head(recipe: Recipe, inputs: Inputs, model: PreTrainedModel, rows: Seq
     One that gives numbers in the unit of the labels is changed to standard units, and a new one is taken to speak in
     those. A new one of several labels begins with their shares.
     """
-    units = units_of(recipe, rows)
-    if units and known:
-        units.standardise(model)
+    scaler = target_scaler_of(recipe, rows)
+    if scaler and known:
+        scaler.standardise(model)
     if isinstance(recipe.task, TextClassification) and recipe.task.problem_type == "multi_label_classification":
-        labels = recipe.task.answer.targets(rows, inputs.labels)
+        labels = recipe.task.problem.targets(rows, inputs.labels)
         if not known:
             start_at_shares(model, labels)
 
@@ -46,7 +46,7 @@ def replaced_head(recipe: Recipe, teacher: PretrainedTeacher, files: Files, labe
     """
     task = recipe.task
     numbers = isinstance(task, TextClassification) and task.problem_type == "regression"
-    if recipe.adapt is None or task.writes or numbers:
+    if recipe.adapt is None or task.generative or numbers:
         return None
     own = head_names(files.config, teacher.classes)
     nameless = all(name == f"LABEL_{number}" for number, name in enumerate(own))
@@ -72,11 +72,11 @@ def _form_unstated(recipe: Recipe, files: Files) -> bool:
 def heads_told(recipe: Recipe, inputs: Inputs) -> list[str]:
     """Which parts of the teachers begin with random weights although their checkpoints have, or should have, others;
     and which heads may have been trained for another answer."""
-    teachers = {"teacher": recipe.lead} if recipe.several is None else recipe.several.of
+    teachers = {"teacher": recipe.lead} if recipe.ensemble is None else recipe.ensemble.of
     told = []
     for name, teacher in teachers.items():
-        files = inputs.several.get(name, inputs.lead)
-        where = TEACHER if recipe.several is None else f"{TEACHER}.of.{name}"
+        files = inputs.members.get(name, inputs.lead)
+        where = TEACHER if recipe.ensemble is None else f"{TEACHER}.of.{name}"
         own = replaced_head(recipe, teacher, files, inputs.labels)
         if own is not None:
             told.append(

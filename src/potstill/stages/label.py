@@ -16,7 +16,7 @@ from potstill.labels.writer import stored_positions
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest, fingerprint
-from potstill.stages.common import Inputs, alone, units_of
+from potstill.stages.common import Inputs, alone, target_scaler_of
 from potstill.stages.label_language import judged_temperatures, require_within_bound, write_positions
 from potstill.stages.models import load_teacher
 from potstill.stages.rendering import LABELLED, tokens_of, with_tokens
@@ -30,7 +30,7 @@ LAST_BITS = ("label.batch_size", "label.batches_per_shard")
 PRECISION = ("label.precision", "source.precision")
 
 
-def is_generation(name: str) -> bool:
+def is_round(name: str) -> bool:
     """Whether a teacher of this name is a student of an earlier generation."""
     return name.startswith("generation-")
 
@@ -48,8 +48,8 @@ def label(
     Nothing is stored where the teacher answers in each step of training, or no loss reads its distributions. Of several
     teachers, each has a store of its own, and the record counts all of them.
     """
-    if inputs.several:
-        records = [label(run, *one_of(recipe, inputs, adapted, member), engine, member) for member in inputs.several]
+    if inputs.members:
+        records = [label(run, *one_of(recipe, inputs, adapted, member), engine, member) for member in inputs.members]
         return _together(records)
     if not recipe.reads_distributions or recipe.label.mode == "online":
         mode = "online" if recipe.reads_distributions else "not asked"
@@ -148,16 +148,16 @@ def _write(
     settings, encoding = recipe.label, recipe.encoding
     assert isinstance(encoding, Dense)
     # None where words are answered and not whole rows.
-    answer = recipe.task.answer if isinstance(recipe.task, TextClassification) else None
+    problem = recipe.task.problem if isinstance(recipe.task, TextClassification) else None
     rows = inputs.encoded(recipe, inputs.splits["train"].rows)
     model = load_teacher(recipe, run, adapted)
-    units = units_of(recipe, inputs.splits["train"].rows)
-    if units:
+    scaler = target_scaler_of(recipe, inputs.splits["train"].rows)
+    if scaler:
         # In half precision numbers far from zero would lose what tells them apart.
-        units.standardise(model)
+        scaler.standardise(model)
     teacher = FrozenTeacher(model, engine.device, recipe.task.ask)
     at_words = DensePositions(dtype=encoding.dtype, classes=len(inputs.labels))
-    words = answer is None
+    words = problem is None
     asked = 0
 
     def ask(indices: Sequence[int]) -> Tensor | tuple[Sequence[int], Columns]:
@@ -165,13 +165,13 @@ def _write(
         asked += len(indices)
         batch = rows.collate(indices)
         with engine.autocast(settings.precision):
-            said = teacher(batch)
-        if answer is not None:
-            outputs = answer.outputs(said).float()
-            return units.spoken_by(outputs) if units else outputs
-        assert said.logits is not None
+            signals = teacher(batch)
+        if problem is not None:
+            outputs = problem.outputs(signals).float()
+            return scaler.unscaled(outputs) if scaler else outputs
+        assert signals.logits is not None
         counts: list[int] = batch.mask.sum(dim=1).tolist()
-        return counts, at_words.encode(said.logits[batch.mask.to(said.logits.device)])
+        return counts, at_words.encode(signals.logits[batch.mask.to(signals.logits.device)])
 
     started = time.monotonic()
     with run.progress.task("label", len(rows.ids), "rows") as advance:

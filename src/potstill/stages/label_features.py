@@ -16,11 +16,11 @@ from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, file_digest
 from potstill.signals import Read
 from potstill.stages.common import Inputs
-from potstill.stages.label import LAST_BITS, PRECISION, TEACHER, is_generation, label_source, one_of
+from potstill.stages.label import LAST_BITS, PRECISION, TEACHER, is_round, label_source, one_of
 from potstill.stages.models import load_teacher
 from potstill.stages.plan import shapes_of
 from potstill.stages.rendering import with_tokens
-from potstill.stages.signals import build_loss
+from potstill.stages.signal_sources import build_loss
 from potstill.teachers import FrozenTeacher, lead_name
 from potstill.training.engine import Engine
 
@@ -38,11 +38,11 @@ def label_features(
 ) -> tuple[LabelRecord, ...]:
     """The stores of the hidden states that the losses read, one for each stack; none where they come from the teacher
     in each step."""
-    if recipe.several:
+    if recipe.ensemble:
         # Losses follow the features of the lead.
-        name = lead_name(recipe.several)
+        name = lead_name(recipe.ensemble)
         recipe, inputs, adapted = one_of(recipe, inputs, adapted, name)
-    shapes = shapes_of(recipe, inputs, taught_by_student=is_generation(name))
+    shapes = shapes_of(recipe, inputs, taught_by_student=is_round(name))
     reads = build_loss(recipe, shapes).teacher_reads
     if recipe.label.features == "online":
         return ()

@@ -41,7 +41,7 @@ from potstill.stages.common import Inputs
 from potstill.stages.models import load_teacher
 from potstill.stages.rendering import LABELLED, labelled_tokens
 from potstill.targets import Head, HiddenTargets
-from potstill.tasks.writing import writing
+from potstill.tasks.generative import writing
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
@@ -100,9 +100,9 @@ def write_positions(
 
     def hidden_of(indices: Sequence[int]) -> Tensor:
         with engine.autocast(settings.precision):
-            said = teacher(rows.collate(indices)).target
-        assert isinstance(said, HiddenTargets)
-        return said.hidden.float()
+            outputs = teacher(rows.collate(indices)).target
+        assert isinstance(outputs, HiddenTargets)
+        return outputs.hidden.float()
 
     started = time.monotonic()
     asked = 0
@@ -295,15 +295,15 @@ def judged_temperatures(recipe: Recipe) -> tuple[float, ...]:
 
 
 def _refusal(recipe: Recipe, fitted: Fitted, over: LabelFidelity, proposal: Fitted | None) -> str:
-    said = (
+    sentence = (
         f"label.encoding: {_shown(fitted)} is {over.kl:.3f} nats from the teacher at temperature "
         f"{over.temperature:g}, where the stored tokens have {over.captured_mass:.0%} of the mass; label.max_kl is "
         f"{recipe.label.max_kl:g}."
     )
     if proposal is None:
-        return f"{said} No encoding that was tried is within it; raise label.max_kl, or use a lower temperature."
+        return f"{sentence} No encoding that was tried is within it; raise label.max_kl, or use a lower temperature."
     error = next(each for each in proposal.errors if each.temperature == over.temperature)
-    return f"{said} {_shown(proposal)} would do, with {error.kl:.3f}. Or raise label.max_kl."
+    return f"{sentence} {_shown(proposal)} would do, with {error.kl:.3f}. Or raise label.max_kl."
 
 
 def _shown(fitted: Fitted) -> str:

@@ -11,7 +11,7 @@ from potstill.measure.weights import SavedWeights
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, atomic_folder, fingerprint, folder_files
-from potstill.tasks.writing import GENERATION_CONFIG
+from potstill.tasks.generative import GENERATION_CONFIG
 from potstill.training.engine import Engine
 
 COUNTED_ROWS = 256

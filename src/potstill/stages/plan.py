@@ -7,12 +7,12 @@ from pathlib import Path
 
 from potstill.data.chat_tokens import marked_text
 from potstill.data.encoded import Encoded
+from potstill.data.generated import GeneratedResponse
 from potstill.data.prepare import Split
 from potstill.data.reading import FileNotes
 from potstill.data.rows import labelled_rows
 from potstill.data.token_rows import TokenRows
 from potstill.data.words import EncodedWords
-from potstill.data.written import Written
 from potstill.errors import RecipeError
 from potstill.labels import Dense, bytes_per_position
 from potstill.losses import Shapes
@@ -22,12 +22,12 @@ from potstill.run_dir import RunDir
 from potstill.signals import Signal
 from potstill.stages.class_counts import class_counts
 from potstill.stages.common import Inputs, piece_counts
+from potstill.stages.generate import planned
 from potstill.stages.plan_warnings import warnings
 from potstill.stages.queries import require_queries
 from potstill.stages.rendering import LABELLED
-from potstill.stages.respond import planned
-from potstill.stages.shapes import shape_of
-from potstill.stages.signals import build_loss, planned_signals
+from potstill.stages.signal_sources import build_loss, planned_signals
+from potstill.stages.student_search import shape_of
 from potstill.stages.tokenizer_fit import doubts_about_tokenizer, unknown_shares
 from potstill.tasks import CausalLM
 from potstill.teachers import MovingAverageTeacher
@@ -42,7 +42,7 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
     Raises:
         RecipeError: a teacher that lies in the run directory; and as `make_plan` and `require_queries`.
     """
-    for files in (inputs.lead, *inputs.several.values()):
+    for files in (inputs.lead, *inputs.members.values()):
         where = Path(files.location)
         if where.exists() and where.resolve().is_relative_to(run.root.resolve()):
             raise RecipeError(
@@ -78,12 +78,12 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
     signals = planned_signals(recipe, shapes, encoded["train"], _store_bytes(recipe, inputs, counts))
     # Each of several teachers stores its own distributions, and the lead alone its features.
     store_bytes = recipe.generations * sum(
-        signal.size_bytes * (max(1, len(inputs.several)) if signal.name == Signal.LOGITS else 1) for signal in signals
+        signal.size_bytes * (max(1, len(inputs.members)) if signal.name == Signal.LOGITS else 1) for signal in signals
     )
     checkpoints = recipe.train.keep_checkpoints + 1 + recipe.generations + len(recipe.train.snapshots)
     disk = store_bytes + BYTES_PER_TRAINED_PARAMETER * (
         checkpoints * student.parameters
-        + (checkpoints * teacher.parameters * max(1, len(inputs.several)) if recipe.adapt else 0)
+        + (checkpoints * teacher.parameters * max(1, len(inputs.members)) if recipe.adapt else 0)
     )
     free = shutil.disk_usage(_existing(folder)).free
     if disk > free:
@@ -102,7 +102,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         adapt_steps=total_steps(recipe.adapt, _adapt_rows(recipe, inputs)) if recipe.adapt else 0,
         label_store_bytes=store_bytes,
         signals=signals,
-        responses_to_write=sum(isinstance(row, Written) for row in learnt.splits["train"].rows),
+        responses_to_write=sum(isinstance(row, GeneratedResponse) for row in learnt.splits["train"].rows),
         prompts_dropped=len(asked.dropped) if asked else 0,
         spelt_share=_spelt_share(inputs, encoded["validation"]),
         disk_bytes=disk,
@@ -118,10 +118,10 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
 
 def example_lines(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
     """For language models: the first row of which something is learnt, every such token between the marks [[ and ]]."""
-    if not recipe.task.writes:
+    if not recipe.task.generative:
         return
     rows = planned(recipe, inputs)[0].splits["train"].rows
-    written = {row.id: row for row in rows if isinstance(row, Written)}
+    written = {row.id: row for row in rows if isinstance(row, GeneratedResponse)}
     first = rows[0].id
     if first not in written:
         # Of all rows, for the first ones can have nothing to learn, or no place for it.

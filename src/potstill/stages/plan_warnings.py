@@ -14,9 +14,9 @@ from potstill.recipe import Recipe
 from potstill.records import ClassCount, ShapeRecord, SplitCounts
 from potstill.stages.class_counts import doubts_about_classes
 from potstill.stages.common import Inputs
+from potstill.stages.generate import Requests
 from potstill.stages.heads import heads_told
 from potstill.stages.rendering import date_is_written
-from potstill.stages.respond import Requests
 from potstill.students import Design, design_note, shape_notes
 from potstill.tasks import CausalLM, TextClassification
 

@@ -8,7 +8,7 @@ from potstill.families import most_tokens
 from potstill.recipe import Recipe
 from potstill.records import QUERIES_OF_A_PERCENTILE
 from potstill.stages.common import Inputs
-from potstill.tasks.writing import writing
+from potstill.tasks.generative import writing
 
 PLAIN_PROMPT = 16
 """Tokens of a plain text, which has no prompt, that stand for one: speed does not depend on which they are."""
@@ -67,7 +67,7 @@ def require_queries(recipe: Recipe, inputs: Inputs) -> None:
         RecipeError: a percentile in the gate that too few queries would stand behind, or no positions left for what a
             language model is to write.
     """
-    writes, settings = recipe.task.writes, recipe.evaluate
+    writes, settings = recipe.task.generative, recipe.evaluate
     most = room_after((), inputs)
     if writes and most is not None and new_tokens(recipe) >= most:
         raise RecipeError(

@@ -18,8 +18,8 @@ from potstill.records import Reference
 from potstill.stages.common import Inputs
 from potstill.stages.compared import estimate
 from potstill.stages.floors import Floors
-from potstill.tasks.answers import OneClass, SeveralLabels
-from potstill.tasks.writing import writing
+from potstill.tasks.generative import writing
+from potstill.tasks.problem_types import MultiLabel, SingleLabel
 
 Resampled = npt.NDArray[np.float64]
 COUNTED_ROWS = 20_000
@@ -50,11 +50,11 @@ def of_floor(floors: Floors, metric: str, teacher: Resampled, kind: str) -> list
     return [Reference(name=name, metric=metric, value=value, teacher=score, margin=floor.margin)]
 
 
-def of_one_class(
+def of_single_label(
     inputs: Inputs, truth: npt.NDArray[np.int64], teacher: Resampled, weights: quality.Weights
 ) -> list[Reference]:
     """The most frequent class of the rows that teach, at every test row, and guessing."""
-    taught = OneClass().targets(list(taught_rows(inputs)), inputs.labels)
+    taught = SingleLabel().targets(list(taught_rows(inputs)), inputs.labels)
     most = np.bincount(taught, minlength=len(inputs.labels)).argmax()
     always = quality.accuracies(truth == most, weights)
     return [
@@ -63,11 +63,11 @@ def of_one_class(
     ]
 
 
-def of_several_labels(
+def of_multi_label(
     inputs: Inputs, truth: npt.NDArray[np.bool_], teacher: Resampled, weights: quality.Weights
 ) -> list[Reference]:
     """The same labels at every test row: so many of the most frequent as serve the rows that teach best."""
-    taught = SeveralLabels().targets(list(taught_rows(inputs)), inputs.labels) == 1
+    taught = MultiLabel().targets(list(taught_rows(inputs)), inputs.labels) == 1
     order = np.argsort(-taught.sum(axis=0), kind="stable")
     one = np.ones((1, len(taught)))
 
@@ -79,7 +79,7 @@ def of_several_labels(
     return [above("always the most frequent labels", "micro_f1", teacher, found)]
 
 
-def of_numbers(teacher: Resampled) -> list[Reference]:
+def of_regression(teacher: Resampled) -> list[Reference]:
     """The mean of the test rows, which explains nothing of their variance."""
     return [above("always the mean", "r2", teacher, 0.0)]
 

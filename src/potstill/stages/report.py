@@ -40,7 +40,7 @@ def report(run: RunDir, recipe: Recipe, finished: FinishedRun) -> ReportRecord:
 
     def work(folder: Path) -> ReportRecord:
         student = finished.plan.student
-        teachers = " and ".join(recipe.several.of) if recipe.several else recipe.lead.model
+        teachers = " and ".join(recipe.ensemble.of) if recipe.ensemble else recipe.lead.model
         facts: dict[str, Any] = {
             "title": f"{teachers} to {student.layers} x {student.width}",
             "recipe_yaml": dump_recipe(recipe),

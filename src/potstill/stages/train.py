@@ -18,24 +18,24 @@ from potstill.records import AdaptRecord, LabelRecord, TrainRecord
 from potstill.run_dir import RunDir, file_digest, folder_files
 from potstill.schedules import Constant
 from potstill.signals import Read, Teacher
-from potstill.stages.common import Inputs, in_units, true_labels, units_of
+from potstill.stages.common import Inputs, target_scaler_of, true_labels, with_scaled_targets
 from potstill.stages.first_weights import has_learnt_head, initial_student, weights_digest
 from potstill.stages.heads import begin_head
-from potstill.stages.label import is_generation, label_source, one_of, store_of
+from potstill.stages.label import is_round, label_source, one_of, store_of
 from potstill.stages.label_features import by_part, features_of
 from potstill.stages.models import load_teacher, model_digest, save_model
 from potstill.stages.plan import shapes_of, steps_per_epoch, total_steps
 from potstill.stages.rendering import LABELLED, tokens_of, with_tokens
 from potstill.students import Copy
 from potstill.tasks import TextClassification
-from potstill.tasks.units import Units
+from potstill.tasks.target_scaler import TargetScaler
 from potstill.teachers import (
+    CompositeTeacher,
+    EnsembleTeacher,
     FrozenTeacher,
-    JoinedTeacher,
     MovingAverage,
     MovingAverageTeacher,
-    RenumberedTeacher,
-    SeveralTeachers,
+    TokenMappedTeacher,
     lead_name,
     routes_of,
     snapshot_name,
@@ -92,7 +92,7 @@ def train_student(
 ) -> TrainRecord:
     """A distilled student, cut from the teacher `adapted` and taught by `lessons`."""
     # A teacher that moves would make another measure of each checkpoint.
-    compared = recipe.task.writes and not isinstance(recipe.teacher, MovingAverageTeacher)
+    compared = recipe.task.generative and not isinstance(recipe.teacher, MovingAverageTeacher)
 
     def teachers(student: PreTrainedModel, reads: frozenset[Read]) -> Teachers:
         opened = _Opened(run, recipe, inputs, lessons, engine)
@@ -108,20 +108,20 @@ def train_student(
         settings=recipe.train,
         open_teachers=teachers,
         criterion=_to_the_teacher() if compared else true_labels(),
-        taught_by_student=is_generation(lessons.name),
+        taught_by_student=is_round(lessons.name),
         depends={
             "labels": lessons.labels.content_digest,
             "mode": recipe.label.mode,
             "features": _digest_of_all(lessons.features),
             # What decides how the teacher's answers are used, and is in no digest of theirs.
-            "kind": recipe.teacher if recipe.several or isinstance(recipe.teacher, MovingAverageTeacher) else None,
+            "kind": recipe.teacher if recipe.ensemble or isinstance(recipe.teacher, MovingAverageTeacher) else None,
         },
     )
     return _train(run, recipe, inputs, adapted, engine, student)
 
 
 def _digest_of_all(stores: Sequence[LabelRecord]) -> object:
-    # Of a single store as it was before there could be several, so that a run goes on.
+    # Of a single store as it was before there could be ensemble, so that a run goes on.
     digests = [store.content_digest for store in stores]
     return digests if len(digests) > 1 else next(iter(digests), None)
 
@@ -138,7 +138,7 @@ def train_baseline(
     if not recipe.train.baseline:
         return None
     rows = labelled_rows(inputs.splits["train"].rows)
-    numbers = units_of(recipe, rows) is not None
+    numbers = target_scaler_of(recipe, rows) is not None
     settings = recipe.train.model_copy(update={"select_by": "validation_loss" if numbers else "validation_accuracy"})
     if settings.evaluate_every is None and len(rows) < len(inputs.splits["train"].rows):
         # When the student is: by its own, shorter epochs the baseline would have more checkpoints to choose from.
@@ -178,8 +178,8 @@ def _train(
     }
 
     # What decides the first weights, and is in no other key. Only where it does, so that other runs go on.
-    if recipe.several is not None:
-        depends["lead"] = adapted.members[lead_name(recipe.several)].digest
+    if recipe.ensemble is not None:
+        depends["lead"] = adapted.members[lead_name(recipe.ensemble)].digest
     if isinstance(inputs.student.init, Copy) and inputs.student.init.measures:
         depends["sampled"] = inputs.fingerprint_of("train")
     if inputs.vocabulary is not None:
@@ -192,12 +192,12 @@ def _train(
 
     def work(folder: Path) -> TrainRecord:
         def save(name: str) -> None:
-            with units.spoken(model) if units else nullcontext():
+            with scaler.unscaled_outputs(model) if scaler else nullcontext():
                 save_model(model, tokenizer, folder / name, engine)
 
         model = initial_student(recipe, inputs, run, adapted)
         initial = weights_digest(model)
-        units = units_of(recipe, inputs.splits["train"].rows)
+        scaler = target_scaler_of(recipe, inputs.splits["train"].rows)
         begin_head(recipe, inputs, model, inputs.splits["train"].rows, known=has_learnt_head(recipe, inputs))
         torch.manual_seed(recipe.seed)  # the projections
         shapes = shapes_of(recipe, inputs, taught_by_student=member.taught_by_student)
@@ -206,8 +206,8 @@ def _train(
         job = Job(
             name=stage,
             model=model,
-            rows=in_units(recipe, inputs.of_student, rows, units),
-            validation=in_units(recipe, inputs.of_student, inputs.splits["validation"].rows, units),
+            rows=with_scaled_targets(recipe, inputs.of_student, rows, scaler),
+            validation=with_scaled_targets(recipe, inputs.of_student, inputs.splits["validation"].rows, scaler),
             ask=recipe.task.ask,
             loss=loss,
             teacher=teachers.of_training,
@@ -278,27 +278,27 @@ class _Opened:
     engine: Engine
 
     def distributions(self) -> Teacher:
-        """Who says the teacher's distributions: its store, or the teacher itself; of several, all of them.
+        """Who says the teacher's distributions: its store, or the teacher itself; of ensemble, all of them.
 
         Nobody, where training does not read them.
         """
         if not self.recipe.reads_distributions:
             return no_teacher
-        several = self.recipe.several
-        if several is not None:
-            members = {name: self._member(name).distributions() for name in several.of}
+        ensemble = self.recipe.ensemble
+        if ensemble is not None:
+            members = {name: self._member(name).distributions() for name in ensemble.of}
             routes: dict[str, tuple[int, int]] = {}
             # A language model's teachers also speak of the validation rows.
-            for name in LABELLED if self.recipe.task.writes else ("train",):
+            for name in LABELLED if self.recipe.task.generative else ("train",):
                 rows = self.inputs.splits[name].rows
                 encoded = self.inputs.encoded(self.recipe, rows)
-                routes |= routes_of(several, encoded, rows)
-            return SeveralTeachers(several, members, routes)
+                routes |= routes_of(ensemble, encoded, rows)
+            return EnsembleTeacher(ensemble, members, routes)
         if self.recipe.label.mode == "online":
             return self._asked(frozenset())
         store = self._store(store_of(self.lessons.name))
         if isinstance(self.recipe.task, TextClassification):
-            stored = StoredTeacher(store, self.engine.device, self.recipe.task.answer.said)
+            stored = StoredTeacher(store, self.engine.device, self.recipe.task.problem.signals)
             # All that lies on disk speaks in the unit of the labels.
             return self._units.of_teacher(stored) if self._units else stored
         return StoredTeacher(store, self.engine.device)
@@ -311,16 +311,16 @@ class _Opened:
         """`speaks`, and beside it what shows the features that are read."""
         if not reads:
             return speaks
-        if self.recipe.several is not None:
-            lead = self._member(lead_name(self.recipe.several))
+        if self.recipe.ensemble is not None:
+            lead = self._member(lead_name(self.recipe.ensemble))
             # Beside the lead's features, not its distributions: those are of all.
-            return JoinedTeacher(speaks, (lead.with_features(no_teacher, reads),))
+            return CompositeTeacher(speaks, (lead.with_features(no_teacher, reads),))
         if self.recipe.label.features == "stored":
             stores = [self._store(features_of(self.lessons.name, part)) for part in by_part(reads)]
-            return JoinedTeacher(speaks, tuple(StoredFeatures(store, self.engine.device) for store in stores))
+            return CompositeTeacher(speaks, tuple(StoredFeatures(store, self.engine.device) for store in stores))
         shows = self._asked(reads)
         # Asked in each step anyway, it gives its distributions with them.
-        return shows if self.recipe.label.mode == "online" else JoinedTeacher(speaks, (shows,))
+        return shows if self.recipe.label.mode == "online" else CompositeTeacher(speaks, (shows,))
 
     def average_of(
         self, student: PreTrainedModel, settings: MovingAverageTeacher, reads: frozenset[Read]
@@ -339,20 +339,20 @@ class _Opened:
         return model
 
     @property
-    def _units(self) -> Units | None:
-        return units_of(self.recipe, self.inputs.splits["train"].rows)
+    def _units(self) -> TargetScaler | None:
+        return target_scaler_of(self.recipe, self.inputs.splits["train"].rows)
 
     def _asked(self, reads: frozenset[Read]) -> Teacher:
         teacher = FrozenTeacher(self._model, self.engine.device, self.recipe.task.ask, reads)
         vocabulary = self.inputs.vocabulary
         # A student of an earlier generation has the same vocabulary as this one.
-        if vocabulary is None or is_generation(self.lessons.name):
+        if vocabulary is None or is_round(self.lessons.name):
             return teacher
-        return RenumberedTeacher(teacher, vocabulary.kept)
+        return TokenMappedTeacher(teacher, vocabulary.kept)
 
     def _store(self, path: str) -> LabelStore:
         store = LabelStore(self.run.path(path))
-        inputs = self.inputs.of_student if is_generation(self.lessons.name) else self.inputs
+        inputs = self.inputs.of_student if is_round(self.lessons.name) else self.inputs
         store.require(label_source(self.recipe, inputs, self.lessons.teacher, self.engine))
         return store
 

@@ -9,10 +9,10 @@ from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
 from potstill.settings import Settings
+from potstill.students.encoder_decoders import LAYER_COUNTS, layer_counts
 from potstill.students.shape import student_config
 from potstill.students.sizes import Copy, FamilyName, Initialisation, Shrunk
 from potstill.students.trimming import Trimmed
-from potstill.students.two_stacks import LAYER_COUNTS, layer_counts
 from potstill.students.vocabulary import AnyVocabulary, FullVocabulary
 
 SHARES = ("1/1", "3/4", "2/3", "1/2", "1/3", "1/4", "1/6", "1/8")

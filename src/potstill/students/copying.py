@@ -16,13 +16,13 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
-from potstill.families import ENCODER_FAMILIES, TWO_STACKS, Part
-from potstill.students import two_stacks
+from potstill.families import ENCODER_DECODERS, ENCODER_FAMILIES, Part
+from potstill.students import encoder_decoders
 from potstill.students.factorised import fill_embeddings, is_factorised, principal_directions
 from potstill.students.importance import Importance
-from potstill.students.kept import Kept, largest, rows_of
 from potstill.students.layouts import common_name, common_weights, intermediate_size
 from potstill.students.sizes import Copy, layer_map
+from potstill.students.width_projection import WidthProjection, largest, rows_of
 
 _LAYER = re.compile(r"\b(layers?)\.(\d+)\.")
 """`encoder.layer.3.` of encoders, `model.layers.3.` of decoders."""
@@ -47,11 +47,11 @@ def copy_from_teacher(
     weights = common_weights(teacher.state_dict(), teacher.config, student.config)
     embeddings = teacher.get_input_embeddings().weight.detach().float()
     embeddings = embeddings if pieces is None else embeddings[pieces]
-    kept = Kept(
+    kept = WidthProjection(
         _basis(embeddings, student.config.hidden_size, settings, importance),
         importance if settings.width == "pruned" else None,
     )
-    if teacher.config.model_type in TWO_STACKS:
+    if teacher.config.model_type in ENCODER_DECODERS:
         _copy_two_stacks(student, teacher, settings, kept, importance)
         return
     chosen = _layers(student.config.num_hidden_layers, teacher.config.num_hidden_layers, settings, importance)
@@ -84,19 +84,25 @@ def copy_from_teacher(
 
 
 def _copy_two_stacks(
-    student: PreTrainedModel, teacher: PreTrainedModel, settings: Copy, kept: Kept, importance: Importance | None
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    settings: Copy,
+    kept: WidthProjection,
+    importance: Importance | None,
 ) -> None:
     """The same for an encoder-decoder, each of whose stacks has layers of its own."""
     weights = teacher.state_dict()
-    counts = zip(two_stacks.layer_counts(student.config), two_stacks.layer_counts(teacher.config), strict=True)
+    counts = zip(
+        encoder_decoders.layer_counts(student.config), encoder_decoders.layer_counts(teacher.config), strict=True
+    )
     chosen = {
         part: _layers(own, whole, settings, importance, part)
         for part, (own, whole) in zip((Part.ENCODER, Part.DECODER), counts, strict=True)
     }
-    cut = two_stacks.CutTwoStacks(student.config, teacher.config, kept, chosen)
+    cut = encoder_decoders.CutTwoStacks(student.config, teacher.config, kept, chosen)
     with torch.no_grad():
         for name, parameter in student.named_parameters():
-            source = two_stacks.source_name(name, chosen)
+            source = encoder_decoders.source_name(name, chosen)
             if source not in weights:
                 raise ModelError(f"student parameter {name}: the teacher has no {source}; use init: random.")
             parameter.copy_(cut(name, weights[source].float()))
@@ -109,7 +115,7 @@ def _copy_two_stacks(
 class _CutEncoder:
     """Cuts one tensor of an encoder to the student's shape, by the role that its name tells."""
 
-    def __init__(self, student: PretrainedConfig, teacher: PretrainedConfig, kept: Kept) -> None:
+    def __init__(self, student: PretrainedConfig, teacher: PretrainedConfig, kept: WidthProjection) -> None:
         self._kept = kept
         self._head = teacher.hidden_size // teacher.num_attention_heads
         self._heads = student.hidden_size // self._head
@@ -144,7 +150,7 @@ class _CutEncoder:
 class _CutDecoder:
     """The same for a decoder, whose heads share keys and values in groups, and whose head can be its embeddings."""
 
-    def __init__(self, student: PretrainedConfig, teacher: PretrainedConfig, kept: Kept) -> None:
+    def __init__(self, student: PretrainedConfig, teacher: PretrainedConfig, kept: WidthProjection) -> None:
         self._kept = kept
         self._head = getattr(teacher, "head_dim", None) or teacher.hidden_size // teacher.num_attention_heads
         self._grouped = teacher.num_attention_heads // teacher.num_key_value_heads

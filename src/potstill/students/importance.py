@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.families import TWO_STACKS, Part, family_of, layers_of
-from potstill.features import features_at, taking
+from potstill.families import ENCODER_DECODERS, Part, family_of, layers_of
+from potstill.features import capture_features, features_at
 from potstill.signals import Ask, Batch, Read, Signal
 
 
@@ -35,7 +35,7 @@ class Importance:
 
 def measure_importance(model: PreTrainedModel, batches: Iterable[Batch], ask: Ask) -> Importance:
     """The importance of a model's parts on these batches; of each token that counts."""
-    apart = model.config.model_type in TWO_STACKS
+    apart = model.config.model_type in ENCODER_DECODERS
     stacks = (Part.ENCODER, Part.DECODER) if apart else (Part.ONLY,)
     attentions = (*stacks, Part.CROSS) if apart else stacks
     states = {part: _states_of(model, part) for part in stacks}
@@ -51,7 +51,7 @@ def measure_importance(model: PreTrainedModel, batches: Iterable[Batch], ask: As
             for number, layer in enumerate(layers_of(model, part))
         ]
         try:
-            with torch.no_grad(), taking(model, frozenset(chain(*states.values()))) as taken:
+            with torch.no_grad(), capture_features(model, frozenset(chain(*states.values()))) as taken:
                 ask(model, batch)
         finally:
             for handle in handles:

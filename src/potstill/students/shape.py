@@ -6,9 +6,9 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
-from potstill.families import DECODER_FAMILIES, TWO_STACKS, require_cuttable
+from potstill.families import DECODER_FAMILIES, ENCODER_DECODERS, require_cuttable
 from potstill.records import ShapeRecord
-from potstill.students import two_stacks
+from potstill.students import encoder_decoders
 from potstill.students.decoders import smaller_decoder
 from potstill.students.factorised import with_factorised_embeddings
 from potstill.students.layouts import in_family, intermediate_size, laid_out_alike, own_name
@@ -43,7 +43,7 @@ def _smaller(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
             f"student.key_value_heads: all heads of a teacher of the family {teacher.model_type!r} have keys of their "
             "own; leave it out."
         )
-    if teacher.model_type in TWO_STACKS:
+    if teacher.model_type in ENCODER_DECODERS:
         return _with_two_stacks(teacher, student)
     if student.decoder_layers is not None:
         raise ModelError(
@@ -90,12 +90,12 @@ def _with_two_stacks(teacher: PretrainedConfig, student: Shrunk) -> PretrainedCo
 
     T5's heads times their size need not be the width, BART's must.
     """
-    two_stacks.require_one_number_of_heads(teacher)
-    counts = two_stacks.layer_counts(teacher)
+    encoder_decoders.require_one_number_of_heads(teacher)
+    counts = encoder_decoders.layer_counts(teacher)
     asked = (student.layers, student.layers if student.decoder_layers is None else student.decoder_layers)
     names = ("layers", "layers" if student.decoder_layers is None else "decoder_layers")
     layers = [size_of(size, count, f"student.{name}") for size, count, name in zip(asked, counts, names, strict=True)]
-    head_size, whole = two_stacks.head_size(teacher), teacher.num_attention_heads
+    head_size, whole = encoder_decoders.head_size(teacher), teacher.num_attention_heads
     free = teacher.model_type == "t5"
     width = size_of(student.width, teacher.d_model, "student.width", unit=1 if free else head_size)
     heads = student.heads or max(1, round(whole * width / teacher.d_model))
@@ -106,13 +106,13 @@ def _with_two_stacks(teacher: PretrainedConfig, student: Shrunk) -> PretrainedCo
             f"student.width {width} is not {heads} heads of {head_size}, the teacher's size of a head. Set it to a "
             f"multiple of {head_size}, and student.heads to that multiple or not at all."
         )
-    of_teacher = two_stacks.intermediate_size(teacher)
+    of_teacher = encoder_decoders.intermediate_size(teacher)
     intermediate = (
         max(1, round(of_teacher * width / teacher.d_model))
         if student.intermediate is None
         else size_of(student.intermediate, of_teacher, "student.intermediate")
     )
-    values = own_values(teacher) | two_stacks.sizes(
+    values = own_values(teacher) | encoder_decoders.sizes(
         teacher.model_type,
         layers=(layers[0], layers[1]),
         width=width,
@@ -150,9 +150,9 @@ def shape_notes(teacher: PretrainedConfig, student: Shrunk, made: PretrainedConf
 
 def _sizes(config: PretrainedConfig) -> dict[str, int]:
     """The sizes of which a student can be given a share."""
-    if config.model_type in TWO_STACKS:
-        layers = dict(zip(("layers", "decoder_layers"), two_stacks.layer_counts(config), strict=True))
-        return {**layers, "width": config.d_model, "intermediate": two_stacks.intermediate_size(config)}
+    if config.model_type in ENCODER_DECODERS:
+        layers = dict(zip(("layers", "decoder_layers"), encoder_decoders.layer_counts(config), strict=True))
+        return {**layers, "width": config.d_model, "intermediate": encoder_decoders.intermediate_size(config)}
     return {
         "layers": config.num_hidden_layers,
         "width": config.hidden_size,
@@ -162,20 +162,20 @@ def _sizes(config: PretrainedConfig) -> dict[str, int]:
 
 def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters: int, classes: int) -> ShapeRecord:
     heads = config.num_attention_heads
-    apart = config.model_type in two_stacks.LAYER_COUNTS
+    apart = config.model_type in encoder_decoders.LAYER_COUNTS
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     if apart:
-        head_size = two_stacks.head_size(config)
+        head_size = encoder_decoders.head_size(config)
     key_value_width = (getattr(config, "num_key_value_heads", None) or heads) * head_size
     return ShapeRecord(
         family=config.model_type,
         layers=config.num_hidden_layers,
-        decoder_layers=two_stacks.layer_counts(config)[1] if apart else None,
+        decoder_layers=encoder_decoders.layer_counts(config)[1] if apart else None,
         width=config.hidden_size,
         heads=heads,
         query_width=None if heads * head_size == config.hidden_size else heads * head_size,
         key_value_width=None if key_value_width == config.hidden_size else key_value_width,
-        intermediate=two_stacks.intermediate_size(config) if apart else intermediate_size(config),
+        intermediate=encoder_decoders.intermediate_size(config) if apart else intermediate_size(config),
         vocabulary=config.vocab_size,
         classes=classes,
         parameters=parameters,

@@ -23,8 +23,8 @@ from potstill.signals import Ask, Batch, Signals
 from potstill.targets import Head
 from potstill.tasks.chat_prompts import ChatPrompts
 from potstill.tasks.classes import NO_CLASSES
+from potstill.tasks.generative_settings import GenerativeSettings
 from potstill.tasks.loading import load_config, load_tokenizer
-from potstill.tasks.over_vocabulary import OverVocabulary
 from potstill.tasks.weights import load_weights
 
 PROBE_TOKENS = 8
@@ -32,7 +32,7 @@ TOLERANCE = 1e-3
 """Share of the largest logit by which head and model may differ; arithmetic in another order is far below it."""
 
 
-class CausalLM(OverVocabulary):
+class CausalLM(GenerativeSettings):
     """The next token of chats, completions and texts; the model is a decoder with a language-model head."""
 
     kind: Literal["causal_lm"] = "causal_lm"

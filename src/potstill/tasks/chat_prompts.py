@@ -55,7 +55,7 @@ class ChatPrompts:
         *before, last = row.messages
         return before[-1].content, last.content
 
-    def said(self, row: Conversation | Completion) -> list[int]:
+    def reference(self, row: Conversation | Completion) -> list[int]:
         return token_ids(self._tokens.tokenizer, self.shown(row)[1], split_special_tokens=True)
 
 

@@ -15,23 +15,23 @@ from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedMode
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from potstill.data.columns import Columns
+from potstill.data.generated import GeneratedResponse
 from potstill.data.on_disk import OnDisk, row_named
 from potstill.data.pair_tokens import PairRows, PairTokens
 from potstill.data.pairs import Pair, read_pairs
 from potstill.data.reading import Reading
-from potstill.data.written import Written
 from potstill.errors import DataError, ModelError
 from potstill.signals import Ask, Batch, Signals
 from potstill.targets import Head
 from potstill.tasks.causal_lm import PROBE_TOKENS, TOLERANCE
 from potstill.tasks.classes import NO_CLASSES, TEACHER
+from potstill.tasks.generative import Prompt
+from potstill.tasks.generative_settings import GenerativeSettings
 from potstill.tasks.loading import load_config, load_tokenizer
-from potstill.tasks.over_vocabulary import OverVocabulary
 from potstill.tasks.weights import load_weights
-from potstill.tasks.writing import Prompt
 
 
-class Seq2Seq(OverVocabulary):
+class Seq2Seq(GenerativeSettings):
     """A target written for each source, such as a translation or a summary; the model is an encoder-decoder."""
 
     kind: Literal["seq2seq"] = "seq2seq"
@@ -112,7 +112,9 @@ class Seq2Seq(OverVocabulary):
         """A model with random weights, drawn from torch's global generator."""
         return AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
 
-    def encode(self, rows: Iterable[Pair | Written], tokenizer: Tokenizer, labels: Sequence[str] = ()) -> PairRows:
+    def encode(
+        self, rows: Iterable[Pair | GeneratedResponse], tokenizer: Tokenizer, labels: Sequence[str] = ()
+    ) -> PairRows:
         """Answered pairs as token ids, with the counts of what did not fit.
 
         Raises:
@@ -153,7 +155,7 @@ class Sources:
     def shown(self, row: Pair) -> tuple[str, str]:
         return row.source, row.target or ""
 
-    def said(self, row: Pair) -> list[int]:
+    def reference(self, row: Pair) -> list[int]:
         return self._tokens.text_ids(row.target or "")
 
 
@@ -164,14 +166,14 @@ def ask_for_hidden_states(model: nn.Module, batch: Batch) -> Signals:
     attention = inputs["attention_mask"]
     # The stacks by themselves, for some models make whole logits beside their states.
     memory = model.get_encoder()(input_ids=inputs["input_ids"], attention_mask=attention).last_hidden_state
-    said = model.get_decoder()(
+    outputs = model.get_decoder()(
         input_ids=shifted(inputs["target_ids"], start_token(model.config)),
         attention_mask=inputs["decoder_attention_mask"],
         encoder_hidden_states=memory,
         encoder_attention_mask=attention,
         use_cache=False,
     )
-    return Signals(hidden=said.last_hidden_state, head=head_of(model))
+    return Signals(hidden=outputs.last_hidden_state, head=head_of(model))
 
 
 def shifted(targets: Int[Tensor, "rows length"], start: int) -> Int[Tensor, "rows length"]:
@@ -226,9 +228,9 @@ def require_known_head(model: PreTrainedModel, location: str) -> None:
     with torch.inference_mode():
         shown = shifted(given["target_ids"], start_token(model.config))
         own = model(input_ids=ids, decoder_input_ids=shown, use_cache=False).logits[0].float()
-        said = ask_for_hidden_states(model, Batch(("probe",), given, given["target_ids"], ones.bool()))
-        assert said.hidden is not None and said.head is not None
-        made = said.head.logits(said.hidden[0])
+        outputs = ask_for_hidden_states(model, Batch(("probe",), given, given["target_ids"], ones.bool()))
+        assert outputs.hidden is not None and outputs.head is not None
+        made = outputs.head.logits(outputs.hidden[0])
     model.train(training)
     far = (own - made).abs().max().item() if own.shape == made.shape else float("inf")
     if not far <= TOLERANCE * max(1.0, own.abs().max().item()):

@@ -21,13 +21,13 @@ from potstill.data.on_disk import OnDisk
 from potstill.data.reading import Reading
 from potstill.data.rows import Row, read_rows
 from potstill.errors import ModelError
-from potstill.records import ProblemType
+from potstill.records import ProblemTypeName
 from potstill.settings import Settings
 from potstill.signals import Ask, Batch, Signals
-from potstill.tasks.answers import Answer, Number, OneClass, SeveralLabels
 from potstill.tasks.classes import NO_CLASSES, TEACHER, classes_in_order, config_of, labels_of, require_no_classes
 from potstill.tasks.heads import load_classifier, load_classifier_config
 from potstill.tasks.loading import load_tokenizer, require_embedded
+from potstill.tasks.problem_types import MultiLabel, ProblemType, Regression, SingleLabel
 
 ENCODE_CHUNK = 1024
 
@@ -36,7 +36,7 @@ class TextClassification(Settings):
     """A class for each text, several, or a number; the model is a transformer with a sequence classification head."""
 
     kind: Literal["text_classification"] = "text_classification"
-    problem_type: ProblemType = "single_label_classification"
+    problem_type: ProblemTypeName = "single_label_classification"
     """One class for each text, any number of them, or a number; the names are those of transformers."""
     max_length: int = Field(default=128, ge=8)
     """Longest text in tokens; what is cut is counted and reported. Latency grows with it."""
@@ -50,30 +50,30 @@ class TextClassification(Settings):
         return values
 
     @property
-    def writes(self) -> bool:
+    def generative(self) -> bool:
         return False
 
     @property
-    def answer(self) -> Answer:
+    def problem(self) -> ProblemType:
         """The form of the answers."""
         match self.problem_type:
             case "multi_label_classification":
-                return SeveralLabels()
+                return MultiLabel()
             case "regression":
-                return Number()
+                return Regression()
             case _:
-                return OneClass()
+                return SingleLabel()
 
     @property
     def primary_metric(self) -> str:
-        return self.answer.primary_metric
+        return self.problem.primary_metric
 
     @property
     def ask(self) -> Ask:
-        return partial(ask_for_answer, answer=self.answer)
+        return partial(ask_for_answer, problem=self.problem)
 
     def read(self, path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[Row]:
-        return read_rows(path, columns, self.answer.label_in, how=how)
+        return read_rows(path, columns, self.problem.label_in, how=how)
 
     def label_names(self, splits: Mapping[str, Sequence[Row]]) -> list[str]:
         """The classes, in order, from the rows that teach; the held-out rows must add none.
@@ -81,7 +81,7 @@ class TextClassification(Settings):
         Raises:
             DataError: too few classes, a held-out class that no training row has, or numbers that are all the same.
         """
-        return self.answer.label_names(splits)
+        return self.problem.label_names(splits)
 
     def check_tokenizer(
         self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, *, where: str = TEACHER
@@ -122,7 +122,7 @@ class TextClassification(Settings):
 
     def config_values(self, labels: Sequence[str]) -> dict[str, Any]:
         """What a model's configuration says of the classes."""
-        return config_of(labels, self.answer.problem_type)
+        return config_of(labels, self.problem.problem_type)
 
     def embedding_parameters(self, model: PreTrainedModel) -> int:
         return sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
@@ -167,16 +167,16 @@ class TextClassification(Settings):
         return EncodedRows(
             ids=tuple(row.id for row in rows),
             tokens=tokens,
-            labels=self.answer.targets(rows, labels),
+            labels=self.problem.targets(rows, labels),
             pad_id=tokenizer.pad_token_id or 0,
             truncated=truncated,
         )
 
 
-def ask_for_answer(model: nn.Module, batch: Batch, *, answer: Answer) -> Signals:
+def ask_for_answer(model: nn.Module, batch: Batch, *, problem: ProblemType) -> Signals:
     """What the head says of the rows, as distributions."""
-    return answer.said(model(**batch.inputs).logits)
+    return problem.signals(model(**batch.inputs).logits)
 
 
-ask_for_logits = partial(ask_for_answer, answer=OneClass())
+ask_for_logits = partial(ask_for_answer, problem=SingleLabel())
 """The logits of the rows."""

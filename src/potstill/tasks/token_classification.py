@@ -44,7 +44,7 @@ class TokenClassification(Settings):
         return self
 
     @property
-    def writes(self) -> bool:
+    def generative(self) -> bool:
         return False
 
     @property

@@ -5,21 +5,21 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from potstill.teachers.frozen import FrozenTeacher
-from potstill.teachers.joined import JoinedTeacher
-from potstill.teachers.moving_average import MovingAverage
-from potstill.teachers.pretrained import PretrainedTeacher
-from potstill.teachers.renumbered import RenumberedTeacher
-from potstill.teachers.self_taught import BornAgainTeacher, CheckpointTeacher, MovingAverageTeacher
-from potstill.teachers.several import (
+from potstill.teachers.composite import CompositeTeacher
+from potstill.teachers.ensemble import (
+    EnsembleTeacher,
     Mixture,
     Routed,
     Routes,
-    SeveralTeachers,
     combined,
     route_numbers,
     routes_of,
 )
+from potstill.teachers.frozen import FrozenTeacher
+from potstill.teachers.moving_average import MovingAverage
+from potstill.teachers.pretrained import PretrainedTeacher
+from potstill.teachers.self_taught import BornAgainTeacher, CheckpointTeacher, MovingAverageTeacher
+from potstill.teachers.token_mapping import TokenMappedTeacher
 
 
 def _pretrained_unless_said(value: Any) -> Any:
@@ -36,16 +36,16 @@ __all__ = [
     "AnyTeacher",
     "BornAgainTeacher",
     "CheckpointTeacher",
+    "CompositeTeacher",
+    "EnsembleTeacher",
     "FrozenTeacher",
-    "JoinedTeacher",
     "Mixture",
     "MovingAverage",
     "MovingAverageTeacher",
     "PretrainedTeacher",
-    "RenumberedTeacher",
     "Routed",
     "Routes",
-    "SeveralTeachers",
+    "TokenMappedTeacher",
     "combined",
     "lead_name",
     "lead_of",
@@ -70,9 +70,9 @@ def lead_of(teacher: AnyTeacher) -> PretrainedTeacher:
             return teacher.of[lead_name(teacher)]
 
 
-def lead_name(several: Mixture | Routed) -> str:
+def lead_name(ensemble: Mixture | Routed) -> str:
     """Which of several teachers is the lead."""
-    return several.lead or next(iter(several.of))
+    return ensemble.lead or next(iter(ensemble.of))
 
 
 def snapshot_name(share: float) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from potstill.features import features_at, taking
+from potstill.features import capture_features, features_at
 from potstill.signals import Ask, Batch, Read, Signals
 from potstill.targets import HiddenTargets
 
@@ -28,10 +28,10 @@ class FrozenTeacher:
         """What the model says; where it speaks by hidden states, its distributions at the unmasked positions."""
         batch = batch.to(self._device)
         # Not inference mode: what it makes may not be kept for a backward pass, and losses on features keep it.
-        with torch.no_grad(), taking(self._model, self._reads) as taken:
-            said = self._ask(self._model, batch)
-        said = replace(said, features=features_at(taken, batch))
-        if said.hidden is None or said.head is None:
-            return said
-        hidden = said.hidden.reshape(-1, said.hidden.shape[-1])[batch.mask.reshape(-1)]
-        return Signals(target=HiddenTargets(hidden, said.head), features=said.features)
+        with torch.no_grad(), capture_features(self._model, self._reads) as captured:
+            outputs = self._ask(self._model, batch)
+        outputs = replace(outputs, features=features_at(captured, batch))
+        if outputs.hidden is None or outputs.head is None:
+            return outputs
+        hidden = outputs.hidden.reshape(-1, outputs.hidden.shape[-1])[batch.mask.reshape(-1)]
+        return Signals(target=HiddenTargets(hidden, outputs.head), features=outputs.features)

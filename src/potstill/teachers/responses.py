@@ -24,7 +24,7 @@ class Generated(Settings):
     """The teacher writes the responses, then scores each token of them without any of the limits on sampling.
 
     The text teaches what the teacher says (sequence-level distillation, Kim and Rush 2016, arXiv:1606.07947), and its
-    distributions at each token what else it might have said.
+    distributions at each token what else it gives mass to.
     """
 
     kind: Literal["generated"] = "generated"
@@ -96,12 +96,12 @@ def write_responses(
     )
     with torch.inference_mode(), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        said = model.generate(ids.to(model.device), attention_mask=shown.to(model.device)).tolist()
+        generated = model.generate(ids.to(model.device), attention_mask=shown.to(model.device)).tolist()
     # Before the response stands what the decoder began with.
     before = 1 if apart else longest
-    return [_up_to_the_end(response[before:], ends) for response in said]
+    return [_up_to_the_end(response[before:], ends) for response in generated]
 
 
-def _up_to_the_end(said: list[int], ends: Collection[int]) -> list[int]:
-    end = next((place for place, token in enumerate(said) if token in ends), len(said) - 1)
-    return said[: end + 1]
+def _up_to_the_end(generated: list[int], ends: Collection[int]) -> list[int]:
+    end = next((place for place, token in enumerate(generated) if token in ends), len(generated) - 1)
+    return generated[: end + 1]

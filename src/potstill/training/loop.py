@@ -19,7 +19,7 @@ from potstill import stopping
 from potstill.data.batches import StepIterator, batches_by_length, micro_batches
 from potstill.data.encoded import BatchSource
 from potstill.errors import TrainingError
-from potstill.features import features_at, taking
+from potstill.features import capture_features, features_at
 from potstill.losses import LossSums, MixedLoss
 from potstill.progress import Progress
 from potstill.recipe import OptimiserSettings
@@ -82,10 +82,10 @@ class ModelWithLoss(nn.Module):
         self.moving = teacher if isinstance(teacher, nn.Module) else None
 
     def forward(self, batch: Batch, teacher: Signals, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        with taking(self.model, self.loss.student_reads) as taken:
-            said = self.ask(self.model, batch)
-        said = replace(said, features=features_at(taken, batch))
-        sums: LossSums = self.loss(said, teacher, batch, progress=progress)
+        with capture_features(self.model, self.loss.student_reads) as captured:
+            outputs = self.ask(self.model, batch)
+        outputs = replace(outputs, features=features_at(captured, batch))
+        sums: LossSums = self.loss(outputs, teacher, batch, progress=progress)
         return sums.total, sums.parts
 
 
@@ -163,9 +163,9 @@ def validate(job: Job, engine: Engine) -> Validation:
     with torch.inference_mode(), engine.autocast(settings.precision):
         for indices in batches[engine.rank :: engine.world_size]:
             batch = rows.collate(indices).to(engine.device)
-            said = job.ask(model, batch)
-            total[0] += job.criterion(said, job.validation_teacher(batch), batch, progress=1.0).total
-            right, answers = _right_answers(said, batch)
+            outputs = job.ask(model, batch)
+            total[0] += job.criterion(outputs, job.validation_teacher(batch), batch, progress=1.0).total
+            right, answers = _right_answers(outputs, batch)
             total[1] += right
             total[2] += answers
             total[3] += batch.mask.sum()
@@ -178,23 +178,23 @@ def validate(job: Job, engine: Engine) -> Validation:
     return Validation(loss / count, right / answers if answers else None)
 
 
-def _right_answers(said: Signals, batch: Batch) -> tuple[Tensor, Tensor]:
+def _right_answers(outputs: Signals, batch: Batch) -> tuple[Tensor, Tensor]:
     """How many answers have the true label as the likeliest, and how many there are.
 
     Each unmasked position is an answer, or all those of a row together where they are about it. A number is none.
     """
-    if said.mean is not None:
+    if outputs.mean is not None:
         return batch.mask.new_zeros((), dtype=torch.int64), batch.mask.new_zeros((), dtype=torch.int64)
-    if said.logits is not None and batch.whole_rows and batch.mask.dim() == 2:
-        right = (said.logits.argmax(dim=-1) == batch.labels) | ~batch.mask
+    if outputs.logits is not None and batch.whole_rows and batch.mask.dim() == 2:
+        right = (outputs.logits.argmax(dim=-1) == batch.labels) | ~batch.mask
         counted = batch.mask.any(dim=1)
         return (right.all(dim=1) & counted).sum(), counted.sum()
     labels = batch.labels[batch.mask]
-    if said.logits is not None:
-        likeliest = said.logits[batch.mask].argmax(dim=-1)
+    if outputs.logits is not None:
+        likeliest = outputs.logits[batch.mask].argmax(dim=-1)
     else:
-        assert said.hidden is not None and said.head is not None
-        likeliest = said.head.likeliest(said.hidden[batch.mask])
+        assert outputs.hidden is not None and outputs.head is not None
+        likeliest = outputs.head.likeliest(outputs.hidden[batch.mask])
     return (likeliest == labels).sum(), batch.mask.sum()
 
 

@@ -50,13 +50,13 @@ class Prompts(Protocol):
         """For people: what is asked, and what is right."""
         ...
 
-    def said(self, row: Any) -> list[int]:
+    def reference(self, row: Any) -> list[int]:
         """What is right as tokens, however long, without what stands around it."""
         ...
 
 
 @runtime_checkable
-class WritingTask(Protocol):
+class GenerativeTask(Protocol):
     """A task whose rows become `TokenRows` and whose models are asked for hidden states and a head."""
 
     @property
@@ -73,9 +73,9 @@ class WritingTask(Protocol):
     def head_of(self, model: PreTrainedModel) -> Head: ...
 
 
-def writing(task: object) -> WritingTask:
+def writing(task: object) -> GenerativeTask:
     """The task, of which the recipe knows that its models write."""
-    assert isinstance(task, WritingTask)
+    assert isinstance(task, GenerativeTask)
     return task
 
 

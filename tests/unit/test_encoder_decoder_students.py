@@ -7,7 +7,7 @@ import torch
 from transformers import BartConfig, BertConfig, PreTrainedModel, T5Config
 
 from potstill.errors import ModelError
-from potstill.families import TWO_STACKS, Part, layers_of
+from potstill.families import ENCODER_DECODERS, Part, layers_of
 from potstill.records import ShapeRecord
 from potstill.signals import Batch
 from potstill.students import (
@@ -27,7 +27,7 @@ from potstill.tasks import Seq2Seq
 from potstill.tasks.seq2seq import ask_for_hidden_states, shifted, start_token
 from tests.pair_models import SIZES, pair_model
 
-FAMILIES = sorted(TWO_STACKS)
+FAMILIES = sorted(ENCODER_DECODERS)
 SOURCE = torch.tensor([[5, 9, 7, 12, 3], [8, 6, 4, 1, 1]])
 SEEN = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 SHOWN = torch.tensor([[2, 7, 9], [2, 11, 4]])
@@ -144,7 +144,7 @@ def test_importance_is_that_of_its_definitions_in_each_stack_and_each_attention(
         return lambda module, given, named: heard.update({(part, layer, what): (given or (named["hidden_states"],))[0]})
 
     for part in (Part.ENCODER, Part.DECODER, Part.CROSS):
-        names = TWO_STACKS[family][part]
+        names = ENCODER_DECODERS[family][part]
         for number, layer in enumerate(layers_of(teacher, part)):
             for what, path in (("heads", names.attention_out), ("units", names.feed_forward_out), ("given", "")):
                 hook = listen(part, number, what)
@@ -195,7 +195,7 @@ def test_pruned_keeps_the_channels_heads_and_units_of_most_importance(family: st
         chosen = best(found.layers[stack], 2).tolist()
         # T5's layers share a bias for each head, so in all of a stack the same heads are kept.
         together = family == "t5" and part is not Part.CROSS
-        names = TWO_STACKS[family][part]
+        names = ENCODER_DECODERS[family][part]
         for own, source in enumerate(chosen):
             importance = found.heads[part][chosen].sum(dim=0) if together else found.heads[part][source]
             heads = best(importance, 2)

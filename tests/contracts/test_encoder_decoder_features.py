@@ -13,12 +13,12 @@ from potstill.data.pair_tokens import PairRows
 from potstill.data.pairs import Pair
 from potstill.errors import RecipeError
 from potstill.families import Part, attention_of, layers_of
-from potstill.features import features_at, taking
+from potstill.features import capture_features, features_at
 from potstill.labels.states import States
 from potstill.losses import Attention, Cosine, Embeddings, HiddenStates, MixedLoss, Relations, Shapes, name_of
 from potstill.recipe import Recipe
 from potstill.signals import Batch, Read, Signal
-from potstill.stages.signals import planned_signals
+from potstill.stages.signal_sources import planned_signals
 from potstill.students import model_shape
 from potstill.tasks import Seq2Seq
 from potstill.tasks.seq2seq import ask_for_hidden_states, shifted, start_token
@@ -76,7 +76,7 @@ def built(settings: Any, shapes: Shapes) -> MixedLoss:
 
 def value(loss: MixedLoss, student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch) -> Tensor:
     said = FrozenTeacher(teacher, CPU, ask_for_hidden_states, loss.teacher_reads)(batch)
-    with taking(student, loss.student_reads) as taken:
+    with capture_features(student, loss.student_reads) as taken:
         own = ask_for_hidden_states(student, batch)
     total: Tensor = loss(replace(own, features=features_at(taken, batch)), said, batch, progress=0.0).total
     return total
@@ -112,7 +112,7 @@ def test_features_are_those_that_transformers_gives_with_eager_attention(family:
         for part in stacks
         for layer in range(layers[part] + 1)
     ]
-    with torch.no_grad(), taking(model, frozenset(reads)) as taken:
+    with torch.no_grad(), capture_features(model, frozenset(reads)) as taken:
         ask_for_hidden_states(model, batch)
     found = features_at(taken, batch)
     assert set(found) == set(reads)

@@ -15,12 +15,12 @@ from potstill.labels import Dense, LabelSource, LabelStore, StoredTeacher, Store
 from potstill.losses import HardLabels, MixedLoss, SoftTargets
 from potstill.schedules import Constant
 from potstill.signals import IGNORE_INDEX, Batch, Signals
-from potstill.tasks.answers import SeveralLabels
 from potstill.tasks.heads import start_at_shares
-from potstill.teachers import Mixture, Routed, SeveralTeachers
+from potstill.tasks.problem_types import MultiLabel
+from potstill.teachers import EnsembleTeacher, Mixture, Routed
 from tests.invariants.test_training import tiny
 
-ANSWER = SeveralLabels()
+PROBLEM = MultiLabel()
 ROWS, LABELS = 4, 3
 
 
@@ -50,7 +50,7 @@ LABELLED = batch_of([[1, 0, 0], [0, 0, 0], [IGNORE_INDEX] * 3, [1, 0, 1]])
 def evaluated(losses: Sequence[Any], student: Tensor, teacher: Tensor, batch: Batch) -> tuple[float, Tensor]:
     student = student.clone().requires_grad_()
     loss = MixedLoss([each.build() for each in losses])
-    total = loss(ANSWER.said(student), ANSWER.said(teacher), batch, progress=0.5).total
+    total = loss(PROBLEM.signals(student), PROBLEM.signals(teacher), batch, progress=0.5).total
     return total.item(), torch.autograd.grad(total, student)[0]
 
 
@@ -138,12 +138,12 @@ def test_gradients_keep_their_magnitude_as_the_temperature_grows() -> None:
 
 def test_the_outputs_of_a_head_come_back_exactly() -> None:
     outputs = drawn(10).float()
-    assert torch.equal(ANSWER.outputs(ANSWER.said(outputs)), outputs)
+    assert torch.equal(PROBLEM.outputs(PROBLEM.signals(outputs)), outputs)
 
 
 def test_targets_are_ones_for_the_labels_that_a_row_has() -> None:
     rows = [Row("a", "x", ("tin", "zinc")), Row("b", "x", ()), Row("c", "x", None)]
-    found = ANSWER.targets(rows, ["iron", "tin", "zinc"])
+    found = PROBLEM.targets(rows, ["iron", "tin", "zinc"])
     assert found.tolist() == [[0, 1, 1], [0, 0, 0], [IGNORE_INDEX] * 3]
 
 
@@ -151,14 +151,19 @@ def test_stored_labels_are_one_number_each_and_teach_as_the_model_does(tmp_path:
     outputs = drawn(11).float()
     source = LabelSource(teacher="t", tokenizer="k", data="d", labels=("a", "b", "c"), max_length=8, precision="x")
     StoreWriter(tmp_path, Dense(), source).write(
-        LABELLED.ids, [[1, 3], [0, 2]], 1, lambda rows: ANSWER.outputs(ANSWER.said(outputs[rows])), lambda rows: None
+        LABELLED.ids,
+        [[1, 3], [0, 2]],
+        1,
+        lambda rows: PROBLEM.outputs(PROBLEM.signals(outputs[rows])),
+        lambda rows: None,
     )
     store = LabelStore(tmp_path)
     assert store.logits(LABELLED.ids).shape == (ROWS, LABELS)
-    stored = StoredTeacher(store, torch.device("cpu"), ANSWER.said)(LABELLED)
+    stored = StoredTeacher(store, torch.device("cpu"), PROBLEM.signals)(LABELLED)
     loss, student = MixedLoss([soft(2.0).build()]), drawn(12).float()
     values = [
-        loss(ANSWER.said(student), teacher, LABELLED, progress=0.0).total for teacher in (stored, ANSWER.said(outputs))
+        loss(PROBLEM.signals(student), teacher, LABELLED, progress=0.0).total
+        for teacher in (stored, PROBLEM.signals(outputs))
     ]
     assert values[0].item() == values[1].item() > 0
 
@@ -180,14 +185,14 @@ def test_losses_on_features_weigh_the_tokens_of_a_row_by_its_labels() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_several_teachers_are_mixed_label_by_label(temperature: float) -> None:
     outputs = {"a": drawn(13), "b": drawn(14)}
-    members = {name: (lambda batch, x=x: ANSWER.said(x)) for name, x in outputs.items()}
+    members = {name: (lambda batch, x=x: PROBLEM.signals(x)) for name, x in outputs.items()}
     of = {"a": {"model": "x"}, "b": {"model": "y"}}
     mask = torch.tensor([[True, False, True], [False] * 3, [True] * 3, [True, True, False]])
     batch, student = batch_of(LABELLED.labels.tolist(), mask), drawn(15)
 
     def total(said: Signals) -> float:
         loss = MixedLoss([soft(temperature).build()])
-        return loss(ANSWER.said(student), said, batch, progress=0.0).total.item()
+        return loss(PROBLEM.signals(student), said, batch, progress=0.0).total.item()
 
     mixture = Mixture.model_validate({"of": of, "weights": {"a": 3}})
     expected = 0.0
@@ -195,12 +200,14 @@ def test_several_teachers_are_mixed_label_by_label(temperature: float) -> None:
         a, b = (sigmoid(each[row, label].item() / temperature) for each in outputs.values())
         p, q = 0.75 * a + 0.25 * b, sigmoid(student[row, label].item() / temperature)
         expected += 0.7 * temperature**2 * (p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q)))
-    assert total(SeveralTeachers(mixture, members, {})(batch)) == pytest.approx(expected, rel=1e-6)
+    assert total(EnsembleTeacher(mixture, members, {})(batch)) == pytest.approx(expected, rel=1e-6)
 
     routed = Routed.model_validate({"of": of, "by": "domain", "domains": {"a": ["x"], "b": ["y"]}})
     routes = {"r0": (1, 3), "r1": (0, 3), "r2": (0, 3), "r3": (1, 3)}
     chosen = torch.stack([outputs["b" if routes[name][0] else "a"][row] for row, name in enumerate(batch.ids)])
-    assert total(SeveralTeachers(routed, members, routes)(batch)) == pytest.approx(total(ANSWER.said(chosen)), rel=1e-6)
+    assert total(EnsembleTeacher(routed, members, routes)(batch)) == pytest.approx(
+        total(PROBLEM.signals(chosen)), rel=1e-6
+    )
 
 
 def test_numbers_of_a_batch_are_those_of_its_rows() -> None:

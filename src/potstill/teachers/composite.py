@@ -7,7 +7,7 @@ from potstill.signals import Batch, Signals, Teacher
 
 
 @dataclass(frozen=True)
-class JoinedTeacher:
+class CompositeTeacher:
     """Stored distributions beside features, for one: neither is asked for what the other gives."""
 
     distributions: Teacher

@@ -9,7 +9,7 @@ from potstill.signals import Batch, Signals, Teacher
 
 
 @dataclass(frozen=True)
-class RenumberedTeacher:
+class TokenMappedTeacher:
     """`teacher`, shown each of the student's pieces under the teacher's id."""
 
     teacher: Teacher

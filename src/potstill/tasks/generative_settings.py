@@ -1,4 +1,4 @@
-"""What the tasks share whose models write: what can be said is the vocabulary of the tokenizer."""
+"""What the tasks share whose models write: their outputs are tokens of the vocabulary."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from potstill.tasks.classes import TEACHER, require_no_classes
 from potstill.tasks.loading import require_embedded
 
 
-class OverVocabulary(Settings):
+class GenerativeSettings(Settings):
     """A task whose answers are tokens of a vocabulary, which the tokenizer's fingerprint pins."""
 
     @property
-    def writes(self) -> bool:
+    def generative(self) -> bool:
         """Whether its models write token by token: labels are distributions over a vocabulary at each position."""
         return True
 

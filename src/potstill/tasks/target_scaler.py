@@ -1,6 +1,6 @@
 """Numbers in standard units while a model is trained, and in their own on disk.
 
-With the mean m and the standard deviation s of the labelled rows, a value y is (y - m) / s in standard units. A model
+With the mean m and the standard deviation s of the labelled rows, a value y is (y - m) / s in standard scaler. A model
 whose last layer gives W h + b in one unit gives (W / s) h + (b - m) / s in the other, so the change is exact up to
 rounding and is made in the weights: whoever loads a saved model needs to know nothing of it.
 """
@@ -22,14 +22,14 @@ from potstill.tasks.heads import last_layer
 
 
 @dataclass(frozen=True)
-class Units:
+class TargetScaler:
     """The mean and the standard deviation of labels."""
 
     mean: float
     deviation: float
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> "Units":
+    def of(cls, rows: Sequence[Row]) -> "TargetScaler":
         """Those of the labelled rows."""
         values = np.array([row.label for row in rows if isinstance(row.label, float)])
         # Equal labels have no spread to go by.
@@ -38,20 +38,20 @@ class Units:
     def standard(self, values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         return (values - self.mean) / self.deviation
 
-    def spoken_by(self, values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def unscaled(self, values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Values in standard units in the unit of the labels: the inverse of `standard`."""
         return values * self.deviation + self.mean
 
     def of_rows(self, rows: EncodedRows) -> EncodedRows:
-        """The rows with their labels in standard units."""
+        """The rows with their labels in standard scaler."""
         return replace(rows, labels=self.standard(torch.from_numpy(rows.labels)).numpy())
 
     def of_teacher(self, teacher: Teacher) -> Teacher:
-        """The teacher, which speaks in the unit of the labels, in standard units."""
+        """The teacher, which speaks in the unit of the labels, in standard scaler."""
         return _InStandardUnits(teacher, self)
 
     def standardise(self, model: PreTrainedModel) -> None:
-        """Change the last layer of a model that speaks in the unit of the labels to standard units.
+        """Change the last layer of a model that speaks in the unit of the labels to standard scaler.
 
         Raises:
             ModelError: its last layer is not known.
@@ -62,14 +62,14 @@ class Units:
             last.bias.copy_((last.bias - self.mean) / self.deviation)
 
     @contextmanager
-    def spoken(self, model: PreTrainedModel) -> Iterator[None]:
+    def unscaled_outputs(self, model: PreTrainedModel) -> Iterator[None]:
         """Within it, a model in standard units speaks in the unit of the labels; then all is as before, to the bit.
 
         Raises:
             ModelError: its last layer is not known.
         """
         last = last_layer(model, outputs=1)
-        kept = [each.detach().clone() for each in (last.weight, last.bias)]
+        before = [each.detach().clone() for each in (last.weight, last.bias)]
         with torch.no_grad():
             last.weight *= self.deviation
             last.bias.copy_(last.bias * self.deviation + self.mean)
@@ -77,16 +77,16 @@ class Units:
             yield
         finally:
             with torch.no_grad():
-                last.weight.copy_(kept[0])
-                last.bias.copy_(kept[1])
+                last.weight.copy_(before[0])
+                last.bias.copy_(before[1])
 
 
 @dataclass(frozen=True)
 class _InStandardUnits:
     teacher: Teacher
-    units: Units
+    scaler: TargetScaler
 
     def __call__(self, batch: Batch) -> Signals:
-        said = self.teacher(batch)
-        assert said.mean is not None
-        return replace(said, mean=self.units.standard(said.mean.float()))
+        signals = self.teacher(batch)
+        assert signals.mean is not None
+        return replace(signals, mean=self.scaler.standard(signals.mean.float()))

@@ -16,14 +16,14 @@ from potstill.schedules import Constant
 from potstill.signals import IGNORE_INDEX
 from potstill.stages.common import true_labels
 from potstill.tasks import TextClassification
-from potstill.tasks.units import Units
+from potstill.tasks.target_scaler import TargetScaler
 from potstill.teachers import FrozenTeacher
 from potstill.training import loop
 from potstill.training.engine import Engine
 from potstill.training.frozen_layers import FrozenLayers
 from potstill.training.loop import Job, fit, validate
 from potstill.training.metrics import read_metrics
-from tests.contracts.test_numbers import number_model
+from tests.contracts.test_regression import number_model
 from tests.invariants.test_training import CLASSES, CPU, encoded, losses, tiny, weights
 
 SEVERAL = TextClassification(problem_type="multi_label_classification")
@@ -147,10 +147,10 @@ def test_numbers_are_validated_by_their_loss_alone() -> None:
 
 def test_saving_in_the_unit_of_the_labels_changes_nothing_of_a_training(tmp_path: Path) -> None:
     """A snapshot on the way, and a training that goes on after it to the bit."""
-    units, saved = Units(1000.0, 25.0), []
+    units, saved = TargetScaler(1000.0, 25.0), []
 
     def save(model: torch.nn.Module) -> None:
-        with units.spoken(model):  # type: ignore[arg-type]
+        with units.unscaled_outputs(model):  # type: ignore[arg-type]
             saved.append(model.classifier.bias.item())  # type: ignore[union-attr, operator]
 
     plain, snapped = number_job(), number_job()

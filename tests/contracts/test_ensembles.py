@@ -24,7 +24,7 @@ from potstill.losses.terms import SoftTerm
 from potstill.schedules import Constant
 from potstill.signals import Batch, Signals
 from potstill.targets import LogitTargets, MixedTargets, MostConfidentTargets
-from potstill.teachers import Mixture, Routed, SeveralTeachers, combined, routes_of
+from potstill.teachers import EnsembleTeacher, Mixture, Routed, combined, routes_of
 from tests.contracts.reference import FAST
 from tests.unit.chat_shapes import byte_level
 
@@ -113,7 +113,7 @@ class TestMixture:
             for name, member in zip("ab", members, strict=True)
         }
         batch = Batch(("x", "y", "z"), {}, torch.zeros(3, dtype=torch.int64), mask)
-        target = SeveralTeachers(Mixture.model_validate({"of": TWO}), teachers, {})(batch)
+        target = EnsembleTeacher(Mixture.model_validate({"of": TWO}), teachers, {})(batch)
         assert isinstance(target.target, MixedTargets) and len(target.target) == 2
         student = torch.tensor(members[0] * 0.3, requires_grad=True)
         loss = MixedLoss([SoftTargets(weight=Constant(value=1.0), temperature=Constant(value=2.0)).build()])
@@ -162,11 +162,11 @@ class TestRouted:
         # Two rows, the first of which holds the examples p and q.
         mask = torch.tensor([[True, True, False, True], [True, False, True, True]])
         batch = Batch(("p", "q", "r"), {}, torch.zeros(2, 4, dtype=torch.int64), mask)
-        several = SeveralTeachers(settings, teachers, {"r": (0, 3), "q": (1, 1), "p": (0, 2)})
+        several = EnsembleTeacher(settings, teachers, {"r": (0, 3), "q": (1, 1), "p": (0, 2)})
         found = said(several(batch).target, 1.5)
         for position, member in enumerate((0, 0, 1, 0, 0, 0)):
             assert found[position].tolist() == pytest.approx(softmax(members[member][position], 1.5), rel=1e-6)
-        empty = SeveralTeachers(settings, {name: lambda batch: Signals() for name in "ab"}, several.routes)
+        empty = EnsembleTeacher(settings, {name: lambda batch: Signals() for name in "ab"}, several.routes)
         assert empty(Batch(batch.ids, {}, batch.labels, torch.zeros_like(mask))).target is None
 
     def test_all_examples_of_a_long_row_are_routed_as_the_row_is(self) -> None:

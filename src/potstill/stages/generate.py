@@ -13,17 +13,17 @@ import numpy as np
 import pyarrow as pa
 
 from potstill.data.batches import batches_by_length, hash_seed
+from potstill.data.generated import GeneratedResponse, load_generated, save_generated
 from potstill.data.on_disk import place_of
 from potstill.data.reading import Refusals
 from potstill.data.rows import OWN_ID, DataRow
-from potstill.data.written import Written, load_written, save_written
 from potstill.errors import DataError, LabelStoreError
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, ResponsesRecord
 from potstill.run_dir import SCRATCH, RunDir, file_digest
 from potstill.stages.common import Inputs
 from potstill.stages.models import load_teacher
-from potstill.tasks.writing import end_tokens, writing
+from potstill.tasks.generative import end_tokens, writing
 from potstill.teachers.responses import Generated, Prompt, write_responses
 from potstill.training.engine import Engine
 
@@ -111,11 +111,11 @@ def planned(recipe: Recipe, inputs: Inputs) -> tuple[Inputs, Requests | None]:
     if not isinstance(settings, Generated):
         return inputs, None
     asked = requests(recipe, inputs, settings)
-    longest = [Written(each.id, each.prompt, np.zeros(each.room, dtype=np.int32), "") for each in asked.open]
+    longest = [GeneratedResponse(each.id, each.prompt, np.zeros(each.room, dtype=np.int32), "") for each in asked.open]
     return _with_rows(inputs, [*asked.kept, *longest]), asked
 
 
-def respond(
+def generate(
     run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine
 ) -> tuple[Inputs, ResponsesRecord | None]:
     """The inputs with the responses that the student learns: as they are given, or as the teacher wrote them.
@@ -149,7 +149,7 @@ def respond(
     path = run.path(RESPONSES, FILE)
     if file_digest(path) != record.files[FILE]:
         raise LabelStoreError(f"{path}: changed since it was written. Remove its folder, and the teacher writes again.")
-    return _with_rows(inputs, [*asked.kept, *load_written(path)]), record
+    return _with_rows(inputs, [*asked.kept, *load_generated(path)]), record
 
 
 def _write(
@@ -179,7 +179,7 @@ def _write(
             number = next(free)
             seed = hash_seed(recipe.seed, number)
             with engine.autocast(recipe.label.precision):
-                said = write_responses(
+                drafts = write_responses(
                     model,
                     [request.prompt for request in each],
                     settings,
@@ -188,7 +188,7 @@ def _write(
                     seed=seed,
                 )
             rows = [
-                Written(
+                GeneratedResponse(
                     id=request.id,
                     prompt=request.prompt,
                     response=np.array(ids, dtype=np.int32),
@@ -196,15 +196,15 @@ def _write(
                     ended=ids[-1] in ends,
                     seed=seed,
                 )
-                for request, ids in zip(each, said, strict=True)
+                for request, ids in zip(each, drafts, strict=True)
             ]
-            save_written(done / f"{number:06}.parquet", rows)
-            drawn += sum(map(len, said))
+            save_generated(done / f"{number:06}.parquet", rows)
+            drawn += sum(map(len, drafts))
             found |= {row.id: row for row in rows}
             advance(len(each), f"{drawn / (time.monotonic() - started):,.0f} tokens/s")
     seconds = time.monotonic() - started
     written = [found[request.id] for request in asked.open]
-    save_written(folder / FILE, written)
+    save_generated(folder / FILE, written)
     return ResponsesRecord(
         prompts_dropped=len(asked.dropped),
         kept=len(asked.kept),
@@ -238,13 +238,13 @@ def _require_own_names(names: Sequence[str], inputs: Inputs) -> None:
         )
 
 
-def _finished(folder: Path, wanted: Set[str]) -> tuple[dict[str, Written], set[int]]:
+def _finished(folder: Path, wanted: Set[str]) -> tuple[dict[str, GeneratedResponse], set[int]]:
     """What a job that was broken off wrote, in whatever batches, and the numbers of these."""
-    found: dict[str, Written] = {}
+    found: dict[str, GeneratedResponse] = {}
     taken: set[int] = set()
     for path in sorted(folder.glob("*.parquet")):
         try:
-            rows = load_written(path)
+            rows = load_generated(path)
         except (OSError, pa.ArrowException):
             continue
         names = {row.id for row in rows}

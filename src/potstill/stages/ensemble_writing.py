@@ -13,7 +13,7 @@ from potstill.targets import LogitTargets, plain_log_sum_exp
 from potstill.teachers import Routed, combined
 
 
-def write_together(
+def write_as_ensemble(
     recipe: Recipe,
     models: Mapping[str, PreTrainedModel],
     row: Any,
@@ -29,17 +29,17 @@ def write_together(
     Raises:
         DataError: a row of a domain that no teacher knows.
     """
-    several = recipe.several
-    assert several is not None
-    speaking = [models[name] for name in several.of]
-    if isinstance(several, Routed) and several.by == "domain":
-        speaking = [speaking[several.member_for(row.domain, row.id)]]
+    ensemble = recipe.ensemble
+    assert ensemble is not None
+    speaking = [models[name] for name in ensemble.of]
+    if isinstance(ensemble, Routed) and ensemble.by == "domain":
+        speaking = [speaking[ensemble.member_for(row.domain, row.id)]]
     ids, _ = greedy(speaking, prompt, new_tokens, stop=ends, together=partial(_next_of_all, recipe))
     return ids
 
 
 def _next_of_all(recipe: Recipe, logits: Sequence[Tensor]) -> Tensor:
     """The logits of the next token that several teachers have together."""
-    assert recipe.several is not None
-    target = combined(recipe.several, [LogitTargets(each[None]) for each in logits])
+    assert recipe.ensemble is not None
+    target = combined(recipe.ensemble, [LogitTargets(each[None]) for each in logits])
     return target.logits_at(slice(None), 1.0, plain_log_sum_exp)[0]

@@ -21,13 +21,13 @@ from potstill.recipe import Recipe
 from potstill.schedules import Constant
 from potstill.signals import Batch, Signals
 from potstill.tasks import TextClassification
-from potstill.tasks.answers import Number
 from potstill.tasks.heads import last_layer
-from potstill.tasks.units import Units
+from potstill.tasks.problem_types import Regression
+from potstill.tasks.target_scaler import TargetScaler
 from potstill.teachers import FrozenTeacher
 from tests.invariants.test_training import encoded, tiny
 
-ANSWER = Number()
+PROBLEM = Regression()
 TASK = TextClassification(problem_type="regression")
 ROWS = 6
 
@@ -129,7 +129,7 @@ def roberta() -> RobertaForSequenceClassification:
     )
 
 
-UNITS = Units(mean=90.0, deviation=17.5)
+UNITS = TargetScaler(mean=90.0, deviation=17.5)
 
 
 @pytest.mark.parametrize("make", [lambda: number_model(3), roberta], ids=["bert", "roberta"])
@@ -139,7 +139,7 @@ def test_a_model_in_standard_units_speaks_in_those_of_the_labels_where_it_is_sav
     before = {name: each.clone() for name, each in model.state_dict().items()}
     with torch.no_grad():
         standard = model(**batch.inputs).logits
-        with UNITS.spoken(model):
+        with UNITS.unscaled_outputs(model):
             raw = model(**batch.inputs).logits
             saved = copy.deepcopy(model)
     torch.testing.assert_close(raw, standard * 17.5 + 90, rtol=1e-6, atol=1e-4)
@@ -156,11 +156,11 @@ def test_a_head_that_is_not_known_is_refused() -> None:
 
 def test_units_are_those_of_the_labelled_rows() -> None:
     rows = [Row("a", "x", 1.0), Row("b", "x", None), Row("c", "x", 5.0)]
-    assert Units.of(rows) == Units(3.0, 2.0)
-    assert Units.of(rows[:1]) == Units(1.0, 1.0)
-    found = ANSWER.targets(rows, ["value"])
+    assert TargetScaler.of(rows) == TargetScaler(3.0, 2.0)
+    assert TargetScaler.of(rows[:1]) == TargetScaler(1.0, 1.0)
+    found = PROBLEM.targets(rows, ["value"])
     assert found[0] == 1 and math.isnan(found[1]) and found[2] == 5
-    assert Units(3.0, 2.0).standard(torch.tensor([1.0, 5.0])).tolist() == [-1.0, 1.0]
+    assert TargetScaler(3.0, 2.0).standard(torch.tensor([1.0, 5.0])).tolist() == [-1.0, 1.0]
 
 
 def test_a_stored_teacher_and_one_that_is_asked_are_the_same_in_standard_units(tmp_path: Path) -> None:
@@ -168,9 +168,9 @@ def test_a_stored_teacher_and_one_that_is_asked_are_the_same_in_standard_units(t
     rows, teacher = encoded(7, 2), FrozenTeacher(number_model(4), torch.device("cpu"), TASK.ask)
     source = LabelSource(teacher="t", tokenizer="k", data="d", labels=("value",), max_length=8, precision="x")
     StoreWriter(tmp_path, Dense(), source).write(
-        rows.ids, [list(range(7))], 1, lambda batch: ANSWER.outputs(teacher(rows.collate(batch))), lambda rows: None
+        rows.ids, [list(range(7))], 1, lambda batch: PROBLEM.outputs(teacher(rows.collate(batch))), lambda rows: None
     )
-    stored = StoredTeacher(LabelStore(tmp_path), torch.device("cpu"), ANSWER.said)
+    stored = StoredTeacher(LabelStore(tmp_path), torch.device("cpu"), PROBLEM.signals)
     batch = rows.collate(range(7))
     means = [UNITS.of_teacher(each)(batch).mean for each in (stored, teacher)]
     assert means[0] is not None and means[1] is not None
@@ -209,4 +209,4 @@ def test_what_has_no_meaning_for_numbers_is_refused_in_the_recipe(change: dict[s
 def test_labels_that_are_all_the_same_number_are_refused() -> None:
     rows = {name: [Row("a", "x", 2.0), Row("b", "y", 2.0)] for name in ("train", "validation", "test")}
     with pytest.raises(DataError, match=r"data.train: all labels are the same number"):
-        ANSWER.label_names(rows)
+        PROBLEM.label_names(rows)

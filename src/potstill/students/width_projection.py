@@ -13,7 +13,7 @@ from potstill.students.importance import Importance
 
 
 @dataclass(frozen=True)
-class Kept:
+class WidthProjection:
     """What is kept of a stream, and within the layers that are."""
 
     basis: Float[Tensor, "width student_width"]

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
 from potstill.families import Part
-from potstill.students.kept import Kept, rows_of
+from potstill.students.width_projection import WidthProjection, rows_of
 
 LAYER_COUNTS = {"t5": ("num_layers", "num_decoder_layers"), "bart": ("encoder_layers", "decoder_layers")}
 """The names that a family's configuration has for the layers of encoder and decoder."""
@@ -77,7 +77,11 @@ class CutTwoStacks:
     """Cuts one tensor to the student's shape, by the role that its name tells."""
 
     def __init__(
-        self, student: PretrainedConfig, teacher: PretrainedConfig, kept: Kept, chosen: Mapping[Part, Sequence[int]]
+        self,
+        student: PretrainedConfig,
+        teacher: PretrainedConfig,
+        kept: WidthProjection,
+        chosen: Mapping[Part, Sequence[int]],
     ) -> None:
         self._kept = kept
         self._chosen = chosen

@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Written:
+class GeneratedResponse:
     """What a teacher was shown and what it wrote.
 
     Never made of text again: a text has many readings as tokens, and a teacher does not always write the one that its
@@ -34,7 +34,7 @@ class Written:
 
     id: str
     prompt: Int32[np.ndarray, "shown"]
-    response: Int32[np.ndarray, "said"]
+    response: Int32[np.ndarray, "tokens"]
     """With the token that ended it, where there was one."""
     text: str
     """For people to read."""
@@ -60,7 +60,7 @@ class Written:
         return [self.id, self.prompt.tolist(), self.response.tolist()]
 
 
-def save_written(path: Path, rows: Sequence[Written]) -> None:
+def save_generated(path: Path, rows: Sequence[GeneratedResponse]) -> None:
     """Write the file so that a reader sees all of it or none."""
     table = pa.table(
         {
@@ -77,14 +77,14 @@ def save_written(path: Path, rows: Sequence[Written]) -> None:
         pa.parquet.write_table(table, temporary)
 
 
-def load_written(path: Path) -> list[Written]:
-    """What `save_written` wrote.
+def load_generated(path: Path) -> list[GeneratedResponse]:
+    """What `save_generated` wrote.
 
     Raises:
         pyarrow.ArrowException: the file is damaged.
     """
     return [
-        Written(
+        GeneratedResponse(
             id=row["id"],
             prompt=np.array(row["prompt"], dtype=np.int32),
             response=np.array(row["response"], dtype=np.int32),

@@ -144,7 +144,7 @@ def combined(
 
 
 @dataclass(frozen=True)
-class SeveralTeachers:
+class EnsembleTeacher:
     """`teacher(batch) -> Signals` from those of several, at each position that counts."""
 
     settings: Mixture | Routed
@@ -154,13 +154,13 @@ class SeveralTeachers:
     def __call__(self, batch: Batch) -> Signals:
         targets: list[FullTarget] = []
         for name in self.settings.of:
-            said = self.members[name](batch)
-            if said.logits is None:
+            outputs = self.members[name](batch)
+            if outputs.logits is None:
                 # Stored labels of words are those of the positions that count.
-                assert said.target is None or isinstance(said.target, FullTarget)
-                targets.extend([said.target] if said.target is not None else [])
+                assert outputs.target is None or isinstance(outputs.target, FullTarget)
+                targets.extend([outputs.target] if outputs.target is not None else [])
             else:
-                targets.append(LogitTargets(said.logits[batch.mask.to(said.logits.device)]))
+                targets.append(LogitTargets(outputs.logits[batch.mask.to(outputs.logits.device)]))
         if not targets:
             return Signals()
         target = combined(self.settings, targets, self._numbers(batch) if self.routes else None)

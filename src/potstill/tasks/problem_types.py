@@ -20,7 +20,7 @@ Outputs = Float[Tensor, "*rows outputs"]
 
 
 @runtime_checkable
-class Answer(Protocol):
+class ProblemType(Protocol):
     """A form of answer: how rows are labelled with it, and what a head's outputs mean."""
 
     @property
@@ -46,16 +46,16 @@ class Answer(Protocol):
         """The labels of the rows as numbers, as a `Batch` has them."""
         ...
 
-    def said(self, outputs: Outputs) -> Signals:
+    def signals(self, outputs: Outputs) -> Signals:
         """Distributions of the outputs of a head."""
         ...
 
-    def outputs(self, said: Signals) -> Outputs:
-        """The inverse of `said`."""
+    def outputs(self, signals: Signals) -> Outputs:
+        """The inverse of `signals`."""
         ...
 
 
-class OneClass:
+class SingleLabel:
     """One class for each text: the outputs are the logits of one distribution."""
 
     # Not written down: it is what transformers takes a model without the word for, and models from before have none.
@@ -71,15 +71,15 @@ class OneClass:
         classes = [numbers[row.classes[0]] if row.labelled else IGNORE_INDEX for row in rows]
         return np.array(classes, dtype=np.int64)
 
-    def said(self, outputs: Outputs) -> Signals:
+    def signals(self, outputs: Outputs) -> Signals:
         return Signals(logits=outputs)
 
-    def outputs(self, said: Signals) -> Outputs:
-        assert said.logits is not None
-        return said.logits
+    def outputs(self, signals: Signals) -> Outputs:
+        assert signals.logits is not None
+        return signals.logits
 
 
-class SeveralLabels:
+class MultiLabel:
     """Any number of labels for each text: an output x is the log-odds of its label.
 
     Whether a label holds is a distribution of two classes, softmax(0, x). So sigmoid(x / T) is that distribution
@@ -102,16 +102,16 @@ class SeveralLabels:
                 found[place] = IGNORE_INDEX
         return found
 
-    def said(self, outputs: Outputs) -> Signals:
+    def signals(self, outputs: Outputs) -> Signals:
         return Signals(logits=torch.stack([torch.zeros_like(outputs), outputs], dim=-1))
 
-    def outputs(self, said: Signals) -> Outputs:
-        assert said.logits is not None
-        log_odds: Tensor = said.logits[..., 1] - said.logits[..., 0]
+    def outputs(self, signals: Signals) -> Outputs:
+        assert signals.logits is not None
+        log_odds: Tensor = signals.logits[..., 1] - signals.logits[..., 0]
         return log_odds
 
 
-class Number:
+class Regression:
     """A number for each text: the output is the mean of a Gaussian of unit variance.
 
     A saved model speaks in the unit of the labels. While it is trained, its output and all labels are in standard units
@@ -133,12 +133,12 @@ class Number:
     def targets(self, rows: Sequence[Row], labels: Sequence[str]) -> npt.NDArray[np.float32]:
         return np.array([np.nan if row.label is None else row.label for row in rows], dtype=np.float32)
 
-    def said(self, outputs: Outputs) -> Signals:
+    def signals(self, outputs: Outputs) -> Signals:
         return Signals(mean=outputs[:, 0])
 
-    def outputs(self, said: Signals) -> Outputs:
-        assert said.mean is not None
-        return said.mean[:, None]
+    def outputs(self, signals: Signals) -> Outputs:
+        assert signals.mean is not None
+        return signals.mean[:, None]
 
 
 def classes_of(splits: Mapping[str, Sequence[Row]], least: int) -> list[str]:
