@@ -34,11 +34,11 @@ from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
 from potstill.records import AdaptRecord, TrainRecord
 from potstill.run_dir import RunDir, open_run, write_json, write_text
+from potstill.runtimes.folder import ModelFolder
 from potstill.stages.adapt import adapt
 from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.label import TEACHER, label
 from potstill.stages.label_features import label_features
-from potstill.stages.models import ModelFolder
 from potstill.stages.rounds import generations
 from potstill.stages.train import Lessons, train_baseline, train_student
 from potstill.teachers import FrozenTeacher
@@ -156,7 +156,7 @@ def answers(recipe: Recipe, bench: Bench, folder: ModelFolder, rows: Sequence[Ro
     """The logits of a saved model, rows x classes."""
     encoded = recipe.task.encode(rows, bench.inputs.tokenizer, bench.inputs.labels)
     assert isinstance(encoded, EncodedRows)
-    model = FrozenTeacher(folder.load(recipe), bench.engine.device, recipe.task.ask)
+    model = FrozenTeacher(folder.load(recipe.task), bench.engine.device, recipe.task.ask)
     found = np.empty((len(encoded.ids), len(bench.inputs.labels)), dtype=np.float32)
     for indices in batches_by_length(encoded.lengths, recipe.label.batch_size):
         said = model(encoded.collate(indices)).logits

@@ -23,11 +23,12 @@ from potstill.progress import Progress, for_console
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
 from potstill.run_dir import open_run, write_json
+from potstill.runtimes.folder import ModelFolder
 from potstill.stages.adapt import adapt
 from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.label import TEACHER, label
 from potstill.stages.label_features import label_features
-from potstill.stages.models import ModelFolder, teacher_folder
+from potstill.stages.models import teacher_folder
 from potstill.stages.train import Lessons, train_baseline, train_student
 from potstill.targets import HiddenTargets
 from potstill.teachers import FrozenTeacher
@@ -56,7 +57,7 @@ def from_teacher(recipe: Recipe, inputs: Inputs, folders: list[ModelFolder], eng
     """Each model, the teacher first, at every learnt token of the test rows."""
     rows = recipe.task.encode(inputs.splits["test"].rows, inputs.tokenizer, inputs.labels)
     assert isinstance(rows, PackedRows)
-    models = [FrozenTeacher(folder.load(recipe), engine.device, recipe.task.ask) for folder in folders]
+    models = [FrozenTeacher(folder.load(recipe.task), engine.device, recipe.task.ask) for folder in folders]
     parts: list[list[TokenMeasures]] = [[] for _ in models]
     for index in range(len(rows.rows)):
         batch = rows.collate([index])
@@ -101,7 +102,7 @@ def run_cells(args: argparse.Namespace, engine: Engine, progress: Progress) -> N
                     "kl": float(student.kl.mean()),
                     "agreement": 100 * float(student.agrees.mean()),
                     "loss": float(student.loss.mean()),
-                    "parameters": sum(p.numel() for p in folders[1].load(recipe).parameters()),
+                    "parameters": sum(p.numel() for p in folders[1].load(recipe.task).parameters()),
                     "steps": record.planned_steps,
                     "seconds": record.seconds,
                 },

@@ -70,19 +70,20 @@ def init(
 @app.command()
 def check(recipe: RecipePath, set_: Overrides = None) -> None:
     """Validate a recipe and show its plan; writes nothing."""
+    from potstill.evaluation.queries import require_measurable
     from potstill.presentation.terminal import plan_lines
-    from potstill.progress import for_console
+    from potstill.progress import Progress, for_console
     from potstill.recipe.yaml_file import load_recipe
     from potstill.stages.common import read_inputs
+    from potstill.stages.judged_rows import case_of
     from potstill.stages.plan import example_lines, make_plan
-    from potstill.stages.queries import require_queries
     from potstill.stages.rendering import at_one_date
 
     quiet_libraries()
     loaded = load_recipe(recipe, set_ or [])
     inputs = read_inputs(loaded, recipe.parent, for_console(quiet=False))
     loaded = at_one_date(loaded, inputs, str)
-    require_queries(loaded, inputs)
+    require_measurable(case_of(loaded, inputs, Progress()))
     for line in plan_lines(make_plan(loaded, inputs, Path())):
         typer.echo(line)
     for line in example_lines(loaded, inputs):
@@ -231,8 +232,9 @@ def _run(recipe: Path, out: Path, overrides: list[str], quiet: bool, until: str)
 
     stopping.install()
     quiet_libraries()
+    from potstill.evaluation.tables import floor_lines, quantities
     from potstill.pipeline import run_recipe
-    from potstill.presentation.terminal import plan_lines, result_table
+    from potstill.presentation.terminal import plan_lines, result_table, verdict_lines
     from potstill.progress import for_console
     from potstill.recipe.yaml_file import load_recipe
     from potstill.training.engine import is_main_process
@@ -245,8 +247,10 @@ def _run(recipe: Path, out: Path, overrides: list[str], quiet: bool, until: str)
         for line in plan_lines(records["plan"]):
             typer.echo(line)
         return
-    gate = records.get("gate")
-    result_table(records["evaluate"], gate)
+    gate, evaluation = records.get("gate"), records["evaluate"]
+    result_table(evaluation, quantities(evaluation), floor_lines(evaluation))
+    if gate is not None:
+        verdict_lines(gate)
     if "report" in records:
         typer.echo(f"report: {out / 'report' / records['report'].html}")
     if gate is not None and not gate.passed:

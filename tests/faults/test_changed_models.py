@@ -10,7 +10,8 @@ from potstill.progress import Progress
 from potstill.recipe.yaml_file import load_recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir
-from potstill.stages.models import ModelFolder, model_digest, teacher_folder
+from potstill.runtimes.folder import ModelFolder, model_digest
+from potstill.stages.models import teacher_folder
 from tests.recipes.test_cli import finished, finished_once, potstill, stages_that_worked
 
 __all__ = ["finished", "finished_once"]

@@ -103,16 +103,16 @@ def carried_out(runs: list[Run], source: Path) -> set[str]:
     return worked
 
 
-def left_by(folder: Path) -> Iterator[tuple[str, str]]:
+def left_by(folder: Path) -> Iterator[tuple[str, Any]]:
     """Name and content, or sha256, of all that must be the same in the runs of a project."""
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.name == "result.json":
             record = json.loads(path.read_text().replace(str(folder), "FOLDER"))
-            yield name, json.dumps(_lasting(record, judged=path.parent.name not in NOT_JUDGED), indent=1)
+            yield name, _lasting(record, judged=path.parent.name not in NOT_JUDGED)
         elif path.name == "metrics.jsonl":
             lines = map(json.loads, path.read_text().splitlines())
-            yield name, "\n".join(json.dumps(_lasting(line)) for line in lines)
+            yield name, [_lasting(line) for line in lines]
         elif path.suffix in (".safetensors", ".arrow", ".parquet") and "scratch" not in path.parts:
             yield name, hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -158,12 +158,22 @@ def compare(name: str, before: Path, after: Path) -> list[str]:
         carried_out(runs, after)
         new = dict(left_by(folder))
         for file in sorted(old.keys() | new.keys()):
-            found += _difference(file, old.get(file, ""), new.get(file, ""))
+            found += _difference(file, old.get(file), new.get(file))
         return found
 
 
-def _difference(what: str, old: str, new: str) -> list[str]:
-    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), "before", "after", lineterm="", n=1)
+def _known_before(old: Any, new: Any) -> Any:
+    """What is there now without the fields that records did not have before."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {key: _known_before(old[key], value) for key, value in new.items() if key in old}
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [_known_before(*each) for each in zip(old, new, strict=True)]
+    return new
+
+
+def _difference(what: str, old: Any, new: Any) -> list[str]:
+    before, after = (json.dumps(each, indent=1, sort_keys=True).splitlines() for each in (old, _known_before(old, new)))
+    lines = difflib.unified_diff(before, after, "before", "after", lineterm="", n=1)
     shown = list(lines)[:20]
     return [what, *shown] if shown else []
 

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from potstill.evaluation.card import card_of
+from potstill.evaluation.sections import comparison_sections, detail_sections, page_words
 from potstill.records import (
     AdaptRecord,
     Agreement,
@@ -283,11 +285,23 @@ def inputs(*, passed: bool = True, with_baseline: bool = True, hostile: str = HO
         "title": f"Which licence? {hostile}",
         "recipe_yaml": RECIPE,
         "metrics": metrics(with_baseline=with_baseline),
+        **sections(run.evaluation),
         "environment": {"python": "3.11.9", "processor": f"two cores {hostile}"},
+    }
+
+
+def sections(found: EvaluateRecord) -> dict[str, Any]:
+    """What the page is given of an evaluation."""
+    return {
+        "words": page_words(found),
+        "comparison": comparison_sections(found),
+        "details": detail_sections(found),
     }
 
 
 def card_inputs(**choices: Any) -> dict[str, Any]:
     found = inputs(**choices)
-    del found["metrics"]
-    return found
+    for name in ("metrics", "comparison", "details"):
+        del found[name]
+    run = found["run"]
+    return found | {"card": card_of(run.evaluation, run.plan, {"max_length": 64})}

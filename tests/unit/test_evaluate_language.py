@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from potstill.errors import RecipeError
+from potstill.evaluation.case import Case
+from potstill.evaluation.generative import measured_tokens
+from potstill.evaluation.queries import PLAIN_PROMPT, require_measurable, timed_prompts
 from potstill.progress import Progress
-from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
-from potstill.run_dir import open_run
-from potstill.stages import evaluate_language
-from potstill.stages.common import Inputs, read_inputs
-from potstill.stages.queries import PLAIN_PROMPT, require_queries, timed_prompts
-from potstill.tasks.generative import writing
-from potstill.training.engine import start_engine
+from potstill.runtimes.transformers import TransformersPredictor
+from potstill.stages.common import read_inputs
+from potstill.stages.judged_rows import case_of
+from potstill.tasks.generative import generative
 from tests.conftest import FILLERS, make_chat_project
 
 
@@ -35,11 +36,12 @@ def test_a_text_that_is_read_in_windows_is_one_row(project: Path) -> None:
     recipe = load_recipe(project / "recipe.yaml")
     inputs = read_inputs(recipe, project)
     test = inputs.splits["test"].rows
-    rows = writing(recipe.task).encode(test, inputs.tokenizer)
+    rows = generative(recipe.task).encode(test, inputs.tokenizer)
     assert len(rows.examples) == 6, "the long one is read in five windows"
     model = recipe.task.load_model(inputs.lead.location)
-    with start_engine() as engine, open_run(project / "run", Progress()) as run:
-        found, drawn = evaluate_language._tokens(run, recipe, rows, {"teacher": model}, {}, engine)
+    cpu = torch.device("cpu")
+    teacher = TransformersPredictor(None, recipe.task, inputs.tokenizer, cpu, 1, model=model)
+    found, drawn = measured_tokens(case_of(recipe, inputs, Progress()), rows, {"teacher": teacher})
     assert drawn.weights.shape[1] == 2
     assert np.bincount(drawn.row_of).tolist() == [300, 3]
     # The first token of a text is learnt by nobody, and its end is.
@@ -48,17 +50,17 @@ def test_a_text_that_is_read_in_windows_is_one_row(project: Path) -> None:
     assert both == {float(means[0])}
 
 
-def loaded(project: Path, *changes: str) -> tuple[Recipe, Inputs]:
+def loaded(project: Path, *changes: str) -> Case:
     recipe = load_recipe(project / "recipe.yaml", list(changes))
-    return recipe, read_inputs(recipe, project)
+    return case_of(recipe, read_inputs(recipe, project), Progress())
 
 
 def test_plain_texts_are_gone_on_with_from_their_first_tokens(project: Path) -> None:
     write_test(project, *({"id": f"{n}", "text": " ".join(FILLERS[n : n + 20])} for n in range(5)))
-    recipe, inputs = loaded(project)
-    prompts = timed_prompts(recipe, inputs)
-    assert [len(prompt) for prompt in prompts] == [PLAIN_PROMPT] * recipe.evaluate.prompts
-    assert inputs.tokenizer.decode(prompts[1]).split() == FILLERS[1 : 1 + PLAIN_PROMPT]
+    case = loaded(project)
+    prompts = timed_prompts(case)
+    assert [len(prompt) for prompt in prompts] == [PLAIN_PROMPT] * case.recipe.evaluate.prompts
+    assert case.tokenizer.decode(prompts[1]).split() == FILLERS[1 : 1 + PLAIN_PROMPT]
 
 
 def test_a_percentile_that_too_few_prompts_would_stand_behind_is_refused(project: Path) -> None:
@@ -66,7 +68,7 @@ def test_a_percentile_that_too_few_prompts_would_stand_behind_is_refused(project
     with pytest.raises(
         RecipeError, match=r"needs 100 queries, and 3 would be timed \(evaluate.prompts is 3, data.test"
     ):
-        require_queries(*loaded(project, asked))
+        require_measurable(loaded(project, asked))
     with pytest.raises(RecipeError, match="and 30 would be timed"):
-        require_queries(*loaded(project, asked, "evaluate.prompts=200"))
-    require_queries(*loaded(project))
+        require_measurable(loaded(project, asked, "evaluate.prompts=200"))
+    require_measurable(loaded(project))

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from potstill.evaluation.findings import findings
 from potstill.records import Estimate, EvaluateRecord, Reference
-from potstill.stages.findings import findings
 from tests.unit.finished_run import comparison, evaluation, points
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from potstill.measure.generation import greedy
 from potstill.measure.language import TokensOfRows, joined, measure_tokens
 from potstill.measure.quality import bootstrap_weights, pooled_shares
+from potstill.runtimes.greedy import greedy
 from potstill.targets import Head, HiddenTargets, MixedTargets
 
 

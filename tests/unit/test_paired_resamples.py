@@ -1,15 +1,11 @@
 """What differs between two models is measured on the same resamples, which a seed decides alone."""
 
-from pathlib import Path
-
 import numpy as np
 
+from potstill.evaluation.answers import comparison, measured_by
+from potstill.evaluation.evaluate import points
+from potstill.evaluation.single_label import SingleLabelAnswers
 from potstill.measure.quality import bootstrap_weights
-from potstill.progress import Progress
-from potstill.recipe.yaml_file import load_recipe
-from potstill.run_dir import open_run
-from potstill.stages import evaluate
-from potstill.stages.common import read_inputs
 
 
 def test_resamples_depend_on_their_seed_alone() -> None:
@@ -17,19 +13,21 @@ def test_resamples_depend_on_their_seed_alone() -> None:
     assert not np.array_equal(bootstrap_weights(20, seed=3, resamples=9), bootstrap_weights(20, seed=4, resamples=9))
 
 
-def test_two_models_that_say_the_same_differ_by_exactly_nothing(project: Path) -> None:
+def test_two_models_that_say_the_same_differ_by_exactly_nothing() -> None:
     """Drawn for each model by itself, the interval of the difference would be as wide as that of the accuracy."""
-    recipe = load_recipe(project / "recipe.yaml", ["evaluate.floor=false"])
-    inputs = read_inputs(recipe, project)
     generator = np.random.default_rng(1)
-    truth = generator.integers(0, 3, len(inputs.splits["test"].rows))
+    truth = generator.integers(0, 3, 60)
     teacher, baseline = (generator.normal(size=(len(truth), 3)).astype(np.float32) for _ in range(2))
     logits = {"teacher": teacher, "student": teacher.copy(), "baseline": baseline}
-    with open_run(project / "run", Progress()) as run:
-        judged = evaluate._judged(run, recipe, inputs, logits, truth)
-    found = {(each.of, each.against): each for each in judged.comparisons}
-    same, other = found["student", "teacher"].accuracy_points, found["student", "baseline"].accuracy_points
+    answers = SingleLabelAnswers(logits, truth, 3, bootstrap_weights(60, seed=0))
+    measured = measured_by(answers, "single_label")
+    found = {
+        against: comparison(answers, "student", against, points(measured, "student", against))
+        for against in ("teacher", "baseline")
+    }
+    same, other = found["teacher"].accuracy_points, found["baseline"].accuracy_points
+    assert same is not None and other is not None
     assert (same.value, same.low, same.high) == (0, 0, 0)
     assert other.high - other.low > 5
-    macro = found["student", "teacher"].macro_f1_points
+    macro = found["teacher"].macro_f1_points
     assert macro is not None and (macro.low, macro.high) == (0, 0)

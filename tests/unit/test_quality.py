@@ -143,9 +143,9 @@ def test_calibration_error_by_hand() -> None:
     logits = np.array([logit(0.9)] * 4 + [logit(0.6)] * 2)
     truth = np.array([0, 0, 0, 1, 0, 1])
     expected = 4 / 6 * abs(0.9 - 3 / 4) + 2 / 6 * abs(0.6 - 1 / 2)
-    assert quality.expected_calibration_error(logits, truth) == pytest.approx(expected)
+    assert quality.calibration_error(*quality.confidences(logits, truth)) == pytest.approx(expected)
     sure = np.array([[100.0, 0.0]] * 3)
-    assert quality.expected_calibration_error(sure, np.zeros(3, dtype=int)) == pytest.approx(0.0)
+    assert quality.calibration_error(*quality.confidences(sure, np.zeros(3, dtype=int))) == pytest.approx(0.0)
 
 
 @settings(deadline=None, max_examples=30)

@@ -10,6 +10,10 @@ import pytest
 
 from potstill.data.pairs import Pair
 from potstill.data.prepare import Split
+from potstill.evaluation import references, single_label
+from potstill.evaluation.answers import measured_by
+from potstill.evaluation.case import Case
+from potstill.evaluation.references import is_beaten
 from potstill.measure.entities import entities_of
 from potstill.measure.floor import unfit
 from potstill.measure.language import TokensOfRows
@@ -17,9 +21,8 @@ from potstill.measure.quality import bootstrap_weights
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
-from potstill.run_dir import open_run
-from potstill.stages import evaluate, references
 from potstill.stages.common import Inputs, read_inputs
+from potstill.stages.judged_rows import case_of
 from potstill.stages.plan import make_plan
 from tests.conftest import make_chat_project, make_project
 from tests.tagged_project import make_tagged_project
@@ -35,6 +38,11 @@ def project(tmp_path: Path, teacher_folder: Path) -> Path:
     return make_project(tmp_path, teacher_folder)
 
 
+def judged(project: Path, *changes: str) -> Case:
+    recipe, inputs = loaded(project, *changes)
+    return case_of(recipe, inputs, Progress())
+
+
 def write(project: Path, split: str, texts: Sequence[str], labels: Sequence[object]) -> None:
     rows = [
         {"id": f"{split}-{number}", "text": text, "label": label}
@@ -48,21 +56,23 @@ def test_the_most_frequent_class_is_that_of_the_rows_that_teach(project: Path) -
     write(project, "train", texts, ["metal", "beast", "beast", *[None] * 6])
     write(project, "adapt", [f"{text} w2" for text in texts], ["metal"] * 5 + ["beast"] * 3 + ["fruit"])
     write(project, "test", [f"{text} w3" for text in texts], ["fruit"] * 5 + ["metal"] * 3 + ["beast"])
-    _, inputs = loaded(project, "data.near_copies=null")
+    inputs = judged(project, "data.near_copies=null")
     truth, weights = np.array([1] * 5 + [2] * 3 + [0]), bootstrap_weights(9, seed=0, resamples=40)
     teacher = np.full(41, 0.5)
     most, guess = references.of_single_label(inputs, truth, teacher, weights)
     assert (most.value, guess.value) == (3 / 9, 1 / 3)
-    assert most.beaten and most.margin is not None and most.margin.value == pytest.approx(100 * (0.5 - 3 / 9))
+    assert is_beaten(most) and most.margin is not None and most.margin.value == pytest.approx(100 * (0.5 - 3 / 9))
     assert most.margin.low < most.margin.value < most.margin.high
-    assert not references.of_single_label(inputs, truth, np.full(41, 1 / 3), weights)[1].beaten, "at it is not above it"
+    assert not is_beaten(references.of_single_label(inputs, truth, np.full(41, 1 / 3), weights)[1]), (
+        "at it is not above it"
+    )
 
 
 def test_the_same_labels_are_those_that_serve_the_rows_that_teach(project: Path) -> None:
     sets: list[list[str]] = [["a"], ["a", "b"], ["a", "b", "c"], ["b"], []]
     for split in ("train", "adapt", "validation", "test"):
         write(project, split, [f"{split} {number} text" for number in range(5)], sets)
-    _, inputs = loaded(project, "task.problem_type=multi_label_classification", "data.near_copies=null")
+    inputs = judged(project, "task.problem_type=multi_label_classification", "data.near_copies=null")
     truth = np.array([[label in each for label in "abc"] for each in sets])
     (found,) = references.of_multi_label(inputs, truth, np.ones(41), bootstrap_weights(5, seed=0, resamples=40))
     # a and b at every row: 6 of 10 are right, and 7 are there.
@@ -70,15 +80,15 @@ def test_the_same_labels_are_those_that_serve_the_rows_that_teach(project: Path)
 
 
 def test_a_tag_at_every_word_is_the_best_of_all(tmp_path: Path, teacher_folder: Path) -> None:
-    _, inputs = loaded(make_tagged_project(tmp_path, teacher_folder))
-    rows = inputs.splits["test"].rows
+    inputs = judged(make_tagged_project(tmp_path, teacher_folder))
+    rows = inputs.test
     truth = [entities_of(row.tags) for row in rows]
     found, nothing = references.of_tags(inputs, truth, np.ones(2001), bootstrap_weights(len(rows), seed=0))
     words, there = sum(len(row.tokens) for row in rows), sum(map(len, truth))
     tag = found.name.split()[2]
     alone = sum(end - start == 1 and kind == tag[2:] for each in truth for kind, start, end in each)
     assert tag[:2] == "B-" and found.value == pytest.approx(2 * alone / (words + there))
-    assert (nothing.name, nothing.value, nothing.beaten) == ("no entity at all", 0, True)
+    assert (nothing.name, nothing.value, is_beaten(nothing)) == ("no entity at all", 0, True)
 
 
 def test_a_teacher_that_finds_nothing_where_nothing_is_has_not_been_tested(
@@ -88,8 +98,8 @@ def test_a_teacher_that_finds_nothing_where_nothing_is_has_not_been_tested(
     write_tags(project, "test", ["O", "O"], ["O", "O"])
     recipe, inputs = loaded(project, "data.near_copies=null")
     perfect, weights = np.ones(2001), bootstrap_weights(2, seed=0)
-    always, nothing = references.of_tags(inputs, [[], []], perfect, weights)
-    assert (nothing.value, nothing.beaten, always.beaten) == (1, False, True)
+    always, nothing = references.of_tags(case_of(recipe, inputs, Progress()), [[], []], perfect, weights)
+    assert (nothing.value, is_beaten(nothing), is_beaten(always)) == (1, False, True)
     assert any(line.startswith("test: no document has") for line in make_plan(recipe, inputs, project).warnings)
 
 
@@ -111,18 +121,18 @@ def test_a_language_model_must_beat_counting_its_tokens(tmp_path: Path, chat_tea
     }.items():
         rows = [json.dumps({"id": f"{split}-{n}", "text": text}) for n, text in enumerate(texts)]
         (project / f"data/{split}.jsonl").write_text("\n".join(rows) + "\n")
-    recipe, inputs = loaded(project)
+    inputs = judged(project)
     ids = inputs.tokenizer.convert_tokens_to_ids(["w1", "w2", "w9"])
     tokens = TokensOfRows(np.array([0, 0, 1]), np.array(ids), bootstrap_weights(2, seed=0, resamples=40))
     losses = {"teacher": np.array([1.0, 1.0, 1.0]), "untrained": np.array([0.5, 0.5, 0.5])}
-    counted, untrained = references.of_tokens(recipe, inputs, tokens, losses, 80)
+    counted, untrained = references.of_tokens(inputs, tokens, losses, 80)
     # Learnt are w1 w2 <end> and w3 w3 <end>: nothing predicts a first token. Each of 80 tokens counts once more.
     expected = -np.log(np.array([2, 2, 1]) / 86).mean()
-    assert np.log(counted.value) == pytest.approx(expected) and counted.beaten
+    assert np.log(counted.value) == pytest.approx(expected) and is_beaten(counted)
     assert counted.margin is not None and counted.margin.value == pytest.approx(expected - 1)
-    assert untrained.value == pytest.approx(np.exp(0.5)) and not untrained.beaten
+    assert untrained.value == pytest.approx(np.exp(0.5)) and not is_beaten(untrained)
     # A student that begins as a whole copy of its teacher says nothing of it; the tokens still do.
-    same = references.of_tokens(recipe, inputs, tokens, losses | {"untrained": losses["teacher"] + 1e-7}, 80)
+    same = references.of_tokens(inputs, tokens, losses | {"untrained": losses["teacher"] + 1e-7}, 80)
     assert [reference.name for reference in same] == [counted.name]
 
 
@@ -130,9 +140,9 @@ def test_a_language_model_must_beat_counting_its_tokens(tmp_path: Path, chat_tea
 def test_always_one_target_is_a_rule_only_where_it_is_frequent(project: Path, same: int, told: bool) -> None:
     taught = [Pair(f"t{n}", "x", "one" if n < same else f"target {n}") for n in range(120)]
     test = [Pair("a", "x", "one"), Pair("b", "y", "two")]
-    inputs = replace(loaded(project)[1], splits={"train": Split(taught, 120), "test": Split(test, 2)})
+    inputs = replace(judged(project), splits={"train": Split(taught, 120), "test": Split(test, 2)})
     found = references.of_whole_responses(inputs, np.zeros(41), bootstrap_weights(2, seed=0, resamples=40))
-    assert [(each.value, each.beaten) for each in found] == ([(0.5, False)] if told else [])
+    assert [(each.value, is_beaten(each)) for each in found] == ([(0.5, False)] if told else [])
 
 
 def test_floors_that_cannot_be_fitted_are_told_and_fail_nothing(project: Path) -> None:
@@ -141,17 +151,17 @@ def test_floors_that_cannot_be_fitted_are_told_and_fail_nothing(project: Path) -
     write(project, "adapt", ["🦊", "🐻 🐺", "a b c"], ["metal", "beast", "fruit"])
     write(project, "test", [f"{text} w3" for text in texts], ["fruit", "metal", "beast"] * 3)
     write(project, "validation", [f"{text} w4" for text in texts], ["fruit", "metal", "beast"] * 3)
-    recipe, inputs = loaded(project, "data.near_copies=null")
+    case = judged(project, "data.near_copies=null")
     logits = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
-    with open_run(project / "run", Progress()) as run:
-        outputs = dict.fromkeys(("teacher", "student"), logits)
-        judged = evaluate._judge_classes(run, recipe, inputs, outputs, np.array([1, 2, 0] * 3))
-    assert judged.floors == {}
-    assert judged.floors_missing == {
+    outputs, truth = dict.fromkeys(("teacher", "student"), logits), np.array([1, 2, 0] * 3)
+    answers = single_label.SingleLabelAnswers(outputs, truth, 3, bootstrap_weights(9, seed=0))
+    found = single_label.judged(case, answers, measured_by(answers, "single_label"))
+    assert found.floors == {}
+    assert found.floors_missing == {
         "student_labels": "all of them have the same label",
         "teacher_labels": "none of their texts has a word of two letters or more",
     }
-    assert [reference.metric for reference in judged.references] == ["accuracy", "accuracy"]
+    assert [reference.metric for reference in found.references] == ["accuracy", "accuracy"]
 
 
 def test_what_can_be_fitted_is() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from potstill.presentation import charts
 from potstill.presentation.page import render_html, render_model_card
-from tests.unit.finished_run import SECTIONS, card_inputs, inputs
+from tests.unit.finished_run import SECTIONS, card_inputs, inputs, sections
 
 
 class Elements(HTMLParser):
@@ -161,7 +161,8 @@ def test_what_the_teacher_must_be_better_than_is_shown_where_it_was_measured(pag
     assert "guessing a class" in parsed(page).text and "+4.2 (+2.9 to +5.4) points" in parsed(page).text
     found = inputs()
     evaluation = found["run"].evaluation.model_copy(update={"references": []})
-    without = parsed(render_html(**found | {"run": replace(found["run"], evaluation=evaluation)}))
+    run = replace(found["run"], evaluation=evaluation)
+    without = parsed(render_html(**found | {"run": run} | sections(evaluation)))
     assert without.closed() and "must be better than" not in without.text
 
 
@@ -173,7 +174,8 @@ def test_a_model_is_shown_as_it_is_served(page: str) -> None:
     teacher = evaluation.models["teacher"].model_copy(update={**served, "own_type_latency_p50_ms": 14.0})
     models = {**evaluation.models, "teacher": teacher}
     run = replace(found["run"], evaluation=evaluation.model_copy(update={"models": models}))
-    text = re.sub(r"\s*\n\s*", " ", parsed(render_html(**found | {"run": run})).text)
+    shown = found | {"run": run} | sections(run.evaluation)
+    text = re.sub(r"\s*\n\s*", " ", parsed(render_html(**shown)).text)
     assert "45.5 MB (bfloat16; 91.0 MB in float32)" in text
     # The student is served in float32, so its speed in its own type is the one above.
     row = text[text.index("Latency p50 in its own type, ms") :]

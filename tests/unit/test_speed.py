@@ -7,11 +7,13 @@ import pytest
 
 from potstill.errors import ModelError
 from potstill.measure import speed
-from potstill.measure.generation import GenerationRequest
+from potstill.runtimes.timing import Loads, SpeedRequest
 
 
-def request(model: str) -> GenerationRequest:
-    return GenerationRequest(model, prompts=((1,),), new_tokens=2, threads=1, warmup=0, device="cpu")
+def request(model: str) -> SpeedRequest:
+    return SpeedRequest(
+        Loads((model,)), "prompts", ((1,),), threads=1, warmup=0, batch_size=1, device="cpu", settings={"new_tokens": 2}
+    )
 
 
 def round_of(latencies: list[float], throughput: float, memory: int, first: list[float]) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def test_rounds_alternate_and_the_fastest_of_each_model_counts(monkeypatch: pyte
     }
     asked: list[str] = []
 
-    def measured(wanted: GenerationRequest) -> dict[str, Any]:
+    def measured(wanted: SpeedRequest) -> dict[str, Any]:
         asked.append(wanted.model)
         return rounds[wanted.model][asked.count(wanted.model) - 1]
 
@@ -54,7 +56,7 @@ def test_a_percentile_needs_queries_behind_it(prompts: int, rows: int, p95: floa
 
 
 def test_a_model_that_its_own_type_cannot_be_computed_in_is_without_that_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measured(wanted: GenerationRequest) -> dict[str, Any]:
+    def measured(wanted: SpeedRequest) -> dict[str, Any]:
         if wanted.dtype == "float16":
             raise ModelError("no kernel")
         return round_of([5] if wanted.dtype == "bfloat16" else [9], 1, 1, [1])

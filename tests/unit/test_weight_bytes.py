@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 from transformers import BertConfig
 
+from potstill.evaluation.evaluate import ratios
 from potstill.measure.weights import SavedWeights, saved_weights
 from potstill.records import AdaptRecord
+from potstill.runtimes.folder import ModelFolder
 from potstill.stages.common import Files
-from potstill.stages.compared import headline, served_as
-from potstill.stages.models import ModelFolder
+from potstill.stages.evaluate import served_as
 from tests.unit.finished_run import evaluation
 
 
@@ -90,8 +91,9 @@ def test_ratios_are_of_models_as_they_are_served_beside_those_in_float32() -> No
     half = {"size_bytes": found["teacher"].size_bytes // 2, "own_type_latency_p50_ms": 5.6}
     models = {**found, "teacher": found["teacher"].model_copy(update=half)}
     scores = {name: np.full(3, 0.8) for name in models}
-    ratios = headline(models, "accuracy", scores, [])
+    found_ratios = ratios(models, scores, None)
     # The student is served in float32, so it is as fast as there.
-    assert ratios["speedup"] == pytest.approx(10 / 1.4) and ratios["speedup_in_own_types"] == pytest.approx(5.6 / 1.4)
-    assert ratios["size_ratio_in_float32"] == pytest.approx(2 * ratios["size_ratio"], rel=1e-6)
-    assert headline(found, "accuracy", scores, [])["speedup_in_own_types"] is None
+    assert found_ratios["speedup"] == pytest.approx(10 / 1.4)
+    assert found_ratios["speedup_in_own_types"] == pytest.approx(5.6 / 1.4)
+    assert found_ratios["size_ratio_in_float32"] == pytest.approx(2 * found_ratios["size_ratio"], rel=1e-6)
+    assert ratios(found, scores, None)["speedup_in_own_types"] is None

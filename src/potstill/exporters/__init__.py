@@ -1,4 +1,8 @@
-"""Exporters: from a passed student to what is shipped."""
+"""Exporters: from a passed student to what is shipped.
+
+An exporter writes an artefact, and says by which runtime it is judged, by how much its logits may differ from the
+student's (`tolerance`), and how large it is.
+"""
 
 from potstill.exporters.safetensors import Safetensors
 

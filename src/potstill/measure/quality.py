@@ -57,6 +57,12 @@ def interval(values: Float[np.ndarray, "resamples"]) -> tuple[float, float, floa
     return float(values[0]), float(low), float(high)
 
 
+def one_sided_bounds(values: Float[np.ndarray, "resamples"]) -> tuple[float, float]:
+    """What 95 % of the resamples are above, and what 95 % of them are below."""
+    low, high = np.quantile(values[1:], [0.05, 0.95])
+    return float(low), float(high)
+
+
 def accuracies(correct: Bool[np.ndarray, "rows"], weights: Weights) -> Float[np.ndarray, "resamples"]:
     """Accuracy in each resample."""
     return np.asarray(drawn_sums(weights, correct) / weights.sum(axis=1))
@@ -172,16 +178,16 @@ def kl(teacher: Logits, student: Logits) -> float:
     return float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())
 
 
-def expected_calibration_error(logits: Logits, truth: Classes, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins (Guo et al. 2017, arXiv:1706.04599)."""
+def confidences(logits: Logits, truth: Classes) -> tuple[Float[np.ndarray, "rows"], Bool[np.ndarray, "rows"]]:
+    """The probability of the likeliest class of each row, and whether it is the true one."""
     probabilities = np.exp(log_softmax(logits))
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == truth
-    return calibration_gap(confidence, correct, bins)
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
 
 
-def calibration_gap(confidence: Float[np.ndarray, "rows"], correct: Bool[np.ndarray, "rows"], bins: int = 15) -> float:
-    """The same from the probability of each answer, and whether it was right."""
+def calibration_error(
+    confidence: Float[np.ndarray, "rows"], correct: Bool[np.ndarray, "rows"], bins: int = 15
+) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins (Guo et al. 2017, arXiv:1706.04599)."""
     # Right-closed bins, so that a confidence of exactly 1 falls into the last.
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gap = 0.0

@@ -5,7 +5,6 @@ what the caller loaded before nor its threads count. Rounds alternate between th
 counts: other work on the machine only ever adds time, and on a shared one more than models differ by.
 """
 
-import itertools
 import json
 import os
 import statistics
@@ -18,30 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from potstill.errors import ModelError
-from potstill.measure.weights import COMMON
 
 TIMEOUT_S = 1800
-SEVERAL_LABELS = "multi_label_classification"
-"""As the configuration of a model calls it."""
-
-
-@dataclass(frozen=True)
-class SpeedRequest:
-    """What to measure. `texts` are drawn from the test rows: their lengths are what latency depends on."""
-
-    model: str
-    texts: tuple[str, ...]
-    max_length: int
-    threads: int
-    warmup: int
-    batch_size: int
-    device: str
-    trust_remote_code: bool = False
-    beside: tuple[str, ...] = ()
-    """Further models that are loaded and answer with it, where several teachers speak as one."""
-    dtype: str = COMMON
-    in_turn: bool = False
-    """Of several, each text is answered by one, as where they are routed by domain, instead of by all."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +45,7 @@ class Request(Protocol):
     @property
     def threads(self) -> int: ...
 
-    @property
-    def dtype(self) -> str:
-        """The type that the weights are loaded in."""
-        ...
+    def as_json(self) -> str: ...
 
 
 R = TypeVar("R", bound=Request)
@@ -134,7 +108,7 @@ def _in_fresh_process(request: Request) -> dict[str, Any]:
 def _run(request: Request, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", type(request).__module__],
-        input=json.dumps(vars(request)),
+        input=request.as_json(),
         capture_output=True,
         text=True,
         env=environment,
@@ -169,38 +143,6 @@ def _of_the_fastest(rounds: Sequence[dict[str, Any]]) -> Speed:
 def percentile(ordered: Sequence[float], share: float) -> float:
     """The smallest value that at least `share` of the sorted values do not exceed (nearest rank)."""
     return ordered[max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1)]
-
-
-def _measure(request: SpeedRequest) -> dict[str, Any]:
-    """Runs in the fresh process: load, warm up, time each text alone, then batches."""
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    torch.set_num_threads(request.threads)
-    device = torch.device(request.device)
-    trust = {"trust_remote_code": request.trust_remote_code}
-    tokenizer = AutoTokenizer.from_pretrained(request.model, **trust)
-    models = [
-        AutoModelForSequenceClassification.from_pretrained(
-            each, dtype=getattr(torch, request.dtype), use_safetensors=True, **trust
-        )
-        .to(device)
-        .eval()
-        for each in (request.model, *request.beside)
-    ]
-    turns = itertools.cycle(models)
-
-    def answer(texts: Sequence[str]) -> None:
-        encoded = tokenizer(
-            list(texts), truncation=True, max_length=request.max_length, padding=True, return_tensors="pt"
-        )
-        inputs = encoded.to(device)
-        for model in [next(turns)] if request.in_turn else models:
-            logits = model(**inputs).logits
-            # The decision is part of the answer.
-            (logits > 0 if model.config.problem_type == SEVERAL_LABELS else logits.argmax(dim=-1)).cpu()
-
-    return timed(answer, request.texts, request.warmup, request.batch_size, device)
 
 
 def timed(
@@ -241,8 +183,3 @@ def peak_memory_bytes() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-if __name__ == "__main__":
-    request = json.load(sys.stdin)
-    print(json.dumps(_measure(SpeedRequest(**request))))

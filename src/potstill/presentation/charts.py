@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
-from potstill.records import Floor, ModelEvaluation, metric_name
+from potstill.records import Floor, ModelEvaluation
 
 Points = Sequence[tuple[float, float]]
 
@@ -48,8 +48,8 @@ _STYLE: dict[Any, Any] = {
 _MODELS = {"teacher": _SERIES[2], "student": _SERIES[0], "baseline": _SERIES[1]}
 
 
-def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor], metric: str) -> str:
-    """The primary metric with its interval against median latency; the TF-IDF floors as lines."""
+def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor], metric: str, words: str) -> str:
+    """The primary metric, by its `words`, with its interval against median latency; the TF-IDF floors as lines."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "trade-off"}):
         figure = Figure(figsize=(7.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
@@ -89,8 +89,8 @@ def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor]
         _plain_ticks(axes.xaxis)
         axes.tick_params(axis="x", which="minor", length=3.5, pad=3.5)
         axes.set_xlabel("median latency at batch 1, ms (logarithmic; left is faster)")
-        axes.set_ylabel(f"{metric_name(metric)}, %")
-        return _inline(figure, f"{metric_name(metric)} against median latency of each model")
+        axes.set_ylabel(f"{words}, %")
+        return _inline(figure, f"{words} against median latency of each model")
 
 
 def curves(series: Mapping[str, Points], *, title: str, logarithmic: bool = False) -> str:

@@ -1,6 +1,6 @@
 """Numbers and names as people read them."""
 
-from potstill.records import Comparison, Estimate
+from potstill.records import Check, Comparison, Estimate
 
 
 def percent(share: float | None) -> str:
@@ -65,3 +65,19 @@ def sentence(text: str) -> str:
 def readable(name: str) -> str:
     """A key of a record or recipe as words."""
     return name.replace("_", " ")
+
+
+def cut(text: str, most: int = 300) -> str:
+    """The beginning of a text in one line, with how many characters are missing."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= most else f"{flat[:most]} … ({len(flat) - most:,} more characters)"
+
+
+def measured(check: Check) -> str:
+    """What a check of the gate compared."""
+    if check.measured is None:
+        return "not measured"
+    if check.bound is None:
+        return number(check.measured)
+    side = "at least" if check.required.startswith(">") else "at most"
+    return f"{number(check.measured)}, {side} {number(check.bound)} (95 %)"

@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -12,34 +13,27 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from potstill.presentation import charts
-from potstill.presentation.comparison import comparison_rows
-from potstill.presentation.formats import (
-    number,
-    number_span,
-    p_value,
-    percent,
-    points,
-    points_span,
-    readable,
-    size,
-    span,
-    times,
-)
-from potstill.records import (
-    ClassRow,
-    EvaluateRecord,
-    FinishedRun,
-    GateRecord,
-    ShapeRecord,
-    accuracy_name,
-    metric_name,
-)
-
-MAX_TEXT = 300
-"""Characters of a sample text that the report shows."""
+from potstill.presentation.card import Card
+from potstill.presentation.formats import measured, number, percent, readable, size
+from potstill.presentation.tables import Section
+from potstill.records import EvaluateRecord, FinishedRun, GateRecord, ShapeRecord
 
 # Marks that turn the direction of what follows, so that a page shows something else than it says.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+@dataclass(frozen=True)
+class PageWords:
+    """What the page calls what depends on the models' answers."""
+
+    metric: str
+    """That models are judged by."""
+    accuracy: str
+    truncated: str
+    """What the plan counts of rows that are not read whole."""
+    labelled: str
+    """What labels are of."""
+    positions: str
 
 
 def render_html(
@@ -47,52 +41,58 @@ def render_html(
     *,
     title: str,
     recipe_yaml: str,
+    words: PageWords,
+    comparison: Sequence[Section],
+    details: Sequence[Section],
     metrics: Mapping[str, Sequence[Mapping[str, Any]]],
     environment: Mapping[str, str],
 ) -> str:
     """One whole HTML page without scripts. `metrics` holds the parsed lines of each metrics.jsonl."""
+    evaluation = run.evaluation
+    trade_off = charts.trade_off(evaluation.models, evaluation.floors, evaluation.primary_metric, words.metric)
     return _render(
         _environment(autoescape=True).get_template("report.html.j2"),
         run,
+        words,
         title=title,
         recipe_yaml=recipe_yaml,
         environment=environment,
-        classes=by_drop(run.evaluation.classes),
-        trade_off=Markup(charts.trade_off(run.evaluation.models, run.evaluation.floors, run.evaluation.primary_metric)),
+        comparison=comparison,
+        details=details,
+        trade_off=Markup(trade_off),
         curves=[Markup(svg) for svg in _curves(metrics)],
     )
 
 
-def render_model_card(run: FinishedRun, *, title: str, recipe_yaml: str, environment: Mapping[str, str]) -> str:
+def render_model_card(
+    run: FinishedRun, *, title: str, recipe_yaml: str, words: PageWords, card: Card, environment: Mapping[str, str]
+) -> str:
     """A Hugging Face model card in Markdown. The licence is left out, since nothing here knows it."""
     return _render(
         _environment(autoescape=False).get_template("model_card.md.j2"),
         run,
+        words,
         title=title,
         recipe_yaml=recipe_yaml,
         environment=environment,
+        card=card,
         recipe=YAML(typ="safe", pure=True).load(recipe_yaml),
     )
 
 
-def _render(template: Template, run: FinishedRun, **more: Any) -> str:
+def _render(template: Template, run: FinishedRun, words: PageWords, **more: Any) -> str:
     trainings = {**run.earlier, "student": run.student, "baseline": run.baseline}
     return template.render(
         **vars(run),
         trainings=[(name, trained) for name, trained in trainings.items() if trained is not None],
-        verdict=verdict(run.evaluation, run.gate),
-        metric=metric_name(run.evaluation.primary_metric),
-        comparison=comparison_rows(run.evaluation),
-        accuracy=accuracy_name(run.evaluation),
-        numbers=run.evaluation.problem_type == "regression",
-        several=run.evaluation.problem_type == "multi_label_classification",
+        verdict=verdict(run.evaluation, run.gate, words.metric),
+        words=words,
         **more,
     )
 
 
-def verdict(evaluation: EvaluateRecord, gate: GateRecord) -> str:
+def verdict(evaluation: EvaluateRecord, gate: GateRecord, metric: str) -> str:
     """Whether the student passed, with the figures that say so; first of all that its teacher is weak, where it is."""
-    metric = metric_name(evaluation.primary_metric)
     student, teacher = (evaluation.primary(name).value for name in ("student", "teacher"))
     weak = "" if gate.weak_teacher is None else f"{gate.weak_teacher} "
     kept = (
@@ -105,22 +105,12 @@ def verdict(evaluation: EvaluateRecord, gate: GateRecord) -> str:
         checks = met if gate.checks else "no threshold was set"
         return f"{kept}; {checks}."
     missed = [check for check in gate.checks if not check.passed]
+    figures = ["–" if check.measured is None else measured(check) for check in missed]
     named = ", ".join(
-        f"{readable(check.name)} (required {check.required}, measured {number(check.measured)})" for check in missed
+        f"{readable(check.name)} (required {check.required}, measured {figure})"
+        for check, figure in zip(missed, figures, strict=True)
     )
     return f"{kept}, but {len(missed)} of {len(gate.checks)} checks are missed: {named}."
-
-
-def by_drop(classes: Sequence[ClassRow]) -> list[tuple[ClassRow, float | None]]:
-    """Classes with the points that the student loses against the teacher, the largest loss first."""
-    rows = [(row, _drop(row)) for row in classes]
-    return sorted(rows, key=lambda pair: (pair[1] is None, -(pair[1] or 0.0), pair[0].label))
-
-
-def _drop(row: ClassRow) -> float | None:
-    if row.teacher_accuracy is None or row.student_accuracy is None:
-        return None
-    return 100 * (row.teacher_accuracy - row.student_accuracy)
 
 
 def _curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -182,12 +172,6 @@ def layers_named(shape: ShapeRecord) -> str:
     return str(shape.layers) if shape.decoder_layers is None else f"{shape.layers} + {shape.decoder_layers}"
 
 
-def cut(text: str) -> str:
-    """The beginning of a text in one line, with how much is missing."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= MAX_TEXT else f"{flat[:MAX_TEXT]} … ({len(flat) - MAX_TEXT:,} more characters)"
-
-
 def visible(value: Any) -> Any:
     """Text with control and direction characters written out; what is not text, unchanged."""
     if not isinstance(value, str) or isinstance(value, Markup):
@@ -225,24 +209,7 @@ def _environment(*, autoescape: bool) -> Environment:
         # Every value that a template prints goes through here, so that none is forgotten.
         finalize=visible,
     )
-    for function in (
-        percent,
-        points,
-        span,
-        points_span,
-        times,
-        size,
-        number,
-        number_span,
-        p_value,
-        readable,
-        metric_name,
-        layers_named,
-        cut,
-        in_cell,
-        teacher_named,
-        fenced,
-    ):
+    for function in (percent, size, number, readable, measured, layers_named, in_cell, teacher_named, fenced):
         environment.filters[function.__name__] = function
     environment.filters["json_text"] = lambda text: json.dumps(text, ensure_ascii=False)
     return environment

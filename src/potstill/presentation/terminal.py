@@ -6,18 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.table import Table
 
-from potstill.presentation.formats import number
-from potstill.records import (
-    QUERIES_OF_A_PERCENTILE,
-    ClassCount,
-    Estimate,
-    EvaluateRecord,
-    GateRecord,
-    PlanRecord,
-    ShapeRecord,
-    accuracy_name,
-    metric_name,
-)
+from potstill.presentation.formats import measured
+from potstill.presentation.tables import Quantity
+from potstill.records import ClassCount, EvaluateRecord, GateRecord, PlanRecord, ShapeRecord
 
 CLASSES_SHOWN = 20
 SKIPPED_SHOWN = 3
@@ -115,91 +106,31 @@ def _name(name: str) -> str:
     return short if plain else repr(short)
 
 
-def result_table(evaluation: EvaluateRecord, gate: GateRecord | None) -> None:
-    """Print the comparison of teacher, student and baseline, and the verdict."""
+def result_table(evaluation: EvaluateRecord, shown: Sequence[Quantity], floors: Sequence[str]) -> None:
+    """Print the comparison of all models, the floors, and what is found."""
     table = Table(title=f"{evaluation.test_rows:,} test rows, {evaluation.measurement.threads} thread(s)")
-    names = list(evaluation.models)
     table.add_column("")
-    for name in names:
+    for name in evaluation.models:
         table.add_column("CE-only baseline" if name == "baseline" else name, justify="right")
-    models = [evaluation.models[name] for name in names]
-    tails = [_tail(evaluation, name) for name in names]
-    teacher, best = evaluation.models["teacher"], evaluation.primary("teacher").value
-    rows = {
-        **{metric_name(metric): [_share(m.score(metric)) for m in models] for metric in teacher.scores},
-        **_accuracy_row(evaluation),
-        **_quality_rows(evaluation),
-        "retention": [f"{evaluation.primary(n).value / best if best > 0 else 0:.1%}" for n in names],
-        **_agreement_row(evaluation),
-        "latency p50 / p95, ms": [f"{m.latency_p50_ms:.1f} / {tail}" for m, tail in zip(models, tails, strict=True)],
-        "speed-up": [f"{teacher.latency_p50_ms / m.latency_p50_ms:.1f}x" for m in models],
-        f"throughput, {'tokens' if evaluation.test_tokens is not None else 'rows'}/s": [
-            f"{m.throughput_per_s:,.0f}" for m in models
-        ],
-        **_own_type_rows(evaluation),
-        "weights, MB": [f"{m.size_bytes / 1e6:,.1f}" for m in models],
-        "peak memory, MB": [f"{m.peak_memory_bytes / 1e6:,.0f}" for m in models],
-        "parameters, M": [f"{m.num_parameters / 1e6:.1f}" for m in models],
-    }
-    for name, cells in rows.items():
-        table.add_row(name, *cells)
+    for each in shown:
+        if each.brief:
+            table.add_row(each.name, *each.values)
     console = Console()
     console.print(table)
-    for name, floor in evaluation.floors.items():
-        reached = floor.score(evaluation.primary_metric)
-        console.print(f"TF-IDF floor, {floor.labelled_rows:,} {name.replace('_', ' ')}: {reached:.1%}")
-    if evaluation.tail_ms("student", 95) is None:
-        needed, timed = QUERIES_OF_A_PERCENTILE[95], evaluation.measurement.rows
-        console.print(f"p95 needs {needed} queries; {timed:,} were timed", highlight=False)
-    for finding in evaluation.findings:
-        console.print(finding, highlight=False)
-    if gate is not None:
-        for check in gate.checks:
-            measured = "not measured" if check.measured is None else number(check.measured)
-            word = "pass" if check.passed else "FAIL"
-            console.print(f"  {word}  {check.name} {check.required}: {measured}", highlight=False)
-        verdict = f"verdict: {'passed' if gate.passed else 'FAILED'}"
-        if gate.weak_teacher is not None:
-            verdict += f", {'though' if gate.passed else 'for'} the teacher is too weak. {gate.weak_teacher}"
-        console.print(verdict, style="bold", highlight=False)
+    for line in (*floors, *evaluation.findings):
+        console.print(line, highlight=False)
 
 
-def _accuracy_row(evaluation: EvaluateRecord) -> dict[str, list[str]]:
-    intervals = [model.accuracy_interval for model in evaluation.models.values()]
-    return (
-        {accuracy_name(evaluation): ["" if each is None else _share(each) for each in intervals]}
-        if any(intervals)
-        else {}
-    )
-
-
-def _agreement_row(evaluation: EvaluateRecord) -> dict[str, list[str]]:
-    found = {name: f"{each.all_rows.value:.1%}" for name, each in evaluation.agreement.items()}
-    return {"agreement": [found.get(name, "") for name in evaluation.models]} if found else {}
-
-
-def _own_type_rows(evaluation: EvaluateRecord) -> dict[str, list[str]]:
-    """Of models that are served in another type than float32."""
-    models = list(evaluation.models.values())
-    types = [model.weights_type or "float32" for model in models]
-    if set(types) == {"float32"}:
-        return {}
-    own = [model.own_type_latency_p50_ms for model in models]
-    rows = {"weights as served": types}
-    if any(own):
-        rows["latency p50 in them, ms"] = [
-            f"{value or model.latency_p50_ms:.1f}" for value, model in zip(own, models, strict=True)
-        ]
-    return rows
-
-
-def _tail(evaluation: EvaluateRecord, model: str) -> str:
-    value = evaluation.tail_ms(model, 95)
-    return "–" if value is None else f"{value:.1f}"
-
-
-def _share(estimate: Estimate) -> str:
-    return f"{estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%})"
+def verdict_lines(gate: GateRecord) -> None:
+    """Print every check, and the verdict."""
+    console = Console()
+    for check in gate.checks:
+        word = "pass" if check.passed else "FAIL"
+        console.print(f"  {word}  {check.name} {check.required}: {measured(check)}", highlight=False)
+    verdict = f"verdict: {'passed' if gate.passed else 'FAILED'}"
+    if gate.weak_teacher is not None:
+        verdict += f", {'though' if gate.passed else 'for'} the teacher is too weak. {gate.weak_teacher}"
+    console.print(verdict, style="bold", highlight=False)
 
 
 def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None:
@@ -242,23 +173,3 @@ def _shape(shape: ShapeRecord) -> str:
 def _sizes(shape: ShapeRecord) -> str:
     stacks = f"{shape.layers}" if shape.decoder_layers is None else f"{shape.layers} + {shape.decoder_layers}"
     return f"{stacks} x {shape.width}"
-
-
-def _quality_rows(evaluation: EvaluateRecord) -> dict[str, list[str]]:
-    """The rows that only classifiers have, or only language models."""
-    models = list(evaluation.models.values())
-    if evaluation.problem_type == "regression":
-        return {"RMSE": ["" if m.rmse is None else f"{m.rmse.value:.4g}" for m in models]}
-    if evaluation.test_words is not None:
-        return {}
-    if evaluation.test_tokens is None:
-        return {"macro-F1": ["" if m.macro_f1 is None else f"{m.macro_f1:.3f}" for m in models]}
-
-    def shown(value: float | None, digits: int) -> str:
-        return "" if value is None else f"{value:,.{digits}f}"
-
-    return {
-        "perplexity": [shown(m.perplexity, 1) for m in models],
-        "KL from the teacher, nats": [shown(m.kl_mean, 3) for m in models],
-        "time to first token, ms": [shown(m.time_to_first_token_ms, 1) for m in models],
-    }

@@ -206,6 +206,11 @@ class Recipe(Settings):
         return lead_of(self.teacher)
 
     @property
+    def teacher_title(self) -> str:
+        """Who teaches, in a few words."""
+        return self.lead.model if self.ensemble is None else " and ".join(self.ensemble.of)
+
+    @property
     def generations(self) -> int:
         """How many students are trained one after the other, each by the one before."""
         return self.teacher.generations if isinstance(self.teacher, BornAgainTeacher) else 1

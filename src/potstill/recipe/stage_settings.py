@@ -1,10 +1,12 @@
 """What each stage can be told."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from potstill.labels import AskedEncoding
+from potstill.recipe.requirements import Requirement, parse_requirement
 from potstill.schedules import Schedule
 from potstill.settings import Settings
 from potstill.teachers.responses import AnyResponses, Given
@@ -129,6 +131,23 @@ class EvaluateSettings(Settings):
     sample_disagreements: int = Field(default=20, ge=0)
 
 
+THRESHOLD_KEYS = frozenset(
+    {
+        "min_retention",
+        "max_drop_points",
+        "min_speedup",
+        "max_latency_p95_ms",
+        "max_size_bytes",
+        "max_peak_memory_bytes",
+        "min_agreement",
+        "max_kl_from_teacher",
+        "min_kl_gain_over_baseline",
+        "min_gain_over_baseline_points",
+    }
+)
+"""Keys of the gate that are thresholds: `min_` or `max_` and the name of a metric."""
+
+
 class GateSettings(Settings):
     """What the student must reach to go on to export. A threshold that is not set is not checked."""
 
@@ -153,3 +172,35 @@ class GateSettings(Settings):
     """Of language models: how much nearer to the teacher than the baseline, in nats a token."""
     min_gain_over_baseline_points: float | None = None
     """Student minus baseline; a negative threshold allows distilling to lose."""
+    require: dict[str, str] = Field(default_factory=dict, exclude_if=lambda required: not required)
+    """Thresholds of any metric of the task by its name, in either direction: `accuracy: ">= 0.92"`, `ece: "<= 0.05"`.
+    With `(95%)` behind the number, as in `gain_over_baseline_points: "> 0 (95%)"`, the one-sided 95 % bound of the
+    metric must meet it. One that is named here replaces the threshold by default of the same metric."""
+
+    @model_validator(mode="after")
+    def _requirements_can_be_read(self) -> "GateSettings":
+        for name, text in self.require.items():
+            parse_requirement(f"require.{name}", text)
+        return self
+
+    @model_validator(mode="after")
+    def _no_threshold_is_given_twice(self) -> "GateSettings":
+        for key in THRESHOLD_KEYS & type(self).model_fields.keys():
+            name, value = key.partition("_")[2], getattr(self, key)
+            if name not in self.require or value is None:
+                continue
+            if value != type(self).model_fields[key].default:
+                raise ValueError(f"{key} and require.{name} are thresholds of the same metric. Drop one.")
+            # Frozen: this is still its making.
+            object.__setattr__(self, key, None)
+        return self
+
+    def requirements(self) -> Iterator[Requirement]:
+        """Every threshold that is set."""
+        for key in type(self).model_fields:
+            threshold = getattr(self, key)
+            if key in THRESHOLD_KEYS and threshold is not None:
+                bound, _, name = key.partition("_")
+                yield Requirement(name, ">=" if bound == "min" else "<=", threshold)
+        for name, text in self.require.items():
+            yield parse_requirement(name, text)

@@ -6,6 +6,7 @@ Names of fields here are read by other programs: add fields, do not rename them.
 from potstill.records.evaluation import (
     QUERIES_OF_A_PERCENTILE,
     Agreement,
+    AnswerKind,
     ClassRow,
     Comparison,
     Disagreement,
@@ -16,8 +17,6 @@ from potstill.records.evaluation import (
     ModelEvaluation,
     ProblemTypeName,
     Reference,
-    accuracy_name,
-    metric_name,
 )
 from potstill.records.parts import Estimate, Part
 from potstill.records.stages import (
@@ -44,6 +43,7 @@ __all__ = [
     "QUERIES_OF_A_PERCENTILE",
     "AdaptRecord",
     "Agreement",
+    "AnswerKind",
     "Artefact",
     "Check",
     "ClassCount",
@@ -72,6 +72,4 @@ __all__ = [
     "SplitCounts",
     "TokensRecord",
     "TrainRecord",
-    "accuracy_name",
-    "metric_name",
 ]

@@ -10,15 +10,9 @@ from potstill.run_dir import Record
 ProblemTypeName = Literal["single_label_classification", "multi_label_classification", "regression"]
 """What is answered about a text, as transformers calls it."""
 
-_METRICS = {
-    "macro_f1": "macro-F1",
-    "micro_f1": "micro-F1",
-    "r2": "R²",
-    "spearman": "Spearman's rank correlation",
-    "token_accuracy": "accuracy at the next token",
-    "entity_f1": "entity F1",
-    "entity_f1_with_the_teacher": "entity F1 with the teacher",
-}
+AnswerKind = Literal["single_label", "multi_label", "regression", "tags", "text", "target"]
+"""What the models of a run answer with: one class, several labels or a number for a text; a tag for each word; text
+after a prompt; or a target for a source, which is right or wrong as a whole."""
 
 
 QUERIES_OF_A_PERCENTILE = {95: 100, 99: 662}
@@ -27,11 +21,6 @@ QUERIES_OF_A_PERCENTILE = {95: 100, 99: 662}
 Of 100, five lie above the 95th. For the 99th it is the fewest for which MLPerf Inference stops early (its rules,
 "Early stopping"): of fewer, the one that is above it by chance decides what it is.
 """
-
-
-def metric_name(metric: str) -> str:
-    """A metric in words."""
-    return _METRICS.get(metric, metric.replace("_", " "))
 
 
 class ModelEvaluation(Part):
@@ -45,7 +34,7 @@ class ModelEvaluation(Part):
     macro_f1_interval: Estimate | None
     """Of one class for each text, or of several labels."""
     scores: dict[str, Estimate] = Field(default_factory=dict)
-    """What else the task measures, by name: shares that are better where they are higher."""
+    """What else the task measures, by name."""
     rmse: Estimate | None = None
     """Where labels are numbers: the root of the mean squared error, in their unit."""
     rmse_from_teacher: Estimate | None = None
@@ -162,15 +151,10 @@ class Reference(Part):
 
     name: str
     metric: str
-    """Better where it is higher; but for perplexity, where it is lower."""
     value: float
     teacher: float
     margin: Estimate | None
     """How much better the teacher is, in points; of perplexity in nats a token, by their cross-entropies."""
-
-    @property
-    def beaten(self) -> bool:
-        return self.teacher < self.value if self.metric == "perplexity" else self.teacher > self.value
 
 
 class ClassRow(Part):
@@ -254,9 +238,18 @@ class EvaluateRecord(Record):
         return self.models[model].score(self.primary_metric)
 
     @property
-    def not_beaten(self) -> list[Reference]:
-        """What the teacher is no better than."""
-        return [reference for reference in self.references if not reference.beaten]
+    def answers(self) -> AnswerKind:
+        """What the models answer with, found out from what was measured of them."""
+        if self.test_words is not None:
+            return "tags"
+        if self.test_tokens is not None:
+            return "target" if self.primary_metric == "exact_match" else "text"
+        kinds: dict[str, AnswerKind] = {
+            "single_label_classification": "single_label",
+            "multi_label_classification": "multi_label",
+            "regression": "regression",
+        }
+        return kinds[self.problem_type]
 
     def tail_ms(self, model: str, percentile: Literal[95, 99]) -> float | None:
         """A high percentile of a model's latency; None where too few queries stand behind it."""
@@ -264,8 +257,3 @@ class EvaluateRecord(Record):
             return None
         found = self.models[model]
         return found.latency_p95_ms if percentile == 95 else found.latency_p99_ms
-
-
-def accuracy_name(evaluation: EvaluateRecord) -> str:
-    """What an accuracy is of in this evaluation, in words."""
-    return "all labels right" if evaluation.problem_type == "multi_label_classification" else "accuracy"

@@ -1,6 +1,6 @@
 """Pieces that records of several stages are made of."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Part(BaseModel):
@@ -15,3 +15,7 @@ class Estimate(Part):
     value: float
     low: float
     high: float
+    at_least: float | None = Field(default=None, exclude_if=lambda bound: bound is None)
+    """This and the next: the one-sided 95 % bounds, beyond which 5 % of the resamples lie. None in records from before
+    there were any."""
+    at_most: float | None = Field(default=None, exclude_if=lambda bound: bound is None)

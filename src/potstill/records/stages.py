@@ -206,6 +206,8 @@ class Check(Part):
     name: str
     required: str
     measured: float | None
+    bound: float | None = Field(default=None, exclude_if=lambda bound: bound is None)
+    """What was compared in its place, where the check asks for a bound that holds with 95 % confidence."""
     passed: bool
 
 

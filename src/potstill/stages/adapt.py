@@ -11,9 +11,10 @@ from potstill.locations import GGUF
 from potstill.recipe import AdaptSettings, Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, file_digest, fingerprint, folder_files
+from potstill.runtimes.folder import model_digest
 from potstill.stages.common import Inputs, alone, target_scaler_of, true_labels, with_scaled_targets
 from potstill.stages.heads import begin_head, has_head, in_another_order, replaced_head
-from potstill.stages.models import model_digest, save_model, write_model
+from potstill.stages.models import save_model, write_model
 from potstill.stages.plan import adapt_split, total_steps
 from potstill.tasks.heads import in_order
 from potstill.teachers import lead_name

@@ -24,8 +24,8 @@ from potstill.losses import HardLabels, MixedLoss
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.run_dir import file_digest, fingerprint
+from potstill.runtimes.folder import model_digest
 from potstill.schedules import Constant
-from potstill.stages.models import model_digest
 from potstill.stages.student_search import chosen_student
 from potstill.students import Shrunk, Trimmed, TrimmedVocabulary, student_config, trim
 from potstill.tasks import CausalLM, Seq2Seq, TextClassification
@@ -111,11 +111,6 @@ class Inputs:
         if tokenizer is self.tokenizer:
             return self
         return replace(self, tokenizer=tokenizer, tokenizer_digest=tokenizer_fingerprint(tokenizer))
-
-
-def reads_as_teacher(recipe: Recipe, name: str) -> bool:
-    """Whether a model of this name in the evaluation is a teacher; all others read with the student's tokenizer."""
-    return name == "teacher" or (recipe.ensemble is not None and name in recipe.ensemble.of)
 
 
 def alone(recipe: Recipe, inputs: Inputs, name: str) -> tuple[Recipe, Inputs]:

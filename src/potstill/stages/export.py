@@ -3,18 +3,14 @@
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from potstill.exporters import AnyExporter
-from potstill.measure.weights import saved_weights
 from potstill.recipe import Recipe
 from potstill.records import Artefact, ExportRecord, GateRecord, TrainRecord
 from potstill.run_dir import RunDir, folder_files
-from potstill.signals import Signals
+from potstill.runtimes.folder import ModelFolder
+from potstill.runtimes.predictor import open_predictor
 from potstill.stages.common import Inputs
-from potstill.stages.models import ModelFolder
-from potstill.targets import HiddenTargets
-from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
 COMPARED_ROWS = 64
@@ -55,27 +51,29 @@ def _export(
 ) -> Artefact:
     target = folder / exporter.kind
     exporter.export(source, target)
-    rows = recipe.task.encode(inputs.splits["test"].rows[:COMPARED_ROWS], inputs.of_student.tokenizer, inputs.labels)
+    tokenizer = inputs.of_student.tokenizer
+    rows = recipe.task.encode(inputs.splits["test"].rows[:COMPARED_ROWS], tokenizer, inputs.labels)
     batch = rows.collate(range(min(COMPARED_ROWS, len(rows.lengths))))
-    answers = []
-    for path in (source, target):
-        outputs = FrozenTeacher(recipe.task.load_model(str(path)), engine.device, recipe.task.ask)(batch)
-        answers.append(_logits(outputs).float().cpu().numpy())
-    difference = float(np.abs(answers[0] - answers[1]).max())
+    logits = [
+        open_predictor(
+            ModelFolder(path),
+            task=recipe.task,
+            tokenizer=tokenizer,
+            device=engine.device,
+            batch_size=COMPARED_ROWS,
+            runtime=runtime,
+        )
+        .first_logits(batch, COMPARED_ROWS)
+        .float()
+        .cpu()
+        .numpy()
+        for path, runtime in ((source, "transformers"), (target, exporter.runtime))
+    ]
+    difference = float(np.abs(logits[0] - logits[1]).max())
     return Artefact(
         kind=exporter.kind,
         folder=f"export/{exporter.kind}",
-        size_bytes=saved_weights(target).size_bytes,
+        size_bytes=exporter.size_bytes(target),
         max_logit_difference=difference,
-        passed=difference == 0.0,
+        passed=difference <= exporter.tolerance,
     )
-
-
-def _logits(outputs: Signals) -> Tensor:
-    """The logits or numbers of the rows, or the logits of a language model's first trained tokens."""
-    if outputs.mean is not None:
-        return outputs.mean
-    if outputs.logits is not None:
-        return outputs.logits
-    assert isinstance(outputs.target, HiddenTargets)
-    return outputs.target.head.logits(outputs.target.hidden[:COMPARED_ROWS])

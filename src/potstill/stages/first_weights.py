@@ -15,7 +15,7 @@ from potstill.stages.common import Inputs
 from potstill.stages.heads import has_head
 from potstill.stages.models import load_teacher, teacher_folder
 from potstill.students import Copy, Importance, copy_from_teacher, measure_importance
-from potstill.tasks.generative import generation_config_in, writing
+from potstill.tasks.generative import generation_config_in, generative
 
 
 def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
@@ -42,7 +42,7 @@ def _stop_where_responses_end(student: PreTrainedModel, recipe: Recipe, inputs: 
     """Add to the tokens that end what it writes those that its rows end in, which a teacher need not name: a template
     can end turns with another token than the model ends a text with."""
     assert student.generation_config is not None
-    prompts = writing(recipe.task).prompts(inputs.of_student.tokenizer)
+    prompts = generative(recipe.task).prompts(inputs.of_student.tokenizer)
     answered = next((row for row in inputs.splits["validation"].rows if prompts.asks(row)), None)
     learnt = {inputs.of_student.tokenizer.eos_token_id, None if answered is None else prompts.end_of(answered)}
     named = student.generation_config.eos_token_id

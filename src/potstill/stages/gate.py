@@ -1,9 +1,12 @@
 """gate: the recipe's thresholds against what was measured."""
 
+from potstill.evaluation.findings import FEWEST_ROWS, digits, weak_teacher
+from potstill.evaluation.metrics import metric
+from potstill.evaluation.references import is_beaten
 from potstill.recipe import GateSettings, Recipe
-from potstill.records import Check, EvaluateRecord, GateRecord
+from potstill.recipe.requirements import Requirement
+from potstill.records import Check, Estimate, EvaluateRecord, GateRecord
 from potstill.run_dir import RunDir, fingerprint
-from potstill.stages.findings import digits, weak_teacher
 
 
 def gate(run: RunDir, recipe: Recipe, evaluation: EvaluateRecord) -> GateRecord:
@@ -14,34 +17,34 @@ def gate(run: RunDir, recipe: Recipe, evaluation: EvaluateRecord) -> GateRecord:
 
 def judge(settings: GateSettings, evaluation: EvaluateRecord) -> GateRecord:
     """The teacher first, then every threshold that is set; a quantity that was not measured fails."""
-    student = evaluation.models["student"]
-    gain, kl_gain = evaluation.gain_over_baseline_points, evaluation.kl_gain_over_baseline
-    agreement = evaluation.agreement.get("student")
-    measured: dict[str, float | None] = {
-        "min_retention": evaluation.retention.value,
-        "max_drop_points": evaluation.drop_points.value,
-        # The lower of both, so that no choice of a type makes the teacher slow.
-        "min_speedup": min(evaluation.speedup, evaluation.speedup_in_own_types or evaluation.speedup),
-        "max_latency_p95_ms": evaluation.tail_ms("student", 95),
-        "max_size_bytes": student.size_bytes,
-        "max_peak_memory_bytes": student.peak_memory_bytes,
-        "min_agreement": agreement.all_rows.value if agreement else None,
-        "max_kl_from_teacher": student.kl_mean,
-        "min_kl_gain_over_baseline": kl_gain.value if kl_gain else None,
-        "min_gain_over_baseline_points": gain.value if gain else None,
-    }
     checks = _of_teacher(evaluation, allowed=settings.allow_weak_teacher)
-    for field in measured:
-        threshold = getattr(settings, field)
-        if threshold is None:
-            continue
-        bound, _, name = field.partition("_")
-        value = measured[field]
-        within = value is not None and (value >= threshold if bound == "min" else value <= threshold)
-        sign = ">=" if bound == "min" else "<="
-        checks.append(Check(name=name, required=f"{sign} {threshold:g}", measured=value, passed=within))
+    checks += [_check(requirement, evaluation) for requirement in settings.requirements()]
     passed = all(check.passed for check in checks)
     return GateRecord(passed=passed, checks=checks, weak_teacher=weak_teacher(evaluation))
+
+
+def _check(requirement: Requirement, evaluation: EvaluateRecord) -> Check:
+    found = metric(requirement.metric).in_record(evaluation)
+    value = found.value if isinstance(found, Estimate) else found
+    bound = _bound(requirement, found, evaluation) if requirement.confident else None
+    judged = bound if requirement.confident else value
+    return Check(
+        name=requirement.metric,
+        required=str(requirement),
+        measured=value,
+        bound=bound,
+        passed=judged is not None and requirement.met_by(judged),
+    )
+
+
+def _bound(requirement: Requirement, found: Estimate | float | None, evaluation: EvaluateRecord) -> float | None:
+    """The one-sided 95 % bound on the side that is required; None where there is none to trust."""
+    if not isinstance(found, Estimate) or evaluation.test_rows < FEWEST_ROWS:
+        return None
+    # Records from before there were such bounds have the two-sided ones, which lie further out.
+    if requirement.from_below:
+        return found.low if found.at_least is None else found.at_least
+    return found.high if found.at_most is None else found.at_most
 
 
 def _of_teacher(evaluation: EvaluateRecord, *, allowed: bool) -> list[Check]:
@@ -50,15 +53,15 @@ def _of_teacher(evaluation: EvaluateRecord, *, allowed: bool) -> list[Check]:
     A student can keep all of what a useless teacher knows, and every threshold that is relative to it.
     """
     checks = []
-    for metric in dict.fromkeys(reference.metric for reference in evaluation.references):
-        low = metric == "perplexity"
-        of_metric = [reference for reference in evaluation.references if reference.metric == metric]
+    for name in dict.fromkeys(reference.metric for reference in evaluation.references):
+        low = metric(name).better == "lower"
+        of_metric = [reference for reference in evaluation.references if reference.metric == name]
         strongest = (min if low else max)(of_metric, key=lambda reference: reference.value)
         sign, side = ("<", "below") if low else (">", "above")
-        weak = not strongest.beaten
+        weak = not is_beaten(strongest)
         checks.append(
             Check(
-                name=f"teacher_{metric}_{side}_floor",
+                name=f"teacher_{name}_{side}_floor",
                 required=f"{sign} {digits(strongest.value)} ({strongest.name})"
                 + (", allowed by allow_weak_teacher" if weak and allowed else ""),
                 measured=strongest.teacher,

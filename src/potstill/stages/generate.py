@@ -23,7 +23,7 @@ from potstill.records import AdaptRecord, ResponsesRecord
 from potstill.run_dir import SCRATCH, RunDir, file_digest
 from potstill.stages.common import Inputs
 from potstill.stages.models import load_teacher
-from potstill.tasks.generative import end_tokens, writing
+from potstill.tasks.generative import end_tokens, generative
 from potstill.teachers.responses import Generated, Prompt, write_responses
 from potstill.training.engine import Engine
 
@@ -63,7 +63,7 @@ def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
         DataError: there is nothing to write, an id that would occur twice, or a row that the chat template refuses.
         ModelError: a tokenizer without a chat template or an end token, where rows need it.
     """
-    prompts = writing(recipe.task).prompts(inputs.tokenizer)
+    prompts = generative(recipe.task).prompts(inputs.tokenizer)
     rows = inputs.splits["train"].rows
     wanted: list[Request] = []
     kept: list[DataRow] = []

@@ -41,7 +41,7 @@ from potstill.stages.common import Inputs
 from potstill.stages.models import load_teacher
 from potstill.stages.rendering import LABELLED, labelled_tokens
 from potstill.targets import Head, HiddenTargets
-from potstill.tasks.generative import writing
+from potstill.tasks.generative import generative
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
@@ -90,7 +90,7 @@ def write_positions(
         LabelStoreError: the encoding loses more than the recipe accepts; names one that would do.
     """
     settings = recipe.label
-    task = writing(recipe.task)
+    task = generative(recipe.task)
     rows = labelled_tokens(recipe, inputs)
     if (repeated := rows.examples.first_repeated()) is not None:
         raise DataError(f'Duplicate id "{rows.ids[repeated]}", after long rows were cut. {OWN_ID}')

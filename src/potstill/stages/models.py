@@ -1,16 +1,14 @@
 """Saved models of a run: where its teachers and students lie, whether they are as they were written; writing them."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from potstill.errors import ModelError
 from potstill.locations import local_folder
-from potstill.measure.weights import SavedWeights
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
-from potstill.run_dir import RunDir, atomic_folder, fingerprint, folder_files
+from potstill.run_dir import RunDir, atomic_folder
+from potstill.runtimes.folder import ModelFolder
 from potstill.tasks.generative import GENERATION_CONFIG
 from potstill.training.engine import Engine
 
@@ -20,36 +18,7 @@ COUNTED_ROWS = 256
 
 def load_teacher(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
     """The teacher that is distilled: the adapted one of this run, or the recipe's own."""
-    return teacher_folder(recipe, run, adapted).load(recipe)
-
-
-@dataclass(frozen=True)
-class ModelFolder:
-    """A saved model, and whether code that lies beside its weights may run."""
-
-    path: Path
-    trust_remote_code: bool = False
-    served: SavedWeights | None = None
-    """Its weights as they are served, which may be in another type than those in the folder."""
-    digest: str | None = None
-    """Of all its files, where this run wrote them."""
-
-    def require_unchanged(self) -> None:
-        """Raises ModelError: its files are not those that this run wrote."""
-        if self.digest is not None and model_digest(self.path) != self.digest:
-            raise ModelError(
-                f"{self.path}: its files are not those that this run wrote, so what was measured and learnt is not of "
-                f"this model. Restore them, or remove {self.path.parent} and run again, to make it anew."
-            )
-
-    def load(self, recipe: Recipe) -> PreTrainedModel:
-        """The model.
-
-        Raises:
-            ModelError: it cannot be loaded, or was changed since this run wrote it.
-        """
-        self.require_unchanged()
-        return recipe.task.load_model(str(self.path), trust_remote_code=self.trust_remote_code)
+    return teacher_folder(recipe, run, adapted).load(recipe.task)
 
 
 def teacher_folder(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> ModelFolder:
@@ -84,8 +53,3 @@ def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
             # As it was given: transformers may refuse to save values of which some have no effect beside others.
             generation.to_json_file(target / GENERATION_CONFIG, use_diff=True)
         tokenizer.save_pretrained(target)
-
-
-def model_digest(folder: Path) -> str:
-    """Digest of all files of a saved model: weights, configuration and tokenizer."""
-    return fingerprint(folder_files(folder, relative_to=folder))

@@ -14,6 +14,7 @@ from potstill.data.rows import labelled_rows
 from potstill.data.token_rows import TokenRows
 from potstill.data.words import EncodedWords
 from potstill.errors import RecipeError
+from potstill.evaluation.queries import require_measurable
 from potstill.labels import Dense, bytes_per_position
 from potstill.losses import Shapes
 from potstill.recipe import OptimiserSettings, Recipe
@@ -23,8 +24,8 @@ from potstill.signals import Signal
 from potstill.stages.class_counts import class_counts
 from potstill.stages.common import Inputs, piece_counts
 from potstill.stages.generate import planned
+from potstill.stages.judged_rows import case_of
 from potstill.stages.plan_warnings import warnings
-from potstill.stages.queries import require_queries
 from potstill.stages.rendering import LABELLED
 from potstill.stages.signal_sources import build_loss, planned_signals
 from potstill.stages.student_search import shape_of
@@ -40,7 +41,7 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
     """Record the plan in the run directory.
 
     Raises:
-        RecipeError: a teacher that lies in the run directory; and as `make_plan` and `require_queries`.
+        RecipeError: a teacher that lies in the run directory; and as `make_plan` and `require_measurable`.
     """
     for files in (inputs.lead, *inputs.members.values()):
         where = Path(files.location)
@@ -50,7 +51,7 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
                 "its place. Give --out another folder."
             )
     # What it looks at decides nothing of the plan, so one that is kept must not skip it.
-    require_queries(recipe, inputs)
+    require_measurable(case_of(recipe, inputs, run.progress))
     depends = {
         "recipe": recipe.model_dump(mode="json", exclude={"gate", "evaluate", "export"}),
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},

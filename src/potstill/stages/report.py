@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from potstill.errors import TrainingError
+from potstill.evaluation.card import card_of
+from potstill.evaluation.sections import comparison_sections, detail_sections, page_words
 from potstill.presentation.page import render_html, render_model_card
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import dump_recipe
@@ -39,17 +41,25 @@ def report(run: RunDir, recipe: Recipe, finished: FinishedRun) -> ReportRecord:
     }
 
     def work(folder: Path) -> ReportRecord:
-        student = finished.plan.student
-        teachers = " and ".join(recipe.ensemble.of) if recipe.ensemble else recipe.lead.model
+        student, evaluation = finished.plan.student, finished.evaluation
         facts: dict[str, Any] = {
-            "title": f"{teachers} to {student.layers} x {student.width}",
+            "title": f"{recipe.teacher_title} to {student.layers} x {student.width}",
+            "words": page_words(evaluation),
             "recipe_yaml": dump_recipe(recipe),
             "environment": environment(),
         }
         trained = {"student": finished.student} | ({"baseline": finished.baseline} if finished.baseline else {})
         metrics = {name: _metrics(run.path("train", name, METRICS), record) for name, record in trained.items()}
-        write_text(folder / "report.html", render_html(finished, metrics=metrics, **facts))
-        write_text(folder / "MODEL_CARD.md", render_model_card(finished, **facts))
+        page = render_html(
+            finished,
+            comparison=comparison_sections(evaluation),
+            details=detail_sections(evaluation),
+            metrics=metrics,
+            **facts,
+        )
+        card = card_of(evaluation, finished.plan, recipe.task.model_dump())
+        write_text(folder / "report.html", page)
+        write_text(folder / "MODEL_CARD.md", render_model_card(finished, card=card, **facts))
         return ReportRecord(files={name: file_digest(folder / name) for name in ("report.html", "MODEL_CARD.md")})
 
     return run.once("report", depends, ReportRecord, work)

@@ -16,6 +16,7 @@ from potstill.losses import AnyLoss, HardLabels, MixedLoss, SoftTargets
 from potstill.recipe import Recipe, TrainSettings
 from potstill.records import AdaptRecord, LabelRecord, TrainRecord
 from potstill.run_dir import RunDir, file_digest, folder_files
+from potstill.runtimes.folder import model_digest
 from potstill.schedules import Constant
 from potstill.signals import Read, Teacher
 from potstill.stages.common import Inputs, target_scaler_of, true_labels, with_scaled_targets
@@ -23,7 +24,7 @@ from potstill.stages.first_weights import has_learnt_head, initial_student, weig
 from potstill.stages.heads import begin_head
 from potstill.stages.label import is_round, label_source, one_of, store_of
 from potstill.stages.label_features import by_part, features_of
-from potstill.stages.models import load_teacher, model_digest, save_model
+from potstill.stages.models import load_teacher, save_model
 from potstill.stages.plan import shapes_of, steps_per_epoch, total_steps
 from potstill.stages.rendering import LABELLED, tokens_of, with_tokens
 from potstill.students import Copy

@@ -19,6 +19,7 @@ from potstill.data.on_disk import OnDisk, row_named
 from potstill.data.packing import PackedRows, pack
 from potstill.data.reading import Reading
 from potstill.errors import DataError, ModelError
+from potstill.records import AnswerKind
 from potstill.signals import Ask, Batch, Signals
 from potstill.targets import Head
 from potstill.tasks.chat_prompts import ChatPrompts
@@ -60,6 +61,11 @@ class CausalLM(GenerativeSettings):
         if date is not None and date.tzinfo is not None:
             raise ValueError("a chat template writes the date without a zone; give it as 2026-11-26T09:30:00.")
         return date
+
+    @property
+    def answers(self) -> AnswerKind:
+        """What its models answer with, by which they are judged."""
+        return "text"
 
     @property
     def primary_metric(self) -> str:

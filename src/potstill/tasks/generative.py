@@ -73,7 +73,7 @@ class GenerativeTask(Protocol):
     def head_of(self, model: PreTrainedModel) -> Head: ...
 
 
-def writing(task: object) -> GenerativeTask:
+def generative(task: object) -> GenerativeTask:
     """The task, of which the recipe knows that its models write."""
     assert isinstance(task, GenerativeTask)
     return task

@@ -12,7 +12,8 @@ from torch import Tensor
 from potstill.data.on_disk import row_named
 from potstill.data.rows import LabelIn, Row, class_in, classes_in, number_in
 from potstill.errors import DataError
-from potstill.signals import IGNORE_INDEX, Signals
+from potstill.records import AnswerKind
+from potstill.signals import IGNORE_INDEX, Batch, Signals
 from potstill.tasks.classes import ordered
 
 Outputs = Float[Tensor, "*rows outputs"]
@@ -26,6 +27,11 @@ class ProblemType(Protocol):
     @property
     def problem_type(self) -> str | None:
         """As the configuration of a model names it, by which transformers chooses its loss and its pipeline."""
+        ...
+
+    @property
+    def answers(self) -> AnswerKind:
+        """How records and metrics call it."""
         ...
 
     @property
@@ -55,11 +61,24 @@ class ProblemType(Protocol):
         ...
 
 
+@runtime_checkable
+class HeadTask(Protocol):
+    """A task whose models answer with a head, for each row or at each word."""
+
+    @property
+    def problem(self) -> ProblemType: ...
+
+    def outputs(self, signals: Signals, batch: Batch) -> Outputs:
+        """What the head gave for each row, or for each word that counts, row by row."""
+        ...
+
+
 class SingleLabel:
     """One class for each text: the outputs are the logits of one distribution."""
 
     # Not written down: it is what transformers takes a model without the word for, and models from before have none.
     problem_type = None
+    answers: AnswerKind = "single_label"
     primary_metric = "accuracy"
     label_in = staticmethod(class_in)
 
@@ -87,6 +106,7 @@ class MultiLabel:
     """
 
     problem_type = "multi_label_classification"
+    answers: AnswerKind = "multi_label"
     primary_metric = "micro_f1"
     label_in = staticmethod(classes_in)
 
@@ -119,6 +139,7 @@ class Regression:
     """
 
     problem_type = "regression"
+    answers: AnswerKind = "regression"
     primary_metric = "r2"
     label_in = staticmethod(number_in)
 

@@ -21,6 +21,7 @@ from potstill.data.pair_tokens import PairRows, PairTokens
 from potstill.data.pairs import Pair, read_pairs
 from potstill.data.reading import Reading
 from potstill.errors import DataError, ModelError
+from potstill.records import AnswerKind
 from potstill.signals import Ask, Batch, Signals
 from potstill.targets import Head
 from potstill.tasks.causal_lm import PROBE_TOKENS, TOLERANCE
@@ -44,6 +45,11 @@ class Seq2Seq(GenerativeSettings):
     def judges_whole_responses(self) -> bool:
         """A target is right or wrong as a whole, too."""
         return True
+
+    @property
+    def answers(self) -> AnswerKind:
+        """What its models answer with, by which they are judged."""
+        return "target"
 
     @property
     def primary_metric(self) -> str:

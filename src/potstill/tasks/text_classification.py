@@ -21,13 +21,13 @@ from potstill.data.on_disk import OnDisk
 from potstill.data.reading import Reading
 from potstill.data.rows import Row, read_rows
 from potstill.errors import ModelError
-from potstill.records import ProblemTypeName
+from potstill.records import AnswerKind, ProblemTypeName
 from potstill.settings import Settings
 from potstill.signals import Ask, Batch, Signals
 from potstill.tasks.classes import NO_CLASSES, TEACHER, classes_in_order, config_of, labels_of, require_no_classes
 from potstill.tasks.heads import load_classifier, load_classifier_config
 from potstill.tasks.loading import load_tokenizer, require_embedded
-from potstill.tasks.problem_types import MultiLabel, ProblemType, Regression, SingleLabel
+from potstill.tasks.problem_types import MultiLabel, Outputs, ProblemType, Regression, SingleLabel
 
 ENCODE_CHUNK = 1024
 
@@ -52,6 +52,15 @@ class TextClassification(Settings):
     @property
     def generative(self) -> bool:
         return False
+
+    @property
+    def answers(self) -> AnswerKind:
+        """What its models answer with, by which they are judged."""
+        return self.problem.answers
+
+    def outputs(self, signals: Signals, batch: Batch) -> Outputs:
+        """What the head gave for each row."""
+        return self.problem.outputs(signals)
 
     @property
     def problem(self) -> ProblemType:

@@ -18,11 +18,13 @@ from potstill.data.reading import Reading
 from potstill.data.tagged import TaggedRow, read_tagged
 from potstill.data.words import EncodedWords, encode_words, load_word_tokenizer
 from potstill.errors import DataError, ModelError
+from potstill.records import AnswerKind
 from potstill.settings import Settings
-from potstill.signals import Ask
+from potstill.signals import Ask, Batch, Signals
 from potstill.tasks.classes import NO_CLASSES, TEACHER, classes_in_order, config_of, ordered
 from potstill.tasks.heads import load_classifier, load_classifier_config
 from potstill.tasks.loading import load_tokenizer, require_embedded
+from potstill.tasks.problem_types import Outputs, ProblemType, SingleLabel
 from potstill.tasks.text_classification import ask_for_logits
 
 
@@ -46,6 +48,21 @@ class TokenClassification(Settings):
     @property
     def generative(self) -> bool:
         return False
+
+    @property
+    def answers(self) -> AnswerKind:
+        """What its models answer with, by which they are judged."""
+        return "tags"
+
+    @property
+    def problem(self) -> ProblemType:
+        """The form of the answer at each word."""
+        return SingleLabel()
+
+    def outputs(self, signals: Signals, batch: Batch) -> Outputs:
+        """The logits at each word that counts, row by row."""
+        assert signals.logits is not None
+        return signals.logits[batch.mask.to(signals.logits.device)]
 
     @property
     def primary_metric(self) -> str:

@@ -10,18 +10,17 @@ import numpy.typing as npt
 from potstill.data.pairs import Pair
 from potstill.data.rows import labelled_rows
 from potstill.data.tag_schemes import OUTSIDE
+from potstill.evaluation.answers import estimate
+from potstill.evaluation.case import Case
+from potstill.evaluation.floors import Floors
+from potstill.evaluation.metrics import Resampled, metric
 from potstill.measure import entities, quality
 from potstill.measure.entities import Entity
 from potstill.measure.language import TokensOfRows
-from potstill.recipe import Recipe
-from potstill.records import Reference
-from potstill.stages.common import Inputs
-from potstill.stages.compared import estimate
-from potstill.stages.floors import Floors
-from potstill.tasks.generative import writing
+from potstill.records import EvaluateRecord, Reference
+from potstill.tasks.generative import generative
 from potstill.tasks.problem_types import MultiLabel, SingleLabel
 
-Resampled = npt.NDArray[np.float64]
 COUNTED_ROWS = 20_000
 """Rows of a split whose tokens are counted: what is frequent shows on far fewer."""
 TRIED_DOCUMENTS = 1_000
@@ -33,8 +32,18 @@ FREQUENT = 0.01
 """Share of the targets that one must have for always writing it to be a rule that a teacher must beat."""
 
 
+def is_beaten(reference: Reference) -> bool:
+    """Whether the teacher is better than this."""
+    return metric(reference.metric).is_better(reference.teacher, reference.value)
+
+
+def not_beaten(evaluation: EvaluateRecord) -> list[Reference]:
+    """What the teacher is no better than."""
+    return [reference for reference in evaluation.references if not is_beaten(reference)]
+
+
 def above(name: str, metric: str, teacher: Resampled, other: Resampled | float) -> Reference:
-    """A reference of a metric that is better where it is higher, from its values over the resamples."""
+    """A reference of a share that is better where it is higher, from its values over the resamples."""
     value = float(other[0]) if isinstance(other, np.ndarray) else other
     margin = estimate(100 * (teacher - other))
     return Reference(name=name, metric=metric, value=value, teacher=float(teacher[0]), margin=margin)
@@ -51,23 +60,23 @@ def of_floor(floors: Floors, metric: str, teacher: Resampled, kind: str) -> list
 
 
 def of_single_label(
-    inputs: Inputs, truth: npt.NDArray[np.int64], teacher: Resampled, weights: quality.Weights
+    case: Case, truth: npt.NDArray[np.int64], teacher: Resampled, weights: quality.Weights
 ) -> list[Reference]:
     """The most frequent class of the rows that teach, at every test row, and guessing."""
-    taught = SingleLabel().targets(list(taught_rows(inputs)), inputs.labels)
-    most = np.bincount(taught, minlength=len(inputs.labels)).argmax()
+    taught = SingleLabel().targets(list(taught_rows(case)), case.class_names)
+    most = np.bincount(taught, minlength=len(case.class_names)).argmax()
     always = quality.accuracies(truth == most, weights)
     return [
         above("always the most frequent class", "accuracy", teacher, always),
-        above("guessing a class", "accuracy", teacher, 1 / len(inputs.labels)),
+        above("guessing a class", "accuracy", teacher, 1 / len(case.class_names)),
     ]
 
 
 def of_multi_label(
-    inputs: Inputs, truth: npt.NDArray[np.bool_], teacher: Resampled, weights: quality.Weights
+    case: Case, truth: npt.NDArray[np.bool_], teacher: Resampled, weights: quality.Weights
 ) -> list[Reference]:
     """The same labels at every test row: so many of the most frequent as serve the rows that teach best."""
-    taught = MultiLabel().targets(list(taught_rows(inputs)), inputs.labels) == 1
+    taught = MultiLabel().targets(list(taught_rows(case)), case.class_names) == 1
     order = np.argsort(-taught.sum(axis=0), kind="stable")
     one = np.ones((1, len(taught)))
 
@@ -85,35 +94,34 @@ def of_regression(teacher: Resampled) -> list[Reference]:
 
 
 def of_tags(
-    inputs: Inputs, truth: Sequence[Sequence[Entity]], teacher: Resampled, weights: quality.Weights
+    case: Case, truth: Sequence[Sequence[Entity]], teacher: Resampled, weights: quality.Weights
 ) -> list[Reference]:
     """The same tag at every word: the one that finds most entities in documents that teach, and O.
 
     O at every word is right where the test has no entity, so that no teacher is better there.
     """
-    taught = _spread(list(taught_rows(inputs)), TRIED_DOCUMENTS)
-    there = [entities.entities_of(row.tags, inputs.labels) for row in taught]
+    taught = _spread(list(taught_rows(case)), TRIED_DOCUMENTS)
+    there = [entities.entities_of(row.tags, case.class_names) for row in taught]
     one = np.ones((1, len(taught)))
 
     def always(tag: str, rows: Sequence[Any]) -> list[list[Entity]]:
-        return [entities.entities_of([tag] * len(row.tokens), inputs.labels) for row in rows]
+        return [entities.entities_of([tag] * len(row.tokens), case.class_names) for row in rows]
 
-    best = max(inputs.labels, key=lambda tag: entities.f1(entities.compare(there, always(tag, taught)), one)[0])
-    names = {best: f"the tag {best} at every word"} | ({OUTSIDE: NO_ENTITY} if OUTSIDE in inputs.labels else {})
-    test = inputs.splits["test"].rows
+    best = max(case.class_names, key=lambda tag: entities.f1(entities.compare(there, always(tag, taught)), one)[0])
+    names = {best: f"the tag {best} at every word"} | ({OUTSIDE: NO_ENTITY} if OUTSIDE in case.class_names else {})
+    test = case.test
     found = {tag: entities.f1(entities.compare(truth, always(tag, test)), weights) for tag in names}
     return [above(name, "entity_f1", teacher, found[tag]) for tag, name in names.items()]
 
 
 def of_tokens(
-    recipe: Recipe,
-    inputs: Inputs,
+    case: Case,
     tokens: TokensOfRows,
     losses: Mapping[str, npt.NDArray[np.float64]],
     vocabulary: int,
 ) -> list[Reference]:
     """Tokens by their frequency alone, and the student before its training; `losses` are of it and the teacher."""
-    frequencies = _token_losses(recipe, inputs, vocabulary)[tokens.true_ids]
+    frequencies = _token_losses(case, vocabulary)[tokens.true_ids]
     teacher, untrained = losses["teacher"], losses["untrained"]
     others = {"the frequencies of tokens alone": frequencies}
     if np.abs(untrained - teacher).max() > SAME_LOSS:
@@ -131,41 +139,41 @@ def of_tokens(
     ]
 
 
-def _token_losses(recipe: Recipe, inputs: Inputs, vocabulary: int) -> npt.NDArray[np.float64]:
+def _token_losses(case: Case, vocabulary: int) -> npt.NDArray[np.float64]:
     """The negative log-likelihood of each token by how often it is learnt, where every token occurs once more.
 
     Laplace's rule: a token that no row has is rare, not impossible.
     """
     counts = np.ones(vocabulary)
     for name in ("train", "adapt"):
-        rows = _spread(labelled_rows(inputs.splits[name].rows), COUNTED_ROWS) if name in inputs.splits else []
+        rows = _spread(labelled_rows(case.splits[name].rows), COUNTED_ROWS) if name in case.splits else []
         if rows:
-            for example in writing(recipe.task).encode(rows, inputs.tokenizer).examples:
+            for example in generative(case.recipe.task).encode(rows, case.tokenizer).examples:
                 counts += np.bincount(example.ids[example.trained], minlength=vocabulary)
     return np.asarray(-np.log(counts / counts.sum()))
 
 
-def of_whole_responses(inputs: Inputs, teacher: Resampled, weights: quality.Weights) -> list[Reference]:
+def of_whole_responses(case: Case, teacher: Resampled, weights: quality.Weights) -> list[Reference]:
     """The most frequent target of the rows that teach, at every test row.
 
     Not where targets are nearly all different: a teacher that is judged by likeness alone may have none right.
     """
-    targets = Counter(row.target.strip() for row in taught_rows(inputs) if isinstance(row, Pair) and row.target)
+    targets = Counter(row.target.strip() for row in taught_rows(case) if isinstance(row, Pair) and row.target)
     if not targets:
         return []
     most, count = targets.most_common(1)[0]
     if count < FREQUENT * targets.total():
         return []
-    right = np.array([row.target.strip() == most for row in inputs.splits["test"].rows], dtype=np.bool_)
+    right = np.array([row.target.strip() == most for row in case.test], dtype=np.bool_)
     always = quality.accuracies(right, weights)
     return [above("always the most frequent target", "exact_match", teacher, always)]
 
 
-def taught_rows(inputs: Inputs) -> Iterator[Any]:
+def taught_rows(case: Case) -> Iterator[Any]:
     """The labelled rows that student or teacher learn from."""
     for name in ("train", "adapt"):
-        if name in inputs.splits:
-            yield from labelled_rows(inputs.splits[name].rows)
+        if name in case.splits:
+            yield from labelled_rows(case.splits[name].rows)
 
 
 def _spread(rows: Sequence[Any], most: int) -> list[Any]:

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
-from potstill.records import Comparison, Estimate, EvaluateRecord, metric_name
+from potstill.evaluation.metrics import Unit, metric, name_in_words
+from potstill.evaluation.references import is_beaten, not_beaten
+from potstill.evaluation.wording import WORDING
+from potstill.records import Comparison, Estimate, EvaluateRecord
 
 FEWEST_ROWS = 6
 """Of five, all can favour one of two equal models by chance in more than one of twenty tests (2 * 0.5^5 = 6 %), so no
@@ -15,7 +18,7 @@ def findings(evaluation: EvaluateRecord, members: Sequence[str] = ()) -> list[st
 
     `members` are those of several teachers that answer every row.
     """
-    metric = metric_name(evaluation.primary_metric)
+    primary = name_in_words(evaluation.primary_metric)
     weak = weak_teacher(evaluation)
     found = [weak] if weak else []
     found.extend(line for name in members for line in _of_member(evaluation, name))
@@ -28,7 +31,7 @@ def findings(evaluation: EvaluateRecord, members: Sequence[str] = ()) -> list[st
     found.extend(_of_types(evaluation))
     drop = evaluation.drop_points
     found.append(
-        f"The student keeps {evaluation.retention.value:.1%} of the teacher's {metric} "
+        f"The student keeps {evaluation.retention.value:.1%} of the teacher's {primary} "
         f"(drop {drop.value:.1f} points, 95 % interval {drop.low:.1f} to {drop.high:.1f}) "
         f"and answers {evaluation.speedup:.1f} times as fast."
     )
@@ -37,17 +40,17 @@ def findings(evaluation: EvaluateRecord, members: Sequence[str] = ()) -> list[st
 
 def weak_teacher(evaluation: EvaluateRecord) -> str | None:
     """Of a teacher that is no better than what answers without looking, or than the simplest model: what it fails."""
-    failed = evaluation.not_beaten
+    failed = not_beaten(evaluation)
     if not failed:
         return None
     by_metric = {
-        metric: [f"{each.name} ({_shown(metric, each.value)})" for each in failed if each.metric == metric]
-        for metric in dict.fromkeys(each.metric for each in failed)
+        name: [f"{each.name} ({shown(name, each.value)})" for each in failed if each.metric == name]
+        for name in dict.fromkeys(each.metric for each in failed)
     }
     sentence = "; ".join(
-        f"{metric_name(metric)} {_shown(metric, next(each.teacher for each in failed if each.metric == metric))} is no "
-        f"better than {' or '.join(names)}"
-        for metric, names in by_metric.items()
+        f"{name_in_words(name)} {shown(name, next(each.teacher for each in failed if each.metric == name))} is no "
+        f"better than {' or '.join(others)}"
+        for name, others in by_metric.items()
     )
     return (
         f"The teacher's {sentence}: nothing can be learnt from it. Adapt it longer or on more rows, or choose another; "
@@ -59,22 +62,26 @@ def _of_member(evaluation: EvaluateRecord, name: str) -> list[str]:
     """One of several teachers that is no better than what all of them together must beat: the others may hide it."""
     model = evaluation.models[name]
     for reference in evaluation.references:
-        metric = reference.metric
-        if metric == "perplexity":
-            value = model.perplexity
-        else:
-            value = model.score(metric).value if metric == "accuracy" or metric in model.scores else None
-        if value is not None and not reference.model_copy(update={"teacher": value}).beaten:
+        known = metric(reference.metric)
+        found = known.of_model(model)
+        value = found.value if isinstance(found, Estimate) else found
+        if value is not None and not known.is_better(value, reference.value):
             return [
-                f"Of the teachers, {name} has {metric_name(metric)} {_shown(metric, value)}, no better than "
-                f"{reference.name} ({_shown(metric, reference.value)}): it draws the others away from what is right. "
-                "Adapt it, give its classes their right names, or leave it out of teacher.of."
+                f"Of the teachers, {name} has {known.words} {shown(known.name, value)}, no better than "
+                f"{reference.name} ({shown(known.name, reference.value)}): it draws the others away from what is "
+                "right. Adapt it, give its classes their right names, or leave it out of teacher.of."
             ]
     return []
 
 
-def _shown(metric: str, value: float) -> str:
-    return digits(value) if metric == "perplexity" else f"{value:.1%}"
+def shown(name: str, value: float) -> str:
+    """A value of a metric: a share in per cent, all else with four digits."""
+    return f"{value:.1%}" if metric(name).unit is Unit.SHARE else digits(value)
+
+
+def margin_unit(name: str) -> str:
+    """In what the lead in a metric is told: of shares in points, of perplexities by their cross-entropies."""
+    return "points" if metric(name).unit is Unit.SHARE else "nats a token"
 
 
 def digits(value: float) -> str:
@@ -117,13 +124,13 @@ def _of_teacher(evaluation: EvaluateRecord) -> list[str]:
             f"{'cannot' if sure else 'may not'} pay ({ONE_SEED}). Adapt it longer or on more rows, or choose another."
         )
     for reference in evaluation.references:
-        if reference.beaten and reference.margin is not None and _sure(evaluation, reference.margin) == 0:
+        if is_beaten(reference) and reference.margin is not None and _sure(evaluation, reference.margin) == 0:
             margin = reference.margin
-            unit = "nats a token" if reference.metric == "perplexity" else "points"
+            name = reference.metric
             found.append(
-                f"The teacher's {metric_name(reference.metric)} ({_shown(reference.metric, reference.teacher)}) is not "
-                f"measurably better than {reference.name} ({_shown(reference.metric, reference.value)}): the 95 % "
-                f"interval of the difference is {margin.low:+.2g} to {margin.high:+.2g} {unit}."
+                f"The teacher's {name_in_words(name)} ({shown(name, reference.teacher)}) is not measurably better than "
+                f"{reference.name} ({shown(name, reference.value)}): the 95 % interval of the difference is "
+                f"{margin.low:+.2g} to {margin.high:+.2g} {margin_unit(name)}."
             )
     return found
 
@@ -131,7 +138,7 @@ def _of_teacher(evaluation: EvaluateRecord) -> list[str]:
 def _of_floors(evaluation: EvaluateRecord) -> list[str]:
     """Where the simpler model serves better than the student, and where there is none to tell."""
     found = []
-    kind = "ridge regression" if evaluation.problem_type == "regression" else "logistic regression"
+    kind = f"{WORDING[evaluation.answers].floor} regression"
     floor = evaluation.floors.get("student_labels")
     if floor is not None and floor.margin is not None and _sure(evaluation, floor.margin) < 0:
         found.append(
@@ -210,7 +217,7 @@ def _of_generations(evaluation: EvaluateRecord) -> list[str]:
     against = next(c for c in evaluation.comparisons if (c.of, c.against) == ("student", earlier[0]))
     points = against.points(evaluation.primary_metric)
     return [
-        f"Over the generations, {metric_name(evaluation.primary_metric)} went: {shares}. The last is "
+        f"Over the generations, {name_in_words(evaluation.primary_metric)} went: {shares}. The last is "
         f"{_apart(points)} from the first ({ONE_SEED})."
     ]
 

@@ -1,36 +1,8 @@
-"""Speed of a saved language model that writes greedily, token by token, measured in a process of its own."""
+"""Greedy writing, token by token, by one model or several together."""
 
-import itertools
-import json
-import sys
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-from potstill.measure.speed import peak_memory_bytes
-from potstill.measure.weights import COMMON
-
-TokenIds = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class GenerationRequest:
-    """What to measure: `new_tokens` after each prompt, whatever they are."""
-
-    model: str
-    prompts: tuple[TokenIds, ...]
-    new_tokens: int
-    threads: int
-    warmup: int
-    device: str
-    trust_remote_code: bool = False
-    beside: tuple[str, ...] = ()
-    """Further models that speak with it, where several teachers speak as one."""
-    dtype: str = COMMON
-    in_turn: bool = False
-    """Of several, one speaks after each prompt, as where rows are routed by domain, instead of all."""
-
 
 Together = Callable[[Sequence[Any]], Any]
 """The logits of the next token that several models have together, from those of each."""
@@ -96,35 +68,3 @@ def _averaged(logits: Sequence[Any]) -> Any:
     import torch
 
     return torch.stack([each.softmax(dim=-1) for each in logits]).mean(dim=0)
-
-
-def _measure(request: GenerationRequest) -> dict[str, Any]:
-    """Runs in the fresh process."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    torch.set_num_threads(request.threads)
-    trust = {"trust_remote_code": request.trust_remote_code}
-    apart = AutoConfig.from_pretrained(request.model, **trust).is_encoder_decoder
-    kind = AutoModelForSeq2SeqLM if apart else AutoModelForCausalLM
-    models = [
-        kind.from_pretrained(each, dtype=getattr(torch, request.dtype), use_safetensors=True, **trust)
-        .to(request.device)
-        .eval()
-        for each in (request.model, *request.beside)
-    ]
-    turns = itertools.cycle([[model] for model in models] if request.in_turn else [models])
-    for prompt in request.prompts[: request.warmup]:
-        greedy(next(turns), prompt, min(2, request.new_tokens))
-    taken = [greedy(next(turns), prompt, request.new_tokens)[1] for prompt in request.prompts]
-    peak = torch.cuda.max_memory_allocated() if request.device == "cuda" else peak_memory_bytes()
-    return {
-        "first_ms": [1000 * seconds[0] for seconds in taken],
-        "latencies_ms": [1000 * each for seconds in taken for each in seconds[1:]],
-        "throughput_per_s": sum(map(len, taken)) / sum(map(sum, taken)),
-        "peak_memory_bytes": peak,
-    }
-
-
-if __name__ == "__main__":
-    print(json.dumps(_measure(GenerationRequest(**json.load(sys.stdin)))))

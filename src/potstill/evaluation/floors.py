@@ -3,19 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from potstill.data.rows import Row, labelled_rows
+from potstill.evaluation.answers import estimate
+from potstill.evaluation.case import Case
+from potstill.evaluation.metrics import Resampled
 from potstill.measure.floor import unfit
-from potstill.recipe import Recipe
 from potstill.records import Floor
-from potstill.run_dir import RunDir
-from potstill.stages.common import Inputs
-from potstill.stages.compared import estimate
-from potstill.stages.plan import adapt_split
-
-Resampled = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -27,9 +20,7 @@ class Floors:
 
 
 def measured_floors(
-    run: RunDir,
-    recipe: Recipe,
-    inputs: Inputs,
+    case: Case,
     primary: str,
     scores: Mapping[str, Resampled],
     judge: Callable[[Sequence[Row], Sequence[str]], Mapping[str, Resampled]],
@@ -40,14 +31,14 @@ def measured_floors(
     by which `scores` are those of the models.
     """
     found = Floors()
-    if not recipe.evaluate.floor:
+    if not case.recipe.evaluate.floor:
         return found
-    test = [row.text for row in inputs.splits["test"].rows]
+    test = [row.text for row in case.test]
     sets = {
-        "student_labels": ("student", inputs.splits["train"].rows),
-        "teacher_labels": ("teacher", adapt_split(inputs).rows),
+        "student_labels": ("student", case.splits["train"].rows),
+        "teacher_labels": ("teacher", case.adapt_rows),
     }
-    with run.progress.task("evaluate: TF-IDF floor", len(sets), "fits") as advance:
+    with case.progress.task("evaluate: TF-IDF floor", len(sets), "fits") as advance:
         for name, (model, rows) in sets.items():
             taught: Sequence[Row] = labelled_rows(rows)
             if reason := unfit([row.text for row in taught], [row.label for row in taught]):

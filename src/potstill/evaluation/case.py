@@ -1,0 +1,47 @@
+"""What models are judged on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from potstill.data.encoded import Encoded
+from potstill.data.prepare import Split
+from potstill.data.splits import stable_order
+from potstill.progress import Progress
+from potstill.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Case:
+    """The rows on which models are judged, and what is known of them before any model is asked."""
+
+    recipe: Recipe
+    splits: Mapping[str, Split]
+    class_names: Sequence[str]
+    """In the order of the logits."""
+    tokenizer: PreTrainedTokenizerBase
+    """The teacher's; of generative tasks the student's too."""
+    config: PretrainedConfig
+    """The teacher's."""
+    progress: Progress
+    encode: Callable[[PreTrainedTokenizerBase], Encoded]
+    """The test rows as token ids, for models that read with this tokenizer."""
+    untrained: Callable[[], PreTrainedModel]
+    """The student as training found it."""
+
+    @property
+    def test(self) -> Sequence[Any]:
+        return self.splits["test"].rows
+
+    @property
+    def adapt_rows(self) -> Sequence[Any]:
+        """The rows that the teacher can be adapted on."""
+        return self.splits.get("adapt", self.splits["train"]).rows
+
+    @property
+    def timed_rows(self) -> list[Any]:
+        """The test rows that are timed one by one, by stable hash."""
+        rows = stable_order(self.test, lambda row: row.id, salt="latency")
+        return rows[: self.recipe.evaluate.latency_rows]

@@ -1,0 +1,133 @@
+"""Teacher, student and all others on the same rows: what their answers tell, what they cost, and how they compare."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from potstill.evaluation.answers import OVER_BASELINE, comparison, estimate, measured_by, pairs
+from potstill.evaluation.case import Case
+from potstill.evaluation.costs import costs_of, measurement
+from potstill.evaluation.findings import findings
+from potstill.evaluation.judges import JUDGES
+from potstill.evaluation.metrics import Measured, Resampled, Unit, metric
+from potstill.records import AnswerKind, Comparison, EvaluateRecord, ModelEvaluation
+from potstill.runtimes.predictor import Predictor
+
+
+def evaluate_models(
+    case: Case, predictors: Mapping[str, Predictor], device: str, *, answer_all: Sequence[str] = ()
+) -> EvaluateRecord:
+    """All models side by side. `answer_all` names the members of an ensemble of which each answers every row."""
+    task = case.recipe.task
+    kind: AnswerKind = task.answers
+    judge = JUDGES[kind]
+    answers = judge.answers_of(case, predictors)
+    measured = measured_by(answers, kind)
+    judged = judge.judged(case, answers, measured)
+    for predictor in predictors.values():
+        # Speed is measured in other processes, which need the device to themselves.
+        predictor.release()
+    costs = costs_of(case, predictors, judged.queries, device)
+    models = {name: model_evaluation(name, measured, costs[name]) for name in predictors}
+    comparisons = [
+        comparison(answers, of, against, points(measured, of, against)) for of, against in pairs(list(predictors))
+    ]
+    agreement = {name: answers.agreement(name) for name in predictors if name != "teacher"}
+    primary = task.primary_metric
+    scores = measured[_measured_as(primary)]
+    record = EvaluateRecord(
+        primary_metric=primary,
+        test_rows=len(case.test),
+        models=models,
+        agreement={name: found for name, found in agreement.items() if found is not None},
+        comparisons=comparisons,
+        floors=dict(judged.floors),
+        floors_missing=dict(judged.floors_missing),
+        references=list(judged.references),
+        classes=list(judged.classes),
+        disagreements=list(judged.disagreements),
+        generations=list(judged.generations),
+        measurement=measurement(case, judged.queries, device),
+        findings=[],
+        **ratios(models, scores, next((each.points(primary) for each in comparisons if _paid(each)), None)),
+        **judged.more,
+    )
+    return record.model_copy(update={"findings": findings(record, answer_all)})
+
+
+def _measured_as(primary: str) -> str:
+    """The metric whose values are those of the primary one, which of language models has a name of its own."""
+    return "accuracy" if primary == "token_accuracy" else primary
+
+
+def _paid(each: Comparison) -> bool:
+    return (each.of, each.against) == OVER_BASELINE
+
+
+def model_evaluation(model: str, measured: Measured, costs: Mapping[str, Any]) -> ModelEvaluation:
+    """One model from what was computed of its answers, and what it costs."""
+    fields: dict[str, Any] = dict.fromkeys(_REQUIRED)
+    scores = {}
+    for name, values in measured.items():
+        if model not in values:
+            continue
+        known, value = metric(name), values[model]
+        found = estimate(value) if isinstance(value, np.ndarray) else value
+        if known.stored_as is None:
+            scores[name] = found
+        elif f"{known.stored_as}_interval" in ModelEvaluation.model_fields:
+            fields |= {known.stored_as: found.value, f"{known.stored_as}_interval": found}
+        else:
+            fields[known.stored_as] = found
+    return ModelEvaluation(**fields, scores=scores, **costs)
+
+
+_REQUIRED = (
+    "accuracy",
+    "accuracy_interval",
+    "macro_f1",
+    "macro_f1_interval",
+    "cross_entropy",
+    "expected_calibration_error",
+)
+"""Fields of every model, None where its kind of answer has no such thing."""
+
+
+def points(measured: Measured, of: str, against: str) -> dict[str, Any]:
+    """The differences of two models in points, in every share that is resampled of both."""
+    return {
+        name: estimate(100 * (values[of] - values[against]))
+        for name, values in measured.items()
+        if metric(name).unit is Unit.SHARE and isinstance(values.get(of), np.ndarray) and against in values
+    }
+
+
+def ratios(models: Mapping[str, ModelEvaluation], scores: Mapping[str, Resampled], gain: Any) -> dict[str, Any]:
+    """The fields of an `EvaluateRecord` that set the student against teacher and baseline.
+
+    `scores` are the primary metric's values of each model over the resamples, `gain` its gain over the baseline.
+    """
+    teacher, student = models["teacher"], models["student"]
+    return {
+        "retention": estimate(retained(scores["student"], scores["teacher"])),
+        "drop_points": estimate(100 * (scores["teacher"] - scores["student"])),
+        "speedup": teacher.latency_p50_ms / student.latency_p50_ms,
+        "speedup_in_own_types": _speedup_in_own_types(teacher, student),
+        "throughput_ratio": student.throughput_per_s / teacher.throughput_per_s,
+        "size_ratio": teacher.size_bytes / student.size_bytes,
+        "size_ratio_in_float32": teacher.num_parameters / student.num_parameters,
+        "gain_over_baseline_points": gain,
+    }
+
+
+def _speedup_in_own_types(teacher: ModelEvaluation, student: ModelEvaluation) -> float | None:
+    own = [model.own_type_latency_p50_ms for model in (teacher, student)]
+    if own == [None, None]:
+        return None
+    return (own[0] or teacher.latency_p50_ms) / (own[1] or student.latency_p50_ms)
+
+
+def retained(student: Resampled, teacher: Resampled) -> Resampled:
+    """Student / teacher; 0 where the teacher has nothing to keep, or, as an R² can be, less than nothing."""
+    return np.divide(student, teacher, out=np.zeros_like(student), where=teacher > 0)

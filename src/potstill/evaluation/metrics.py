@@ -1,0 +1,268 @@
+"""The metrics: what each is called, its unit, which way is better, and which kinds of answer have it.
+
+Gate, findings, terminal, page and card read them here. A new one is an entry of `METRICS`; where it is measured anew,
+its formula gives it for one model, over the resamples if it is to have an interval.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from potstill.measure import quality
+from potstill.records import AnswerKind, Estimate, EvaluateRecord, ModelEvaluation
+
+Resampled = npt.NDArray[np.float64]
+Formula = Callable[[Any, str], Resampled | float]
+"""From the answers of all models and the name of one: its value over the resamples, the first of which is the sample
+itself, or its value alone."""
+Measured = Mapping[str, Mapping[str, Any]]
+"""For each metric, by name, and each model what its formula gave."""
+Read = Callable[[EvaluateRecord, str], Estimate | float | None]
+
+EVERY: frozenset[AnswerKind] = frozenset(get_args(AnswerKind))
+CLASSES: frozenset[AnswerKind] = frozenset({"single_label", "multi_label"})
+DISTRIBUTIONS = EVERY - {"regression"}
+LANGUAGE: frozenset[AnswerKind] = frozenset({"text", "target"})
+
+
+class Unit(StrEnum):
+    SHARE = "share"
+    """From 0 to 1, shown in per cent; differences are in points of 0.01."""
+    POINTS = "points"
+    NATS = "nats"
+    RATIO = "ratio"
+    NUMBER = "number"
+    MS = "ms"
+    BYTES = "bytes"
+    PER_S = "per_s"
+    COUNT = "count"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A quantity that is measured of a model, or of the student against another."""
+
+    name: str
+    """As the gate, and `scores` of records, call it."""
+    words: str
+    """As sentences call it."""
+    unit: Unit
+    better: Literal["higher", "lower"]
+    of: frozenset[AnswerKind] = EVERY
+    title: str | None = None
+    """As tables call it; without one it is the words."""
+    formula: Formula | Mapping[AnswerKind, Formula] | None = None
+    """How it is computed from answers; None where something else measures it."""
+    stored_as: str | None = None
+    """The field of `ModelEvaluation` that holds it; without one it lies in `scores` by its name."""
+    of_teacher: bool = True
+    """Whether it is of the teacher, too."""
+    read: Read | None = None
+    """Where it lies in a record, if not with a model."""
+    words_of: Mapping[AnswerKind, str] = field(default_factory=dict)
+    """What it is called where that is another word."""
+    column: bool = False
+    """Whether it is resampled, and differences in it are shown beside the accuracy's."""
+    interval: bool = False
+    """Whether it has an interval all the same."""
+
+    @property
+    def has_interval(self) -> bool:
+        return self.column or self.interval
+
+    def named(self, answers: AnswerKind) -> str:
+        return self.words_of.get(answers, self.words)
+
+    def formula_for(self, answers: AnswerKind) -> Formula | None:
+        if answers not in self.of:
+            return None
+        return self.formula.get(answers) if isinstance(self.formula, Mapping) else self.formula
+
+    def of_model(self, model: ModelEvaluation) -> Estimate | float | None:
+        """Its value of a model, with the interval where there is one."""
+        if self.stored_as is None:
+            return model.scores.get(self.name)
+        interval: Estimate | None = getattr(model, f"{self.stored_as}_interval", None)
+        if interval is not None:
+            return interval
+        value: Estimate | float | None = getattr(model, self.stored_as)
+        return float(value) if isinstance(value, int) else value
+
+    def in_record(self, evaluation: EvaluateRecord, model: str = "student") -> Estimate | float | None:
+        """Its value of a model, or of the student against another; None where it was not measured."""
+        if self.read is not None:
+            return self.read(evaluation, model)
+        return self.of_model(evaluation.models[model])
+
+    def is_better(self, one: float, other: float) -> bool:
+        return one > other if self.better == "higher" else one < other
+
+
+def _share_of_right(answers: Any, model: str) -> Resampled:
+    shares: Resampled = answers.share(answers.right(model))
+    return shares
+
+
+def _of_distributions(measure: Callable[..., float]) -> Formula:
+    return lambda answers, model: measure(*answers.distributions(model))
+
+
+def _mean_of_tokens(name: str) -> Formula:
+    return lambda answers, model: float(getattr(answers.tokens[model], name).mean())
+
+
+def _quantile_of_kl(share: float) -> Formula:
+    return lambda answers, model: float(np.quantile(answers.tokens[model].kl, share))
+
+
+def _calibration_error(answers: Any, model: str) -> float:
+    return quality.calibration_error(*answers.confidence(model))
+
+
+def _rms_difference(answers: Any, model: str) -> float:
+    return float(np.sqrt((answers.tokens[model].probability_difference ** 2).mean()))
+
+
+def _slower_type(evaluation: EvaluateRecord, _: str) -> float:
+    # The lower of both, so that no choice of a type makes the teacher slow.
+    return min(evaluation.speedup, evaluation.speedup_in_own_types or evaluation.speedup)
+
+
+def _agreement(evaluation: EvaluateRecord, model: str) -> Estimate | None:
+    found = evaluation.agreement.get(model)
+    return found.all_rows if found else None
+
+
+def _tail(share: Literal[95, 99]) -> Read:
+    return lambda evaluation, model: evaluation.tail_ms(model, share)
+
+
+METRICS: tuple[Metric, ...] = (
+    # Of answers. Those with a column come in this order, the one that a task is judged by first.
+    Metric("micro_f1", "micro-F1", Unit.SHARE, "higher", frozenset({"multi_label"}), "Micro-F1",
+           lambda a, model: quality.micro_f1s(a.truth, a.decisions(model), a.weights), column=True),
+    Metric("r2", "R²", Unit.SHARE, "higher", frozenset({"regression"}),
+           formula=lambda a, model: quality.r2s(a.truth, a.values[model], a.weights), column=True),
+    Metric("spearman", "Spearman's rank correlation", Unit.SHARE, "higher", frozenset({"regression"}),
+           formula=lambda a, model: quality.spearmans(a.truth, a.values[model], a.weights), column=True),
+    Metric("entity_f1", "entity F1", Unit.SHARE, "higher", frozenset({"tags"}), "Entity F1",
+           lambda a, model: a.f1(model), column=True),
+    Metric("entity_precision", "entity precision", Unit.SHARE, "higher", frozenset({"tags"}), "Entity precision",
+           lambda a, model: a.precision(model), column=True),
+    Metric("entity_recall", "entity recall", Unit.SHARE, "higher", frozenset({"tags"}), "Entity recall",
+           lambda a, model: a.recall(model), column=True),
+    Metric("entity_f1_with_the_teacher", "entity F1 with the teacher", Unit.SHARE, "higher", frozenset({"tags"}),
+           "Entity F1 with the teacher", lambda a, model: a.f1_with_teacher(model), column=True),
+    Metric("exact_match", "exact match", Unit.SHARE, "higher", frozenset({"target"}), "Exact match",
+           lambda a, model: quality.accuracies(a.exact[model], a.drawn.weights), column=True),
+    Metric("accuracy", "accuracy", Unit.SHARE, "higher", DISTRIBUTIONS, "Accuracy", _share_of_right,
+           stored_as="accuracy", words_of={"multi_label": "all labels right"}, column=True),
+    Metric("token_accuracy", "accuracy at the next token", Unit.SHARE, "higher", LANGUAGE, stored_as="accuracy"),
+    Metric("macro_f1", "macro-F1", Unit.SHARE, "higher", CLASSES, "Macro-F1",
+           {"single_label": lambda a, model: quality.macro_f1s(a.truth, a.predicted(model), a.classes, a.weights),
+            "multi_label": lambda a, model: quality.label_f1s(a.truth, a.decisions(model), a.weights)},
+           stored_as="macro_f1", column=True),
+    Metric("rmse", "root mean squared error", Unit.NUMBER, "lower", frozenset({"regression"}), "RMSE",
+           lambda a, model: quality.rmses(a.truth, a.values[model], a.weights), stored_as="rmse", interval=True),
+    Metric("rmse_from_teacher", "root mean squared difference from the teacher", Unit.NUMBER, "lower",
+           frozenset({"regression"}), "RMSE from the teacher",
+           lambda a, model: quality.rmses(a.values["teacher"], a.values[model], a.weights),
+           stored_as="rmse_from_teacher", interval=True),
+    Metric("perplexity", "perplexity", Unit.NUMBER, "lower", LANGUAGE, "Perplexity of the true responses",
+           lambda a, model: float(np.exp(a.tokens[model].loss.mean())), stored_as="perplexity"),
+    Metric("kl_from_teacher", "KL from the teacher", Unit.NATS, "lower", LANGUAGE, "KL from the teacher: mean, nats",
+           _mean_of_tokens("kl"), stored_as="kl_mean", of_teacher=False),
+    Metric("kl_median", "median KL from the teacher", Unit.NATS, "lower", LANGUAGE, "… median", _quantile_of_kl(0.5),
+           stored_as="kl_median", of_teacher=False),
+    Metric("kl_p99", "99th percentile of the KL from the teacher", Unit.NATS, "lower", LANGUAGE,
+           "… 99 % of tokens below", _quantile_of_kl(0.99), stored_as="kl_p99", of_teacher=False),
+    Metric("top1_agreement", "agreement on the likeliest token", Unit.SHARE, "higher", LANGUAGE,
+           formula=_mean_of_tokens("agrees"), stored_as="top1_agreement", of_teacher=False),
+    Metric("rms_probability_difference", "RMS difference of the top probability", Unit.SHARE, "lower", LANGUAGE,
+           "RMS difference of the top probability", _rms_difference, stored_as="rms_probability_difference",
+           of_teacher=False),
+    Metric("ece", "calibration error", Unit.NUMBER, "lower", DISTRIBUTIONS, "Calibration error (ECE)",
+           _calibration_error, stored_as="expected_calibration_error"),
+    Metric("cross_entropy", "cross-entropy", Unit.NATS, "lower", DISTRIBUTIONS, "Cross-entropy",
+           dict.fromkeys(DISTRIBUTIONS - LANGUAGE, _of_distributions(quality.cross_entropy))
+           | dict.fromkeys(LANGUAGE, _mean_of_tokens("loss")), stored_as="cross_entropy"),
+    # Of the student against teacher and baseline.
+    Metric("retention", "retention", Unit.SHARE, "higher", read=lambda e, _: e.retention, interval=True),
+    Metric("drop_points", "drop", Unit.POINTS, "lower", read=lambda e, _: e.drop_points, interval=True),
+    Metric("gain_over_baseline_points", "gain over the baseline", Unit.POINTS, "higher",
+           read=lambda e, _: e.gain_over_baseline_points, interval=True),
+    Metric("kl_gain_over_baseline", "gain in KL over the baseline", Unit.NATS, "higher", LANGUAGE,
+           read=lambda e, _: e.kl_gain_over_baseline, interval=True),
+    Metric("loss_gain_over_baseline", "gain in cross-entropy over the baseline", Unit.NATS, "higher", LANGUAGE,
+           read=lambda e, _: e.loss_gain_over_baseline, interval=True),
+    Metric("kl_gain_over_start", "gain in KL over the start", Unit.NATS, "higher", LANGUAGE,
+           read=lambda e, _: e.kl_gain_over_start, interval=True),
+    Metric("agreement", "agreement with the teacher", Unit.SHARE, "higher", DISTRIBUTIONS,
+           read=_agreement, interval=True),
+    # What a model costs, measured as it runs.
+    Metric("speedup", "speed-up", Unit.RATIO, "higher", read=_slower_type),
+    Metric("throughput_ratio", "gain in throughput", Unit.RATIO, "higher", read=lambda e, _: e.throughput_ratio),
+    Metric("size_ratio", "gain in size", Unit.RATIO, "higher", read=lambda e, _: e.size_ratio),
+    Metric("latency_p50_ms", "median latency", Unit.MS, "lower", stored_as="latency_p50_ms"),
+    Metric("latency_p95_ms", "95th percentile of the latency", Unit.MS, "lower", read=_tail(95)),
+    Metric("latency_p99_ms", "99th percentile of the latency", Unit.MS, "lower", read=_tail(99)),
+    Metric("throughput_per_s", "throughput", Unit.PER_S, "higher", stored_as="throughput_per_s"),
+    Metric("time_to_first_token_ms", "time to the first token", Unit.MS, "lower", LANGUAGE,
+           "Time to the first token, ms", stored_as="time_to_first_token_ms"),
+    Metric("time_per_token_ms", "time per token", Unit.MS, "lower", LANGUAGE, stored_as="time_per_token_ms"),
+    Metric("tokens_per_s", "tokens a second", Unit.PER_S, "higher", LANGUAGE, stored_as="tokens_per_s"),
+    Metric("peak_memory_bytes", "peak memory", Unit.BYTES, "lower", stored_as="peak_memory_bytes"),
+    Metric("size_bytes", "size of the weights", Unit.BYTES, "lower", stored_as="size_bytes"),
+    Metric("num_parameters", "parameters", Unit.COUNT, "lower", stored_as="num_parameters"),
+    Metric("num_parameters_without_embeddings", "parameters without embeddings", Unit.COUNT, "lower",
+           stored_as="num_parameters_without_embeddings"),
+)  # fmt: skip
+_BY_NAME = {metric.name: metric for metric in METRICS} | {
+    metric.stored_as: metric for metric in METRICS if metric.stored_as and metric.name not in ("token_accuracy",)
+}
+
+
+def metric(name: str) -> Metric:
+    """The metric of this name, or of the name of its field in records."""
+    return _BY_NAME[name]
+
+
+def metric_for(name: str, answers: AnswerKind) -> Metric | str:
+    """The metric of this name where answers of this kind have it; else what is wrong, with the likeliest names."""
+    here = names_for(answers)
+    known = _BY_NAME.get(name)
+    if known is not None and answers in known.of:
+        return known
+    close = difflib.get_close_matches(name, here, n=3, cutoff=0.5)
+    instead = f"did you mean {' or '.join(close)}? All: {', '.join(here)}" if close else f"there are: {', '.join(here)}"
+    return f"{name!r} is not measured of this task; {instead}."
+
+
+def names_for(answers: AnswerKind) -> list[str]:
+    return [metric.name for metric in METRICS if answers in metric.of]
+
+
+def name_in_words(name: str, answers: AnswerKind | None = None) -> str:
+    """A metric in words; of one that is not known, such as in a record of a later version, its name."""
+    known = _BY_NAME.get(name)
+    if known is None:
+        return name.replace("_", " ")
+    return known.words if answers is None else known.named(answers)
+
+
+def computed_for(answers: AnswerKind) -> Iterable[tuple[Metric, Formula]]:
+    """The metrics that are computed from answers of this kind, with their formulas."""
+    for each in METRICS:
+        formula = each.formula_for(answers)
+        if formula is not None:
+            yield each, formula
+
+
+def columns_of(answers: AnswerKind) -> list[Metric]:
+    """The metrics in which models of this kind are compared one by one."""
+    return [metric for metric in METRICS if metric.column and answers in metric.of]

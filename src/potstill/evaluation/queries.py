@@ -1,0 +1,108 @@
+"""The test rows by which speed is measured, and whether there are enough of them for what the gate asks."""
+
+from typing import Any
+
+from potstill.data.splits import stable_order
+from potstill.errors import RecipeError
+from potstill.evaluation.case import Case
+from potstill.evaluation.metrics import metric_for
+from potstill.families import most_tokens
+from potstill.recipe.requirements import Requirement
+from potstill.records import QUERIES_OF_A_PERCENTILE
+from potstill.tasks.generative import generative
+
+PLAIN_PROMPT = 16
+"""Tokens of a plain text, which has no prompt, that stand for one: speed does not depend on which they are."""
+
+TokenIds = tuple[int, ...]
+
+
+def prompted_rows(case: Case, count: int, *, salt: str) -> list[tuple[Any, TokenIds]]:
+    """Test rows that have a prompt, by stable hash, with its token ids."""
+    prompts = generative(case.recipe.task).prompts(case.tokenizer)
+    prompted = [row for row in case.test if prompts.asks(row)]
+    chosen: list[tuple[Any, TokenIds]] = []
+    for row in stable_order(prompted, lambda row: row.id, salt=salt):
+        if len(chosen) == count:
+            break
+        ids = prompts.last(row)
+        if prompts.room(ids) > 0:
+            chosen.append((row, tuple(ids.tolist())))
+    return chosen
+
+
+def timed_prompts(case: Case) -> tuple[TokenIds, ...]:
+    """What a language model is shown where its speed is measured, with room for what it then writes."""
+    wanted = case.recipe.evaluate.prompts
+    prompts = [ids for _, ids in prompted_rows(case, wanted, salt="latency")]
+    if not prompts:
+        examples = generative(case.recipe.task).encode(case.test, case.tokenizer).examples
+        prompts = [tuple(examples[number].ids[:PLAIN_PROMPT].tolist()) for number in range(min(wanted, len(examples)))]
+    most = room_after((), case)
+    apart = case.config.is_encoder_decoder
+    return tuple(ids if most is None or apart else ids[-(most - new_tokens(case)) :] for ids in prompts)
+
+
+def new_tokens(case: Case) -> int:
+    """What a language model writes after each prompt where its speed is measured: the first token, and one more."""
+    return max(2, case.recipe.evaluate.new_tokens)
+
+
+def room_after(prompt: TokenIds, case: Case) -> int | None:
+    """How many tokens a model has positions for after a prompt; None where positions are computed."""
+    config = case.config
+    most = most_tokens(config)
+    return None if most is None else most - (0 if config.is_encoder_decoder else len(prompt))
+
+
+def require_measurable(case: Case) -> None:
+    """What evaluate would find out after training, and the recipe and the rows already say.
+
+    Raises:
+        RecipeError: the gate requires what is not measured of this task, or has no interval; a percentile that too few
+            queries would stand behind; or no positions are left for what a language model is to write.
+    """
+    writes, settings = case.recipe.task.generative, case.recipe.evaluate
+    most = room_after((), case)
+    if writes and most is not None and new_tokens(case) >= most:
+        raise RecipeError(
+            f"evaluate.new_tokens: {new_tokens(case)} tokens are to be written after a prompt, and this "
+            f"{case.config.model_type} model has positions for {most}. Lower it."
+        )
+    for requirement in case.recipe.gate.requirements():
+        _require_metric(case, requirement)
+        percentile = _PERCENTILES.get(requirement.metric)
+        if percentile is None:
+            continue
+        needed, test = QUERIES_OF_A_PERCENTILE[percentile], len(case.test)
+        timed = len(timed_prompts(case)) if writes else min(settings.latency_rows, test)
+        if timed < needed:
+            key = "evaluate.prompts" if writes else "evaluate.latency_rows"
+            asked = settings.prompts if writes else settings.latency_rows
+            raise RecipeError(
+                f"{_key(case, requirement)}: a {percentile}th percentile needs {needed} queries, and {timed} would be "
+                f"timed ({key} is {asked}, data.test has {test} rows). Raise {key}, add rows to data.test, or drop the "
+                "threshold."
+            )
+
+
+_PERCENTILES = {"latency_p95_ms": 95, "latency_p99_ms": 99}
+
+
+def _require_metric(case: Case, requirement: Requirement) -> None:
+    name = requirement.metric
+    if name not in case.recipe.gate.require:
+        return
+    found = metric_for(name, case.recipe.task.answers)
+    if isinstance(found, str):
+        raise RecipeError(f"gate.require: {found}")
+    if requirement.confident and not found.has_interval:
+        raise RecipeError(
+            f"gate.require.{name}: {found.words} is measured without an interval, so nothing of it holds with 95 % "
+            f"confidence. Write '{requirement.sign} {requirement.threshold:g}'."
+        )
+
+
+def _key(case: Case, requirement: Requirement) -> str:
+    name = requirement.metric
+    return f"gate.require.{name}" if name in case.recipe.gate.require else f"gate.max_{name}"

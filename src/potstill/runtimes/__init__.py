@@ -1,0 +1,22 @@
+"""Who answers: each runtime loads what lies in a folder, says what it gives, and is timed in a process of its own.
+
+A runtime is two modules. `predictor` makes a `Predictor` of a folder; `timing` measures its speed, and imports little,
+since what it imports counts as memory. Both are named here and imported where they are used.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The modules of a runtime."""
+
+    predictor: str
+    """With `open_predictor(folder, task, tokenizer, device, batch_size) -> Predictor`."""
+    timing: str
+    """With `measure(request) -> dict`, what a process that measures prints."""
+
+
+RUNTIMES = {
+    "transformers": Runtime("potstill.runtimes.transformers", "potstill.runtimes.transformers_timing"),
+}

@@ -1,0 +1,63 @@
+"""The speed of a saved model, measured in a process of its own by the runtime that answers from it.
+
+The process imports this module and the runtime's own, and little else: what it imports counts as memory.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
+from typing import Any
+
+from potstill.measure.weights import COMMON
+from potstill.runtimes import RUNTIMES
+
+
+@dataclass(frozen=True)
+class Loads:
+    """What a process loads to answer as a predictor does: one model, or several."""
+
+    folders: tuple[str, ...]
+    runtime: str = "transformers"
+    trust_remote_code: bool = False
+    in_turn: bool = False
+    """Of several, each query is answered by one, as where rows are routed by domain, instead of by all."""
+
+
+@dataclass(frozen=True)
+class SpeedRequest:
+    """What to measure. `queries` are drawn from the test rows: their lengths are what latency depends on."""
+
+    loads: Loads
+    form: str
+    """Of the queries: `texts`, `documents` or `prompts`."""
+    queries: Sequence[Any]
+    threads: int
+    warmup: int
+    batch_size: int
+    device: str
+    settings: Mapping[str, int] = field(default_factory=dict)
+    """What the form needs: how long a text may be, how many tokens are written after a prompt."""
+    dtype: str = COMMON
+
+    @property
+    def model(self) -> str:
+        return self.loads.folders[0]
+
+    def in_type(self, dtype: str) -> "SpeedRequest":
+        """The same with weights of another type."""
+        return replace(self, dtype=dtype)
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def main() -> None:
+    values = json.load(sys.stdin)
+    request = SpeedRequest(**values | {"loads": Loads(**values["loads"])})
+    print(json.dumps(import_module(RUNTIMES[request.loads.runtime].timing).measure(request)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The speed of models that transformers loads: texts, documents or prompts in, decisions, tags or tokens out.
+
+Runs in a process of its own, which prints what `measure` returns.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from potstill.measure.speed import peak_memory_bytes, timed
+from potstill.runtimes.timing import SpeedRequest
+
+MULTI_LABEL = "multi_label_classification"
+"""As the configuration of a model calls it."""
+
+
+def measure(request: SpeedRequest) -> dict[str, Any]:
+    """Load, warm up, time each query alone, then batches of them, or each token after a prompt."""
+    import torch
+
+    torch.set_num_threads(request.threads)
+    return _FORMS[request.form](request)
+
+
+def _models(request: SpeedRequest, auto: Any) -> list[Any]:
+    import torch
+
+    return [
+        auto.from_pretrained(
+            folder,
+            dtype=getattr(torch, request.dtype),
+            use_safetensors=True,
+            trust_remote_code=request.loads.trust_remote_code,
+        )
+        .to(request.device)
+        .eval()
+        for folder in request.loads.folders
+    ]
+
+
+def _turns(request: SpeedRequest, models: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """The models that answer each query: all of them, or one after the other."""
+    return itertools.cycle([[model] for model in models] if request.loads.in_turn else [models])
+
+
+def _of_texts(request: SpeedRequest) -> dict[str, Any]:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    device = torch.device(request.device)
+    tokenizer = AutoTokenizer.from_pretrained(request.model, trust_remote_code=request.loads.trust_remote_code)
+    turns = _turns(request, _models(request, AutoModelForSequenceClassification))
+
+    def answer(texts: Sequence[str]) -> None:
+        encoded = tokenizer(
+            list(texts), truncation=True, max_length=request.settings["max_length"], padding=True, return_tensors="pt"
+        )
+        inputs = encoded.to(device)
+        for model in next(turns):
+            logits = model(**inputs).logits
+            # The decision is part of the answer.
+            (logits > 0 if model.config.problem_type == MULTI_LABEL else logits.argmax(dim=-1)).cpu()
+
+    return timed(answer, request.queries, request.warmup, request.batch_size, device)
+
+
+def _of_documents(request: SpeedRequest) -> dict[str, Any]:
+    """The windows of all documents are read together, a batch of them at a time."""
+    import torch
+    from transformers import AutoModelForTokenClassification
+
+    from potstill.data.words import load_word_tokenizer, windows_of
+
+    device = torch.device(request.device)
+    tokenizer = load_word_tokenizer(request.model, trust_remote_code=request.loads.trust_remote_code)
+    turns = _turns(request, _models(request, AutoModelForTokenClassification))
+
+    def answer(documents: Sequence[Sequence[str]]) -> None:
+        split = windows_of(tokenizer, documents, request.settings["max_length"], request.settings["overlap"])
+        tokens = [torch.from_numpy(window.tokens).long() for windows in split for window in windows]
+        for start in range(0, len(tokens), request.batch_size):
+            part = tokens[start : start + request.batch_size]
+            ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True, padding_value=tokenizer.pad_token_id or 0)
+            lengths = torch.tensor([len(each) for each in part])
+            mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+            for model in next(turns):
+                model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.argmax(dim=-1).cpu()
+
+    return timed(answer, request.queries, request.warmup, request.batch_size, device)
+
+
+def _of_prompts(request: SpeedRequest) -> dict[str, Any]:
+    """`new_tokens` after each prompt, whatever they are."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    from potstill.runtimes.greedy import greedy
+
+    trusted = request.loads.trust_remote_code
+    apart = AutoConfig.from_pretrained(request.model, trust_remote_code=trusted).is_encoder_decoder
+    turns = _turns(request, _models(request, AutoModelForSeq2SeqLM if apart else AutoModelForCausalLM))
+    new_tokens = request.settings["new_tokens"]
+    for prompt in request.queries[: request.warmup]:
+        greedy(next(turns), prompt, min(2, new_tokens))
+    taken = [greedy(next(turns), prompt, new_tokens)[1] for prompt in request.queries]
+    peak = torch.cuda.max_memory_allocated() if request.device == "cuda" else peak_memory_bytes()
+    return {
+        "first_ms": [1000 * seconds[0] for seconds in taken],
+        "latencies_ms": [1000 * each for seconds in taken for each in seconds[1:]],
+        "throughput_per_s": sum(map(len, taken)) / sum(map(sum, taken)),
+        "peak_memory_bytes": peak,
+    }
+
+
+_FORMS: dict[str, Callable[[SpeedRequest], dict[str, Any]]] = {
+    "texts": _of_texts,
+    "documents": _of_documents,
+    "prompts": _of_prompts,
+}

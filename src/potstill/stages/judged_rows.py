@@ -1,0 +1,35 @@
+"""The rows on which the models of a run are judged, as evaluation takes them."""
+
+from collections.abc import Callable
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from potstill.data.encoded import Encoded
+from potstill.evaluation.case import Case
+from potstill.progress import Progress
+from potstill.recipe import Recipe
+from potstill.stages.common import Inputs
+
+
+def case_of(
+    recipe: Recipe, inputs: Inputs, progress: Progress, *, untrained: Callable[[], PreTrainedModel] | None = None
+) -> Case:
+    """What models are judged on."""
+
+    def encode(tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        own = inputs if tokenizer is inputs.tokenizer else inputs.of_student
+        return own.encoded(recipe, inputs.splits["test"].rows)
+
+    def nothing() -> PreTrainedModel:
+        raise AssertionError("a case before training has no student")
+
+    return Case(
+        recipe=recipe,
+        splits=inputs.splits,
+        class_names=inputs.labels,
+        tokenizer=inputs.tokenizer,
+        config=inputs.lead.config,
+        progress=progress,
+        encode=encode,
+        untrained=untrained or nothing,
+    )
