@@ -13,7 +13,9 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 OUTSIDE = {
     "README.md": "index.md",
-    **{name: name for name in ("RESULTS.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/README.md")},
+    **{
+        name: name for name in ("RESULTS.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/README.md")
+    },
 }
 """From the path in the repository to that in the site."""
 SOURCES = {page: source for source, page in OUTSIDE.items()}
