@@ -55,9 +55,7 @@ class Distilled:
     report: Path
 
 
-def distill(
-    teacher: Any, student: Any = None, data: Any = None, *, task: Any = "text_classification", out: Any, **settings: Any
-) -> Distilled:
+def distill(teacher: Any, student: Any, data: Any, *, task: Any, out: Any, **settings: Any) -> Distilled:
     raise NotImplementedError
 
 

@@ -36,7 +36,12 @@ def test_a_block_is_what_it_claims_to_be(block: Block, tmp_path: Path) -> None:
         ("python", "from potstill import load_recipes", "load_recipes"),
         ("python", "import potstill\npotstill.run_recipes()", "run_recipes"),
         ("python", "import potstill\npotstill.load_recipe('a', [], 'b')", "too many"),
-        ("python", "import potstill\nx = potstill.distill('a', out='b')\nprint(x.weights)", "weights"),
+        (
+            "python",
+            "import potstill\nx = potstill.distill('a', {}, {}, task='c', out='b')\nprint(x.weights)",
+            "weights",
+        ),
+        ("python", "import potstill\npotstill.distill('a', {}, {}, task='c')", "out"),
         ("sh", "potstill runs recipe.yaml --out run", "runs"),
         ("sh", "potstill run recipe.yaml", "out"),
         ("sh", "potstill run recipe.yaml --out run --fast", "fast"),
