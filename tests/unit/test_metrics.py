@@ -1,77 +1,157 @@
-"""metrics.jsonl and trackers: what training writes down as it goes."""
+"""The registry of metrics: names, directions, and what a gate may require of which kind of answer."""
 
-import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import ValidationError
 
 from potstill.errors import RecipeError
-from potstill.training.metrics import MetricsFile, open_trackers, read_metrics
+from potstill.evaluation.metrics import METRICS, Unit, computed_for, metric, metric_for, names_for
+from potstill.evaluation.queries import require_measurable
+from potstill.progress import Progress
+from potstill.recipe import GateSettings
+from potstill.recipe.requirements import parse_requirement
+from potstill.recipe.yaml_file import load_recipe
+from potstill.records import AnswerKind, Estimate, EvaluateRecord, ModelEvaluation
+from potstill.run_dir import fingerprint
+from potstill.stages.common import read_inputs
+from potstill.stages.gate import judge
+from potstill.stages.judged_rows import case_of
+from tests.unit.finished_run import evaluation
 
 
-def write(path: Path, steps: range, *, from_step: int) -> None:
-    with MetricsFile(path, from_step) as metrics:
-        for step in steps:
-            metrics.log({"kind": "step", "step": step, "loss": 1 / (step + 1)})
-        metrics.sync()
+def measured(**changes: Any) -> EvaluateRecord:
+    return evaluation(with_baseline=True).model_copy(update=changes)
 
 
-def test_lines_after_the_checkpoint_are_cut_and_written_again(tmp_path: Path) -> None:
-    write(tmp_path / "whole.jsonl", range(1, 10), from_step=0)
-    write(tmp_path / "broken.jsonl", range(1, 8), from_step=0)
-    with (tmp_path / "broken.jsonl").open("a") as file:
-        file.write('{"kind": "step", "st')
-    write(tmp_path / "broken.jsonl", range(5, 10), from_step=4)
-    assert (tmp_path / "broken.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+def bounded(value: float, *, at_least: float, at_most: float) -> Estimate:
+    return Estimate(value=value, low=at_least - 1, high=at_most + 1, at_least=at_least, at_most=at_most)
 
 
-def test_a_line_that_was_cut_is_not_read(tmp_path: Path) -> None:
-    write(tmp_path / "metrics.jsonl", range(1, 3), from_step=0)
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"kind": "step", "step": 3, "loss": 0.')
-    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
-    assert read_metrics(tmp_path / "none.jsonl") == []
+def test_each_metric_has_one_name_and_its_place_in_records() -> None:
+    names = [each.name for each in METRICS]
+    assert len(names) == len(set(names))
+    for each in METRICS:
+        assert each.stored_as is None or each.stored_as in ModelEvaluation.model_fields, each.name
+        # What nobody computes from answers, and lies in no field, is read of the record.
+        assert each.formula or each.stored_as or each.read, each.name
+    assert {each.name for each in METRICS if each.better == "lower" and each.unit is Unit.SHARE} == {
+        "rms_probability_difference"
+    }
 
 
-def test_a_value_that_is_not_finite_is_refused(tmp_path: Path) -> None:
-    with MetricsFile(tmp_path / "metrics.jsonl", 0) as metrics, pytest.raises(ValueError, match="not JSON compliant"):
-        metrics.log({"step": 1, "loss": float("nan")})
+@pytest.mark.parametrize(
+    ("kind", "computed"),
+    [
+        ("single_label", {"accuracy", "macro_f1", "ece", "cross_entropy"}),
+        ("multi_label", {"micro_f1", "accuracy", "macro_f1", "ece", "cross_entropy"}),
+        ("regression", {"r2", "spearman", "rmse", "rmse_from_teacher"}),
+    ],
+)
+def test_what_is_computed_of_answers_of_a_kind(kind: AnswerKind, computed: set[str]) -> None:
+    assert {each.name for each, _ in computed_for(kind)} == computed
 
 
-@pytest.mark.parametrize(("package", "where"), [("wandb", {"dir": "FOLDER"}), ("trackio", {})])
-def test_a_tracker_gets_each_step_and_is_closed(
-    package: str, where: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[Any, ...]] = []
-    module: Any = ModuleType(package)
-    module.init = lambda **given: calls.append(("init", given))
-    module.log = lambda values, *, step: calls.append(("log", values, step))
-    module.finish = lambda: calls.append(("finish",))
-    monkeypatch.setitem(sys.modules, package, module)
-    (tracker,) = open_trackers([package], tmp_path, "student")
-    tracker.log({"loss": 0.5}, 7)
-    tracker.close()
-    expected = {"project": "potstill", "name": "student"} | {key: str(tmp_path) for key in where}
-    assert calls == [("init", expected), ("log", {"loss": 0.5}, 7), ("finish",)]
+def test_every_kind_has_the_metric_that_it_is_judged_by() -> None:
+    primary = {
+        "single_label": "accuracy",
+        "multi_label": "micro_f1",
+        "regression": "r2",
+        "tags": "entity_f1",
+        "text": "token_accuracy",
+        "target": "exact_match",
+    }
+    assert set(primary) == set(get_args(AnswerKind))
+    for kind, name in primary.items():
+        assert name in names_for(kind)  # type: ignore[arg-type]
 
 
-def test_tensorboard_gets_each_value(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+@pytest.mark.parametrize(
+    ("name", "passes", "fails"),
+    [
+        ("accuracy", ">= 0.812", "> 0.812"),
+        ("accuracy", "<= 0.812", "< 0.812"),
+        ("ece", "<= 0.043", "< 0.043"),
+        ("expected_calibration_error", "<= 0.05", "<= 0.04"),
+        ("macro_f1", ">= 0.78", ">= 0.79"),
+        ("gain_over_baseline_points", "> 7", "> 7.1"),
+        ("drop_points", "<= 2.2", "< 2.2"),
+        ("latency_p95_ms", "<= 3", "<= 2"),
+        ("num_parameters", "<= 1e+07", "<= 7e+06"),
+        ("agreement", ">= 0.9", ">= 0.94"),
+    ],
+)
+def test_a_threshold_of_any_metric_in_either_direction(name: str, passes: str, fails: str) -> None:
+    for required, expected in ((passes, True), (fails, False)):
+        verdict = judge(GateSettings(min_retention=None, require={name: required}), measured())
+        _, check = verdict.checks
+        assert (check.name, check.required, check.passed, verdict.passed) == (name, required, expected, expected)
+        assert check.measured is not None and check.bound is None
 
-    (tracker,) = open_trackers(["tensorboard"], tmp_path, "student")
-    tracker.log({"loss": 0.5}, 7)
-    tracker.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(7, 0.5)]
+
+@pytest.mark.parametrize(("at_least", "passed"), [(0.1, True), (0.0, False), (-0.1, False)])
+def test_what_must_hold_with_confidence_is_judged_by_the_one_sided_bound(at_least: float, passed: bool) -> None:
+    """The two-sided interval would refuse all of them: it begins a point lower."""
+    gain = bounded(5.0, at_least=at_least, at_most=9.0)
+    settings = GateSettings(min_retention=None, require={"gain_over_baseline_points": "> 0 (95%)"})
+    check = judge(settings, measured(gain_over_baseline_points=gain)).checks[-1]
+    assert (check.measured, check.bound, check.passed) == (5.0, at_least, passed)
+    below = GateSettings(min_retention=None, require={"drop_points": "< 4 ( 95 % )"})
+    check = judge(below, measured(drop_points=bounded(2.0, at_least=0.0, at_most=3.9))).checks[-1]
+    assert (check.required, check.bound, check.passed) == ("< 4 (95%)", 3.9, True)
+    assert not judge(below, measured(drop_points=bounded(2.0, at_least=0.0, at_most=4.0))).passed
 
 
-def test_a_tracker_that_is_not_installed_is_named_with_its_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(RecipeError, match=r"wandb is not installed\. Run: pip install 'potstill\[wandb\]'"):
-        open_trackers(["wandb"], tmp_path, "student")
+def test_confidence_of_few_rows_or_of_no_interval_is_none() -> None:
+    settings = GateSettings(min_retention=None, require={"gain_over_baseline_points": "> 0 (95%)"})
+    gain = bounded(5.0, at_least=4.0, at_most=9.0)
+    assert judge(settings, measured(gain_over_baseline_points=gain)).passed
+    assert not judge(settings, measured(gain_over_baseline_points=gain, test_rows=5)).passed
+    assert not judge(settings, measured(gain_over_baseline_points=None)).passed
+    # Of an earlier version, which recorded the two-sided interval alone.
+    assert judge(settings, measured(gain_over_baseline_points=Estimate(value=5, low=0.1, high=9))).passed
+    assert not judge(settings, measured(gain_over_baseline_points=Estimate(value=5, low=-0.1, high=9))).passed
+
+
+@pytest.mark.parametrize("text", ["0.9", "=> 0.9", ">= x", ">= 0.9 (90%)", ">= nan", "> 1e999", ">=", "> 0 95%"])
+def test_what_is_no_requirement_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match=r"is no requirement\. Write a sign and a number"):
+        GateSettings(require={"accuracy": text})
+
+
+def test_a_requirement_replaces_a_default_and_contradicts_what_was_written() -> None:
+    settings = GateSettings(require={"retention": ">= 0.9"})
+    assert [str(each) for each in settings.requirements()] == [">= 0.9"]
+    # As it stands in the recipe of a run, where every default is written out.
+    assert GateSettings.model_validate(settings.model_dump()) == settings
+    with pytest.raises(ValidationError, match=r"min_retention and require\.retention are thresholds of the same metric"):
+        GateSettings(min_retention=0.8, require={"retention": ">= 0.9"})
+
+
+def test_without_requirements_settings_are_those_of_before() -> None:
+    assert "require" not in GateSettings().model_dump()
+    assert fingerprint(GateSettings()) == fingerprint(GateSettings(require={}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["gate.require={perplexity: '<= 9'}"], "'perplexity' is not measured of this task; there are: accuracy"),
+        (["gate.require={acuracy: '>= 0.9'}"], "did you mean accuracy"),
+        (["gate.require={ece: '<= 0.1 (95%)'}"], "gate.require.ece: calibration error is measured without an interval"),
+        (["gate.require={latency_p99_ms: '<= 9'}"], "gate.require.latency_p99_ms: a 99th percentile needs 662 queries"),
+        (["gate.max_latency_p95_ms=9"], "gate.max_latency_p95_ms: a 95th percentile needs 100 queries"),
+    ],
+)
+def test_what_can_never_be_met_is_refused_before_any_work(project: Path, changes: list[str], message: str) -> None:
+    recipe = load_recipe(project / "recipe.yaml", changes)
+    with pytest.raises(RecipeError) as error:
+        require_measurable(case_of(recipe, read_inputs(recipe, project), Progress()))
+    assert message in str(error.value)
+
+
+def test_a_metric_is_told_of_the_right_task() -> None:
+    assert metric_for("r2", "regression") is metric("r2")
+    assert "is not measured of this task" in str(metric_for("r2", "single_label"))
+    assert parse_requirement("x", "<= -1.5e-3").threshold == -0.0015
