@@ -304,4 +304,4 @@ def card_inputs(**choices: Any) -> dict[str, Any]:
     for name in ("metrics", "comparison", "details"):
         del found[name]
     run = found["run"]
-    return found | {"card": card_of(run.evaluation, run.plan, {"max_length": 64})}
+    return found | {"card": card_of(run.evaluation, run.plan, {"max_length": 64}, "pkg:some_package/model")}

@@ -125,7 +125,7 @@ def test_a_requirement_replaces_a_default_and_contradicts_what_was_written() -> 
     assert [str(each) for each in settings.requirements()] == [">= 0.9"]
     # As it stands in the recipe of a run, where every default is written out.
     assert GateSettings.model_validate(settings.model_dump()) == settings
-    with pytest.raises(ValidationError, match=r"min_retention and require\.retention are thresholds of the same metric"):
+    with pytest.raises(ValidationError, match=r"min_retention and require\.retention are thresholds of the same"):
         GateSettings(min_retention=0.8, require={"retention": ">= 0.9"})
 
 

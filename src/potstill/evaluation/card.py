@@ -43,7 +43,7 @@ _USE: Mapping[AnswerKind, str] = {
 }
 
 
-def card_of(evaluation: EvaluateRecord, plan: PlanRecord, task: Mapping[str, Any]) -> Card:
+def card_of(evaluation: EvaluateRecord, plan: PlanRecord, task: Mapping[str, Any], taught_by: str) -> Card:
     """What the card says of a student; `task` are the task's settings as the recipe has them."""
     kind, classes = evaluation.answers, len(plan.labels)
     words, test = WORDING[kind], plan.splits["test"]
@@ -58,6 +58,7 @@ def card_of(evaluation: EvaluateRecord, plan: PlanRecord, task: Mapping[str, Any
         pipeline=words.pipeline,
         metrics=words.card_metrics,
         is_a=words.is_a.format(classes=classes),
+        taught_by=taught_by,
         comparison=quantities(evaluation),
         floors=[
             FloorLine(name, words.floor, floor.labelled_rows, floor_values(evaluation, floor))

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from potstill.capabilities import Facts
 from potstill.errors import LabelStoreError
+from potstill.labels.checks import refused_rows
 from potstill.labels.positions import Column, Columns
 from potstill.settings import Settings
 from potstill.targets import LogitTargets
@@ -24,6 +26,13 @@ class Dense(Settings):
     kind: Literal["dense"] = "dense"
     dtype: Literal["float32", "float16"] = "float32"
     """float16 halves the store and rounds a logit by at most 0.05 %."""
+
+    whole: ClassVar[bool] = True
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        yield from refused_rows(self.kind, where, facts)
+        if facts.means and self.dtype == "float16":
+            yield f"{where}: float16 rounds numbers far from zero to a few; use float32."
 
     def arrow_schema(self, classes: int) -> pa.Schema:
         value = pa.float32() if self.dtype == "float32" else pa.float16()

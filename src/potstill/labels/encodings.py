@@ -1,11 +1,13 @@
 """All encodings, and the part of each that is stored once for all rows."""
 
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
+from potstill.capabilities import Facts
+from potstill.labels.checks import refused_positions
 from potstill.labels.dense import Dense, DensePositions
 from potstill.labels.hidden import Hidden
 from potstill.labels.low_rank import LowRank
@@ -28,6 +30,12 @@ class Auto(Settings):
     """The smallest encoding whose measured error is within `label.max_kl`, for language models."""
 
     kind: Literal["auto"] = "auto"
+    whole: ClassVar[bool] = False
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        yield from refused_positions(self.kind, where, facts)
+        if facts.generative and not facts.online and not facts.bounded:
+            yield f"{where}: auto chooses by label.max_kl, which is null. Set it."
 
     def columns(self, vocabulary: int, width: int, temperatures: tuple[float, ...]) -> Mapping[str, Column]:
         """Of the largest that can be chosen."""

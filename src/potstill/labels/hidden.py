@@ -5,9 +5,9 @@ logits are made of, so their rounding is most of the error: they get 8 bits more
 that is larger than any of the sample was; their steps are stretched to hold it, since cutting it off costs more.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from potstill.capabilities import Facts
+from potstill.labels.checks import refused_positions
 from potstill.labels.exact_head import ExactHead
 from potstill.labels.positions import Column, Columns
 from potstill.labels.principal_components import LEVELS, components, rounded
@@ -29,8 +31,12 @@ class Hidden(Settings):
     """Last hidden states, a byte a component; the map to logits once; the likeliest tokens and the tail exactly."""
 
     kind: Literal["hidden"] = "hidden"
+    whole: ClassVar[bool] = True
     head: int = Field(default=16, ge=1)
     """Tokens whose probability is exact."""
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        yield from refused_positions(self.kind, where, facts)
 
     def columns(self, vocabulary: int, width: int, temperatures: tuple[float, ...]) -> Mapping[str, Column]:
         return _columns(width, ExactHead(min(self.head, vocabulary), vocabulary, temperatures))

@@ -5,9 +5,9 @@ hidden states of a sample are decomposed by PCA in the metric of the logits, and
 components, 8 bits each. The body gives the odds within the tail; head and mass of the tail are exact.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from potstill.capabilities import Facts
 from potstill.errors import LabelStoreError
+from potstill.labels.checks import refused_positions
 from potstill.labels.exact_head import ExactHead
 from potstill.labels.positions import Column, Columns
 from potstill.labels.principal_components import components, rounded
@@ -27,10 +29,14 @@ class LowRank(Settings):
     """The likeliest tokens exactly, the mass of the tail at each temperature, and its shape from `rank` numbers."""
 
     kind: Literal["low_rank"] = "low_rank"
+    whole: ClassVar[bool] = True
     head: int = Field(default=32, ge=1)
     """Tokens whose probability is exact."""
     rank: int = Field(default=64, ge=1)
     """Components of the hidden state, a byte each."""
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        yield from refused_positions(self.kind, where, facts)
 
     def columns(self, vocabulary: int, width: int, temperatures: tuple[float, ...]) -> Mapping[str, Column]:
         exact = ExactHead(min(self.head, vocabulary), vocabulary, temperatures).columns

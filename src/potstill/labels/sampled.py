@@ -1,8 +1,8 @@
 """The sampled encoding: few tokens with weights that are right on average. Smallest; for temperature 1 alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from potstill.capabilities import Facts
+from potstill.labels.checks import refused_positions
 from potstill.labels.positions import Column, Columns, pack_ids, packed_width, unpack_ids
 from potstill.settings import Settings
 from potstill.targets import Head, SampledTargets, Target
@@ -19,8 +21,14 @@ class Sampled(Settings):
     """k tokens by threshold sampling: those above a threshold always, of the others a fair share."""
 
     kind: Literal["sampled"] = "sampled"
+    whole: ClassVar[bool] = False
     k: int = Field(default=16, ge=1)
     seed: int = Field(default=0, ge=0)
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        yield from refused_positions(self.kind, where, facts)
+        if not facts.online and facts.temperatures != (1, 1):
+            yield f"{where}: sampled serves temperature 1 alone, and the losses use another."
 
     def columns(self, vocabulary: int, width: int, temperatures: tuple[float, ...]) -> Mapping[str, Column]:
         return SampledCodec(min(self.k, vocabulary), vocabulary, self.seed).columns

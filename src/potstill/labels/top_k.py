@@ -1,13 +1,15 @@
 """The top-k encoding: the likeliest tokens and one bucket for the rest. Right near temperature 1."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from potstill.capabilities import Facts
+from potstill.labels.checks import refused_positions
 from potstill.labels.exact_head import ExactHead
 from potstill.labels.positions import Column, Columns
 from potstill.settings import Settings
@@ -18,7 +20,11 @@ class TopK(Settings):
     """k tokens with their logits, and the mass of the others at each temperature."""
 
     kind: Literal["top_k"] = "top_k"
+    whole: ClassVar[bool] = False
     k: int = Field(default=32, ge=1)
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        yield from refused_positions(self.kind, where, facts)
 
     def columns(self, vocabulary: int, width: int, temperatures: tuple[float, ...]) -> Mapping[str, Column]:
         return ExactHead(min(self.k, vocabulary), vocabulary, temperatures).columns

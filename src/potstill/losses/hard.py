@@ -1,6 +1,6 @@
 """Hard labels: the anchor that keeps the student from copying the teacher's mistakes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from potstill.capabilities import Facts
 from potstill.divergences import at_least_float32
 from potstill.losses.model_shapes import Shapes
 from potstill.losses.terms import HardTerm
@@ -25,6 +26,10 @@ class HardLabels(Settings):
     kind: Literal["hard_labels"] = "hard_labels"
     weight: Schedule = Linear(start=0.3, end=0.5)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        if facts.means and self.label_smoothing:
+            yield f"{where}.label_smoothing: numbers have no other classes to share with. Drop it."
 
     def reads(self) -> frozenset[Signal]:
         return frozenset()

@@ -1,6 +1,6 @@
 """Response distillation: the student matches the teacher's softened distribution."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import field_validator
 from torch import Tensor
 
+from potstill.capabilities import Facts
 from potstill.divergences import (
     AnyDivergence,
     ForwardKL,
@@ -70,6 +71,18 @@ class SoftTargets(Settings):
 
     def reads(self) -> frozenset[Signal]:
         return frozenset({Signal.LOGITS})
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """The ends of the temperatures at which it reads the teacher."""
+        return self.temperature.values()
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        if facts.means and not isinstance(self.divergence, GaussianDivergence):
+            yield (
+                f"{where}.divergence: {self.divergence.kind} is of distributions over classes, and task.problem_type "
+                "is regression; use forward_kl or reverse_kl."
+            )
 
     def build(self, shapes: Shapes | None = None) -> "SoftTargetsLoss":
         return SoftTargetsLoss(self)

@@ -24,6 +24,7 @@ class Card:
     pipeline: str
     metrics: Sequence[str]
     is_a: str
+    taught_by: str
     comparison: Sequence[Quantity]
     floors: Sequence[FloorLine]
     reads: str

@@ -152,21 +152,6 @@ def _curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     return drawn
 
 
-def teacher_named(teacher: Mapping[str, Any]) -> str:
-    """Who taught, from the recipe."""
-    match teacher.get("kind", "pretrained"):
-        case "checkpoint":
-            return f"the {teacher.get('member', 'student')} of the run {teacher['run']}"
-        case "generation":
-            return f"{teacher['start']['model']}, through {teacher['generations']} generations of students"
-        case "ema":
-            return f"{teacher['start']['model']}, and the moving average of the student itself"
-        case "mixture" | "routed":
-            return ", ".join(f"{name} ({member['model']})" for name, member in teacher["of"].items())
-        case _:
-            return str(teacher["model"])
-
-
 def layers_named(shape: ShapeRecord) -> str:
     """The layers of a model; of one with two stacks, those of each."""
     return str(shape.layers) if shape.decoder_layers is None else f"{shape.layers} + {shape.decoder_layers}"
@@ -209,7 +194,7 @@ def _environment(*, autoescape: bool) -> Environment:
         # Every value that a template prints goes through here, so that none is forgotten.
         finalize=visible,
     )
-    for function in (percent, size, number, readable, measured, layers_named, in_cell, teacher_named, fenced):
+    for function in (percent, size, number, readable, measured, layers_named, in_cell, fenced):
         environment.filters[function.__name__] = function
     environment.filters["json_text"] = lambda text: json.dumps(text, ensure_ascii=False)
     return environment

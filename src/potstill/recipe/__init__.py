@@ -1,13 +1,14 @@
 """The whole recipe: it only composes the components' own settings."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field, model_validator
 
+from potstill.capabilities import Facts, Part
 from potstill.data.prepare import DataSettings
-from potstill.divergences import GaussianDivergence
 from potstill.exporters import AnyExporter, Safetensors
-from potstill.labels import AskedEncoding, Auto, Dense, Hidden, LowRank, Sampled
+from potstill.labels import AskedEncoding, Dense, LowRank
 from potstill.losses import AnyLoss, HardLabels, SoftTargets, name_of
 from potstill.recipe.stage_settings import (
     AdaptSettings,
@@ -20,19 +21,10 @@ from potstill.recipe.stage_settings import (
 from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
 from potstill.signals import Signal
-from potstill.students import AnyStudent, Shrunk, TrimmedVocabulary
-from potstill.tasks import AnyTask, TextClassification, TokenClassification
-from potstill.teachers import (
-    AnyTeacher,
-    BornAgainTeacher,
-    CheckpointTeacher,
-    Mixture,
-    MovingAverageTeacher,
-    PretrainedTeacher,
-    Routed,
-    lead_of,
-)
-from potstill.teachers.responses import Generated
+from potstill.students import AnyStudent, Shrunk
+from potstill.tasks import AnyTask, task_named
+from potstill.tasks.loss_defaults import with_defaults
+from potstill.teachers import AnyTeacher, Mixture, PretrainedTeacher, Routed, lead_of
 
 __all__ = [
     "AdaptSettings",
@@ -65,135 +57,58 @@ class Recipe(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _language_models_match_the_distribution(cls, values: Any) -> Any:
-        """Unless the recipe says otherwise: softening loses more than it teaches where the tail is nearly all.
-
-        So also in a list of losses: one of soft targets that says no temperature has 1.
-        """
-        task = values.get("task") if isinstance(values, dict) else None
-        if not (isinstance(task, dict) and task.get("kind") in ("causal_lm", "seq2seq")):
+    def _losses_have_the_defaults_of_the_task(cls, values: Any) -> Any:
+        task = task_named(values.get("task")) if isinstance(values, dict) else None
+        given = isinstance(values, dict) and "losses" in values
+        if task is None or (values["losses"] is None if given else not task.loss_defaults):
             return values
-        if "losses" not in values:
-            train = values.get("train")
-            mixed = isinstance(train, dict) and train.get("alpha") is not None
-            soft: dict[str, Any] = {"kind": "soft_targets", "temperature": 1.0} | ({} if mixed else {"weight": 1.0})
-            return values | {"losses": [soft, {"kind": "hard_labels"}] if mixed else [soft]}
-        if isinstance(values["losses"], list | tuple):
-            return values | {"losses": [_at_temperature_1(loss) for loss in values["losses"]]}
-        return values
+        train = values.get("train")
+        mixed = isinstance(train, dict) and train.get("alpha") is not None
+        losses = with_defaults(values.get("losses"), task.loss_defaults, task.default_losses, mixed=mixed)
+        return values | {"losses": losses}
 
     @model_validator(mode="after")
-    def _the_encoding_fits_the_task(self) -> "Recipe":
-        dense = isinstance(self.encoding, Dense)
-        if dense == self.task.generative:
-            wanted = "auto, low_rank, hidden, top_k or sampled" if dense else "dense"
-            raise ValueError(f"label.encoding: {self.encoding.kind} does not fit {self.task.kind}; use {wanted}.")
+    def _each_part_has_what_it_needs_of_the_others(self) -> "Recipe":
+        facts = self.facts
+        refusals = [line for where, part in self._parts() for line in part.refusals(where, facts)]
+        if refusals:
+            raise ValueError("\n  ".join(refusals))
         return self
 
-    @model_validator(mode="after")
-    def _only_language_models_write(self) -> "Recipe":
-        if self.generates_responses and not self.task.generative:
-            raise ValueError(f"label.responses: generated does not fit {self.task.kind}; use given.")
-        return self
+    def _parts(self) -> Iterator[tuple[str, Part]]:
+        """Every part that needs something of the others, with the key at which it stands."""
+        found: dict[str, object] = {
+            "label.encoding": self.encoding,
+            "label.responses": self.label.responses,
+            "label": self.label,
+            "teacher": self.teacher,
+            "student.vocabulary": self.student.vocabulary,
+            **{f"losses[{number}]": loss for number, loss in enumerate(self.losses)},
+            "adapt": self.adapt,
+            "train": self.train,
+            "gate": self.gate,
+        }
+        yield from ((where, part) for where, part in found.items() if isinstance(part, Part))
 
-    @model_validator(mode="after")
-    def _stored_features_go_with_stored_labels(self) -> "Recipe":
-        if self.label.mode == "online" and self.label.features == "stored":
-            raise ValueError(
-                "label.features: stored, while label.mode is online: the teacher runs in each step anyway."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _the_grid_covers_the_losses(self) -> "Recipe":
-        if isinstance(self.encoding, Dense) or self.label.mode == "online":
-            return self
-        low, high = self.temperatures_used
-        grid = self.label.temperatures
-        if list(grid) != sorted(set(grid)):
-            raise ValueError("label.temperatures: expected ascending values, each once.")
-        if not (grid[0] <= low and high <= grid[-1]):
-            raise ValueError(
-                f"losses: soft_targets uses temperatures from {low:g} to {high:g}, and label.temperatures reaches from "
-                f"{grid[0]:g} to {grid[-1]:g}. Widen the grid, or change the schedule."
-            )
-        if isinstance(self.encoding, Auto) and self.label.max_kl is None:
-            raise ValueError("label.encoding: auto chooses by label.max_kl, which is null. Set it.")
-        if isinstance(self.encoding, Sampled) and (low, high) != (1, 1):
-            raise ValueError("label.encoding: sampled serves temperature 1 alone, and the losses use another.")
-        return self
-
-    @model_validator(mode="after")
-    def _the_teacher_fits_how_it_is_asked(self) -> "Recipe":
-        moving, online = isinstance(self.teacher, MovingAverageTeacher), self.label.mode == "online"
-        if moving and not online:
-            raise ValueError("teacher: ema changes while it teaches, so it cannot be stored. Set label.mode: online.")
-        if self.generates_responses and not isinstance(self.teacher, PretrainedTeacher | CheckpointTeacher):
-            raise ValueError(
-                f"label.responses: generated needs one teacher that writes, and teacher is {self.teacher.kind}."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _several_teachers_are_mixed_whole(self) -> "Recipe":
-        whole = self.label.mode == "online" or isinstance(self.encoding, Dense | LowRank | Hidden)
-        if self.ensemble and not whole:
-            raise ValueError(
-                f"label.encoding: {self.encoding.kind} holds no whole distributions, and those of several teachers are "
-                "mixed. Use low_rank or hidden, or label.mode: online."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _a_trimmed_vocabulary_reads_as_the_teacher_does(self) -> "Recipe":
-        vocabulary = self.student.vocabulary
-        if not isinstance(vocabulary, TrimmedVocabulary):
-            return self
-        if self.task.generative:
-            raise ValueError(
-                f"student.vocabulary: trimmed does not fit {self.task.kind}, whose labels are over the whole "
-                "vocabulary. Use full."
-            )
-        online = self.label.mode == "online" and not isinstance(self.teacher, MovingAverageTeacher)
-        on_features = any(loss.reads() - {Signal.LOGITS} for loss in self.losses)
-        in_windows = isinstance(self.task, TokenClassification)
-        if vocabulary.min_count > 1 and (online or on_features or in_windows):
-            what = "label.mode: online shows" if online else "losses on features compare"
-            if in_windows:
-                what = "windows are cut by the teacher's pieces, which compares"
-            raise ValueError(
-                f"student.vocabulary.min_count: {vocabulary.min_count} leaves out pieces of train, and {what} the "
-                "teacher's pieces to the student's one by one. Set it to 1."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _numbers_are_gaussians(self) -> "Recipe":
-        if not (isinstance(self.task, TextClassification) and self.task.problem_type == "regression"):
-            return self
-        for number, loss in enumerate(self.losses):
-            if isinstance(loss, SoftTargets) and not isinstance(loss.divergence, GaussianDivergence):
-                raise ValueError(
-                    f"losses[{number}].divergence: {loss.divergence.kind} is of distributions over classes, and "
-                    "task.problem_type is regression; use forward_kl or reverse_kl."
-                )
-            if isinstance(loss, HardLabels) and loss.label_smoothing:
-                raise ValueError(
-                    f"losses[{number}].label_smoothing: numbers have no other classes to share with. Drop it."
-                )
-        for name, trained in (("adapt", self.adapt), ("train", self.train)):
-            if trained is not None and trained.select_by == "validation_accuracy":
-                raise ValueError(f"{name}.select_by: of numbers none is right or wrong; use validation_loss.")
-        if self.ensemble:
-            raise ValueError(
-                f"teacher: {self.teacher.kind} mixes distributions over classes, and task.problem_type is regression. "
-                "Name one teacher."
-            )
-        if isinstance(self.encoding, Dense) and self.encoding.dtype == "float16":
-            raise ValueError("label.encoding: float16 rounds numbers far from zero to a few; use float32.")
-        if self.gate.min_agreement is not None:
-            raise ValueError("gate.min_agreement: numbers that are near each other do not agree. Drop it.")
-        return self
+    @property
+    def facts(self) -> Facts:
+        """What the parts say of themselves."""
+        return Facts(
+            task=self.task.kind,
+            generative=self.task.generative,
+            means=self.task.means,
+            windows=self.task.windows,
+            teacher=self.teacher.kind,
+            gives=self.teacher.gives,
+            own_ids=self.teacher.own_ids,
+            online=self.label.mode == "online",
+            encoding=self.encoding.kind,
+            whole=self.encoding.whole,
+            reads=frozenset(signal for loss in self.losses for signal in loss.reads()),
+            temperatures=self.temperatures_used,
+            grid=self.label.temperatures,
+            bounded=self.label.max_kl is not None,
+        )
 
     @property
     def ensemble(self) -> Mixture | Routed | None:
@@ -206,19 +121,14 @@ class Recipe(Settings):
         return lead_of(self.teacher)
 
     @property
-    def teacher_title(self) -> str:
-        """Who teaches, in a few words."""
-        return self.lead.model if self.ensemble is None else " and ".join(self.ensemble.of)
-
-    @property
-    def generations(self) -> int:
+    def rounds(self) -> int:
         """How many students are trained one after the other, each by the one before."""
-        return self.teacher.generations if isinstance(self.teacher, BornAgainTeacher) else 1
+        return self.teacher.rounds
 
     @property
     def generates_responses(self) -> bool:
         """Whether the teacher writes what the student learns."""
-        return isinstance(self.label.responses, Generated)
+        return self.label.responses.writes
 
     @property
     def reads_distributions(self) -> bool:
@@ -235,10 +145,7 @@ class Recipe(Settings):
     @property
     def temperatures_used(self) -> tuple[float, float]:
         """The lowest and the highest temperature of the soft losses, and 1, at which checkpoints are compared."""
-        used = [1.0]
-        for loss in self.losses:
-            if isinstance(loss, SoftTargets):
-                used.extend(loss.temperature.values())
+        used = [1.0, *(value for loss in self.losses for value in getattr(loss, "temperatures", ()))]
         return min(used), max(used)
 
     @model_validator(mode="after")
@@ -284,13 +191,6 @@ class Recipe(Settings):
             loss.model_copy(update={"weight": shares[loss.kind]}) if loss.kind in shares else loss
             for loss in self.losses
         )
-
-
-def _at_temperature_1(loss: Any) -> Any:
-    """A loss as the recipe gives it; of soft targets with temperature 1, if it gives none."""
-    if isinstance(loss, dict) and loss.get("kind") == "soft_targets":
-        return {"temperature": 1.0} | loss
-    return loss
 
 
 def _one_minus(schedule: Schedule) -> Schedule:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from potstill.capabilities import Facts
 from potstill.labels import AskedEncoding
 from potstill.recipe.requirements import Requirement, parse_requirement
 from potstill.schedules import Schedule
@@ -47,6 +48,10 @@ class OptimiserSettings(Settings):
     compiled: bool = False
     """Compile the passes of a language model's loss: about a fifth less time in the loss, after half a minute."""
 
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        if facts.means and self.select_by == "validation_accuracy":
+            yield f"{where}.select_by: of numbers none is right or wrong; use validation_loss."
+
 
 class AdaptSettings(OptimiserSettings):
     """Adapt the teacher to the labelled rows first ("teacher correction", Minitron, arXiv:2408.11796)."""
@@ -86,6 +91,10 @@ class LabelSettings(Settings):
     fit_positions: Count = 3000
     """Positions that an encoding is fitted on, and a third as many on which its error is measured."""
     precision: Precision = "auto"
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        if self.mode == "online" and self.features == "stored":
+            yield f"{where}.features: stored, while {where}.mode is online: the teacher runs in each step anyway."
 
 
 class TrainSettings(OptimiserSettings):
@@ -194,6 +203,10 @@ class GateSettings(Settings):
             # Frozen: this is still its making.
             object.__setattr__(self, key, None)
         return self
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        if facts.means and self.min_agreement is not None:
+            yield f"{where}.min_agreement: numbers that are near each other do not agree. Drop it."
 
     def requirements(self) -> Iterator[Requirement]:
         """Every threshold that is set."""

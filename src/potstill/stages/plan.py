@@ -73,15 +73,15 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
     encoded = {name: inputs.encoded(recipe, split.rows) for name, split in learnt.splits.items()}
     unknown = unknown_shares(inputs, encoded)
     counts = {name: _counts(split, encoded[name]) for name, split in inputs.splits.items()}
-    if recipe.generations > 1:
+    if recipe.rounds > 1:
         # From the second on, the teacher is a student: what the losses compare must be there too.
         build_loss(recipe, shapes_of(recipe, inputs, taught_by_student=True))
     signals = planned_signals(recipe, shapes, encoded["train"], _store_bytes(recipe, inputs, counts))
     # Each of several teachers stores its own distributions, and the lead alone its features.
-    store_bytes = recipe.generations * sum(
+    store_bytes = recipe.rounds * sum(
         signal.size_bytes * (max(1, len(inputs.members)) if signal.name == Signal.LOGITS else 1) for signal in signals
     )
-    checkpoints = recipe.train.keep_checkpoints + 1 + recipe.generations + len(recipe.train.snapshots)
+    checkpoints = recipe.train.keep_checkpoints + 1 + recipe.rounds + len(recipe.train.snapshots)
     disk = store_bytes + BYTES_PER_TRAINED_PARAMETER * (
         checkpoints * student.parameters
         + (checkpoints * teacher.parameters * max(1, len(inputs.members)) if recipe.adapt else 0)
@@ -99,7 +99,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         teacher=teacher,
         student=student,
         steps=total_steps(recipe.train, len(encoded["train"].lengths)),
-        generations=recipe.generations,
+        generations=recipe.rounds,
         adapt_steps=total_steps(recipe.adapt, _adapt_rows(recipe, inputs)) if recipe.adapt else 0,
         label_store_bytes=store_bytes,
         signals=signals,

@@ -43,7 +43,7 @@ def report(run: RunDir, recipe: Recipe, finished: FinishedRun) -> ReportRecord:
     def work(folder: Path) -> ReportRecord:
         student, evaluation = finished.plan.student, finished.evaluation
         facts: dict[str, Any] = {
-            "title": f"{recipe.teacher_title} to {student.layers} x {student.width}",
+            "title": f"{recipe.teacher.title} to {student.layers} x {student.width}",
             "words": page_words(evaluation),
             "recipe_yaml": dump_recipe(recipe),
             "environment": environment(),
@@ -57,7 +57,7 @@ def report(run: RunDir, recipe: Recipe, finished: FinishedRun) -> ReportRecord:
             metrics=metrics,
             **facts,
         )
-        card = card_of(evaluation, finished.plan, recipe.task.model_dump())
+        card = card_of(evaluation, finished.plan, recipe.task.model_dump(), recipe.teacher.described)
         write_text(folder / "report.html", page)
         write_text(folder / "MODEL_CARD.md", render_model_card(finished, card=card, **facts))
         return ReportRecord(files={name: file_digest(folder / name) for name in ("report.html", "MODEL_CARD.md")})

@@ -15,7 +15,7 @@ def generations(
 ) -> tuple[Lessons, dict[str, TrainRecord]]:
     """What the last student learns from, and the students before it; for one generation, `first` and none."""
     lessons, earlier = first, {}
-    for number in range(1, recipe.generations):
+    for number in range(1, recipe.rounds):
         name = f"generation-{number}"
         record = train_student(run, recipe, inputs, adapted, lessons, engine, name)
         earlier[name] = record

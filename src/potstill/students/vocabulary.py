@@ -1,10 +1,13 @@
 """Which pieces of its teacher's vocabulary a student has."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from potstill.capabilities import Facts
 from potstill.settings import Settings
+from potstill.signals import Signal
 
 
 class FullVocabulary(Settings):
@@ -27,6 +30,24 @@ class TrimmedVocabulary(Settings):
     rows: Literal["train", "train_and_adapt"] = "train"
     """Where it must occur. Rows of adapt add pieces that the student will not see in training, but of which it has
     the teacher's embeddings."""
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        if facts.generative:
+            yield (f"{where}: trimmed does not fit {facts.task}, whose labels are over the whole vocabulary. Use full.")
+        elif self.min_count > 1 and (what := _compares_pieces(facts)):
+            yield (
+                f"{where}.min_count: {self.min_count} leaves out pieces of train, and {what} the teacher's pieces to "
+                "the student's one by one. Set it to 1."
+            )
+
+
+def _compares_pieces(facts: Facts) -> str | None:
+    """What sets the pieces of teacher and student beside each other, if something does."""
+    if facts.windows:
+        return "windows are cut by the teacher's pieces, which compares"
+    if facts.online and facts.own_ids:
+        return "label.mode: online shows"
+    return "losses on features compare" if facts.reads - {Signal.LOGITS} else None
 
 
 class FactorisedVocabulary(Settings):

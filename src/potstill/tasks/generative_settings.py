@@ -1,7 +1,7 @@
 """What the tasks share whose models write: their outputs are tokens of the vocabulary."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -9,10 +9,17 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from potstill.settings import Settings
 from potstill.tasks.classes import TEACHER, require_no_classes
 from potstill.tasks.loading import require_embedded
+from potstill.tasks.loss_defaults import LossDefaults
 
 
 class GenerativeSettings(Settings):
     """A task whose answers are tokens of a vocabulary, which the tokenizer's fingerprint pins."""
+
+    windows: ClassVar[bool] = False
+    means: ClassVar[bool] = False
+    loss_defaults: ClassVar[LossDefaults] = {"soft_targets": {"temperature": 1.0}}
+    """Softening loses more than it teaches where the tail is nearly all."""
+    default_losses: ClassVar[tuple[str, ...]] = ("soft_targets",)
 
     @property
     def generative(self) -> bool:

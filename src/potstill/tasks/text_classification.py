@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_serializer
@@ -27,6 +27,7 @@ from potstill.signals import Ask, Batch, Signals
 from potstill.tasks.classes import NO_CLASSES, TEACHER, classes_in_order, config_of, labels_of, require_no_classes
 from potstill.tasks.heads import load_classifier, load_classifier_config
 from potstill.tasks.loading import load_tokenizer, require_embedded
+from potstill.tasks.loss_defaults import LossDefaults
 from potstill.tasks.problem_types import MultiLabel, Outputs, ProblemType, Regression, SingleLabel
 
 ENCODE_CHUNK = 1024
@@ -52,6 +53,16 @@ class TextClassification(Settings):
     @property
     def generative(self) -> bool:
         return False
+
+    windows: ClassVar[bool] = False
+    """Whether rows are read in windows."""
+    loss_defaults: ClassVar[LossDefaults] = {}
+    default_losses: ClassVar[tuple[str, ...]] = ("soft_targets", "hard_labels")
+
+    @property
+    def means(self) -> bool:
+        """Whether its models answer with numbers, as means of Gaussians."""
+        return self.problem_type == "regression"
 
     @property
     def answers(self) -> AnswerKind:

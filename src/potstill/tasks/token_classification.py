@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from transformers import (
@@ -24,6 +24,7 @@ from potstill.signals import Ask, Batch, Signals
 from potstill.tasks.classes import NO_CLASSES, TEACHER, classes_in_order, config_of, ordered
 from potstill.tasks.heads import load_classifier, load_classifier_config
 from potstill.tasks.loading import load_tokenizer, require_embedded
+from potstill.tasks.loss_defaults import LossDefaults
 from potstill.tasks.problem_types import Outputs, ProblemType, SingleLabel
 from potstill.tasks.text_classification import ask_for_logits
 
@@ -48,6 +49,12 @@ class TokenClassification(Settings):
     @property
     def generative(self) -> bool:
         return False
+
+    windows: ClassVar[bool] = True
+    """Whether rows are read in windows."""
+    means: ClassVar[bool] = False
+    loss_defaults: ClassVar[LossDefaults] = {}
+    default_losses: ClassVar[tuple[str, ...]] = ("soft_targets", "hard_labels")
 
     @property
     def answers(self) -> AnswerKind:

@@ -1,15 +1,16 @@
 """Several teachers of one student: mixed by weights, or each for the rows that it knows best."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
+from potstill.capabilities import Capability, Facts
 from potstill.data.encoded import Encoded
 from potstill.errors import DataError
 from potstill.settings import Settings
@@ -56,6 +57,26 @@ class Mixture(Settings):
         _check(self.of, self.lead, weights=self.weights, domains=self.domains)
         return self
 
+    @property
+    def gives(self) -> frozenset[Capability]:
+        return OF_ENSEMBLES
+
+    own_ids: ClassVar[bool] = True
+    rounds: ClassVar[int] = 1
+
+    @property
+    def title(self) -> str:
+        """Who teaches, in a few words."""
+        return " and ".join(self.of)
+
+    @property
+    def described(self) -> str:
+        """Who teaches, in a sentence."""
+        return ", ".join(f"{name} ({member.model})" for name, member in self.of.items())
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        yield from _of_ensemble(where, facts)
+
 
 class Routed(Settings):
     """For each row the distribution of one of several teachers: of the row's domain, or of the most confident one."""
@@ -80,6 +101,26 @@ class Routed(Settings):
                 raise ValueError(f"domains: {silent[0]!r} has none, so it would never be asked. Give it one.")
         return self
 
+    @property
+    def gives(self) -> frozenset[Capability]:
+        return OF_ENSEMBLES
+
+    own_ids: ClassVar[bool] = True
+    rounds: ClassVar[int] = 1
+
+    @property
+    def title(self) -> str:
+        """Who teaches, in a few words."""
+        return " and ".join(self.of)
+
+    @property
+    def described(self) -> str:
+        """Who teaches, in a sentence."""
+        return ", ".join(f"{name} ({member.model})" for name, member in self.of.items())
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        yield from _of_ensemble(where, facts)
+
     def member_for(self, domain: str | None, row: str) -> int:
         """The number of the teacher of a row of this domain.
 
@@ -102,6 +143,28 @@ def _check(members: Mapping[str, object], lead: str | None, **named: Mapping[str
             raise ValueError(f"{what}: no teacher {unknown[0]!r}; there are: {', '.join(members)}.")
     if lead is not None and lead not in members:
         raise ValueError(f"lead: no teacher {lead!r}; there are: {', '.join(members)}.")
+
+
+OF_ENSEMBLES = frozenset(Capability) - {Capability.TEXT}
+"""All but text: what each would write is another text."""
+
+
+def _of_ensemble(where: str, facts: Facts) -> Iterator[str]:
+    if facts.means:
+        yield (
+            f"{where}: {facts.teacher} mixes distributions over classes, and task.problem_type is regression. "
+            "Name one teacher."
+        )
+    if not (facts.online or facts.whole):
+        yield (
+            f"label.encoding: {facts.encoding} holds no whole distributions, and those of several teachers are "
+            "mixed. Use low_rank or hidden, or label.mode: online."
+        )
+
+
+def lead_name(ensemble: Mixture | Routed) -> str:
+    """Which of several teachers is the lead."""
+    return ensemble.lead or next(iter(ensemble.of))
 
 
 Routes = Mapping[str, tuple[int, int]]

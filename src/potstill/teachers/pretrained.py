@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_serializer
 
+from potstill.capabilities import Capability
 from potstill.settings import Settings
 
 
@@ -41,6 +42,35 @@ class PretrainedTeacher(Settings):
     )
     """What the classes of the teacher's head are called in the data, such as {LABEL_0: neg, LABEL_1: pos}. One that is
     not named here has the same name in both."""
+
+    @property
+    def gives(self) -> frozenset[Capability]:
+        return frozenset(Capability)
+
+    @property
+    def lead(self) -> "PretrainedTeacher":
+        """The model whose family, tokenizer and first weights the student takes."""
+        return self
+
+    @property
+    def own_ids(self) -> bool:
+        """Whether it reads token ids of its own, where its student's are others."""
+        return True
+
+    @property
+    def rounds(self) -> int:
+        """How many students are trained one after the other, each by the one before."""
+        return 1
+
+    @property
+    def title(self) -> str:
+        """Who teaches, in a few words."""
+        return self.model
+
+    @property
+    def described(self) -> str:
+        """Who teaches, in a sentence."""
+        return self.model
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Where the responses come from that a student of a language model learns: the data, or the teacher's own pen."""
 
-from collections.abc import Collection, Sequence
-from typing import Annotated, Literal
+from collections.abc import Collection, Iterator, Sequence
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Int32
 from pydantic import Field, model_validator
 from transformers import GenerationConfig, PreTrainedModel
 
+from potstill.capabilities import Capability, Facts
 from potstill.settings import Settings
 
 Prompt = Int32[np.ndarray, "_"]
@@ -18,6 +19,7 @@ class Given(Settings):
     """The responses of the data, each token of which the teacher scores."""
 
     kind: Literal["given"] = "given"
+    writes: ClassVar[bool] = False
 
 
 class Generated(Settings):
@@ -28,6 +30,7 @@ class Generated(Settings):
     """
 
     kind: Literal["generated"] = "generated"
+    writes: ClassVar[bool] = True
     rows: Literal["all", "unanswered"] = "all"
     """Whose responses are written: of all rows of train, or only of those that the data leave open. `task.train_on`
     says whether those of all turns or of the last, each after the conversation as it is given up to there. Rows
@@ -51,6 +54,12 @@ class Generated(Settings):
         if self.temperature == 0 and self.per_prompt > 1:
             raise ValueError("per_prompt: at temperature 0 all responses to a prompt are the same; use 1.")
         return self
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        if not facts.generative:
+            yield f"{where}: generated does not fit {facts.task}; use given."
+        elif Capability.TEXT not in facts.gives:
+            yield f"{where}: generated needs one teacher that writes, and teacher is {facts.teacher}."
 
 
 AnyResponses = Annotated[Given | Generated, Field(discriminator="kind")]

@@ -1,9 +1,12 @@
 """Self-distillation: the model at another stage of its training as its own teacher."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from potstill.capabilities import Capability, Facts, require_still
 from potstill.settings import Settings
 from potstill.teachers.pretrained import PretrainedTeacher
 
@@ -23,6 +26,29 @@ class CheckpointTeacher(Settings):
     """best: the weights that the run ended with. A share of its steps: the snapshot there, which that run must have
     been asked for with train.snapshots."""
 
+    @property
+    def gives(self) -> frozenset[Capability]:
+        return frozenset(Capability)
+
+    @property
+    def lead(self) -> PretrainedTeacher:
+        """The student of that run, or its snapshot."""
+        member = Path(self.run) / "train" / self.member
+        return PretrainedTeacher(model=str(member / ("model" if self.at == "best" else snapshot_name(self.at))))
+
+    own_ids: ClassVar[bool] = True
+    rounds: ClassVar[int] = 1
+
+    @property
+    def title(self) -> str:
+        """Who teaches, in a few words."""
+        return self.lead.model
+
+    @property
+    def described(self) -> str:
+        """Who teaches, in a sentence."""
+        return f"the {self.member} of the run {self.run}"
+
 
 class BornAgainTeacher(Settings):
     """Generations: the teacher teaches a first student, and that one the next (Born-Again Networks, arXiv:1805.04770).
@@ -36,6 +62,32 @@ class BornAgainTeacher(Settings):
     generations: int = Field(default=3, ge=2, le=20)
     """Students, one after the other, in each as many steps."""
 
+    @property
+    def gives(self) -> frozenset[Capability]:
+        """All but text: what a round writes would be another text than that of the round before."""
+        return frozenset(Capability) - {Capability.TEXT}
+
+    @property
+    def lead(self) -> PretrainedTeacher:
+        return self.start
+
+    own_ids: ClassVar[bool] = True
+
+    @property
+    def rounds(self) -> int:
+        """How many students are trained one after the other, each by the one before."""
+        return self.generations
+
+    @property
+    def title(self) -> str:
+        """Who teaches, in a few words."""
+        return self.start.model
+
+    @property
+    def described(self) -> str:
+        """Who teaches, in a sentence."""
+        return f"{self.start.model}, through {self.generations} generations of students"
+
 
 class MovingAverageTeacher(Settings):
     """The average of the student's own weights over the last steps teaches it (Mean Teacher, arXiv:1703.01780)."""
@@ -48,3 +100,34 @@ class MovingAverageTeacher(Settings):
     first phase. 0 takes the student as it is, an earlier one where `every` is more than 1."""
     every: int = Field(default=1, ge=1)
     """Steps between two updates. With decay 0, the teacher is the student as it was up to so many steps ago."""
+
+    @property
+    def gives(self) -> frozenset[Capability]:
+        """Neither text nor the same answers all through a run: it moves."""
+        return frozenset(Capability) - {Capability.TEXT, Capability.STILLNESS}
+
+    @property
+    def lead(self) -> PretrainedTeacher:
+        return self.start
+
+    own_ids: ClassVar[bool] = False
+    """It reads as its student does, since it was one."""
+    rounds: ClassVar[int] = 1
+
+    @property
+    def title(self) -> str:
+        """Who teaches, in a few words."""
+        return self.start.model
+
+    @property
+    def described(self) -> str:
+        """Who teaches, in a sentence."""
+        return f"{self.start.model}, and the moving average of the student itself"
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        yield from require_still(where, facts)
+
+
+def snapshot_name(share: float) -> str:
+    """The folder, within that of a training, of the model after this share of the steps."""
+    return f"snapshots/{share:.4f}"
