@@ -121,4 +121,5 @@ def judged(case: Case, answers: MultiLabelAnswers, measured: Measured) -> Judged
             )
             for row in differing(case, differ)
         ],
+        more={"problem_type": "multi_label_classification"},
     )

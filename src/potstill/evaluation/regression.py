@@ -86,4 +86,5 @@ def judged(case: Case, answers: RegressionAnswers, measured: Measured) -> Judged
             )
             for row in furthest[: case.recipe.evaluate.sample_disagreements]
         ],
+        more={"problem_type": "regression"},
     )

@@ -113,7 +113,7 @@ def _latencies(recipe: Recipe, inputs: Inputs, configs: Sequence[PretrainedConfi
                     started = time.perf_counter()
                     with torch.inference_mode():
                         outputs = recipe.task.ask(model, of_student if number else of_teacher)
-                        if recipe.task.generative and outputs.hidden is not None and outputs.head is not None:
+                        if outputs.hidden is not None and outputs.head is not None:
                             # A token is written from the last position alone.
                             outputs.head.logits(outputs.hidden[0, -1:])
                     taken.append(1000 * (time.perf_counter() - started))

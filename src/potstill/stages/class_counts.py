@@ -9,7 +9,6 @@ from potstill.measure.entities import entities_of, kinds_of
 from potstill.recipe import Recipe
 from potstill.records import ClassCount
 from potstill.stages.common import Inputs
-from potstill.tasks import TextClassification
 
 FEW = 5
 """Rows of train under which a class is rare: five folds, as scikit-learn makes, need as many."""
@@ -22,7 +21,7 @@ EXAMPLE_CHARACTERS = 60
 
 def class_counts(recipe: Recipe, inputs: Inputs) -> list[ClassCount]:
     """The classes of the rows, or the kinds of entities that their tags name, the most frequent of train first."""
-    if not inputs.labels or (isinstance(recipe.task, TextClassification) and recipe.task.problem_type == "regression"):
+    if not recipe.task.named_outputs:
         return []
     found = {name: Counter[str]() for name in inputs.splits}
     examples: dict[str, str] = {}

@@ -144,8 +144,8 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
     """
     files = cache(partial(_read_files, recipe, recipe.lead, base))
     asked, refusal = prompt_of if recipe.generates_responses else None, None
-    if recipe.data.on_error == "skip" and isinstance(recipe.task, CausalLM):
-        refusal = recipe.task.refusals(files()[1])
+    if recipe.data.on_error == "skip" and recipe.task.templated:
+        refusal = recipe.task.refusals_of_rows(files()[1])
     splits = prepare(recipe.data, base, recipe.task.read, progress, prompt_of=asked, refusal=refusal)
     lead, tokenizer = files()
     rows = {name: split.rows for name, split in splits.items()}

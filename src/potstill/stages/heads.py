@@ -6,10 +6,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from potstill.recipe import Recipe
-from potstill.stages.common import Files, Inputs, target_scaler_of
-from potstill.tasks import TextClassification
+from potstill.stages.common import Files, Inputs
 from potstill.tasks.classes import TEACHER, head_names, listed, named_by_hand
-from potstill.tasks.heads import start_at_shares
 from potstill.teachers import PretrainedTeacher
 
 
@@ -19,13 +17,11 @@ def begin_head(recipe: Recipe, inputs: Inputs, model: PreTrainedModel, rows: Seq
     One that gives numbers in the unit of the labels is changed to standard units, and a new one is taken to speak in
     those. A new one of several labels begins with their shares.
     """
-    scaler = target_scaler_of(recipe, rows)
+    scaler = recipe.task.scaler_of(rows)
     if scaler and known:
         scaler.standardise(model)
-    if isinstance(recipe.task, TextClassification) and recipe.task.problem_type == "multi_label_classification":
-        labels = recipe.task.problem.targets(rows, inputs.labels)
-        if not known:
-            start_at_shares(model, labels)
+    if not known:
+        recipe.task.begin_head(model, rows, inputs.labels)
 
 
 def has_head(recipe: Recipe, inputs: Inputs) -> bool:
@@ -36,7 +32,7 @@ def has_head(recipe: Recipe, inputs: Inputs) -> bool:
         return False
     if filled is not None and filled.new:
         return False
-    return form == "regression" or sorted(head_names(config, recipe.lead.classes)) == sorted(inputs.labels)
+    return not recipe.task.named_outputs or sorted(head_names(config, recipe.lead.classes)) == sorted(inputs.labels)
 
 
 def replaced_head(recipe: Recipe, teacher: PretrainedTeacher, files: Files, labels: Sequence[str]) -> list[str] | None:
@@ -44,9 +40,7 @@ def replaced_head(recipe: Recipe, teacher: PretrainedTeacher, files: Files, labe
 
     A base model has no head, and its configuration the names that transformers gives to outputs without any.
     """
-    task = recipe.task
-    numbers = isinstance(task, TextClassification) and task.problem_type == "regression"
-    if recipe.adapt is None or task.generative or numbers:
+    if recipe.adapt is None or not recipe.task.named_outputs:
         return None
     own = head_names(files.config, teacher.classes)
     nameless = all(name == f"LABEL_{number}" for number, name in enumerate(own))
@@ -60,13 +54,6 @@ def in_another_order(recipe: Recipe, inputs: Inputs) -> bool:
         return False
     own = head_names(inputs.lead.config, recipe.lead.classes)
     return own != inputs.labels and sorted(own) == sorted(inputs.labels)
-
-
-def _form_unstated(recipe: Recipe, files: Files) -> bool:
-    """Whether outputs are read as several labels, of which a configuration does not say how they were trained."""
-    task = recipe.task
-    several = isinstance(task, TextClassification) and task.problem_type == "multi_label_classification"
-    return several and files.config.problem_type is None
 
 
 def heads_told(recipe: Recipe, inputs: Inputs) -> list[str]:
@@ -83,7 +70,7 @@ def heads_told(recipe: Recipe, inputs: Inputs) -> list[str]:
                 f"{name}: its head knows other classes ({listed(own)}) than the data ({listed(inputs.labels)}), so it "
                 f"is replaced by a new one before it is adapted.{named_by_hand(own, inputs.labels, where)}"
             )
-        if not recipe.adapt and _form_unstated(recipe, files):
+        if not recipe.adapt and recipe.task.form_unstated(files.config):
             told.append(
                 f"{name}: its config.json does not say problem_type, and its outputs are read as several labels, each "
                 "by itself. If its head was trained to choose one class, they mean something else: leave "

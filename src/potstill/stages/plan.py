@@ -30,8 +30,6 @@ from potstill.stages.rendering import LABELLED
 from potstill.stages.signal_sources import build_loss, planned_signals
 from potstill.stages.student_search import shape_of
 from potstill.stages.tokenizer_fit import doubts_about_tokenizer, unknown_shares
-from potstill.tasks import CausalLM
-from potstill.teachers import MovingAverageTeacher
 
 BYTES_PER_TRAINED_PARAMETER = 12
 """On disk in a checkpoint: weight and both moments of AdamW in float32."""
@@ -113,13 +111,13 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
             *warnings(recipe, inputs, teacher, student, counts, classes, asked),
         ],
         classes=classes,
-        date=recipe.task.date if isinstance(recipe.task, CausalLM) else None,
+        date=recipe.task.date,
     )
 
 
 def example_lines(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
     """For language models: the first row of which something is learnt, every such token between the marks [[ and ]]."""
-    if not recipe.task.generative:
+    if not recipe.task.rows_on_disk:
         return
     rows = planned(recipe, inputs)[0].splits["train"].rows
     written = {row.id: row for row in rows if isinstance(row, GeneratedResponse)}
@@ -158,7 +156,7 @@ def shapes_of(recipe: Recipe, inputs: Inputs, *, taught_by_student: bool = False
     """The sizes of student and teacher, where the teacher is not itself a student of this shape."""
     student = shape_of(recipe, inputs.student_config, inputs.labels)
     # A moving average has the student's own shape.
-    alike = taught_by_student or isinstance(recipe.teacher, MovingAverageTeacher)
+    alike = taught_by_student or not recipe.teacher.own_ids
     return Shapes(student, student if alike else shape_of(recipe, inputs.lead.config, inputs.labels))
 
 

@@ -18,7 +18,6 @@ from potstill.stages.generate import Requests
 from potstill.stages.heads import heads_told
 from potstill.stages.rendering import date_is_written
 from potstill.students import Design, design_note, shape_notes
-from potstill.tasks import CausalLM, TextClassification
 
 MANY_COPIES = 0.05
 """Of the rows of a split. Of C4, web text, 3 % are near-copies of others (Lee et al. 2021, arXiv:2107.06499)."""
@@ -51,8 +50,7 @@ def _of_recipe(
     recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: ShapeRecord, counts: Mapping[str, SplitCounts]
 ) -> list[str]:
     found = []
-    numbers = isinstance(recipe.task, TextClassification) and recipe.task.problem_type == "regression"
-    classified = bool(inputs.labels) and not numbers
+    classified = recipe.task.named_outputs
     taught = {label for row in inputs.splits["train"].rows if classified for label in row.classes}
     if classified and (unseen := sorted(set(inputs.labels) - taught)):
         found.append(
@@ -200,9 +198,9 @@ def _left_out(split: str, rows: int) -> str:
 def _of_chats(recipe: Recipe, inputs: Inputs, counts: Mapping[str, SplitCounts]) -> Iterator[str]:
     """What a chat template makes of the rows that nobody may expect."""
     task = recipe.task
-    if isinstance(task, CausalLM) and task.date is not None and not date_is_written(task, inputs):
+    if task.date is not None and not date_is_written(task, inputs):
         yield "task.date has no effect: the chat template writes no date into the prompt of any row."
-    elif isinstance(task, CausalLM) and task.date is not None:
+    elif task.date is not None:
         yield (
             f"the chat template writes the date, and in all prompts of this run it is {task.date:%Y-%m-%d %H:%M:%S}, "
             "on whatever day they are made (task.date). Ask the student with it, too, or it reads prompts of a kind "

@@ -9,7 +9,7 @@ from potstill.errors import RecipeError
 from potstill.recipe import Recipe
 from potstill.run_dir import RunDir, fingerprint
 from potstill.stages.common import Inputs
-from potstill.tasks import CausalLM
+from potstill.tasks import AnyTask
 
 LABELLED = ("train", "validation")
 """The splits that a language model's teacher labels: checkpoints are compared by the KL to it."""
@@ -28,9 +28,7 @@ def at_one_date(recipe: Recipe, inputs: Inputs, settled: Callable[[str], str]) -
         RecipeError: what is settled is no date.
     """
     task = recipe.task
-    if not isinstance(task, CausalLM) or task.date is not None:
-        return recipe
-    if not date_is_written(task, inputs):
+    if task.date is not None or not date_is_written(task, inputs):
         return recipe
     found = settled(datetime.now().replace(microsecond=0).isoformat())
     try:
@@ -40,7 +38,7 @@ def at_one_date(recipe: Recipe, inputs: Inputs, settled: Callable[[str], str]) -
     return recipe.model_copy(update={"task": task.model_copy(update={"date": date})})
 
 
-def date_is_written(task: CausalLM, inputs: Inputs) -> bool:
+def date_is_written(task: AnyTask, inputs: Inputs) -> bool:
     """Whether the chat template writes the date into the prompt of a row.
 
     Raises:
@@ -52,7 +50,7 @@ def date_is_written(task: CausalLM, inputs: Inputs) -> bool:
 def tokens_of(recipe: Recipe, inputs: Inputs) -> str | None:
     """Digest of the token ids of all rows that a teacher labels, and of which of them are learnt; None where models
     do not write."""
-    if not recipe.task.generative:
+    if not recipe.task.rows_on_disk:
         return None
     rows = {name: _encoded(recipe, inputs, name).examples.digest for name in LABELLED}
     return fingerprint(rows)

@@ -51,7 +51,7 @@ def flops_per_token(recipe: Recipe, shape: ShapeRecord) -> float:
     of each key that attention sees: half of them, on average, where it looks back only. Of encoder-decoders, as if each
     token went through both stacks.
     """
-    language = recipe.task.generative
+    language = recipe.task.looks_back
     keys = recipe.task.max_length * (0.5 if language else 1.0)
     body = shape.parameters - shape.embedding_parameters
     head = shape.vocabulary * shape.width if language else 0

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator, model_serializer
@@ -62,6 +62,9 @@ class CausalLM(GenerativeSettings):
             raise ValueError("a chat template writes the date without a zone; give it as 2026-11-26T09:30:00.")
         return date
 
+    templated: ClassVar[bool] = True
+    """Whether rows go through a chat template, which can refuse them."""
+
     @property
     def answers(self) -> AnswerKind:
         """What its models answer with, by which they are judged."""
@@ -90,7 +93,7 @@ class CausalLM(GenerativeSettings):
         """Whether the chat template writes the date into the prompt of one of these rows."""
         return self._tokens(tokenizer).writes_date(rows)
 
-    def refusals(self, tokenizer: Tokenizer) -> Callable[[Example], DataError | None]:
+    def refusals_of_rows(self, tokenizer: Tokenizer) -> Callable[[Example], DataError | None]:
         """What tells why the chat template refuses a row, whether it has a response or not; None where it does not."""
         return self._tokens(tokenizer).refusal
 

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from potstill.settings import Settings
+from potstill.signals import Signals
 from potstill.tasks.classes import TEACHER, require_no_classes
 from potstill.tasks.loading import require_embedded
 from potstill.tasks.loss_defaults import LossDefaults
@@ -15,6 +17,17 @@ from potstill.tasks.loss_defaults import LossDefaults
 class GenerativeSettings(Settings):
     """A task whose answers are tokens of a vocabulary, which the tokenizer's fingerprint pins."""
 
+    rows_on_disk: ClassVar[bool] = True
+    """Whether encoded rows lie in files, so that they can be kept for as long as the process lives."""
+    labelled_splits: ClassVar[tuple[str, ...]] = ("train", "validation")
+    """Those of which the teacher's labels are stored: checkpoints are compared by them."""
+    compared_by_teacher: ClassVar[bool] = True
+    """Whether checkpoints are compared by how near they are to the teacher, and not to true labels."""
+    freezes_layers: ClassVar[bool] = False
+    """Whether what lower layers compute can be kept while a teacher is adapted."""
+    looks_back: ClassVar[bool] = True
+    """Whether each position sees those before it alone, and is followed by a token of the vocabulary."""
+    named_outputs: ClassVar[bool] = False
     windows: ClassVar[bool] = False
     means: ClassVar[bool] = False
     loss_defaults: ClassVar[LossDefaults] = {"soft_targets": {"temperature": 1.0}}
@@ -25,6 +38,20 @@ class GenerativeSettings(Settings):
     def generative(self) -> bool:
         """Whether its models write token by token: labels are distributions over a vocabulary at each position."""
         return True
+
+    def form_unstated(self, config: PretrainedConfig) -> bool:
+        """No: the outputs are tokens."""
+        return False
+
+    def begin_head(self, model: PreTrainedModel, rows: Sequence[Any], labels: Sequence[str]) -> None:
+        """The head is the model's own."""
+
+    def scaler_of(self, rows: Sequence[Any]) -> None:
+        """None: tokens are no numbers."""
+
+    def signals(self, outputs: Tensor) -> Signals:
+        """Distributions of logits."""
+        return Signals(logits=outputs)
 
     def check_tokenizer(self, tokenizer: Tokenizer, config: PretrainedConfig, *, where: str = TEACHER) -> None:
         """Every token must have a row in the embedding matrix.

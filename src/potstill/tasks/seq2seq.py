@@ -5,7 +5,7 @@ They are read by their decoder's last hidden states and their head, as language 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Int
@@ -40,6 +40,16 @@ class Seq2Seq(GenerativeSettings):
     """Longest source in tokens; what is cut is counted and reported. Latency grows with it."""
     max_target_length: int = Field(default=128, ge=2)
     """Longest target in tokens, with the one that ends it; what is cut is counted, and its end is not learnt."""
+
+    date: ClassVar[None] = None
+    templated: ClassVar[bool] = False
+
+    def writes_date(self, rows: Iterable[Pair], tokenizer: Tokenizer) -> bool:
+        """No: sources are read as they are."""
+        return False
+
+    def refusals_of_rows(self, tokenizer: Tokenizer) -> None:
+        """None: every source can be read."""
 
     @property
     def judges_whole_responses(self) -> bool:

@@ -1,6 +1,6 @@
 """Answers about whole texts: one class, several labels, or a number."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -19,16 +19,17 @@ from potstill.data.columns import Columns
 from potstill.data.encoded import EncodedRows
 from potstill.data.on_disk import OnDisk
 from potstill.data.reading import Reading
-from potstill.data.rows import Row, read_rows
+from potstill.data.rows import Row, labelled_rows, read_rows
 from potstill.errors import ModelError
 from potstill.records import AnswerKind, ProblemTypeName
 from potstill.settings import Settings
 from potstill.signals import Ask, Batch, Signals
 from potstill.tasks.classes import NO_CLASSES, TEACHER, classes_in_order, config_of, labels_of, require_no_classes
-from potstill.tasks.heads import load_classifier, load_classifier_config
+from potstill.tasks.heads import load_classifier, load_classifier_config, start_at_shares
 from potstill.tasks.loading import load_tokenizer, require_embedded
 from potstill.tasks.loss_defaults import LossDefaults
 from potstill.tasks.problem_types import MultiLabel, Outputs, ProblemType, Regression, SingleLabel
+from potstill.tasks.target_scaler import TargetScaler
 
 ENCODE_CHUNK = 1024
 
@@ -58,6 +59,47 @@ class TextClassification(Settings):
     """Whether rows are read in windows."""
     loss_defaults: ClassVar[LossDefaults] = {}
     default_losses: ClassVar[tuple[str, ...]] = ("soft_targets", "hard_labels")
+
+    date: ClassVar[None] = None
+    templated: ClassVar[bool] = False
+    rows_on_disk: ClassVar[bool] = False
+    labelled_splits: ClassVar[tuple[str, ...]] = ("train",)
+    """Those of which the teacher's labels are stored."""
+    compared_by_teacher: ClassVar[bool] = False
+    """Whether checkpoints are compared by how near they are to the teacher, and not to true labels."""
+    freezes_layers: ClassVar[bool] = True
+    """Whether what lower layers compute can be kept while a teacher is adapted."""
+    looks_back: ClassVar[bool] = False
+    """Whether each position sees those before it alone, and is followed by a token of the vocabulary."""
+
+    @property
+    def named_outputs(self) -> bool:
+        """Whether the outputs of a head are classes with names."""
+        return not self.means
+
+    def writes_date(self, rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase) -> bool:
+        """No: a text is read as it is."""
+        return False
+
+    def refusals_of_rows(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """None: every text can be read."""
+
+    def form_unstated(self, config: PretrainedConfig) -> bool:
+        """Whether a configuration leaves open how the outputs, which are read as several labels, were trained."""
+        return self.problem_type == "multi_label_classification" and config.problem_type is None
+
+    def begin_head(self, model: PreTrainedModel, rows: Sequence[Row], labels: Sequence[str]) -> None:
+        """Let a new head begin where its training is short."""
+        if self.problem_type == "multi_label_classification":
+            start_at_shares(model, self.problem.targets(rows, labels))
+
+    def scaler_of(self, rows: Sequence[Row]) -> TargetScaler | None:
+        """The scale of the labels of these rows, where they are numbers."""
+        return TargetScaler.of(labelled_rows(rows)) if self.means else None
+
+    def signals(self, outputs: Outputs) -> Signals:
+        """Distributions of the outputs of a head, as they are stored."""
+        return self.problem.signals(outputs)
 
     @property
     def means(self) -> bool:

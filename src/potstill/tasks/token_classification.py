@@ -1,6 +1,6 @@
 """One class for each word: entities, clauses and other spans, in documents of any length."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -50,6 +50,16 @@ class TokenClassification(Settings):
     def generative(self) -> bool:
         return False
 
+    date: ClassVar[None] = None
+    templated: ClassVar[bool] = False
+    rows_on_disk: ClassVar[bool] = False
+    labelled_splits: ClassVar[tuple[str, ...]] = ("train",)
+    """Those of which the teacher's labels are stored."""
+    compared_by_teacher: ClassVar[bool] = False
+    freezes_layers: ClassVar[bool] = True
+    looks_back: ClassVar[bool] = False
+    named_outputs: ClassVar[bool] = True
+    """Whether the outputs of a head are classes with names."""
     windows: ClassVar[bool] = True
     """Whether rows are read in windows."""
     means: ClassVar[bool] = False
@@ -60,6 +70,27 @@ class TokenClassification(Settings):
     def answers(self) -> AnswerKind:
         """What its models answer with, by which they are judged."""
         return "tags"
+
+    def writes_date(self, rows: Iterable[TaggedRow], tokenizer: PreTrainedTokenizerBase) -> bool:
+        """No: words are read as they are."""
+        return False
+
+    def refusals_of_rows(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """None: every document can be read."""
+
+    def form_unstated(self, config: PretrainedConfig) -> bool:
+        """No: a tag is one class."""
+        return False
+
+    def begin_head(self, model: PreTrainedModel, rows: Sequence[TaggedRow], labels: Sequence[str]) -> None:
+        """A new head begins as transformers draws it."""
+
+    def scaler_of(self, rows: Sequence[TaggedRow]) -> None:
+        """None: tags are no numbers."""
+
+    def signals(self, outputs: Outputs) -> Signals:
+        """Distributions of the outputs of a head, as they are stored."""
+        return self.problem.signals(outputs)
 
     @property
     def problem(self) -> ProblemType:
