@@ -12,13 +12,13 @@ from potstill.data.pairs import Pair
 from potstill.labels import Fitted, LabelSource, LabelStore, StoredTeacher, StoreWriter
 from potstill.labels.hidden import Hidden
 from potstill.labels.low_rank import LowRank
+from potstill.labels.row_encoders import encode_positions
 from potstill.labels.top_k import TopK
 from potstill.losses import Attention, HardLabels, HiddenStates, MixedLoss, Shapes, SoftTargets
 from potstill.progress import Progress
 from potstill.recipe import OptimiserSettings
 from potstill.schedules import Constant, Linear
 from potstill.signals import Teacher
-from potstill.stages.label_language import encoded
 from potstill.students import model_shape
 from potstill.targets import HiddenTargets
 from potstill.tasks import Seq2Seq
@@ -110,7 +110,7 @@ def stored(folder: Path, encoding: Any) -> StoredTeacher:
 
     def ask(indices: Any) -> tuple[list[int], Any]:
         counts = source.examples.trained_counts[list(indices)].tolist()
-        return counts, encoded(fitted, hidden_of(indices), head)
+        return counts, encode_positions(fitted, hidden_of(indices), head)
 
     folder.mkdir()
     about = LabelSource(teacher="t", tokenizer="k", data="d", labels=(), max_length=12, precision="float32")
