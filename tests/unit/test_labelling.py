@@ -76,6 +76,10 @@ def at_each_token(batch: Batch) -> Tensor:
     return torch.tensor([[output(token - 10, place) for place, token in enumerate(row)] for row in tokens])
 
 
+def at_positions(batch: Batch) -> Tensor:
+    return at_each_token(batch)[batch.mask]
+
+
 def labelled(
     folder: Path, rows: Any, forward: Callable[[Batch], Any], encoder: RowEncoder[Any], **changes: Any
 ) -> Labelled:
@@ -90,8 +94,8 @@ def test_of_whole_rows_the_outputs_are_stored(tmp_path: Path) -> None:
     assert logits.tolist() == [output(row, 0) for row in range(len(LENGTHS))]
 
 
-def test_of_words_the_outputs_at_their_first_tokens_are_stored(tmp_path: Path) -> None:
-    labelled(tmp_path, words(), at_each_token, dense_encoder(Dense(), "words", len(CLASSES)))
+def test_of_words_the_outputs_are_stored_with_the_number_of_words_in_each_row(tmp_path: Path) -> None:
+    labelled(tmp_path, words(), at_positions, dense_encoder(Dense(), "words", len(CLASSES)))
     columns, counts = LabelStore(tmp_path).positions(ids())
     expected = [output(row, place) for row, length in enumerate(LENGTHS) for place in range(0, length, 2)]
     assert list(counts) == [-(-length // 2) for length in LENGTHS]
@@ -108,7 +112,7 @@ def test_of_tokens_the_distributions_before_those_that_are_learnt_are_stored(tmp
     hidden = torch.tensor([output(row, place) for row, place in places])
     codec = Hidden(head=4).fit(hidden, head, (1.0, 2.0))
     encoder = TokensOfRows(Fitted(Hidden(head=4), codec, 4, (1.0, 2.0), ()), head)
-    labelled(tmp_path, rows, lambda batch: at_each_token(batch)[batch.mask], encoder)
+    labelled(tmp_path, rows, at_positions, encoder)
     store = LabelStore(tmp_path)
     columns, counts = store.positions(ids())
     assert sum(counts) == len(places) and list(counts) == rows.positions
@@ -173,7 +177,7 @@ def test_shards_can_be_written_by_several_writers_in_any_order(tmp_path: Path, w
 
 def test_a_record_counts_the_files_of_a_store_and_the_rows_that_were_asked_about(tmp_path: Path) -> None:
     encoder = WordsOfRows(DensePositions(classes=len(CLASSES), dtype="float16"))
-    done = labelled(tmp_path, words(), at_each_token, encoder)
+    done = labelled(tmp_path, words(), at_positions, encoder)
     record = record_of(tmp_path, replace(done, rows_asked=5), encoder.encoding, seconds=2.0)
     there = {path.name: path for path in tmp_path.iterdir()}
     assert record.files == {name: file_digest(path) for name, path in there.items()}
