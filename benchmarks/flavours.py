@@ -37,8 +37,7 @@ from potstill.run_dir import RunDir, open_run, write_json, write_text
 from potstill.runtimes.folder import ModelFolder
 from potstill.stages.adapt import adapt
 from potstill.stages.common import Inputs, read_inputs
-from potstill.stages.label import TEACHER, label
-from potstill.stages.label_features import label_features
+from potstill.stages.label import TEACHER, label, label_features
 from potstill.stages.rounds import generations
 from potstill.stages.train import Lessons, train_baseline, train_student
 from potstill.teachers import FrozenTeacher

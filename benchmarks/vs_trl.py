@@ -24,7 +24,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -37,11 +36,12 @@ from potstill.data.dialogues import read_dialogues
 from potstill.data.packing import PackedRows, pack
 from potstill.labels import Fitted, LabelSource, LabelStore, PositionEncoding, StoredTeacher, StoreWriter
 from potstill.labels.low_rank import LowRank
+from potstill.labels.row_encoders import TokensOfRows
 from potstill.labels.top_k import TopK
 from potstill.losses import HardLabels, MixedLoss, SoftTargets
 from potstill.recipe import OptimiserSettings
 from potstill.schedules import Constant
-from potstill.signals import Teacher
+from potstill.signals import Batch, Teacher
 from potstill.students.copying import layer_map
 from potstill.targets import HiddenTargets
 from potstill.tasks.causal_lm import ask_for_hidden_states, head_of
@@ -246,29 +246,27 @@ def label(setup: Setup, encoding: PositionEncoding, folder: Path) -> float:
     rows, model = setup.tokens(), setup.teacher()
     teacher, head = FrozenTeacher(model, setup.device, ask_for_hidden_states), head_of(model)
 
-    def hidden_of(indices: list[int]) -> torch.Tensor:
+    def hidden_of(batch: Batch) -> torch.Tensor:
         with Engine(setup.device).autocast("auto"):
-            said = teacher(rows.collate(indices)).target
-        assert isinstance(said, HiddenTargets)
-        return said.hidden.float()
+            target = teacher(batch).target
+        assert isinstance(target, HiddenTargets)
+        return target.hidden.float()
 
     size = 32 if setup.on_cuda else 4
     plan = [list(range(start, min(start + size, len(rows.rows)))) for start in range(0, len(rows.rows), size)]
     start = time.perf_counter()
     with torch.inference_mode():
-        sample = torch.cat([hidden_of(batch) for batch in plan[: 16 // size or 1]])
+        sample = torch.cat([hidden_of(rows.collate(batch)) for batch in plan[: 16 // size or 1]])
         grid = (1.0, 1.5, 2.0, 3.0, 4.0)
-        codec = encoding.fit(sample, head, grid)
+        fitted = Fitted(encoding, encoding.fit(sample, head, grid), len(head.weight), grid, ())
+        encoder = TokensOfRows(fitted, head)
 
-        def ask(indices: Any) -> tuple[list[int], Any]:
-            hidden = hidden_of(list(indices))
-            counts = rows.examples.trained_counts[list(indices)].tolist()
-            pieces = [codec.encode(piece, head.logits(piece)) for piece in hidden.split(head.chunk_rows)]
-            return counts, {name: np.concatenate([piece[name] for piece in pieces]) for name in codec.columns}
+        def ask(indices: Sequence[int]) -> Any:
+            batch = rows.collate(indices)
+            return encoder.encode(hidden_of(batch), batch)
 
         about = LabelSource(teacher="t", tokenizer="k", data="d", labels=(), max_length=1, precision="float32")
         folder.mkdir()
-        fitted = Fitted(encoding, codec, len(head.weight), grid, ())
         StoreWriter(folder, fitted, about).write([e.id for e in rows.examples], plan, 16, ask, lambda _: None)
     return time.perf_counter() - start
 

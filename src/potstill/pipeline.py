@@ -15,8 +15,7 @@ from potstill.stages.evaluate import evaluate
 from potstill.stages.export import export
 from potstill.stages.gate import gate
 from potstill.stages.generate import generate
-from potstill.stages.label import TEACHER, label
-from potstill.stages.label_features import label_features
+from potstill.stages.label import TEACHER, label, label_features
 from potstill.stages.plan import plan
 from potstill.stages.rendering import DATE, at_one_date
 from potstill.stages.report import environment, report

@@ -6,7 +6,7 @@ The loop knows a teacher as `teacher(batch) -> Signals` and a logit loss as one 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +17,9 @@ from potstill.targets import Head, Target
 
 IGNORE_INDEX = -100
 """The label of a position without a hard label (the convention of torch and transformers)."""
+
+LabelPositions = Literal["rows", "words", "tokens"]
+"""What has a label of its own: whole rows, words of a row, or the tokens that a model learns to write."""
 
 
 class Signal(StrEnum):

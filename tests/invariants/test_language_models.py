@@ -26,12 +26,14 @@ from potstill.data.packing import PackedRows, pack
 from potstill.divergences import GeneralisedJSD
 from potstill.errors import ModelError
 from potstill.features import capture_features, features_at
-from potstill.labels import Fitted, LabelSource, LabelStore, StoredTeacher, StoreWriter
+from potstill.labels import Fitted, LabelSource, LabelStore, StoredTeacher
 from potstill.labels.hidden import Hidden
+from potstill.labels.labelling import label_rows
 from potstill.labels.low_rank import LowRank
+from potstill.labels.row_encoders import TokensOfRows
 from potstill.labels.top_k import TopK
 from potstill.losses import Attention, HardLabels, HiddenStates, MixedLoss, Relations, Shapes, SoftTargets
-from potstill.progress import Progress
+from potstill.progress import Progress, unseen
 from potstill.recipe import OptimiserSettings
 from potstill.schedules import Constant, Linear
 from potstill.signals import Batch, Signals, Teacher
@@ -233,28 +235,17 @@ def stored(folder: Path, encoding: Any, source: PackedRows, grid: tuple[float, .
     teacher = tiny(9)
     alone = PackedRows(source.examples, source.unpacked().rows, 0)
 
-    def hidden_of(indices: Any) -> torch.Tensor:
-        said = FrozenTeacher(teacher, CPU, ask_for_hidden_states)(alone.collate(indices)).target
-        assert isinstance(said, HiddenTargets)
-        return said.hidden
+    def hidden_of(batch: Batch) -> torch.Tensor:
+        target = FrozenTeacher(teacher, CPU, ask_for_hidden_states)(batch).target
+        assert isinstance(target, HiddenTargets)
+        return target.hidden
 
     head = head_of(teacher)
-    everything = range(len(alone.rows))
-    codec = encoding.fit(hidden_of(everything), head, grid)
-
-    def ask(indices: Any) -> tuple[list[int], Any]:
-        hidden = hidden_of(indices)
-        counts = alone.examples.trained_counts[list(indices)].tolist()
-        return counts, codec.encode(hidden, head.logits(hidden).detach())
-
+    codec = encoding.fit(hidden_of(alone.collate(range(len(alone.rows)))), head, grid)
+    encoder = TokensOfRows(Fitted(encoding, codec, VOCABULARY, grid, ()), head)
     folder.mkdir()
     about = LabelSource(teacher="t", tokenizer="k", data="d", labels=(), max_length=30, precision="float32")
-    ids = [example.id for example in alone.examples]
-    plan = [list(everything)[start : start + 5] for start in range(0, len(ids), 5)]
-    with torch.inference_mode():
-        StoreWriter(folder, Fitted(encoding, codec, VOCABULARY, grid, ()), about).write(
-            ids, plan, 2, ask, lambda _: None
-        )
+    label_rows(folder, alone, hidden_of, encoder, about, batch_size=5, batches_per_shard=2, advance=unseen)
     return StoredTeacher(LabelStore(folder), CPU)
 
 

@@ -9,16 +9,17 @@ from transformers import PreTrainedModel
 
 from potstill.data.pair_tokens import PairRows
 from potstill.data.pairs import Pair
-from potstill.labels import Fitted, LabelSource, LabelStore, StoredTeacher, StoreWriter
+from potstill.labels import Fitted, LabelSource, LabelStore, StoredTeacher
 from potstill.labels.hidden import Hidden
+from potstill.labels.labelling import label_rows
 from potstill.labels.low_rank import LowRank
+from potstill.labels.row_encoders import TokensOfRows
 from potstill.labels.top_k import TopK
 from potstill.losses import Attention, HardLabels, HiddenStates, MixedLoss, Shapes, SoftTargets
-from potstill.progress import Progress
+from potstill.progress import Progress, unseen
 from potstill.recipe import OptimiserSettings
 from potstill.schedules import Constant, Linear
-from potstill.signals import Teacher
-from potstill.stages.label_language import encoded
+from potstill.signals import Batch, Teacher
 from potstill.students import model_shape
 from potstill.targets import HiddenTargets
 from potstill.tasks import Seq2Seq
@@ -100,23 +101,16 @@ def stored(folder: Path, encoding: Any) -> StoredTeacher:
     source, teacher = rows().unpacked(), pair_model("t5", 9)
     head, frozen = head_of(teacher), FrozenTeacher(teacher, CPU, ask_for_hidden_states)
 
-    def hidden_of(indices: Any) -> torch.Tensor:
-        said = frozen(source.collate(indices)).target
-        assert isinstance(said, HiddenTargets)
-        return said.hidden
+    def hidden_of(batch: Batch) -> torch.Tensor:
+        target = frozen(batch).target
+        assert isinstance(target, HiddenTargets)
+        return target.hidden
 
-    everything = list(range(len(source.lengths)))
-    fitted = Fitted(encoding, encoding.fit(hidden_of(everything), head, GRID), VOCABULARY, GRID, ())
-
-    def ask(indices: Any) -> tuple[list[int], Any]:
-        counts = source.examples.trained_counts[list(indices)].tolist()
-        return counts, encoded(fitted, hidden_of(indices), head)
-
+    codec = encoding.fit(hidden_of(source.collate(range(len(source.lengths)))), head, GRID)
+    encoder = TokensOfRows(Fitted(encoding, codec, VOCABULARY, GRID, ()), head)
     folder.mkdir()
     about = LabelSource(teacher="t", tokenizer="k", data="d", labels=(), max_length=12, precision="float32")
-    with torch.inference_mode():
-        plan = [everything[start : start + 5] for start in range(0, len(everything), 5)]
-        StoreWriter(folder, fitted, about).write(list(source.ids), plan, 2, ask, lambda _: None)
+    label_rows(folder, source, hidden_of, encoder, about, batch_size=5, batches_per_shard=2, advance=unseen)
     return StoredTeacher(LabelStore(folder), CPU)
 
 

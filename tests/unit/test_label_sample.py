@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from potstill.labels import LowRank
+from potstill.labels import LowRank, fitting
 from potstill.pipeline import run_recipe
 from potstill.progress import Progress
 from potstill.recipe.yaml_file import load_recipe
-from potstill.stages import label_language
 
 
 def test_the_error_of_labels_is_measured_on_positions_that_nothing_was_fitted_on(
@@ -19,7 +18,7 @@ def test_the_error_of_labels_is_measured_on_positions_that_nothing_was_fitted_on
     """An encoding that fits its sample by heart would be measured as perfect."""
     fitted: list[torch.Tensor] = []
     measured: list[torch.Tensor] = []
-    fit, measure = LowRank.fit, label_language.measure_error
+    fit, measure = LowRank.fit, fitting.measure_error
 
     def seen_fit(self: LowRank, hidden: torch.Tensor, *others: Any) -> Any:
         fitted.append(hidden.clone())
@@ -30,7 +29,7 @@ def test_the_error_of_labels_is_measured_on_positions_that_nothing_was_fitted_on
         return measure(codec, hidden, *others)
 
     monkeypatch.setattr(LowRank, "fit", seen_fit)
-    monkeypatch.setattr(label_language, "measure_error", seen_measure)
+    monkeypatch.setattr(fitting, "measure_error", seen_measure)
     recipe = load_recipe(chat_project / "recipe.yaml", ["adapt=null", "data.adapt=null", "label.max_kl=null"])
     run_recipe(recipe, chat_project, chat_project / "run", Progress(), "label")
     (fit_states,), (measured_states,) = fitted, measured

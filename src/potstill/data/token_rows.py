@@ -5,7 +5,9 @@ from typing import Protocol, runtime_checkable
 
 from potstill.data.chat_tokens import TokenCounts
 from potstill.data.encoded import Encoded
+from potstill.data.rows import OWN_ID
 from potstill.data.tokens import TokenFile
+from potstill.errors import DataError
 from potstill.families import Part
 
 
@@ -38,3 +40,21 @@ class TokenRows(Encoded, Protocol):
     def maps_of(self, part: Part) -> Iterator[tuple[int, int]]:
         """For each example the tokens that count in a loss on features of a stack, and the keys that each may see."""
         ...
+
+
+def examples_of(first: Encoded, *others: Encoded) -> Encoded:
+    """The examples of these rows one after the other, none packed into a row with another.
+
+    Raises:
+        DataError: two examples have one id.
+    """
+    if not isinstance(first, TokenRows):
+        assert not others, "only rows of tokens can be put one after the other"
+        return first
+    rows = first.unpacked()
+    for more in others:
+        assert isinstance(more, TokenRows)
+        rows = rows.followed_by(more)
+    if (repeated := rows.examples.first_repeated()) is not None:
+        raise DataError(f'Duplicate id "{rows.ids[repeated]}", after long rows were cut. {OWN_ID}')
+    return rows

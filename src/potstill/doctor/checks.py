@@ -7,24 +7,25 @@ does not hold computes something else than what a recipe says.
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from potstill.data.batches import batches_by_length
+from potstill.data.encoded import Encoded
 from potstill.doctor import tiny
 from potstill.errors import PotstillError
-from potstill.labels import Dense, Fitted, LabelSource, LabelStore, LowRank, StoredTeacher, StoreWriter
+from potstill.labels import Dense, Fitted, LabelSource, LabelStore, LowRank, StoredTeacher
+from potstill.labels.labelling import label_rows
+from potstill.labels.row_encoders import RowEncoder, TokensOfRows, WholeRows
 from potstill.losses.chunked import chunked_loss
 from potstill.losses.kernels import Kernels
 from potstill.losses.terms import TermLoss
-from potstill.progress import Progress
-from potstill.signals import Signals
+from potstill.progress import Progress, unseen
+from potstill.signals import Batch, Signals
 from potstill.targets import HiddenTargets
 from potstill.tasks.causal_lm import ask_for_hidden_states, head_of
 from potstill.teachers import FrozenTeacher
@@ -213,14 +214,13 @@ def _about(family: str, classes: int) -> LabelSource:
 def _store_texts(device: torch.device, folder: Path) -> LabelStore:
     """Labels of whole rows, asked for in other batches than training has."""
     job = tiny.job("bert", device)
-    rows = tiny.texts(37, 1)
 
-    def ask(indices: Sequence[int]) -> Tensor:
-        logits = job.teacher(rows.collate(indices)).logits
+    def logits_of(batch: Batch) -> Tensor:
+        logits = job.teacher(batch).logits
         assert logits is not None
-        return logits.clone()
+        return logits
 
-    return _store_of(folder, Dense(), _about("bert", tiny.CLASSES), rows, ask)
+    return _store_of(folder, tiny.texts(37, 1), logits_of, WholeRows(Dense()), _about("bert", tiny.CLASSES))
 
 
 def _store_dialogues(device: torch.device, folder: Path) -> LabelStore:
@@ -229,31 +229,24 @@ def _store_dialogues(device: torch.device, folder: Path) -> LabelStore:
     frozen = FrozenTeacher(teacher, device, ask_for_hidden_states)
     rows = tiny.dialogues(48, 1, packing=False)
     head = head_of(teacher)
-    counts = rows.examples.trained_counts
 
-    def hidden_of(indices: Sequence[int]) -> Tensor:
-        target = frozen(rows.collate(indices)).target
+    def hidden_of(batch: Batch) -> Tensor:
+        target = frozen(batch).target
         assert isinstance(target, HiddenTargets)
         return target.hidden
 
     encoding = LowRank(head=16, rank=16)
-    codec = encoding.fit(hidden_of(range(len(rows.rows))), head, GRID)
-
-    def ask(indices: Sequence[int]) -> tuple[list[int], Any]:
-        hidden = hidden_of(indices)
-        return counts[list(indices)].tolist(), codec.encode(hidden, head.logits(hidden).detach())
-
+    codec = encoding.fit(hidden_of(rows.collate(range(len(rows.rows)))), head, GRID)
     fitted = Fitted(encoding, codec, tiny.VOCABULARY, GRID, ())
-    return _store_of(folder, fitted, _about("llama", 0), rows, ask)
+    return _store_of(folder, rows, hidden_of, TokensOfRows(fitted, head), _about("llama", 0))
 
 
 def _store_of(
-    folder: Path, encoding: Dense | Fitted, about: LabelSource, rows: Any, ask: Callable[..., Any]
+    folder: Path, rows: Encoded, forward: Callable[[Batch], Tensor], encoder: RowEncoder[Tensor], about: LabelSource
 ) -> LabelStore:
     store = folder / "labels"
     store.mkdir()
-    plan = batches_by_length(rows.lengths, 5)
-    StoreWriter(store, encoding, about).write(rows.ids, plan, 2, ask, lambda amount: None)
+    label_rows(store, rows, forward, encoder, about, batch_size=5, batches_per_shard=2, advance=unseen)
     return LabelStore(store)
 
 

@@ -25,7 +25,7 @@ from potstill.errors import LabelStoreError
 from potstill.labels.dense import Dense, DenseLayout, DensePositions
 from potstill.labels.encodings import PositionEncoding
 from potstill.labels.layout import Layout
-from potstill.labels.positions import Codec, PositionLayout
+from potstill.labels.positions import Codec, Column, PositionLayout
 from potstill.labels.states import States
 from potstill.labels.store import (
     CODEC,
@@ -61,22 +61,46 @@ class Fitted:
     temperatures: tuple[float, ...]
     errors: tuple[LabelFidelity, ...]
 
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        return self.codec.columns
+
+
+StoreEncoding = Dense | DensePositions | States | Fitted
+"""An encoding with all that it takes to write labels in it."""
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """A shard that is to be written: its file, and the rows of each of its batches."""
+
+    file: str
+    batches: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class WritePlan:
+    """What a store lacks. It follows from the rows, the batches and what is on disk, and not from who writes which."""
+
+    whole: tuple[ShardEntry, ...]
+    """Shards that stay."""
+    rows_held: int
+    """Rows of these."""
+    missing: tuple[PlannedShard, ...]
+
 
 class StoreWriter:
     """Writes the shards that are missing, then the manifest."""
 
-    def __init__(self, folder: Path, encoding: Dense | DensePositions | States | Fitted, source: LabelSource) -> None:
+    def __init__(self, folder: Path, encoding: StoreEncoding, source: LabelSource) -> None:
         self.folder = folder
         self.source = source
         self._encoding = encoding
-        self._layout: Layout
-        match encoding:
-            case Dense():
-                self._layout = DenseLayout(encoding, len(source.labels))
-            case DensePositions() | States():
-                self._layout = PositionLayout(encoding.columns)
-            case Fitted():
-                self._layout = PositionLayout(encoding.codec.columns)
+        self._layout: Layout = (
+            DenseLayout(encoding, len(source.labels))
+            if isinstance(encoding, Dense)
+            else PositionLayout(encoding.columns)
+        )
 
     def write(
         self,
@@ -95,20 +119,32 @@ class StoreWriter:
         Raises:
             LabelStoreError: a duplicate id or a non-finite logit; what was written before stays.
         """
+        plan = self.plan(ids, batches, batches_per_shard)
+        advance(plan.rows_held)
+        written = [self.write_shard(shard, ids, ask, advance) for shard in plan.missing]
+        return self.complete([*plan.whole, *written])
+
+    def plan(self, ids: Sequence[str], batches: Sequence[Sequence[int]], batches_per_shard: int) -> WritePlan:
+        """Which shards are whole, and which are to be written; removes what is left of others.
+
+        Raises:
+            LabelStoreError: a duplicate id.
+        """
         index = Index(Keys(ids))
         if index.first_repeated() is not None:
             raise LabelStoreError("duplicate ids: labels are found by id, so each row needs one of its own")
         held = np.zeros(len(ids), dtype=np.bool_)
-        entries = {entry.file: entry for entry in self._whole_shards(index, held)}
-        advance(int(held.sum()))
+        whole = tuple(self._whole_shards(index, held))
         left = [[row for row in batch if not held[row]] for batch in batches]
         left = [batch for batch in left if batch]
-        names = (name for name in map("shard-{:05d}.arrow".format, count()) if name not in entries)
-        for start in range(0, len(left), batches_per_shard):
-            # Under an unchanged plan the gaps are those of whole shards, which are made anew as they were.
-            entry = self._write_shard(next(names), left[start : start + batches_per_shard], ids, ask, advance)
-            entries[entry.file] = entry
-        return self._complete(sorted(entries.values(), key=lambda entry: entry.file))
+        taken = {entry.file for entry in whole}
+        names = (name for name in map("shard-{:05d}.arrow".format, count()) if name not in taken)
+        # Under an unchanged plan the gaps are those of whole shards, which are made anew as they were.
+        missing = tuple(
+            PlannedShard(next(names), left[start : start + batches_per_shard])
+            for start in range(0, len(left), batches_per_shard)
+        )
+        return WritePlan(whole, int(held.sum()), missing)
 
     def _whole_shards(self, index: Index, held: npt.NDArray[np.bool_]) -> Iterator[ShardEntry]:
         """The shards that were written whole and hold rows of these alone, each once; marks their rows as held.
@@ -136,31 +172,33 @@ class StoreWriter:
         rows = [index.find(identity) for batch in batches for identity in batch]
         return None if None in rows else [row for row in rows if row is not None]
 
-    def _write_shard(
-        self,
-        name: str,
-        plan: Sequence[Sequence[int]],
-        ids: Sequence[str],
-        ask: Ask,
-        advance: Callable[[int], None],
+    def write_shard(
+        self, shard: PlannedShard, ids: Sequence[str], ask: Ask, advance: Callable[[int], None]
     ) -> ShardEntry:
+        """Ask the teacher for the rows of a shard and write it, whole or not at all.
+
+        Raises:
+            LabelStoreError: a non-finite logit.
+        """
         checksums = []
-        path = self.folder / name
+        path = self.folder / shard.file
         with (
             atomic_file(path, private=True) as temporary,
             pa.OSFile(str(temporary), "wb") as sink,
             pa.ipc.new_file(sink, self._layout.schema) as writer,
         ):
-            for batch in plan:
+            for batch in shard.batches:
                 records = self._layout.records([ids[row] for row in batch], ask(batch))
                 writer.write_batch(records)
                 checksums.append(batch_checksum(records))
                 advance(len(batch))
-        entry = _entry(path, [len(batch) for batch in plan], checksums)
+        entry = _entry(path, [len(batch) for batch in shard.batches], checksums)
         _write_entry(self.folder, entry)
         return entry
 
-    def _complete(self, entries: list[ShardEntry]) -> Manifest:
+    def complete(self, shards: Sequence[ShardEntry]) -> Manifest:
+        """Write the manifest, which vouches for these shards."""
+        entries = sorted(shards, key=lambda entry: entry.file)
         readers = [pa.ipc.open_file(pa.memory_map(str(self.folder / entry.file))) for entry in entries]
         encoding = self._encoding
         manifest = Manifest(

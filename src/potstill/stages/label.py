@@ -1,33 +1,43 @@
-"""label: the training rows once through the frozen teacher, into the label store."""
+"""label: the rows once through the frozen teacher, into the label store; hidden states of its layers beside it."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from potstill.data.batches import batches_by_length
-from potstill.data.rows import texts_fingerprint
-from potstill.labels import Auto, Dense, DensePositions, LabelSource, StoreWriter, bytes_per_position
-from potstill.labels.positions import Columns
+from potstill.data.encoded import Encoded
+from potstill.data.token_rows import examples_of
+from potstill.families import Part
+from potstill.labels import Auto, Dense, LabelSource, States
+from potstill.labels.fidelity import Bound, temperatures_around
+from potstill.labels.fitting import FitSettings, fit_encoding
+from potstill.labels.labelling import label_rows, record_of
+from potstill.labels.row_encoders import RowEncoder, StatesOfRows, TokensOfRows, dense_encoder
 from potstill.labels.store import READABLE
-from potstill.labels.writer import stored_positions
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
-from potstill.run_dir import RunDir, file_digest, fingerprint
+from potstill.run_dir import RunDir, fingerprint
+from potstill.signals import Batch, Features, Read, Signals, Teacher
 from potstill.stages.common import Inputs, alone, target_scaler_of
-from potstill.stages.label_language import judged_temperatures, require_within_bound, write_positions
 from potstill.stages.models import load_teacher
-from potstill.stages.rendering import LABELLED, tokens_of, with_tokens
-from potstill.tasks import TextClassification, TokenClassification
-from potstill.teachers import FrozenTeacher
+from potstill.stages.plan import shapes_of
+from potstill.stages.rendering import tokens_of, with_tokens
+from potstill.stages.signal_sources import build_loss
+from potstill.tasks.generative import generative
+from potstill.teachers import FrozenTeacher, lead_name
 from potstill.training.engine import Engine
 
 TEACHER = "teacher"
 LAST_BITS = ("label.batch_size", "label.batches_per_shard")
 """Inputs of a store that decide only in which company a row is asked about."""
 PRECISION = ("label.precision", "source.precision")
+
+Outputs = TypeVar("Outputs")
 
 
 def is_round(name: str) -> bool:
@@ -40,59 +50,135 @@ def store_of(name: str) -> str:
     return f"label/{name}/logits"
 
 
+def features_of(name: str, part: Part = Part.ONLY) -> str:
+    """Where the hidden states of a teacher of this name lie in a run, of one of its stacks.
+
+    Those of an encoder lie apart: they are of the source's tokens, and all others of those that are written.
+    """
+    return f"label/{name}/{'encoder_' if part is Part.ENCODER else ''}hidden_states"
+
+
+@dataclass(frozen=True)
+class _Labelling:
+    """A teacher of a run, and the rows that it labels."""
+
+    run: RunDir
+    recipe: Recipe
+    inputs: Inputs
+    adapted: AdaptRecord
+    engine: Engine
+    name: str
+    """Of its stores."""
+
+    @property
+    def members(self) -> Sequence["_Labelling"]:
+        """The teachers of an ensemble, each of which has stores of its own; of one teacher itself."""
+        return [self._member(name) for name in self.inputs.members] or [self]
+
+    @property
+    def lead(self) -> "_Labelling":
+        """The member whose features the losses follow."""
+        return self if self.recipe.ensemble is None else self._member(lead_name(self.recipe.ensemble))
+
+    def _member(self, name: str) -> "_Labelling":
+        recipe, inputs, adapted = one_of(self.recipe, self.inputs, self.adapted, name)
+        return replace(self, recipe=recipe, inputs=inputs, adapted=adapted, name=name)
+
+    @cached_property
+    def source(self) -> LabelSource:
+        return label_source(self.recipe, self.inputs, self.adapted, self.engine)
+
+    def frozen(self, model: PreTrainedModel, reads: frozenset[Read] = frozenset()) -> Teacher:
+        """The teacher with this model, in the recipe's precision."""
+        teacher = FrozenTeacher(model, self.engine.device, self.recipe.task.ask, reads)
+
+        def signals_of(batch: Batch) -> Signals:
+            with self.engine.autocast(self.recipe.label.precision):
+                return teacher(batch)
+
+        return signals_of
+
+    def rows_of(self, splits: Sequence[str]) -> Encoded:
+        """The rows of these splits, an example in each."""
+        return examples_of(*(self.inputs.encoded(self.recipe, self.inputs.splits[name].rows) for name in splits))
+
+    def write(
+        self,
+        folder: Path,
+        rows: Encoded,
+        forward: Callable[[Batch], Outputs],
+        encoder: RowEncoder[Outputs],
+        title: str,
+        started: float,
+    ) -> LabelRecord:
+        """Label the rows, and tell of the time since `started`."""
+        settings = self.recipe.label
+        with self.run.progress.task(title, len(rows.ids), "rows") as advance:
+            labelled = label_rows(
+                folder,
+                rows,
+                forward,
+                encoder,
+                self.source,
+                batch_size=settings.batch_size,
+                batches_per_shard=settings.batches_per_shard,
+                advance=advance,
+            )
+        return record_of(folder, labelled, encoder.encoding, seconds=time.monotonic() - started)
+
+
 def label(
     run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine, name: str = TEACHER
 ) -> LabelRecord:
     """The soft labels of every training row, labelled or not; a language model's of the validation rows too.
 
-    Nothing is stored where the teacher answers in each step of training, or no loss reads its distributions. Of several
-    teachers, each has a store of its own, and the record counts all of them.
+    Nothing is stored where the teacher answers in each step of training, or no loss reads its distributions. The record
+    of an ensemble counts the stores of all its members.
     """
-    if inputs.members:
-        records = [label(run, *one_of(recipe, inputs, adapted, member), engine, member) for member in inputs.members]
-        return _together(records)
-    if not recipe.reads_distributions or recipe.label.mode == "online":
-        mode = "online" if recipe.reads_distributions else "not asked"
-        made = _nothing_stored(adapted, asked=recipe.reads_distributions)
-        return run.once(store_of(name), {"mode": mode, "teacher": adapted.digest}, LabelRecord, lambda _: made)
-    source = label_source(recipe, inputs, adapted, engine)
-    dense = isinstance(recipe.encoding, Dense)
-    # All logits serve every temperature, and nothing is fitted or lost.
-    read = {"batch_size", "batches_per_shard", "precision"} | (set() if dense else {"temperatures", "fit_positions"})
-    judged = None
-    if isinstance(recipe.encoding, Auto):
-        # These decide which encoding is chosen.
-        read.add("max_kl")
-        judged = judged_temperatures(recipe)
-    depends: dict[str, object] = {
-        # The oldest that is read: a store of it holds the same as a new one.
-        "format": READABLE[0],
-        "judged": judged,
-        "label": recipe.label.model_dump(mode="json", include=read) | {"precision": source.precision},
-        "encoding": recipe.encoding,
-        "source": source.model_copy(update={"tokens": None}),
-    }
-    auto = dict.fromkeys(PRECISION, engine.precision("auto"))
-    where = store_of(name)
-    depends = with_tokens(depends, source.tokens, run, where, recipe, inputs, last_bits=LAST_BITS, auto=auto)
-    write = _write if dense else write_positions
-    record = run.once(
-        where,
-        depends,
-        LabelRecord,
-        lambda folder: write(run, folder, recipe, inputs, adapted, source, engine),
-        last_bits=LAST_BITS,
-        auto=auto,
+    members = _Labelling(run, recipe, inputs, adapted, engine, name).members
+    records = [_label_logits(member) for member in members]
+    return _together(records) if recipe.ensemble else records[0]
+
+
+def label_features(
+    run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine, name: str = TEACHER
+) -> tuple[LabelRecord, ...]:
+    """The stores of the hidden states that the losses read, one for each stack; none where they come from the teacher
+    in each step."""
+    labelling = _Labelling(run, recipe, inputs, adapted, engine, name).lead
+    shapes = shapes_of(labelling.recipe, labelling.inputs, taught_by_student=is_round(labelling.name))
+    reads = build_loss(recipe, shapes).teacher_reads
+    if recipe.label.features == "online":
+        return ()
+    return tuple(
+        _label_stack(labelling, features_of(labelling.name, part), States.of(of_part, shapes.teacher.width))
+        for part, of_part in by_part(reads).items()
     )
-    # Again, for the bound or the losses can have changed since the labels were made.
-    require_within_bound(recipe, record.errors)
-    return record
+
+
+def by_part(reads: Iterable[Read]) -> Mapping[Part, frozenset[Read]]:
+    """The features of each stack, in the order of the stacks."""
+    parts = sorted({read.part for read in reads})
+    return {part: frozenset(read for read in reads if read.part is part) for part in parts}
 
 
 def one_of(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, member: str) -> tuple[Recipe, Inputs, AdaptRecord]:
     """What is asked of one of several teachers: the rows that all are asked about, not those that it was adapted on."""
     own, files = alone(recipe, inputs, member)
     return own, replace(files, splits=inputs.splits), adapted.members[member]
+
+
+def label_source(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine) -> LabelSource:
+    """What the labels of a teacher are made from, as their store names it."""
+    return LabelSource(
+        teacher=adapted.digest,
+        tokenizer=inputs.tokenizer_digest,
+        data=recipe.task.labelled_data(inputs.splits),
+        labels=tuple(inputs.labels),
+        max_length=recipe.task.max_length,
+        precision=engine.precision(recipe.label.precision),
+        tokens=tokens_of(recipe, inputs),
+    )
 
 
 def _together(records: Sequence[LabelRecord]) -> LabelRecord:
@@ -111,85 +197,107 @@ def _nothing_stored(adapted: AdaptRecord, *, asked: bool) -> LabelRecord:
     return LabelRecord(online=asked, asked=asked, rows=0, content_digest=adapted.digest, size_bytes=0, rows_per_s=0.0)
 
 
-def label_source(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine) -> LabelSource:
-    return LabelSource(
-        teacher=adapted.digest,
-        tokenizer=inputs.tokenizer_digest,
-        data=_answered(recipe, inputs),
-        labels=tuple(inputs.labels),
-        max_length=recipe.task.max_length,
-        precision=engine.precision(recipe.label.precision),
-        tokens=tokens_of(recipe, inputs),
+def _label_logits(labelling: _Labelling) -> LabelRecord:
+    """The store of the distributions of one teacher.
+
+    Raises:
+        LabelStoreError: they are further from the teacher than the recipe accepts.
+    """
+    run, recipe, adapted = labelling.run, labelling.recipe, labelling.adapted
+    where = store_of(labelling.name)
+    if not recipe.reads_distributions or recipe.label.mode == "online":
+        mode = "online" if recipe.reads_distributions else "not asked"
+        made = _nothing_stored(adapted, asked=recipe.reads_distributions)
+        return run.once(where, {"mode": mode, "teacher": adapted.digest}, LabelRecord, lambda _: made)
+    asked = _asked_encoding(recipe)
+    depends: dict[str, object] = {"judged": None, "encoding": recipe.encoding}
+    read: set[str] = set()
+    if isinstance(asked, FitSettings):
+        read = {"temperatures", "fit_positions"}
+        if isinstance(asked.encoding, Auto):
+            # These decide which encoding is chosen.
+            read.add("max_kl")
+            depends["judged"] = asked.bound.temperatures
+    record = _stored_once(labelling, where, depends, read, lambda folder: _write_logits(labelling, folder, asked))
+    if isinstance(asked, FitSettings):
+        # Again, for the bound or the losses can have changed since the labels were made.
+        asked.bound.require(record.errors)
+    return record
+
+
+def _asked_encoding(recipe: Recipe) -> Dense | FitSettings:
+    """The recipe's encoding, with what it must serve where it is fitted; all logits serve every temperature."""
+    encoding, settings = recipe.encoding, recipe.label
+    if isinstance(encoding, Dense):
+        return encoding
+    return FitSettings(
+        encoding,
+        settings.temperatures,
+        Bound(settings.max_kl, temperatures_around(recipe.temperatures_used, settings.temperatures)),
+        positions=settings.fit_positions,
+        batch_size=settings.batch_size,
+        splits=recipe.task.labelled_splits,
     )
 
 
-def _answered(recipe: Recipe, inputs: Inputs) -> str:
-    """Fingerprint of all that the teacher's answers depend on in the data."""
-    if isinstance(recipe.task, TokenClassification):
-        # Where windows begin decides what is answered in which.
-        texts = texts_fingerprint(inputs.splits["train"].rows)
-        return fingerprint({"overlap": recipe.task.overlap, "rows": texts})
-    if isinstance(recipe.encoding, Dense):
-        return texts_fingerprint(inputs.splits["train"].rows)
-    # Each example is labelled by itself, however they are packed.
-    task = recipe.task.model_dump(mode="json", exclude={"packing"})
-    return fingerprint({"task": task, "rows": [inputs.fingerprint_of(name) for name in LABELLED]})
-
-
-def _write(
-    run: RunDir,
-    folder: Path,
-    recipe: Recipe,
-    inputs: Inputs,
-    adapted: AdaptRecord,
-    source: LabelSource,
-    engine: Engine,
-) -> LabelRecord:
-    settings, encoding = recipe.label, recipe.encoding
-    assert isinstance(encoding, Dense)
-    # None where words are answered and not whole rows.
-    problem = recipe.task.problem if isinstance(recipe.task, TextClassification) else None
-    rows = inputs.encoded(recipe, inputs.splits["train"].rows)
-    model = load_teacher(recipe, run, adapted)
+def _write_logits(labelling: _Labelling, folder: Path, asked: Dense | FitSettings) -> LabelRecord:
+    recipe, inputs, task = labelling.recipe, labelling.inputs, labelling.recipe.task
+    rows = labelling.rows_of(task.labelled_splits)
+    model = load_teacher(recipe, labelling.run, labelling.adapted)
     scaler = target_scaler_of(recipe, inputs.splits["train"].rows)
     if scaler:
         # In half precision numbers far from zero would lose what tells them apart.
         scaler.standardise(model)
-    teacher = FrozenTeacher(model, engine.device, recipe.task.ask)
-    at_words = DensePositions(dtype=encoding.dtype, classes=len(inputs.labels))
-    words = problem is None
-    asked = 0
+    teacher = labelling.frozen(model)
 
-    def ask(indices: Sequence[int]) -> Tensor | tuple[Sequence[int], Columns]:
-        nonlocal asked
-        asked += len(indices)
-        batch = rows.collate(indices)
-        with engine.autocast(settings.precision):
-            signals = teacher(batch)
-        if problem is not None:
-            outputs = problem.outputs(signals).float()
-            return scaler.unscaled(outputs) if scaler else outputs
-        assert signals.logits is not None
-        counts: list[int] = batch.mask.sum(dim=1).tolist()
-        return counts, at_words.encode(signals.logits[batch.mask.to(signals.logits.device)])
+    def forward(batch: Batch) -> Tensor:
+        outputs = task.outputs(teacher(batch), batch).float()
+        return scaler.unscaled(outputs) if scaler else outputs
 
     started = time.monotonic()
-    with run.progress.task("label", len(rows.ids), "rows") as advance:
-        manifest = StoreWriter(folder, at_words if words else encoding, source).write(
-            rows.ids,
-            batches_by_length(rows.lengths, settings.batch_size),
-            settings.batches_per_shard,
-            ask,
-            advance,
-        )
-    seconds = time.monotonic() - started
-    names = ["manifest.json", "manifest.json.sha256", *(shard.file for shard in manifest.shards)]
-    return LabelRecord(
-        rows=manifest.rows,
-        content_digest=manifest.content_digest,
-        size_bytes=sum((folder / name).stat().st_size for name in names),
-        rows_per_s=round(asked / seconds, 1) if seconds else 0.0,
-        positions=stored_positions(folder, manifest) if words else None,
-        bytes_per_position=bytes_per_position(at_words.columns) if words else None,
-        files={name: file_digest(folder / name) for name in names},
-    )
+    encoder: RowEncoder[Tensor]
+    if isinstance(asked, Dense):
+        encoder = dense_encoder(asked, task.label_positions, len(inputs.labels))
+    else:
+        head = generative(task).head_of(model)
+        encoder = TokensOfRows(fit_encoding(folder, rows, forward, head, asked, labelling.run.progress), head)
+    return labelling.write(folder, rows, forward, encoder, "label", started)
+
+
+def _label_stack(labelling: _Labelling, where: str, encoding: States) -> LabelRecord:
+    """The store of hidden states of one stack of a teacher."""
+
+    def work(folder: Path) -> LabelRecord:
+        rows = labelling.rows_of(("train",))
+        model = load_teacher(labelling.recipe, labelling.run, labelling.adapted)
+        teacher = labelling.frozen(model, frozenset(state.read for state in encoding.states))
+
+        def forward(batch: Batch) -> Features:
+            return teacher(batch).features
+
+        started = time.monotonic()
+        return labelling.write(folder, rows, forward, StatesOfRows(encoding), "label: hidden states", started)
+
+    return _stored_once(labelling, where, {"encoding": encoding}, set(), work)
+
+
+def _stored_once(
+    labelling: _Labelling,
+    where: str,
+    depends: Mapping[str, object],
+    read: Set[str],
+    work: Callable[[Path], LabelRecord],
+) -> LabelRecord:
+    """The record of a store, which is written where there is none for these inputs; `read` names label settings."""
+    run, recipe, inputs, source = labelling.run, labelling.recipe, labelling.inputs, labelling.source
+    settings = recipe.label.model_dump(mode="json", include={"batch_size", "batches_per_shard", *read})
+    whole: dict[str, object] = {
+        **depends,
+        # The oldest that is read: a store of it holds the same as a new one.
+        "format": READABLE[0],
+        "label": settings | {"precision": source.precision},
+        "source": source.model_copy(update={"tokens": None}),
+    }
+    auto = dict.fromkeys(PRECISION, labelling.engine.precision("auto"))
+    whole = with_tokens(whole, source.tokens, run, where, recipe, inputs, last_bits=LAST_BITS, auto=auto)
+    return run.once(where, whole, LabelRecord, work, last_bits=LAST_BITS, auto=auto)

@@ -82,12 +82,6 @@ def with_tokens(
     return {**depends, "tokens": tokens}
 
 
-def labelled_tokens(recipe: Recipe, inputs: Inputs) -> TokenRows:
-    """All rows that a teacher labels, an example in each row."""
-    train, validation = (_encoded(recipe, inputs, name) for name in LABELLED)
-    return train.followed_by(validation)
-
-
 def _encoded(recipe: Recipe, inputs: Inputs, split: str) -> TokenRows:
     rows = inputs.encoded(recipe, inputs.splits[split].rows)
     assert isinstance(rows, TokenRows)

@@ -4,8 +4,7 @@ from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, TrainRecord
 from potstill.run_dir import RunDir
 from potstill.stages.common import Inputs
-from potstill.stages.label import label
-from potstill.stages.label_features import label_features
+from potstill.stages.label import label, label_features
 from potstill.stages.train import Lessons, train_student
 from potstill.training.engine import Engine
 

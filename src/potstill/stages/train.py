@@ -22,8 +22,7 @@ from potstill.signals import Read, Teacher
 from potstill.stages.common import Inputs, target_scaler_of, true_labels, with_scaled_targets
 from potstill.stages.first_weights import has_learnt_head, initial_student, weights_digest
 from potstill.stages.heads import begin_head
-from potstill.stages.label import is_round, label_source, one_of, store_of
-from potstill.stages.label_features import by_part, features_of
+from potstill.stages.label import by_part, features_of, is_round, label_source, one_of, store_of
 from potstill.stages.models import load_teacher, save_model
 from potstill.stages.plan import shapes_of, steps_per_epoch, total_steps
 from potstill.stages.rendering import LABELLED, tokens_of, with_tokens

@@ -7,8 +7,11 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from potstill.data.prepare import Split
+from potstill.run_dir import fingerprint
 from potstill.settings import Settings
-from potstill.signals import Signals
+from potstill.signals import Batch, LabelPositions, Signals
+from potstill.targets import HiddenTargets
 from potstill.tasks.classes import TEACHER, require_no_classes
 from potstill.tasks.loading import require_embedded
 from potstill.tasks.loss_defaults import LossDefaults
@@ -52,6 +55,21 @@ class GenerativeSettings(Settings):
     def signals(self, outputs: Tensor) -> Signals:
         """Distributions of logits."""
         return Signals(logits=outputs)
+
+    @property
+    def label_positions(self) -> LabelPositions:
+        return "tokens"
+
+    def labelled_data(self, splits: Mapping[str, Split]) -> str:
+        """Fingerprint of all that a teacher's labels depend on in the rows and in how they are encoded."""
+        # Each example is labelled by itself, however they are packed.
+        task = self.model_dump(mode="json", exclude={"packing"})
+        return fingerprint({"task": task, "rows": [splits[name].fingerprint for name in self.labelled_splits]})
+
+    def outputs(self, signals: Signals, batch: Batch) -> Tensor:
+        """The last hidden state before each token that is learnt, row by row."""
+        assert isinstance(signals.target, HiddenTargets)
+        return signals.target.hidden
 
     def check_tokenizer(self, tokenizer: Tokenizer, config: PretrainedConfig, *, where: str = TEACHER) -> None:
         """Every token must have a row in the embedding matrix.

@@ -18,12 +18,13 @@ from transformers import (
 from potstill.data.columns import Columns
 from potstill.data.encoded import EncodedRows
 from potstill.data.on_disk import OnDisk
+from potstill.data.prepare import Split
 from potstill.data.reading import Reading
-from potstill.data.rows import Row, labelled_rows, read_rows
+from potstill.data.rows import Row, labelled_rows, read_rows, texts_fingerprint
 from potstill.errors import ModelError
 from potstill.records import AnswerKind, ProblemTypeName
 from potstill.settings import Settings
-from potstill.signals import Ask, Batch, Signals
+from potstill.signals import Ask, Batch, LabelPositions, Signals
 from potstill.tasks.classes import NO_CLASSES, TEACHER, classes_in_order, config_of, labels_of, require_no_classes
 from potstill.tasks.heads import load_classifier, load_classifier_config, start_at_shares
 from potstill.tasks.loading import load_tokenizer, require_embedded
@@ -133,6 +134,14 @@ class TextClassification(Settings):
     @property
     def ask(self) -> Ask:
         return partial(ask_for_answer, problem=self.problem)
+
+    @property
+    def label_positions(self) -> LabelPositions:
+        return "rows"
+
+    def labelled_data(self, splits: Mapping[str, Split]) -> str:
+        """Fingerprint of all that a teacher's labels depend on in the rows and in how they are encoded."""
+        return texts_fingerprint(splits["train"].rows)
 
     def read(self, path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[Row]:
         return read_rows(path, columns, self.problem.label_in, how=how)

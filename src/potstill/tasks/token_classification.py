@@ -14,13 +14,16 @@ from transformers import (
 
 from potstill.data.columns import Columns
 from potstill.data.on_disk import OnDisk, row_named
+from potstill.data.prepare import Split
 from potstill.data.reading import Reading
+from potstill.data.rows import texts_fingerprint
 from potstill.data.tagged import TaggedRow, read_tagged
 from potstill.data.words import EncodedWords, encode_words, load_word_tokenizer
 from potstill.errors import DataError, ModelError
 from potstill.records import AnswerKind
+from potstill.run_dir import fingerprint
 from potstill.settings import Settings
-from potstill.signals import Ask, Batch, Signals
+from potstill.signals import Ask, Batch, LabelPositions, Signals
 from potstill.tasks.classes import NO_CLASSES, TEACHER, classes_in_order, config_of, ordered
 from potstill.tasks.heads import load_classifier, load_classifier_config
 from potstill.tasks.loading import load_tokenizer, require_embedded
@@ -109,6 +112,15 @@ class TokenClassification(Settings):
     @property
     def ask(self) -> Ask:
         return ask_for_logits
+
+    @property
+    def label_positions(self) -> LabelPositions:
+        return "words"
+
+    def labelled_data(self, splits: Mapping[str, Split]) -> str:
+        """Fingerprint of all that a teacher's labels depend on in the rows and in how they are encoded."""
+        # Where windows begin decides in which of them a word is classified.
+        return fingerprint({"overlap": self.overlap, "rows": texts_fingerprint(splits["train"].rows)})
 
     def read(self, path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[TaggedRow]:
         return read_tagged(path, columns, how=how)
