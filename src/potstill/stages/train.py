@@ -40,6 +40,7 @@ from potstill.teachers import (
     routes_of,
     snapshot_name,
 )
+from potstill.training.batches import ShuffledRows
 from potstill.training.engine import Engine
 from potstill.training.loop import LAST_BITS, Job, fit, no_teacher
 from potstill.training.metrics import METRICS, open_trackers
@@ -203,10 +204,11 @@ def _train(
         shapes = shapes_of(recipe, inputs, taught_by_student=member.taught_by_student)
         loss = MixedLoss([loss.build(shapes) for loss in member.losses], compiled=settings.compiled)
         teachers = member.open_teachers(model, loss.teacher_reads)
+        encoded = with_scaled_targets(recipe, inputs.of_student, rows, scaler)
         job = Job(
             name=stage,
             model=model,
-            rows=with_scaled_targets(recipe, inputs.of_student, rows, scaler),
+            batches=ShuffledRows(encoded, settings, recipe.seed),
             validation=with_scaled_targets(recipe, inputs.of_student, inputs.splits["validation"].rows, scaler),
             ask=recipe.task.ask,
             loss=loss,
