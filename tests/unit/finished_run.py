@@ -51,6 +51,7 @@ SECTIONS = (
     "classes",
     "disagreements",
     "training",
+    "times",
     "done",
     "recipe",
     "environment",
@@ -228,6 +229,9 @@ def metrics(*, with_baseline: bool) -> dict[str, list[dict[str, Any]]]:
                     "hard_labels.weight": 0.3 + 0.2 * done,
                     "learning_rate": 1e-3 * min(done * 10, (1 - done) / 0.9),
                     "gradient_norm": 1.0,
+                    "seconds": 0.08 + 0.001 * (step % 7),
+                    "rows_per_s": 400.0 - step % 7,
+                    "memory_bytes": 500_000_000,
                 }
             )
             if step % 250 == 0:
@@ -283,11 +287,12 @@ def inputs(*, passed: bool = True, with_baseline: bool = True, hostile: str = HO
         "title": f"Which licence? {hostile}",
         "recipe_yaml": RECIPE,
         "metrics": metrics(with_baseline=with_baseline),
+        "seconds": [("plan", 0.4), ("adapt", 412.0), ("label/teacher/logits", 93.6), ("train/student", 3723.0)],
         "environment": {"python": "3.11.9", "processor": f"two cores {hostile}"},
     }
 
 
 def card_inputs(**choices: Any) -> dict[str, Any]:
     found = inputs(**choices)
-    del found["metrics"]
+    del found["metrics"], found["seconds"]
     return found

@@ -25,6 +25,7 @@ from potstill.presentation.formats import (
     span,
     times,
 )
+from potstill.presentation.times import stage_times
 from potstill.records import (
     ClassRow,
     EvaluateRecord,
@@ -48,9 +49,11 @@ def render_html(
     title: str,
     recipe_yaml: str,
     metrics: Mapping[str, Sequence[Mapping[str, Any]]],
+    seconds: Sequence[tuple[str, float]],
     environment: Mapping[str, str],
 ) -> str:
-    """One whole HTML page without scripts. `metrics` holds the parsed lines of each metrics.jsonl."""
+    """One whole HTML page without scripts. `metrics` holds the parsed lines of each metrics.jsonl, `seconds` how long
+    each stage took."""
     return _render(
         _environment(autoescape=True).get_template("report.html.j2"),
         run,
@@ -60,6 +63,7 @@ def render_html(
         classes=by_drop(run.evaluation.classes),
         trade_off=Markup(charts.trade_off(run.evaluation.models, run.evaluation.floors, run.evaluation.primary_metric)),
         curves=[Markup(svg) for svg in _curves(metrics)],
+        times=stage_times(seconds, metrics),
     )
 
 

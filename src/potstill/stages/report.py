@@ -48,7 +48,9 @@ def report(run: RunDir, recipe: Recipe, finished: FinishedRun) -> ReportRecord:
         }
         trained = {"student": finished.student} | ({"baseline": finished.baseline} if finished.baseline else {})
         metrics = {name: _metrics(run.path("train", name, METRICS), record) for name, record in trained.items()}
-        write_text(folder / "report.html", render_html(finished, metrics=metrics, **facts))
+        write_text(
+            folder / "report.html", render_html(finished, metrics=metrics, seconds=list(run.seconds.items()), **facts)
+        )
         write_text(folder / "MODEL_CARD.md", render_model_card(finished, **facts))
         return ReportRecord(files={name: file_digest(folder / name) for name in ("report.html", "MODEL_CARD.md")})
 

@@ -36,6 +36,7 @@ from potstill.training.checkpoints import (
     read_weights,
     save_checkpoint,
 )
+from potstill.training.costs import StepClock, counted, counts_rows, forget_peak
 from potstill.training.engine import Engine
 from potstill.training.metrics import METRICS, MetricsFile, Tracker
 
@@ -106,6 +107,7 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
     reached = job.loss.reads_answers
     module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss, job.teacher), all_reached=reached)
     optimiser = _adamw(module, settings)
+    forget_peak(engine.device)
     evaluate_every = settings.evaluate_every or job.batches.steps_per_epoch
     done = _resume(checkpoints, module, optimiser, engine, progress, job.name)
     # Steps whose checkpoints this process has read or written whole.
@@ -199,7 +201,7 @@ def _right_answers(outputs: Signals, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def _step(job: Job, module: nn.Module, optimiser: torch.optim.Optimizer, step: int, engine: Engine) -> dict[str, float]:
     """One optimiser step; returns what to write down about it."""
-    settings = job.settings
+    settings, clock = job.settings, StepClock(engine.device)
     progress = step / max(1, job.total_steps - 1)
     rate = settings.learning_rate * learning_rate_factor(
         step, job.total_steps, warmup=settings.warmup, decay=settings.decay
@@ -211,7 +213,7 @@ def _step(job: Job, module: nn.Module, optimiser: torch.optim.Optimizer, step: i
     module.train()
     optimiser.zero_grad(set_to_none=True)
     # Counted over all pieces and processes before any gradient: a mean of means would weigh rows unequally.
-    normaliser = float(engine.sum(torch.stack([batch.mask.sum() for batch in batches]).sum().float()))
+    normaliser, rows = engine.sum(counted(batches).float()).tolist()
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):
         last = number == len(batches) - 1
@@ -235,7 +237,8 @@ def _step(job: Job, module: nn.Module, optimiser: torch.optim.Optimizer, step: i
     for loss in job.loss.losses:
         line[f"{loss.name}.weight"] = loss.weight_at(progress)
         line |= {f"{loss.name}.{key}": value for key, value in loss.settings_at(progress).items()}
-    return line | {"learning_rate": rate, "gradient_norm": norm}
+    costs = clock.costs(normaliser, rows, by_rows=counts_rows(batches))
+    return line | {"learning_rate": rate, "gradient_norm": norm, **costs}
 
 
 def _adamw(module: nn.Module, settings: OptimiserSettings) -> torch.optim.AdamW:
