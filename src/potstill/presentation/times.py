@@ -41,7 +41,7 @@ def stage_times(
 
 
 def throughput(lines: Sequence[Mapping[str, Any]]) -> str:
-    """What the middle one of the steps got through; steps of earlier versions do not say."""
+    """The median over the steps; those of earlier versions do not say."""
     for key, unit in RATES.items():
         if found := [float(line[key]) for line in lines if key in line]:
             return f"{number(median(found))} {unit}"

@@ -6,7 +6,8 @@ from potstill.run_dir import RunDir
 from potstill.stages.common import Inputs
 from potstill.stages.label import label
 from potstill.stages.label_features import label_features
-from potstill.stages.train import Lessons, train_student
+from potstill.stages.opened_teachers import Lessons
+from potstill.stages.train import train_student
 from potstill.training.engine import Engine
 
 
