@@ -38,8 +38,9 @@ from potstill.runtimes.folder import ModelFolder
 from potstill.stages.adapt import adapt
 from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.label import TEACHER, label, label_features
+from potstill.stages.opened_teachers import Lessons
 from potstill.stages.rounds import generations
-from potstill.stages.train import Lessons, train_baseline, train_student
+from potstill.stages.train import train_baseline, train_student
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine, start_engine
 

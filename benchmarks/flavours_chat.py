@@ -28,7 +28,8 @@ from potstill.stages.adapt import adapt
 from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.label import TEACHER, label, label_features
 from potstill.stages.models import teacher_folder
-from potstill.stages.train import Lessons, train_baseline, train_student
+from potstill.stages.opened_teachers import Lessons
+from potstill.stages.train import train_baseline, train_student
 from potstill.targets import HiddenTargets
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine, start_engine

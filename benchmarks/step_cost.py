@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from potstill.cli import errors_as_messages, quiet_libraries
-from potstill.data.batches import StepIterator, batches_by_length
+from potstill.data.batches import batches_by_length
 from potstill.data.encoded import EncodedRows
 from potstill.errors import RecipeError
 from potstill.labels import LabelStore, StoredTeacher, StoreWriter
@@ -41,6 +41,7 @@ from potstill.stages.label import TEACHER, label_source, store_of
 from potstill.stages.models import load_teacher
 from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import FrozenTeacher
+from potstill.training.batches import ShuffledRows
 from potstill.training.engine import Engine, start_engine
 from potstill.training.loop import Job, ModelWithLoss, _adamw, _step, no_teacher
 
@@ -80,24 +81,21 @@ def step_seconds(bench: Bench, pairs: int, warmup: int) -> tuple[list[float], li
     ]
     steppers = [_stepper(bench, losses, teacher, warmup + pairs) for losses, teacher in contenders]
     seconds: tuple[list[float], list[float]] = ([], [])
-    steps = StepIterator(bench.rows.lengths, recipe.train.batch_size, recipe.seed)
-    for number, rows in enumerate(islice(steps, warmup + pairs)):
+    for number in range(warmup + pairs):
         for contender in (0, 1) if number % 2 else (1, 0):
-            taken = bench.timed(partial(steppers[contender], rows, number))
+            taken = bench.timed(partial(steppers[contender], number))
             if number >= warmup:
                 seconds[contender].append(taken)
     return seconds
 
 
-def _stepper(
-    bench: Bench, losses: Sequence[AnyLoss], teacher: Teacher, total_steps: int
-) -> Callable[[list[int], int], object]:
+def _stepper(bench: Bench, losses: Sequence[AnyLoss], teacher: Teacher, total_steps: int) -> Callable[[int], object]:
     """The step of the training loop, for a student of its own."""
     recipe, engine = bench.recipe, bench.engine
     job = Job(
         name="train/bench",
         model=initial_student(recipe, bench.inputs, bench.run, bench.adapted),
-        rows=bench.rows,
+        batches=ShuffledRows(bench.rows, recipe.train, recipe.seed),
         validation=bench.rows,
         ask=ask_for_logits,
         loss=MixedLoss([loss.build() for loss in losses]),
@@ -109,7 +107,7 @@ def _stepper(
     )
     module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss))
     optimiser = _adamw(module, job.settings)
-    return lambda rows, step: _step(job, module, optimiser, rows, step, engine)
+    return lambda step: _step(job, module, optimiser, step, engine)
 
 
 def labelling_seconds(bench: Bench, rows: EncodedRows, rounds: int) -> tuple[list[float], list[float]]:

@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from potstill.data.batches import StepIterator
+from potstill.data.batches import RowOrder
 from potstill.data.chat_tokens import ChatTokens
 from potstill.data.columns import Columns
 from potstill.data.dialogues import read_dialogues
@@ -46,8 +45,9 @@ from potstill.students.copying import layer_map
 from potstill.targets import HiddenTargets
 from potstill.tasks.causal_lm import ask_for_hidden_states, head_of
 from potstill.teachers import FrozenTeacher
-from potstill.training.engine import Engine
+from potstill.training.batches import ShuffledRows
 from potstill.training.loop import Job, ModelWithLoss, _adamw, _step, no_teacher
+from potstill.training.one_process import OneProcess
 from resident import release_unused, resident_bytes
 
 ENCODINGS: dict[str, PositionEncoding] = {"top_k": TopK(), "low_rank": LowRank()}
@@ -102,7 +102,8 @@ class Setup:
         return student
 
     def batches(self, rows: PackedRows) -> Iterator[list[int]]:
-        return islice(iter(StepIterator(rows.lengths, self.batch, 0)), self.warmup + self.steps)
+        order = RowOrder(rows.lengths, self.batch, 0)
+        return map(order.at, range(self.warmup + self.steps))
 
 
 def with_layers(config: PretrainedConfig, chosen: Sequence[int]) -> PretrainedConfig:
@@ -117,11 +118,12 @@ def with_layers(config: PretrainedConfig, chosen: Sequence[int]) -> PretrainedCo
 
 def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher], compiled: bool = True) -> list[float]:
     rows = setup.tokens()
-    engine = Engine(setup.device)
+    engine = OneProcess(setup.device)
+    settings = OptimiserSettings(batch_size=setup.batch, learning_rate=RATE, precision="auto")
     job = Job(
         name="train/bench",
         model=setup.student(),
-        rows=rows,
+        batches=ShuffledRows(rows, settings, 0),
         validation=rows,
         ask=ask_for_hidden_states,
         loss=MixedLoss([loss.build() for loss in losses], compiled=compiled),
@@ -129,14 +131,14 @@ def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher], compil
         criterion=MixedLoss([]),
         total_steps=setup.warmup + setup.steps,
         seed=0,
-        settings=OptimiserSettings(batch_size=setup.batch, learning_rate=RATE, precision="auto"),
+        settings=settings,
     )
     module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss))
     optimiser = _adamw(module, job.settings)
     taken = []
-    for number, indices in enumerate(setup.batches(rows)):
+    for number in range(setup.warmup + setup.steps):
         start = time.perf_counter()
-        _step(job, module, optimiser, list(indices), number, engine)
+        _step(job, module, optimiser, number, engine)
         setup.wait()
         taken.append(time.perf_counter() - start)
     return taken
@@ -170,7 +172,7 @@ def fine_tuning(setup: Setup) -> list[float]:
         batch = as_transformers(rows, list(indices))
         start = time.perf_counter()
         optimiser.zero_grad(set_to_none=True)
-        with Engine(setup.device).autocast("auto"):
+        with OneProcess(setup.device).autocast("auto"):
             loss = model(**{name: each.to(setup.device) for name, each in batch.items()}, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -247,7 +249,7 @@ def label(setup: Setup, encoding: PositionEncoding, folder: Path) -> float:
     teacher, head = FrozenTeacher(model, setup.device, ask_for_hidden_states), head_of(model)
 
     def hidden_of(batch: Batch) -> torch.Tensor:
-        with Engine(setup.device).autocast("auto"):
+        with OneProcess(setup.device).autocast("auto"):
             target = teacher(batch).target
         assert isinstance(target, HiddenTargets)
         return target.hidden.float()

@@ -16,11 +16,12 @@ from potstill.stages.export import export
 from potstill.stages.gate import gate
 from potstill.stages.generate import generate
 from potstill.stages.label import TEACHER, label, label_features
+from potstill.stages.opened_teachers import Lessons
 from potstill.stages.plan import plan
 from potstill.stages.rendering import DATE, at_one_date
 from potstill.stages.report import environment, report
 from potstill.stages.rounds import generations
-from potstill.stages.train import Lessons, train_baseline, train_student
+from potstill.stages.train import train_baseline, train_student
 from potstill.training.engine import Engine, start_engine
 
 STAGES = ("plan", "adapt", "label", "train", "evaluate", "gate", "export", "report")

@@ -87,6 +87,8 @@ class RunDir:
         self.root = root
         self.progress = progress
         self._processes = processes or Alone()
+        self.seconds: dict[str, float] = {}
+        """How long each stage took that this process has the record of, in the order of the stages."""
 
     def path(self, *parts: str) -> Path:
         return self.root.joinpath(*parts)
@@ -125,6 +127,7 @@ class RunDir:
             if self._processes.is_main:
                 # A process that was killed once the record was on disk left it.
                 shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+            self.seconds[name] = stored.seconds
             return stored
         made = None
         if self._processes.is_main:
@@ -134,6 +137,7 @@ class RunDir:
         self._processes.barrier()
         made = made or _stored(folder, record, {wanted})
         assert made is not None, f"{name}: the main process left no record"
+        self.seconds[name] = made.seconds
         return made
 
     def settled(self, name: str, value: str) -> str:

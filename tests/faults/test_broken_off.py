@@ -13,6 +13,8 @@ import pytest
 
 from potstill.progress import Progress
 from potstill.run_dir import file_digest
+from potstill.training.costs import COSTS
+from potstill.training.metrics import METRICS, read_metrics
 
 STAGES = ("adapt", "train/student", "train/baseline")
 POINTS = 18
@@ -26,8 +28,9 @@ def outcome(run: Path) -> dict[str, str]:
     labels = json.loads((run / "label/teacher/logits/result.json").read_text())
     found = {"labels": labels["content_digest"]}
     for stage in STAGES:
-        for name in ("metrics.jsonl", "model/model.safetensors"):
-            found[f"{stage}/{name}"] = file_digest(run / stage / name)
+        lines = [{key: line[key] for key in line if key not in COSTS} for line in read_metrics(run / stage / METRICS)]
+        found[f"{stage}/{METRICS}"] = json.dumps(lines)
+        found[f"{stage}/model"] = file_digest(run / stage / "model/model.safetensors")
     return found
 
 

@@ -23,9 +23,10 @@ from potstill.tasks import Seq2Seq
 from potstill.tasks.seq2seq import ask_for_hidden_states
 from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import EnsembleTeacher, FrozenTeacher, Mixture, Routed
-from potstill.training.engine import Engine
+from potstill.training.batches import ShuffledRows
 from potstill.training.loop import Job, fit
 from potstill.training.metrics import read_metrics
+from potstill.training.one_process import OneProcess
 from tests.conftest import FILLERS, THINGS
 from tests.pair_models import pair_model, pair_tokenizer
 
@@ -122,10 +123,13 @@ CASES: dict[str, Callable[[], Case]] = {
 def test_all_that_is_compared_comes_to_a_small_part_of_its_start(tmp_path: Path, case: str) -> None:
     student, rows, teacher, ask, loss = CASES[case]()
     steps = 100
+    settings = OptimiserSettings(
+        batch_size=8, learning_rate=2e-2, evaluate_every=steps, epochs=1, precision="float32", weight_decay=0.0
+    )
     job = Job(
         name="train/student",
         model=student,
-        rows=rows,
+        batches=ShuffledRows(rows, settings, 3),
         validation=rows,
         ask=ask,
         loss=loss,
@@ -133,11 +137,9 @@ def test_all_that_is_compared_comes_to_a_small_part_of_its_start(tmp_path: Path,
         criterion=true_labels(),
         total_steps=steps,
         seed=3,
-        settings=OptimiserSettings(
-            batch_size=8, learning_rate=2e-2, evaluate_every=steps, epochs=1, precision="float32", weight_decay=0.0
-        ),
+        settings=settings,
     )
-    fit(job, tmp_path, Engine(CPU), Progress())
+    fit(job, tmp_path, OneProcess(CPU), Progress())
     taken = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["kind"] == "step"]
     for each in loss.losses:
         assert taken[-1][each.name] < 0.1 * taken[0][each.name], each.name

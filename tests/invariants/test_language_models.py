@@ -41,9 +41,11 @@ from potstill.students import model_shape
 from potstill.targets import HiddenTargets
 from potstill.tasks.causal_lm import CausalLM, ask_for_hidden_states, head_of, require_known_head
 from potstill.teachers import FrozenTeacher
-from potstill.training.engine import Engine, start_engine
+from potstill.training.batches import ShuffledRows
+from potstill.training.engine import start_engine
 from potstill.training.loop import Job, fit
 from potstill.training.metrics import read_metrics
+from potstill.training.one_process import OneProcess
 
 CPU = torch.device("cpu")
 VOCABULARY = 61
@@ -92,10 +94,12 @@ def kl(weight: float = 1.0) -> MixedLoss:
 
 def job(*, steps: int = 18, teacher: Teacher | None = None, seed: int = 0, **settings: Any) -> Job:
     soft = SoftTargets(weight=Constant(value=0.7), temperature=Linear(start=2.0, end=1.0))
+    asked = {"batch_size": 4, "learning_rate": 1e-2, "evaluate_every": 5, "epochs": 1}
+    optimiser = OptimiserSettings(**(asked | settings))
     return Job(
         name="train/student",
         model=tiny(seed),
-        rows=rows(),
+        batches=ShuffledRows(rows(), optimiser, 3),
         validation=rows(7, 2),
         ask=ask_for_hidden_states,
         loss=MixedLoss([soft.build(), HardLabels(weight=Constant(value=0.3)).build()]),
@@ -104,10 +108,13 @@ def job(*, steps: int = 18, teacher: Teacher | None = None, seed: int = 0, **set
         validation_teacher=online(),
         total_steps=steps,
         seed=3,
-        settings=OptimiserSettings(
-            **({"batch_size": 4, "learning_rate": 1e-2, "evaluate_every": 5, "epochs": 1} | settings)
-        ),
+        settings=optimiser,
     )
+
+
+def over(rows: PackedRows, of: Job) -> Job:
+    """The same job over other rows."""
+    return replace(of, batches=ShuffledRows(rows, of.settings, of.seed))
 
 
 def steps_of(folder: Path, kind: str = "step") -> list[dict[str, Any]]:
@@ -122,10 +129,9 @@ def weights(model: torch.nn.Module) -> torch.Tensor:
 def test_a_student_of_the_teachers_shape_is_driven_to_its_teacher(tmp_path: Path, divergence: str) -> None:
     """On a few rows: the loss of the last step is a small part of the first one's."""
     soft = SoftTargets.model_validate({"weight": 1.0, "temperature": 1.0, "divergence": {"kind": divergence}})
-    small = replace(
-        job(steps=150, learning_rate=2e-2, evaluate_every=150), rows=rows(4), loss=MixedLoss([soft.build()])
-    )
-    fit(small, tmp_path, Engine(CPU), Progress())
+    small = over(rows(4), job(steps=150, learning_rate=2e-2, evaluate_every=150))
+    small = replace(small, loss=MixedLoss([soft.build()]))
+    fit(small, tmp_path, OneProcess(CPU), Progress())
     taken = [line["loss"] for line in steps_of(tmp_path)]
     assert taken[0] > 0.2 and taken[-1] < 0.03 * taken[0]
 
@@ -146,8 +152,9 @@ def with_features(of: Job, teacher_seed: int = 9) -> Job:
 
 
 def test_features_beside_answers_drive_a_student_of_the_teachers_shape_to_its_teacher(tmp_path: Path) -> None:
-    small = with_features(replace(job(steps=200, learning_rate=2e-2, evaluate_every=200), rows=rows(4), loss=kl()))
-    fit(small, tmp_path, Engine(CPU), Progress())
+    small = over(rows(4), job(steps=200, learning_rate=2e-2, evaluate_every=200))
+    small = with_features(replace(small, loss=kl()))
+    fit(small, tmp_path, OneProcess(CPU), Progress())
     taken = steps_of(tmp_path)
     for name in ("loss", "soft_targets", "hidden_states", "attention", "relations"):
         assert taken[-1][name] < 0.1 * taken[0][name], name
@@ -156,7 +163,7 @@ def test_features_beside_answers_drive_a_student_of_the_teachers_shape_to_its_te
 @pytest.mark.parametrize("features", [False, True])
 def test_no_logits_of_all_positions_are_kept_for_the_backward_pass(features: bool) -> None:
     small = with_features(job()) if features else job()
-    batch = small.rows.collate([0, 1, 2])
+    batch = small.batches.rows.collate([0, 1, 2])
     kept: list[int] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -180,8 +187,8 @@ def test_accumulation_changes_memory_and_nothing_else(tmp_path: Path, features: 
     whole, pieces = job(), job(micro_batch_size=1)
     if features:
         whole, pieces = with_features(whole), with_features(pieces)
-    fit(whole, tmp_path / "whole", Engine(CPU), Progress())
-    fit(pieces, tmp_path / "pieces", Engine(CPU), Progress())
+    fit(whole, tmp_path / "whole", OneProcess(CPU), Progress())
+    fit(pieces, tmp_path / "pieces", OneProcess(CPU), Progress())
     for one, other in zip(steps_of(tmp_path / "whole"), steps_of(tmp_path / "pieces"), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
     torch.testing.assert_close(weights(whole.model), weights(pieces.model), rtol=1e-3, atol=1e-4)
@@ -221,11 +228,11 @@ class StopsAt:
 @pytest.mark.parametrize("calls", [3, 11, 27])
 def test_training_broken_anywhere_resumes_to_bitwise_the_same(tmp_path: Path, calls: int) -> None:
     whole = job(micro_batch_size=2)
-    fit(whole, tmp_path / "whole", Engine(CPU), Progress())
+    fit(whole, tmp_path / "whole", OneProcess(CPU), Progress())
     with pytest.raises(KeyboardInterrupt):
-        fit(job(micro_batch_size=2, teacher=StopsAt(calls)), tmp_path / "broken", Engine(CPU), Progress())
+        fit(job(micro_batch_size=2, teacher=StopsAt(calls)), tmp_path / "broken", OneProcess(CPU), Progress())
     resumed = job(micro_batch_size=2)
-    fit(resumed, tmp_path / "broken", Engine(CPU), Progress())
+    fit(resumed, tmp_path / "broken", OneProcess(CPU), Progress())
     assert [s["loss"] for s in steps_of(tmp_path / "whole")] == [s["loss"] for s in steps_of(tmp_path / "broken")]
     assert torch.equal(weights(whole.model), weights(resumed.model))
 
@@ -256,8 +263,8 @@ def stored(folder: Path, encoding: Any, source: PackedRows, grid: tuple[float, .
 )
 def test_training_from_the_store_is_training_from_the_model(tmp_path: Path, encoding: Any, near: float) -> None:
     from_model, from_store = job(), job(teacher=stored(tmp_path / "store", encoding, rows()))
-    fit(from_model, tmp_path / "model", Engine(CPU), Progress())
-    fit(from_store, tmp_path / "labels", Engine(CPU), Progress())
+    fit(from_model, tmp_path / "model", OneProcess(CPU), Progress())
+    fit(from_store, tmp_path / "labels", OneProcess(CPU), Progress())
     pairs = zip(steps_of(tmp_path / "model"), steps_of(tmp_path / "labels"), strict=True)
     assert all(one["soft_targets"] == pytest.approx(other["soft_targets"], rel=near, abs=near) for one, other in pairs)
 
@@ -266,11 +273,11 @@ def test_a_temperature_that_the_store_does_not_carry_stops_with_its_grid(tmp_pat
     hot = SoftTargets(weight=Constant(value=1.0), temperature=Constant(value=4.0))
     labels = stored(tmp_path / "store", TopK(k=8), rows())
     with pytest.raises(ValueError, match=r"temperature 4 is outside of the stored grid 1, 1\.5, 2"):
-        fit(replace(job(teacher=labels), loss=MixedLoss([hot.build()])), tmp_path / "run", Engine(CPU), Progress())
+        fit(replace(job(teacher=labels), loss=MixedLoss([hot.build()])), tmp_path / "run", OneProcess(CPU), Progress())
 
 
 def test_the_best_checkpoint_is_the_one_nearest_to_the_teacher(tmp_path: Path) -> None:
-    done = fit(job(), tmp_path, Engine(CPU), Progress())
+    done = fit(job(), tmp_path, OneProcess(CPU), Progress())
     validations = {line["step"]: line["validation_loss"] for line in steps_of(tmp_path, "validation")}
     assert done.best_step == min(validations, key=lambda step: validations[step])
     source = rows(7, 2)
@@ -297,7 +304,7 @@ def test_accuracy_is_the_share_of_tokens_that_are_likeliest(tmp_path: Path) -> N
         examples.append(Tokenised(example.id, ids, example.trained))
     own = pack(examples, max_length=30, pad_id=0)
     perfect = replace(job(steps=1, seed=9, learning_rate=1e-12), validation=own)
-    done = fit(perfect, tmp_path, Engine(CPU), Progress())
+    done = fit(perfect, tmp_path, OneProcess(CPU), Progress())
     assert done.best_validation_accuracy == 1.0
     assert done.best_validation_loss == pytest.approx(0, abs=1e-6)
 
@@ -307,7 +314,7 @@ def test_two_processes_train_as_one_also_where_one_has_no_rows(tmp_path: Path) -
     settings: dict[str, Any] = {"batch_size": 2, "micro_batch_size": 2}
     labels = stored(tmp_path / "store", Hidden(head=16), rows())
     assert len(rows().rows) % 2 == 1
-    fit(job(teacher=labels, **settings), tmp_path / "one", Engine(CPU), Progress())
+    fit(job(teacher=labels, **settings), tmp_path / "one", OneProcess(CPU), Progress())
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "tests.invariants.test_language_models"]
     done = subprocess.run(

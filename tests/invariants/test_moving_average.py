@@ -16,8 +16,9 @@ from potstill.schedules import Constant
 from potstill.signals import Batch, MovingTeacher
 from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import MovingAverage
-from potstill.training.engine import Engine
+from potstill.training.batches import ShuffledRows
 from potstill.training.loop import Job, fit
+from potstill.training.one_process import OneProcess
 from tests.contracts.feature_reference import encoder, rows, shape
 
 CPU = torch.device("cpu")
@@ -47,10 +48,13 @@ def job(*, features: bool = False, answers: bool = True) -> Job:
     ]
     loss = MixedLoss(losses)
     teacher = MovingAverage(model, CPU, ask_for_logits, loss.teacher_reads, decay=0.9, every=1)
+    settings = OptimiserSettings(
+        batch_size=2, learning_rate=1e-2, evaluate_every=4, precision="float32", keep_checkpoints=9
+    )
     return Job(
         name="train/student",
         model=model,
-        rows=Source(),
+        batches=ShuffledRows(Source(), settings, 3),
         validation=Source(),
         ask=ask_for_logits,
         loss=loss,
@@ -58,9 +62,7 @@ def job(*, features: bool = False, answers: bool = True) -> Job:
         criterion=MixedLoss([HardLabels(weight=Constant(value=1.0)).build()]),
         total_steps=12,
         seed=3,
-        settings=OptimiserSettings(
-            batch_size=2, learning_rate=1e-2, evaluate_every=4, precision="float32", keep_checkpoints=9
-        ),
+        settings=settings,
     )
 
 
@@ -117,16 +119,16 @@ def test_a_job_that_is_broken_off_goes_on_with_the_same_teacher(
     features: bool, answers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = job(features=features, answers=answers)
-    fit(whole, tmp_path / "whole", Engine(CPU), Progress())
+    fit(whole, tmp_path / "whole", OneProcess(CPU), Progress())
     broken = job(features=features, answers=answers)
     steps = iter(range(100))
     # From its fifth step on, a signal has arrived.
     monkeypatch.setattr(stopping, "requested", lambda: next(steps) >= 4)
     with pytest.raises(Stopped):
-        fit(broken, tmp_path / "parts", Engine(CPU), Progress())
+        fit(broken, tmp_path / "parts", OneProcess(CPU), Progress())
     monkeypatch.undo()
     resumed = job(features=features, answers=answers)
-    fit(resumed, tmp_path / "parts", Engine(CPU), Progress())
+    fit(resumed, tmp_path / "parts", OneProcess(CPU), Progress())
     for name, tensor in state(whole.model).items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
     assert isinstance(whole.teacher, MovingAverage) and isinstance(resumed.teacher, MovingAverage)

@@ -19,12 +19,13 @@ from potstill.tasks import TextClassification
 from potstill.tasks.target_scaler import TargetScaler
 from potstill.teachers import FrozenTeacher
 from potstill.training import loop
-from potstill.training.engine import Engine
+from potstill.training.batches import ShuffledRows
 from potstill.training.frozen_layers import FrozenLayers
 from potstill.training.loop import Job, fit, validate
 from potstill.training.metrics import read_metrics
+from potstill.training.one_process import OneProcess
 from tests.contracts.test_regression import number_model
-from tests.invariants.test_training import CLASSES, CPU, encoded, losses, tiny, weights
+from tests.invariants.test_training import CLASSES, CPU, encoded, losses, over, tiny, weights
 
 SEVERAL = TextClassification(problem_type="multi_label_classification")
 
@@ -39,10 +40,12 @@ def labelled(count: int, seed: int, *, unlabelled_from: int | None = None) -> En
 
 
 def job(*, dropout: float = 0.1, steps: int = 13, seed: int = 0, **settings: object) -> Job:
+    asked = {"batch_size": 8, "learning_rate": 1e-2, "evaluate_every": 4}
+    optimiser = OptimiserSettings(**(asked | settings))  # type: ignore[arg-type]
     return Job(
         name="train/student",
         model=tiny(seed, dropout=dropout),
-        rows=labelled(37, 1, unlabelled_from=20),
+        batches=ShuffledRows(labelled(37, 1, unlabelled_from=20), optimiser, 3),
         validation=labelled(16, 2),
         ask=SEVERAL.ask,
         loss=MixedLoss([SoftTargets().build(), HardLabels().build()]),
@@ -50,7 +53,7 @@ def job(*, dropout: float = 0.1, steps: int = 13, seed: int = 0, **settings: obj
         criterion=true_labels(),
         total_steps=steps,
         seed=3,
-        settings=OptimiserSettings(**({"batch_size": 8, "learning_rate": 1e-2, "evaluate_every": 4} | settings)),
+        settings=optimiser,
     )
 
 
@@ -68,9 +71,8 @@ def valued(count: int, seed: int, *, unlabelled_from: int | None = None) -> Enco
 def number_job(**settings: object) -> Job:
     each = job(dropout=0.0, **settings)
     return replace(
-        each,
+        over(valued(37, 1, unlabelled_from=20), each),
         model=number_model(0),
-        rows=valued(37, 1, unlabelled_from=20),
         validation=valued(16, 2),
         ask=NUMBERS.ask,
         teacher=FrozenTeacher(number_model(9), CPU, NUMBERS.ask),
@@ -84,7 +86,7 @@ def test_one_batch_of_8_equals_8_batches_of_1(tmp_path: Path, make: Callable[...
     runs = []
     for size in (8, 1):
         each = make(micro_batch_size=size)
-        fit(each, tmp_path / str(size), Engine(CPU), Progress())
+        fit(each, tmp_path / str(size), OneProcess(CPU), Progress())
         runs.append((losses(tmp_path / str(size)), weights(each.model)))
     np.testing.assert_allclose(runs[0][0], runs[1][0], rtol=2e-4)
     torch.testing.assert_close(runs[0][1], runs[1][1], rtol=1e-3, atol=1e-3)
@@ -96,15 +98,15 @@ def test_one_batch_of_8_equals_8_batches_of_1(tmp_path: Path, make: Callable[...
 def test_a_student_of_its_teachers_shape_can_be_driven_to_it(tmp_path: Path, make: Callable[..., Job]) -> None:
     soft = MixedLoss([SoftTargets(weight=Constant(value=1.0), temperature=Constant(value=2.0)).build()])
     each = make(steps=300, learning_rate=1e-2, decay="cosine", evaluate_every=300, weight_decay=0.0)
-    each = replace(each, validation=each.rows, loss=soft, criterion=soft, validation_teacher=each.teacher)
-    before = validate(each, Engine(CPU)).validation_loss
-    fit(each, tmp_path, Engine(CPU), Progress())
-    assert validate(each, Engine(CPU)).validation_loss < 0.02 * before
+    each = replace(each, validation=each.batches.rows, loss=soft, criterion=soft, validation_teacher=each.teacher)
+    before = validate(each, OneProcess(CPU)).validation_loss
+    fit(each, tmp_path, OneProcess(CPU), Progress())
+    assert validate(each, OneProcess(CPU)).validation_loss < 0.02 * before
 
 
 def test_validation_counts_the_rows_of_which_all_labels_are_right() -> None:
     each = job(dropout=0.0)
-    found = validate(each, Engine(CPU))
+    found = validate(each, OneProcess(CPU))
     batch = each.validation.collate(range(16))
     with torch.no_grad():
         x = each.model.eval()(**batch.inputs).logits
@@ -113,20 +115,20 @@ def test_validation_counts_the_rows_of_which_all_labels_are_right() -> None:
     assert found.validation_loss == pytest.approx(expected.item(), rel=1e-5)
     # In pieces of other sizes the same.
     small = replace(each, settings=each.settings.model_copy(update={"micro_batch_size": 3}))
-    assert validate(small, Engine(CPU)).validation_accuracy == found.validation_accuracy
+    assert validate(small, OneProcess(CPU)).validation_accuracy == found.validation_accuracy
 
 
 def test_an_adapted_teacher_can_have_its_lower_layers_frozen(tmp_path: Path) -> None:
     each = job(dropout=0.0)
     frozen = FrozenLayers(each.model, 1)
-    kept = frozen.keep(each.rows, CPU, 4, lambda amount=1, note="": None)  # type: ignore[arg-type]
+    kept = frozen.keep(each.batches.rows, CPU, 4, lambda amount=1, note="": None)  # type: ignore[arg-type]
     batch = kept.collate([0, 1])
     assert batch.whole_rows and batch.labels.shape == (2, CLASSES)
     frozen.detach()
     fit(
-        replace(each, rows=kept, validation=kept, loss=true_labels(), teacher=loop.no_teacher),
+        replace(over(kept, each), validation=kept, loss=true_labels(), teacher=loop.no_teacher),
         tmp_path,
-        Engine(CPU),
+        OneProcess(CPU),
         Progress(),
     )
     frozen.restore()
@@ -137,7 +139,7 @@ def test_an_adapted_teacher_can_have_its_lower_layers_frozen(tmp_path: Path) -> 
 
 def test_numbers_are_validated_by_their_loss_alone() -> None:
     each = number_job()
-    found = validate(each, Engine(CPU))
+    found = validate(each, OneProcess(CPU))
     with torch.no_grad():
         said = each.model.eval()(**each.validation.collate(range(16)).inputs).logits[:, 0]
     expected = ((said - torch.from_numpy(each.validation.labels)) ** 2).mean().item() / 2  # type: ignore[attr-defined]
@@ -154,8 +156,8 @@ def test_saving_in_the_unit_of_the_labels_changes_nothing_of_a_training(tmp_path
             saved.append(model.classifier.bias.item())  # type: ignore[union-attr, operator]
 
     plain, snapped = number_job(), number_job()
-    fit(plain, tmp_path / "plain", Engine(CPU), Progress())
-    fit(replace(snapped, at_step={5: lambda: save(snapped.model)}), tmp_path / "snapped", Engine(CPU), Progress())
+    fit(plain, tmp_path / "plain", OneProcess(CPU), Progress())
+    fit(replace(snapped, at_step={5: lambda: save(snapped.model)}), tmp_path / "snapped", OneProcess(CPU), Progress())
     assert 900 < saved[0] < 1100
     assert losses(tmp_path / "plain") == losses(tmp_path / "snapped")
     assert torch.equal(weights(plain.model), weights(snapped.model))

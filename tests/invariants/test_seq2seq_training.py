@@ -25,9 +25,10 @@ from potstill.targets import HiddenTargets
 from potstill.tasks import Seq2Seq
 from potstill.tasks.seq2seq import ask_for_hidden_states, head_of
 from potstill.teachers import FrozenTeacher
-from potstill.training.engine import Engine
+from potstill.training.batches import ShuffledRows
 from potstill.training.loop import Job, fit
 from potstill.training.metrics import read_metrics
+from potstill.training.one_process import OneProcess
 from tests.conftest import FILLERS, THINGS
 from tests.pair_models import SPECIAL, WORDS, pair_model, pair_tokenizer
 
@@ -71,7 +72,7 @@ def trained(folder: Path, teacher: Teacher | None = None, *, features: bool = Fa
     job = Job(
         name="train/student",
         model=model,
-        rows=rows(),
+        batches=ShuffledRows(rows(), settings, 3),
         validation=rows(),
         ask=ask_for_hidden_states,
         loss=MixedLoss(losses),
@@ -82,7 +83,7 @@ def trained(folder: Path, teacher: Teacher | None = None, *, features: bool = Fa
         seed=3,
         settings=settings,
     )
-    fit(job, folder, Engine(CPU), Progress())
+    fit(job, folder, OneProcess(CPU), Progress())
     return [line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "step"]
 
 

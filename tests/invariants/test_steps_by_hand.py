@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from potstill.students import model_shape
 from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import FrozenTeacher
 from potstill.training import loop
-from potstill.training.engine import Engine
+from potstill.training.data_parallel import DataParallel
 from potstill.training.loop import Job, fit, no_teacher
-from tests.invariants.test_training import CPU, encoded, job, tiny, weights
+from potstill.training.one_process import OneProcess
+from tests.invariants.test_training import CPU, encoded, job, over, tiny, weights
 
 ROWS = 12
 RATES = [0.25, 0.5, 0.75, 1.0, 2 / 3, 1 / 3]
@@ -33,8 +34,7 @@ RATES = [0.25, 0.5, 0.75, 1.0, 2 / 3, 1 / 3]
 def on_labels_alone(**settings: Any) -> Job:
     """Whole batches of labelled rows, so that their order means nothing."""
     return replace(
-        job(dropout=0.0, steps=len(RATES), batch_size=ROWS, **settings),
-        rows=encoded(ROWS, 1),
+        over(encoded(ROWS, 1), job(dropout=0.0, steps=len(RATES), batch_size=ROWS, **settings)),
         loss=MixedLoss([HardLabels(weight=Constant(value=1.0)).build()]),
         teacher=no_teacher,
     )
@@ -70,9 +70,9 @@ def test_steps_are_those_of_adamw_with_its_rates_and_no_decay_of_biases_and_norm
             if name.endswith("bias"):
                 # A bias of zero would not show that it decays.
                 parameter.fill_(0.3)
-    batch = whole.rows.collate(range(ROWS))
+    batch = whole.batches.rows.collate(range(ROWS))
     expected = by_hand(whole.model.train(), batch, peak=peak, decay=decay, clip=clip)
-    fit(whole, tmp_path, Engine(CPU), Progress())
+    fit(whole, tmp_path, OneProcess(CPU), Progress())
     torch.testing.assert_close(weights(whole.model).double(), expected, rtol=0, atol=2e-4)
 
 
@@ -84,7 +84,7 @@ def test_dropout_is_on_in_every_step_and_off_in_every_validation(tmp_path: Path)
     trained.model.register_forward_pre_hook(
         lambda module, _: modes.append((not torch.is_inference_mode_enabled(), module.bert.embeddings.dropout.training))
     )
-    fit(trained, tmp_path, Engine(CPU), Progress())
+    fit(trained, tmp_path, OneProcess(CPU), Progress())
     steps = [training for stepping, training in modes if stepping]
     validations = [training for stepping, training in modes if not stepping]
     assert len(steps) == 9 and all(steps)
@@ -94,9 +94,16 @@ def test_dropout_is_on_in_every_step_and_off_in_every_validation(tmp_path: Path)
 def test_patience_counts_from_the_last_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = iter([1.0, 1.1, 0.9, 1.0, 0.8, 0.9, 1.0, 0.7])
     monkeypatch.setattr(loop, "validate", lambda *_: loop.Validation(next(script), 0.5))
-    done = fit(job(patience=2, evaluate_every=1, steps=8), tmp_path, Engine(CPU), Progress())
+    done = fit(job(patience=2, evaluate_every=1, steps=8), tmp_path, OneProcess(CPU), Progress())
     # Never two in a row without a gain, but for the sixth and the seventh.
     assert (done.step, done.best_step, done.stopped_early) == (7, 5, True)
+
+
+@dataclass(frozen=True)
+class OfRank(OneProcess):
+    """An engine that says that it is one of several processes, and waits for none of them."""
+
+    rank: int = 0
 
 
 def draws_of(rank: int, folder: Path) -> torch.Tensor:
@@ -108,7 +115,7 @@ def draws_of(rank: int, folder: Path) -> torch.Tensor:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(job(teacher=teacher), folder, Engine(CPU, rank=rank), Progress())
+        fit(job(teacher=teacher), folder, OfRank(CPU, rank), Progress())
     return drawn[0]
 
 
@@ -116,13 +123,6 @@ def test_processes_drop_other_units_and_the_same_process_the_same(tmp_path: Path
     first, second, again = (draws_of(rank, tmp_path / str(number)) for number, rank in enumerate((0, 1, 0)))
     assert torch.equal(first, again)
     assert not torch.isclose(first, second).any()
-
-
-class Wrapped(Engine):
-    """An engine of one process whose module is wrapped as in a job of several."""
-
-    def wrap(self, module: nn.Module, *, all_reached: bool = True) -> nn.Module:
-        return Engine(self.device, 0, 2).wrap(module, all_reached=all_reached)
 
 
 @pytest.fixture
@@ -142,8 +142,8 @@ def test_a_job_of_several_processes_goes_on_where_losses_reach_no_head(tmp_path:
     loss = MixedLoss([HiddenStates(projection="none").build(shapes)])
     teacher = FrozenTeacher(tiny(9), CPU, ask_for_logits, loss.teacher_reads)
     alone, wrapped = (replace(trained, model=tiny(0, dropout=0.0), loss=loss, teacher=teacher) for _ in range(2))
-    fit(alone, tmp_path / "alone", Engine(CPU), Progress())
-    fit(wrapped, tmp_path / "wrapped", Wrapped(CPU), Progress())
+    fit(alone, tmp_path / "alone", OneProcess(CPU), Progress())
+    fit(wrapped, tmp_path / "wrapped", DataParallel(CPU, 0, 1), Progress())
     torch.testing.assert_close(weights(alone.model), weights(wrapped.model), rtol=1e-5, atol=1e-6)
 
 
@@ -151,7 +151,7 @@ def test_a_job_of_several_processes_goes_on_where_losses_reach_no_head(tmp_path:
 @pytest.mark.parametrize("all_reached", [True, False])
 def test_parameters_without_a_gradient_are_looked_for_only_where_there_are_some(all_reached: bool) -> None:
     """Looking costs a walk over the graph in each step."""
-    wrapped = Engine(CPU, 0, 2).wrap(nn.Linear(2, 2), all_reached=all_reached)
+    wrapped = DataParallel(CPU, 0, 2).wrap(nn.Linear(2, 2), all_reached=all_reached)
     assert isinstance(wrapped, DistributedDataParallel)
     assert wrapped.find_unused_parameters is not all_reached
 
@@ -164,6 +164,6 @@ def test_the_weights_that_are_left_are_those_of_the_best_checkpoint(
     trained = job(evaluate_every=2, steps=8)
     there: dict[int, torch.Tensor] = {}
     at_step = {step: lambda step=step: there.update({step: weights(trained.model).clone()}) for step in (4, 8)}
-    fit(replace(trained, at_step=at_step), tmp_path, Engine(CPU), Progress())
+    fit(replace(trained, at_step=at_step), tmp_path, OneProcess(CPU), Progress())
     assert torch.equal(weights(trained.model), there[4])
     assert not torch.equal(there[4], there[8])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from potstill.data.encoded import EncodedRows
+from potstill.data.encoded import BatchSource, EncodedRows
 from potstill.errors import CheckpointError, Stopped, TrainingError
 from potstill.labels import Dense, LabelSource, LabelStore, StoredTeacher, StoreWriter
 from potstill.losses import HardLabels, MixedLoss, SoftTargets
@@ -27,11 +27,13 @@ from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import FrozenTeacher
 from potstill.training import checkpoints as checkpointing
 from potstill.training import loop
+from potstill.training.batches import ShuffledRows
 from potstill.training.checkpoints import is_whole, keep_newest
-from potstill.training.engine import Engine, start_engine
+from potstill.training.engine import start_engine
 from potstill.training.frozen_layers import FrozenLayers
 from potstill.training.loop import Job, fit
 from potstill.training.metrics import read_metrics
+from potstill.training.one_process import OneProcess
 
 CPU = torch.device("cpu")
 CLASSES = 5
@@ -64,10 +66,12 @@ def encoded(count: int, seed: int, *, unlabelled_from: int | None = None) -> Enc
 
 
 def job(*, dropout: float = 0.1, steps: int = 21, teacher: object = None, **settings: object) -> Job:
+    asked: dict[str, object] = {"batch_size": 8, "learning_rate": 1e-2, "evaluate_every": 4}
+    optimiser = OptimiserSettings(**(asked | settings))  # type: ignore[arg-type]
     return Job(
         name="train/student",
         model=tiny(0, dropout=dropout),
-        rows=encoded(37, 1, unlabelled_from=20),
+        batches=ShuffledRows(encoded(37, 1, unlabelled_from=20), optimiser, 3),
         validation=encoded(16, 2),
         ask=ask_for_logits,
         loss=MixedLoss([SoftTargets().build(), HardLabels().build()]),
@@ -75,10 +79,13 @@ def job(*, dropout: float = 0.1, steps: int = 21, teacher: object = None, **sett
         criterion=true_labels(),
         total_steps=steps,
         seed=3,
-        settings=OptimiserSettings(
-            **({"batch_size": 8, "learning_rate": 1e-2, "evaluate_every": 4} | settings)  # type: ignore[arg-type]
-        ),
+        settings=optimiser,
     )
+
+
+def over(rows: BatchSource, of: Job) -> Job:
+    """The same job over other rows."""
+    return replace(of, batches=ShuffledRows(rows, of.settings, of.seed))
 
 
 def losses(folder: Path) -> list[float]:
@@ -107,11 +114,11 @@ class StopsAt:
 def test_training_broken_anywhere_resumes_to_bitwise_the_same_weights_and_losses(tmp_path: Path, calls: int) -> None:
     """With dropout, shuffling, two micro-batches a step and several epochs."""
     whole = job(micro_batch_size=4)
-    fit(whole, tmp_path / "whole", Engine(CPU), Progress())
+    fit(whole, tmp_path / "whole", OneProcess(CPU), Progress())
     with pytest.raises(KeyboardInterrupt):
-        fit(job(micro_batch_size=4, teacher=StopsAt(calls)), tmp_path / "broken", Engine(CPU), Progress())
+        fit(job(micro_batch_size=4, teacher=StopsAt(calls)), tmp_path / "broken", OneProcess(CPU), Progress())
     resumed = job(micro_batch_size=4)
-    fit(resumed, tmp_path / "broken", Engine(CPU), Progress())
+    fit(resumed, tmp_path / "broken", OneProcess(CPU), Progress())
     assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
     assert len(losses(tmp_path / "whole")) == 21
     assert torch.equal(weights(whole.model), weights(resumed.model))
@@ -121,7 +128,7 @@ def test_one_batch_of_8_equals_8_batches_of_1(tmp_path: Path) -> None:
     runs = []
     for size in (8, 3, 1):
         each = job(dropout=0.0, micro_batch_size=size)
-        fit(each, tmp_path / str(size), Engine(CPU), Progress())
+        fit(each, tmp_path / str(size), OneProcess(CPU), Progress())
         runs.append((losses(tmp_path / str(size)), weights(each.model)))
     for other_losses, other_weights in runs[1:]:
         np.testing.assert_allclose(runs[0][0], other_losses, rtol=2e-4)
@@ -140,14 +147,14 @@ def test_stored_labels_train_as_the_online_teacher_does(tmp_path: Path) -> None:
         rows.ids, batches, 2, lambda batch: teacher(rows.collate(batch)).logits.clone(), lambda rows: None
     )
     stored = StoredTeacher(LabelStore(tmp_path / "store"), CPU)
-    fit(job(teacher=stored), tmp_path / "stored", Engine(CPU), Progress())
-    fit(job(), tmp_path / "online", Engine(CPU), Progress())
+    fit(job(teacher=stored), tmp_path / "stored", OneProcess(CPU), Progress())
+    fit(job(), tmp_path / "online", OneProcess(CPU), Progress())
     np.testing.assert_allclose(losses(tmp_path / "stored"), losses(tmp_path / "online"), rtol=1e-4)
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     one = job(dropout=0.0)
-    fit(one, tmp_path / "one", Engine(CPU), Progress())
+    fit(one, tmp_path / "one", OneProcess(CPU), Progress())
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", __file__, str(tmp_path / "two")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -157,7 +164,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
 
 
 def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_loss(tmp_path: Path) -> None:
-    done = fit(job(patience=2, steps=60), tmp_path, Engine(CPU), Progress())
+    done = fit(job(patience=2, steps=60), tmp_path, OneProcess(CPU), Progress())
     seen = {
         line["step"]: line["validation_loss"]
         for line in read_metrics(tmp_path / "metrics.jsonl")
@@ -176,26 +183,26 @@ def test_the_best_checkpoint_is_the_one_that_select_by_says(
     """Loss and accuracy both rise, as in a model that grows over-confident; of equal accuracies the lower loss wins."""
     script = iter([(1.0, 0.0), (0.5, 0.6), (0.9, 0.7), (0.8, 0.7), (0.95, 0.7)])
     monkeypatch.setattr(loop, "validate", lambda *_: loop.Validation(*next(script)))
-    done = fit(job(select_by=select_by, steps=20), tmp_path, Engine(CPU), Progress())
+    done = fit(job(select_by=select_by, steps=20), tmp_path, OneProcess(CPU), Progress())
     assert done.best_step == best
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_and_none_whole_is_an_error(tmp_path: Path) -> None:
-    fit(job(), tmp_path / "whole", Engine(CPU), Progress())
+    fit(job(), tmp_path / "whole", OneProcess(CPU), Progress())
     with pytest.raises(KeyboardInterrupt):
-        fit(job(teacher=StopsAt(10)), tmp_path / "broken", Engine(CPU), Progress())
+        fit(job(teacher=StopsAt(10)), tmp_path / "broken", OneProcess(CPU), Progress())
     checkpoints = sorted((tmp_path / "broken/scratch/checkpoints").iterdir())
     assert len(checkpoints) == 2
     damage(checkpoints[-1])
-    fit(job(), tmp_path / "broken", Engine(CPU), Progress())
+    fit(job(), tmp_path / "broken", OneProcess(CPU), Progress())
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
 
     with pytest.raises(KeyboardInterrupt):
-        fit(job(teacher=StopsAt(10)), tmp_path / "lost", Engine(CPU), Progress())
+        fit(job(teacher=StopsAt(10)), tmp_path / "lost", OneProcess(CPU), Progress())
     for checkpoint in (tmp_path / "lost/scratch/checkpoints").iterdir():
         damage(checkpoint)
     with pytest.raises(CheckpointError, match="none of its checkpoints is whole"):
-        fit(job(), tmp_path / "lost", Engine(CPU), Progress())
+        fit(job(), tmp_path / "lost", OneProcess(CPU), Progress())
 
 
 def test_a_damaged_best_checkpoint_never_becomes_the_model(tmp_path: Path) -> None:
@@ -203,16 +210,16 @@ def test_a_damaged_best_checkpoint_never_becomes_the_model(tmp_path: Path) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "validate", lambda *_: loop.Validation(*next(script)))
         with pytest.raises(KeyboardInterrupt):
-            fit(job(teacher=StopsAt(18)), tmp_path, Engine(CPU), Progress())
+            fit(job(teacher=StopsAt(18)), tmp_path, OneProcess(CPU), Progress())
         damage(tmp_path / "scratch/checkpoints/step-00000004")
         with pytest.raises(CheckpointError, match="step-00000004: the best checkpoint is damaged"):
-            fit(job(), tmp_path, Engine(CPU), Progress())
+            fit(job(), tmp_path, OneProcess(CPU), Progress())
 
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_damaged_checkpoint_does_not_count_among_the_newest(tmp_path: Path, keep: int) -> None:
     with pytest.raises(KeyboardInterrupt):
-        fit(job(teacher=StopsAt(14), keep_checkpoints=9), tmp_path, Engine(CPU), Progress())
+        fit(job(teacher=StopsAt(14), keep_checkpoints=9), tmp_path, OneProcess(CPU), Progress())
     checkpoints = tmp_path / "scratch/checkpoints"
     assert names(checkpoints) == ["step-00000004", "step-00000008", "step-00000012"]
     damage(checkpoints / "step-00000012")
@@ -231,22 +238,22 @@ def test_what_was_just_saved_takes_the_place_of_newer_ones_that_are_damaged(
     """Resumed from before a damaged checkpoint and stopped again before its step: the newest by name is not the one
     to go on from."""
     with pytest.raises(KeyboardInterrupt):
-        fit(job(teacher=StopsAt(10), keep_checkpoints=2), tmp_path, Engine(CPU), Progress())
+        fit(job(teacher=StopsAt(10), keep_checkpoints=2), tmp_path, OneProcess(CPU), Progress())
     checkpoints = tmp_path / "scratch/checkpoints"
     damage(checkpoints / "step-00000008")
     looked_at: list[str] = []
     monkeypatch.setattr(checkpointing, "is_whole", lambda path: looked_at.append(path.name) or is_whole(path))
     monkeypatch.setattr(loop.stopping, "requested", lambda: True)
     with pytest.raises(Stopped):
-        fit(job(keep_checkpoints=1), tmp_path, Engine(CPU), Progress())
+        fit(job(keep_checkpoints=1), tmp_path, OneProcess(CPU), Progress())
     # The best one stays too, and what this process wrote is not read again.
     assert names(checkpoints) == ["step-00000004", "step-00000005"]
     assert looked_at == ["step-00000008", "step-00000004", "step-00000008"]
     monkeypatch.undo()
     whole = job()
-    fit(whole, tmp_path / "whole", Engine(CPU), Progress())
+    fit(whole, tmp_path / "whole", OneProcess(CPU), Progress())
     resumed = job(keep_checkpoints=1)
-    fit(resumed, tmp_path, Engine(CPU), Progress())
+    fit(resumed, tmp_path, OneProcess(CPU), Progress())
     assert torch.equal(weights(whole.model), weights(resumed.model))
 
 
@@ -256,7 +263,7 @@ def names(checkpoints: Path) -> list[str]:
 
 def test_every_flipped_bit_of_the_state_of_a_checkpoint_is_found(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        fit(job(teacher=StopsAt(5)), tmp_path, Engine(CPU), Progress())
+        fit(job(teacher=StopsAt(5)), tmp_path, OneProcess(CPU), Progress())
     checkpoint = tmp_path / "scratch/checkpoints/step-00000004"
     state = checkpoint / "state.json"
     content = state.read_bytes()
@@ -283,12 +290,12 @@ def test_every_flipped_bit_of_the_state_of_a_checkpoint_is_found(tmp_path: Path)
 
 def test_a_training_goes_on_in_smaller_pieces_from_where_it_was(tmp_path: Path) -> None:
     whole = job(dropout=0.0)
-    fit(whole, tmp_path / "whole", Engine(CPU), Progress())
+    fit(whole, tmp_path / "whole", OneProcess(CPU), Progress())
     with pytest.raises(KeyboardInterrupt):
-        fit(job(dropout=0.0, teacher=StopsAt(10)), tmp_path / "broken", Engine(CPU), Progress())
+        fit(job(dropout=0.0, teacher=StopsAt(10)), tmp_path / "broken", OneProcess(CPU), Progress())
     teacher = StopsAt(1000)
     resumed = job(dropout=0.0, teacher=teacher, micro_batch_size=4)
-    fit(resumed, tmp_path / "broken", Engine(CPU), Progress())
+    fit(resumed, tmp_path / "broken", OneProcess(CPU), Progress())
     steps = len(losses(tmp_path / "broken")) - 8
     # 37 rows in steps of 8: the fifth of each epoch has 5, and all of them two pieces.
     assert 1000 - teacher.left == 2 * steps == 2 * 13
@@ -310,7 +317,7 @@ def test_precision_is_what_is_computed_in(
     monkeypatch: pytest.MonkeyPatch, device: str, has_it: bool, asked: Precision, expected: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_it)
-    assert Engine(torch.device(device)).precision(asked) == expected
+    assert OneProcess(torch.device(device)).precision(asked) == expected
 
 
 def damage(checkpoint: Path) -> None:
@@ -326,14 +333,14 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None
     broken = job(teacher=poisoned)
     before = weights(broken.model).clone()
     with pytest.raises(TrainingError, match="step 1; the step was not applied"):
-        fit(broken, tmp_path, Engine(CPU), Progress())
+        fit(broken, tmp_path, OneProcess(CPU), Progress())
     assert torch.equal(before, weights(broken.model))
 
 
 def test_a_validation_loss_that_is_not_finite_is_an_error_and_no_checkpoint(tmp_path: Path) -> None:
     broken = job(learning_rate=1e30, evaluate_every=1)
     with pytest.raises(TrainingError, match=r"^the validation loss is nan"):
-        fit(broken, tmp_path, Engine(CPU), Progress())
+        fit(broken, tmp_path, OneProcess(CPU), Progress())
     assert not (tmp_path / "scratch/checkpoints").exists()
 
 
@@ -349,7 +356,7 @@ def test_trackers_get_what_metrics_jsonl_gets(tmp_path: Path) -> None:
             pass
 
     kept = WidthProjection()
-    fit(replace(job(), trackers=[kept]), tmp_path, Engine(CPU), Progress())
+    fit(replace(job(), trackers=[kept]), tmp_path, OneProcess(CPU), Progress())
     written = read_metrics(tmp_path / "metrics.jsonl")
     assert len(written) == 21 + 6
     assert kept.lines == [(line["step"], {key: line[key] for key in line if key != "kind"}) for line in written]

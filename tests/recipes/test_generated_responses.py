@@ -24,7 +24,7 @@ from potstill.stages import generate as stage
 from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.plan import example_lines, make_plan
 from potstill.tasks.chat_prompts import ChatPrompts
-from potstill.training.engine import Engine
+from potstill.training.one_process import OneProcess
 from tests.conftest import COLOURS, make_chat_project
 from tests.recipes.test_cli import potstill, record, stages_that_worked
 
@@ -248,7 +248,7 @@ class TestWriting:
             recipe, inputs = load(GENERATED, "adapt=null", *changes)
             adapted = AdaptRecord(adapted=False, location=str(chat_teacher_folder), digest=inputs.lead.digest)
             with open_run(folder, Progress()) as run:
-                return stage.generate(run, recipe, inputs, adapted, Engine(torch.device("cpu")))
+                return stage.generate(run, recipe, inputs, adapted, OneProcess(torch.device("cpu")))
 
         return responded
 

@@ -53,6 +53,7 @@ SECTIONS = (
     "classes",
     "disagreements",
     "training",
+    "times",
     "done",
     "recipe",
     "environment",
@@ -230,6 +231,9 @@ def metrics(*, with_baseline: bool) -> dict[str, list[dict[str, Any]]]:
                     "hard_labels.weight": 0.3 + 0.2 * done,
                     "learning_rate": 1e-3 * min(done * 10, (1 - done) / 0.9),
                     "gradient_norm": 1.0,
+                    "seconds": 0.08 + 0.001 * (step % 7),
+                    "rows_per_s": 400.0 - step % 7,
+                    "memory_bytes": 500_000_000,
                 }
             )
             if step % 250 == 0:
@@ -286,6 +290,7 @@ def inputs(*, passed: bool = True, with_baseline: bool = True, hostile: str = HO
         "recipe_yaml": RECIPE,
         "metrics": metrics(with_baseline=with_baseline),
         **sections(run.evaluation),
+        "seconds": [("plan", 0.4), ("adapt", 412.0), ("label/teacher/logits", 93.6), ("train/student", 3723.0)],
         "environment": {"python": "3.11.9", "processor": f"two cores {hostile}"},
     }
 
@@ -301,7 +306,7 @@ def sections(found: EvaluateRecord) -> dict[str, Any]:
 
 def card_inputs(**choices: Any) -> dict[str, Any]:
     found = inputs(**choices)
-    for name in ("metrics", "comparison", "details"):
+    for name in ("metrics", "seconds", "comparison", "details"):
         del found[name]
     run = found["run"]
     return found | {"card": card_of(run.evaluation, run.plan, {"max_length": 64}, "pkg:some_package/model")}

@@ -1,14 +1,13 @@
 """Batches: every row once an epoch, the same from any step, and padding that nobody attends to."""
 
 import math
-from itertools import islice
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potstill.data.batches import StepIterator, batches_by_length, micro_batches
+from potstill.data.batches import RowOrder, batches_by_length, micro_batches
 from potstill.data.encoded import EncodedRows
 
 FAST = settings(max_examples=25, deadline=None, derandomize=True)
@@ -18,8 +17,8 @@ LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=150)
 @FAST
 @given(lengths=LENGTHS, size=st.integers(1, 9), seed=st.integers(0, 9))
 def test_every_row_comes_once_an_epoch(lengths: list[int], size: int, seed: int) -> None:
-    steps = StepIterator(lengths, size, seed)
-    drawn = list(islice(steps, 3 * steps.steps_per_epoch))
+    steps = RowOrder(lengths, size, seed)
+    drawn = [steps.at(step) for step in range(3 * steps.steps_per_epoch)]
     for epoch in range(3):
         part = drawn[epoch * steps.steps_per_epoch : (epoch + 1) * steps.steps_per_epoch]
         assert sorted(number for rows in part for number in rows) == list(range(len(lengths)))
@@ -30,17 +29,19 @@ def test_every_row_comes_once_an_epoch(lengths: list[int], size: int, seed: int)
 @pytest.mark.parametrize(("rows", "size"), [(1, 4), (23, 4), (24, 4), (300, 7)])
 def test_going_on_from_any_step_equals_an_uninterrupted_pass(rows: int, size: int) -> None:
     lengths = [1 + number * 7 % 13 for number in range(rows)]
-    total = 2 * StepIterator(lengths, size, 3).steps_per_epoch + 1
-    whole = list(islice(StepIterator(lengths, size, 3), total))
+    order = RowOrder(lengths, size, 3)
+    total = 2 * order.steps_per_epoch + 1
+    whole = [order.at(step) for step in range(total)]
     for step in range(total):
-        resumed = StepIterator(lengths, size, 3, step=step)
-        assert list(islice(resumed, total - step)) == whole[step:]
-        assert resumed.step == total
+        resumed = RowOrder(lengths, size, 3)
+        assert [resumed.at(later) for later in range(step, total)] == whole[step:]
+    # In any order of asking.
+    assert [order.at(step) for step in reversed(range(total))] == whole[::-1]
 
 
 def test_seeds_and_epochs_give_different_orders() -> None:
     lengths = [5] * 64
-    orders = [tuple(map(tuple, StepIterator(lengths, 4, seed).epoch(epoch))) for seed in range(4) for epoch in range(4)]
+    orders = [tuple(map(tuple, RowOrder(lengths, 4, seed).epoch(epoch))) for seed in range(4) for epoch in range(4)]
     assert len(set(orders)) == 16
 
 
@@ -49,7 +50,7 @@ def test_a_batch_holds_rows_of_similar_length() -> None:
     lengths = generator.integers(1, 128, 2000).tolist()
     spans = [
         max(lengths[number] for number in rows) - min(lengths[number] for number in rows)
-        for rows in StepIterator(lengths, 16, 0).epoch(0)
+        for rows in RowOrder(lengths, 16, 0).epoch(0)
     ]
     assert np.mean(spans) < 10
 

@@ -22,7 +22,7 @@ from potstill.labels.exact_head import ExactHead
 from potstill.labels.store import LabelStore
 from potstill.signals import Batch
 from potstill.targets import Mass
-from potstill.training import checkpoints, loop
+from potstill.training import batches, states
 
 CPU = torch.device("cpu")
 BY_NAME = {(equality.name, equality.model): equality for equality in EQUALITIES}
@@ -106,7 +106,7 @@ def seen_by_all(self: PackedRows, indices: Any, collate: Any = PackedRows.collat
     return replace(batch, inputs={"input_ids": ids, "position_ids": positions})
 
 
-def first_piece(rows: list[int], size: int, pieces: Any = loop.micro_batches, **ranks: int) -> list[list[int]]:
+def first_piece(rows: list[int], size: int, pieces: Any = batches.micro_batches, **ranks: int) -> list[list[int]]:
     """Micro-batches of which all but the first are forgotten."""
     found: list[list[int]] = pieces(rows, size, **ranks)
     return found[:1]
@@ -127,12 +127,12 @@ def without_tail(self: ExactHead, columns: Any, mass: Any = ExactHead.mass) -> M
 MISTAKES = {
     ("chunked = whole", "llama"): ("potstill.losses.kernels.temperature_scale", lambda divergence, temperature: 1.0),
     ("packed = not", "llama"): (PackedRows, "collate", seen_by_all),
-    ("accumulated = not", "bert"): (loop, "micro_batches", first_piece),
-    ("accumulated = not", "llama"): (loop, "micro_batches", first_piece),
+    ("accumulated = not", "bert"): (batches, "micro_batches", first_piece),
+    ("accumulated = not", "llama"): (batches, "micro_batches", first_piece),
     ("stored = online", "bert"): (LabelStore, "logits", by_position),
     ("stored = online", "llama"): (ExactHead, "mass", without_tail),
     ("resumed = not", "bert"): (torch, "set_rng_state", lambda state: None),
-    ("resumed = not", "llama"): (checkpoints, "set_optimizer_state_dict", lambda *_, **__: None),
+    ("resumed = not", "llama"): (states, "set_optimizer_state_dict", lambda *_, **__: None),
 }
 
 

@@ -22,7 +22,8 @@ from potstill.stages.first_weights import _original
 from potstill.stages.heads import has_head, heads_told
 from potstill.tasks import TextClassification, TokenClassification
 from potstill.tasks.classes import named_by_hand, ordered
-from potstill.training.engine import Engine, start_engine
+from potstill.training.engine import start_engine
+from potstill.training.one_process import OneProcess
 from tests import bad_models as bad
 from tests.conftest import CLASSES, make_project
 
@@ -293,7 +294,7 @@ def test_a_language_model_has_no_classes(chat_project: Path) -> None:
 def test_what_decides_the_head_is_in_the_fingerprint(tmp_path: Path, project: Path, teacher_folder: Path) -> None:
     def depends(names: list[Any], *changes: str) -> dict[str, Any]:
         folder = with_head(teacher_folder, tmp_path / f"{len(list(tmp_path.iterdir()))}", names)
-        return depends_of(*read(project, folder, *changes), Engine(torch.device("cpu")))
+        return depends_of(*read(project, folder, *changes), OneProcess(torch.device("cpu")))
 
     plain = {"adapt", "teacher", "labels", "data", "task", "seed"}
     assert set(depends(NAMES)) == plain

@@ -221,3 +221,9 @@ def test_curves_are_thinned_to_their_ends() -> None:
 def test_smoothing_keeps_a_constant() -> None:
     smooth = charts.smoothed([(1.0, 3.0), (2.0, 3.0), (3.0, 3.0)])
     assert [y for _, y in smooth] == pytest.approx([3.0, 3.0, 3.0])
+
+
+def test_the_page_shows_where_the_time_went(page: str) -> None:
+    text = " ".join(parsed(page[page.index('<h2 id="times"') : page.index('<h2 id="done"')]).text.split())
+    assert "label/teacher/logits1 min 34 s2.2 %" in text
+    assert "train/student1 h 02 min88.0 %397 rows a second" in text

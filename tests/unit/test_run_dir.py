@@ -76,6 +76,18 @@ def test_a_stage_with_the_same_inputs_is_kept(run: RunDir, spoken: Spoken) -> No
     assert spoken.lines[-1] == "stage: kept"
 
 
+def test_the_run_knows_how_long_each_stage_took_that_was_made_or_kept(run: RunDir, spoken: Spoken) -> None:
+    assert run.seconds == {}
+    made = run.once("later/stage", INPUTS, Made, Work())
+    run.once("earlier", INPUTS, Made, Work())
+    assert list(run.seconds) == ["later/stage", "earlier"]
+    again = RunDir(run.root, spoken)
+    slow = made.model_copy(update={"seconds": 61.5, "digest_of_record": ""})
+    run.path("later/stage", "result.json").write_text(slow.model_dump_json())
+    again.once("later/stage", INPUTS, Made, Work())
+    assert again.seconds == {"later/stage": 61.5}
+
+
 def test_a_stage_with_other_inputs_runs_again_and_names_what_changed(run: RunDir, spoken: Spoken) -> None:
     run.once("stage", INPUTS, Made, Work(1))
     again = Work(2)

@@ -3,8 +3,8 @@
 The order does not depend on workers, on the number of processes, or on what was done before a kill.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -13,27 +13,25 @@ BUCKET_BATCHES = 32
 
 
 @dataclass
-class StepIterator:
-    """Endless optimiser steps over the rows, each a list of row indices; every row once an epoch.
-
-    `step` is all the state there is: set it to go on from there.
-    """
+class RowOrder:
+    """The rows of every optimiser step, as lists of indices; every row once an epoch."""
 
     lengths: Sequence[int]
     batch_size: int
     seed: int
-    step: int = 0
+    _latest: tuple[int, list[list[int]]] = field(default=(-1, []), init=False, repr=False, compare=False)
+    """An epoch with its steps, since the next step is most often of the same."""
 
     @property
     def steps_per_epoch(self) -> int:
         return -(-len(self.lengths) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        while True:
-            epoch, within = divmod(self.step, self.steps_per_epoch)
-            for rows in self.epoch(epoch)[within:]:
-                self.step += 1
-                yield rows
+    def at(self, step: int) -> list[int]:
+        """The rows of a step, counted from 0 over all epochs."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if self._latest[0] != epoch:
+            self._latest = epoch, self.epoch(epoch)
+        return self._latest[1][within]
 
     def epoch(self, epoch: int) -> list[list[int]]:
         """The steps of an epoch: shuffled rows, sorted by length within buckets, then shuffled steps."""

@@ -29,9 +29,9 @@ from potstill.signals import Batch, Signals
 from potstill.targets import HiddenTargets
 from potstill.tasks.causal_lm import ask_for_hidden_states, head_of
 from potstill.teachers import FrozenTeacher
-from potstill.training.engine import Engine
 from potstill.training.loop import Job, fit
 from potstill.training.metrics import read_metrics
+from potstill.training.one_process import OneProcess
 
 ROUNDING = 1e-4
 """Share by which float32 may differ when sums are taken in another order: it has seven digits, and a tiny model loses
@@ -137,7 +137,7 @@ def accumulated_is_not(family: str, device: torch.device, folder: Path) -> float
     """Loss and gradient of each step with all of its rows at once against those with one row at a time."""
     runs = []
     for size in (tiny.BATCH, 1):
-        fit(tiny.job(family, device, micro_batch_size=size), folder / str(size), Engine(device), Progress())
+        fit(tiny.job(family, device, micro_batch_size=size), folder / str(size), OneProcess(device), Progress())
         runs.append(_steps(folder / str(size), "loss", "gradient_norm"))
     return _farthest(*runs)
 
@@ -148,7 +148,7 @@ def stored_is_online(family: str, device: torch.device, folder: Path) -> float:
     online = tiny.job(family, device)
     runs = []
     for name, teacher in (("online", online.teacher), ("stored", StoredTeacher(labels, device))):
-        fit(replace(tiny.job(family, device), teacher=teacher), folder / name, Engine(device), Progress())
+        fit(replace(tiny.job(family, device), teacher=teacher), folder / name, OneProcess(device), Progress())
         runs.append(_steps(folder / name, "soft_targets", "gradient_norm"))
     return _farthest(*runs)
 
@@ -164,10 +164,10 @@ def resumed_is_not(family: str, device: torch.device, folder: Path) -> float:
         return tiny.job(family, device, dropout=0.1, micro_batch_size=5)
 
     whole, broken, resumed = made(), made(), made()
-    fit(whole, folder / "whole", Engine(device), Progress())
+    fit(whole, folder / "whole", OneProcess(device), Progress())
     with contextlib.suppress(_BrokenOff):
-        fit(replace(broken, at_step={3: _break_off}), folder / "broken", Engine(device), Progress())
-    fit(resumed, folder / "broken", Engine(device), Progress())
+        fit(replace(broken, at_step={3: _break_off}), folder / "broken", OneProcess(device), Progress())
+    fit(resumed, folder / "broken", OneProcess(device), Progress())
     return _farthest(
         (_weights(resumed.model), *_steps(folder / "broken", "loss")),
         (_weights(whole.model), *_steps(folder / "whole", "loss")),

@@ -1,6 +1,5 @@
 """Models of a few thousand random weights, and rows for them: what the checks run on, made in memory."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,12 @@ from potstill.signals import Ask
 from potstill.tasks.causal_lm import ask_for_hidden_states
 from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import FrozenTeacher
+from potstill.training.batches import ShuffledRows
 from potstill.training.loop import Job
 
 VOCABULARY, CLASSES = 61, 5
 STEPS, BATCH = 6, 8
+SEED = 3
 LONGEST = 30
 
 
@@ -95,19 +96,19 @@ def job(family: str, device: torch.device, *, dropout: float = 0.0, **settings: 
     ask = ask_of(family)
     student = bert(0, dropout=dropout) if family == "bert" else llama(0)
     teacher = bert(9) if family == "bert" else llama(9)
-    made = Job(
+    asked = {"batch_size": BATCH, "learning_rate": 3e-3, "evaluate_every": 2, "precision": "float32"}
+    optimiser = OptimiserSettings.model_validate(asked | settings)
+    rows, validation = (texts(37, 1), texts(9, 2)) if family == "bert" else (dialogues(48, 1), dialogues(9, 2))
+    return Job(
         name="doctor",
         model=student,
-        rows=texts(37, 1),
-        validation=texts(9, 2),
+        batches=ShuffledRows(rows, optimiser, SEED),
+        validation=validation,
         ask=ask,
         loss=mixed_loss(),
         teacher=FrozenTeacher(teacher, device, ask),
         criterion=MixedLoss([HardLabels(weight=Constant(value=1.0)).build()]),
         total_steps=STEPS,
-        seed=3,
-        settings=OptimiserSettings.model_validate(
-            {"batch_size": BATCH, "learning_rate": 3e-3, "evaluate_every": 2, "precision": "float32"} | settings
-        ),
+        seed=SEED,
+        settings=optimiser,
     )
-    return made if family == "bert" else replace(made, rows=dialogues(48, 1), validation=dialogues(9, 2))

@@ -16,6 +16,7 @@ from potstill.presentation import charts
 from potstill.presentation.card import Card
 from potstill.presentation.formats import measured, number, percent, readable, size
 from potstill.presentation.tables import Section
+from potstill.presentation.times import stage_times
 from potstill.records import EvaluateRecord, FinishedRun, GateRecord, ShapeRecord
 
 # Marks that turn the direction of what follows, so that a page shows something else than it says.
@@ -45,9 +46,11 @@ def render_html(
     comparison: Sequence[Section],
     details: Sequence[Section],
     metrics: Mapping[str, Sequence[Mapping[str, Any]]],
+    seconds: Sequence[tuple[str, float]],
     environment: Mapping[str, str],
 ) -> str:
-    """One whole HTML page without scripts. `metrics` holds the parsed lines of each metrics.jsonl."""
+    """One whole HTML page without scripts. `metrics` holds the parsed lines of each metrics.jsonl, `seconds` how long
+    each stage took."""
     evaluation = run.evaluation
     trade_off = charts.trade_off(evaluation.models, evaluation.floors, evaluation.primary_metric, words.metric)
     return _render(
@@ -61,6 +64,7 @@ def render_html(
         details=details,
         trade_off=Markup(trade_off),
         curves=[Markup(svg) for svg in _curves(metrics)],
+        times=stage_times(seconds, metrics),
     )
 
 

@@ -18,6 +18,7 @@ from potstill.stages.models import save_model, write_model
 from potstill.stages.plan import adapt_split, total_steps
 from potstill.tasks.heads import in_order
 from potstill.teachers import lead_name
+from potstill.training.batches import ShuffledRows
 from potstill.training.engine import Engine
 from potstill.training.frozen_layers import FrozenLayers
 from potstill.training.loop import LAST_BITS, Job, fit, no_teacher
@@ -112,7 +113,7 @@ def _train(
     job = Job(
         name=stage,
         model=model,
-        rows=rows,
+        batches=ShuffledRows(rows, settings, recipe.seed),
         validation=validation,
         ask=task.ask,
         loss=true_labels(),
@@ -130,7 +131,8 @@ def _train(
         with run.progress.task("adapt: frozen layers", total, "rows") as advance:
             kept = [frozen.keep(each, engine.device, recipe.label.batch_size, advance) for each in (rows, validation)]
         frozen.detach()
-        done = fit(replace(job, rows=kept[0], validation=kept[1]), folder, engine, run.progress)
+        batches = ShuffledRows(kept[0], settings, recipe.seed)
+        done = fit(replace(job, batches=batches, validation=kept[1]), folder, engine, run.progress)
         frozen.restore()
     else:
         done = fit(job, folder, engine, run.progress)

@@ -34,8 +34,9 @@ def teacher_folder(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> ModelFo
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, engine: Engine) -> None:
     """A folder that `from_pretrained` loads, whole when this returns in any process. All of them must call it."""
-    if engine.is_main:
-        write_model(model, tokenizer, folder)
+    with engine.whole(model) as whole:
+        if engine.is_main:
+            write_model(whole, tokenizer, folder)
     engine.barrier()
 
 

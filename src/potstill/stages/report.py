@@ -55,6 +55,7 @@ def report(run: RunDir, recipe: Recipe, finished: FinishedRun) -> ReportRecord:
             comparison=comparison_sections(evaluation),
             details=detail_sections(evaluation),
             metrics=metrics,
+            seconds=list(run.seconds.items()),
             **facts,
         )
         card = card_of(evaluation, finished.plan, recipe.task.model_dump(), recipe.teacher.described)

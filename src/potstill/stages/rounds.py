@@ -5,7 +5,8 @@ from potstill.records import AdaptRecord, TrainRecord
 from potstill.run_dir import RunDir
 from potstill.stages.common import Inputs
 from potstill.stages.label import label, label_features
-from potstill.stages.train import Lessons, train_student
+from potstill.stages.opened_teachers import Lessons
+from potstill.stages.train import train_student
 from potstill.training.engine import Engine
 
 

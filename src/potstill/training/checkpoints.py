@@ -7,31 +7,19 @@ holds the sha256 of the others and of itself, so a damaged one is recognised and
 import hashlib
 import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch import Tensor
 
 from potstill.errors import CheckpointError
 from potstill.run_dir import atomic_folder, file_digest, write_json
+from potstill.training.states import TrainingState
 
 TENSORS = {"model.safetensors", "optimiser.safetensors", "random.safetensors"}
-
-# Names by parameter, not by position: the same files whatever engine shards the parameters.
-_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
-# A parameter that no loss reaches, as a classifier beside losses on features alone, has no moments to restore.
-_OF_MOMENTS = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 
 
 @dataclass(frozen=True)
@@ -46,28 +34,18 @@ class Progressed:
     stopped_early: bool = False
 
 
-def save_checkpoint(
-    folder: Path,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    progressed: Progressed,
-    random: dict[str, Tensor],
-) -> None:
+def save_checkpoint(folder: Path, state: TrainingState, progressed: Progressed, random: Mapping[str, Tensor]) -> None:
     """Write the checkpoint of `progressed.step`."""
-    optimiser_state: dict[str, Any] = get_optimizer_state_dict(model, optimiser, options=_OPTIONS)
     moments = {
-        f"{parameter}|{name}": tensor
-        for parameter, state in optimiser_state["state"].items()
-        for name, tensor in state.items()
+        f"{parameter}|{name}": tensor for parameter, each in state.moments.items() for name, tensor in each.items()
     }
     with atomic_folder(folder / _name(progressed.step)) as target:
-        save_file(_owned(get_model_state_dict(model, options=_OPTIONS)), target / "model.safetensors")
+        save_file(_owned(state.weights), target / "model.safetensors")
         save_file(_owned(moments), target / "optimiser.safetensors")
-        save_file(random, target / "random.safetensors")
+        save_file(dict(random), target / "random.safetensors")
         digests = {path.name: file_digest(path) for path in sorted(target.iterdir())}
-        groups = optimiser_state["param_groups"]
-        state = {"progress": asdict(progressed), "groups": groups, "files": digests}
-        write_json(target / "state.json", state | {"digest": _digest(state)})
+        written = {"progress": asdict(progressed), "groups": state.groups, "files": digests}
+        write_json(target / "state.json", written | {"digest": _digest(written)})
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
@@ -109,21 +87,19 @@ def read_progress(checkpoint: Path) -> Progressed:
     return replace(Progressed(), **state["progress"])
 
 
-def load_checkpoint(checkpoint: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Restore model and optimiser in place; returns the random states."""
-    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_bytes())
-    set_model_state_dict(model, {**load_file(checkpoint / "model.safetensors")}, options=_OPTIONS)
+def read_checkpoint(checkpoint: Path) -> tuple[TrainingState, dict[str, Tensor]]:
+    """The state of the training, and the states of its random generators."""
+    groups: list[dict[str, Any]] = json.loads((checkpoint / "state.json").read_bytes())["groups"]
     moments: dict[str, dict[str, Tensor]] = {}
     for key, tensor in load_file(checkpoint / "optimiser.safetensors").items():
         parameter, _, name = key.partition("|")
         moments.setdefault(parameter, {})[name] = tensor
-    restored: dict[str, Any] = {"state": moments, "param_groups": state["groups"]}
-    set_optimizer_state_dict(model, optimiser, restored, options=_OF_MOMENTS)
-    return load_file(checkpoint / "random.safetensors")
+    state = TrainingState(load_file(checkpoint / "model.safetensors"), moments, groups)
+    return state, load_file(checkpoint / "random.safetensors")
 
 
-def load_weights(folder: Path, step: int, model: nn.Module) -> None:
-    """Only the model's weights, of the checkpoint of a step.
+def read_weights(folder: Path, step: int) -> dict[str, Tensor]:
+    """Only the weights, of the checkpoint of a step.
 
     Raises:
         CheckpointError: it is damaged.
@@ -131,7 +107,7 @@ def load_weights(folder: Path, step: int, model: nn.Module) -> None:
     checkpoint = folder / _name(step)
     if not is_whole(checkpoint):
         raise CheckpointError(f"{checkpoint}: the best checkpoint is damaged. Remove {folder} to train from the start.")
-    set_model_state_dict(model, {**load_file(checkpoint / "model.safetensors")}, options=_OPTIONS)
+    return load_file(checkpoint / "model.safetensors")
 
 
 def keep_newest(folder: Path, count: int, best_step: int, whole: Collection[int] = ()) -> None:
@@ -160,6 +136,6 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _owned(tensors: dict[str, Any]) -> dict[str, Tensor]:
+def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies that share no memory, as safetensors asks: tied weights appear under each of their names."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}

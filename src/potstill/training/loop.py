@@ -2,21 +2,21 @@
 
 What a step sees is a function of (seed, step) alone, and its gradient of the rows alone: sums over the step's
 rows, divided once by their number, whether they came in one forward pass or in many, on one process or several.
+Where batches come from is in `batches.py`; how processes share the work is in `engine.py`.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from potstill import stopping
-from potstill.data.batches import StepIterator, batches_by_length, micro_batches
+from potstill.data.batches import batches_by_length
 from potstill.data.encoded import BatchSource
 from potstill.errors import TrainingError
 from potstill.features import capture_features, features_at
@@ -26,15 +26,17 @@ from potstill.recipe import OptimiserSettings
 from potstill.run_dir import SCRATCH
 from potstill.schedules import learning_rate_factor
 from potstill.signals import Ask, Batch, MovingTeacher, Signals, Teacher
+from potstill.training.batches import StepBatches, collate_or_masked
 from potstill.training.checkpoints import (
     Progressed,
     keep_newest,
-    load_checkpoint,
-    load_weights,
     newest_checkpoint,
+    read_checkpoint,
     read_progress,
+    read_weights,
     save_checkpoint,
 )
+from potstill.training.costs import StepClock, counted, counts_rows, forget_peak
 from potstill.training.engine import Engine
 from potstill.training.metrics import METRICS, MetricsFile, Tracker
 
@@ -53,7 +55,7 @@ class Job:
 
     name: str
     model: PreTrainedModel
-    rows: BatchSource
+    batches: StepBatches
     validation: BatchSource
     ask: Ask
     loss: MixedLoss
@@ -105,10 +107,9 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
     reached = job.loss.reads_answers
     module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss, job.teacher), all_reached=reached)
     optimiser = _adamw(module, settings)
-    steps = StepIterator(job.rows.lengths, settings.batch_size, job.seed)
-    evaluate_every = settings.evaluate_every or steps.steps_per_epoch
+    forget_peak(engine.device)
+    evaluate_every = settings.evaluate_every or job.batches.steps_per_epoch
     done = _resume(checkpoints, module, optimiser, engine, progress, job.name)
-    steps.step = done.step
     # Steps whose checkpoints this process has read or written whole.
     saved = [done.step]
     with ExitStack() as stack:
@@ -116,10 +117,8 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
         advance = stack.enter_context(progress.task(job.name, job.total_steps, "steps"))
         stack.enter_context(stopping.deferred())
         advance(done.step)
-        for rows in steps:
-            if done.step >= job.total_steps or done.stopped_early:
-                break
-            line = _step(job, module, optimiser, rows, done.step, engine)
+        while done.step < job.total_steps and not done.stopped_early:
+            line = _step(job, module, optimiser, done.step, engine)
             done = replace(done, step=done.step + 1)
             _log(metrics, job.trackers, {"kind": "step", "step": done.step, **line})
             advance(1, f"loss {line['loss']:.3f}")
@@ -138,7 +137,7 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
                     keep_newest(checkpoints, settings.keep_checkpoints, done.best_step, saved)
             if stop:
                 raise stopping.stop()
-    load_weights(checkpoints, done.best_step, module)
+    engine.load_weights(module, read_weights(checkpoints, done.best_step))
     return done
 
 
@@ -161,8 +160,10 @@ def validate(job: Job, engine: Engine) -> Validation:
     total = torch.zeros(4, dtype=torch.float64, device=engine.device)
     batches = batches_by_length(rows.lengths, settings.micro_batch_size or settings.batch_size)
     with torch.inference_mode(), engine.autocast(settings.precision):
-        for indices in batches[engine.rank :: engine.world_size]:
-            batch = rows.collate(indices).to(engine.device)
+        # As many in each process, for engines in which all must take part in each pass.
+        for first in range(0, len(batches), engine.world_size):
+            own = batches[first + engine.rank : first + engine.rank + 1]
+            batch = collate_or_masked(rows, own[0] if own else []).to(engine.device)
             outputs = job.ask(model, batch)
             total[0] += job.criterion(outputs, job.validation_teacher(batch), batch, progress=1.0).total
             right, answers = _right_answers(outputs, batch)
@@ -198,27 +199,25 @@ def _right_answers(outputs: Signals, batch: Batch) -> tuple[Tensor, Tensor]:
     return (likeliest == labels).sum(), batch.mask.sum()
 
 
-def _step(
-    job: Job, module: nn.Module, optimiser: torch.optim.Optimizer, rows: list[int], step: int, engine: Engine
-) -> dict[str, float]:
-    """One optimiser step over `rows`; returns what to write down about it."""
-    settings = job.settings
+def _step(job: Job, module: nn.Module, optimiser: torch.optim.Optimizer, step: int, engine: Engine) -> dict[str, float]:
+    """One optimiser step; returns what to write down about it."""
+    settings, clock = job.settings, StepClock(engine.device)
     progress = step / max(1, job.total_steps - 1)
     rate = settings.learning_rate * learning_rate_factor(
         step, job.total_steps, warmup=settings.warmup, decay=settings.decay
     )
     for group in optimiser.param_groups:
         group["lr"] = rate
+    found = job.batches.at(step, student=job.model, rank=engine.rank, world_size=engine.world_size)
+    batches = [batch.to(engine.device) for batch in found]
     module.train()
     optimiser.zero_grad(set_to_none=True)
-    size = settings.micro_batch_size or settings.batch_size
-    pieces = micro_batches(rows, size, rank=engine.rank, world_size=engine.world_size)
-    batches = [_collate(job.rows, piece).to(engine.device) for piece in pieces]
     # Counted over all pieces and processes before any gradient: a mean of means would weigh rows unequally.
-    normaliser = float(engine.sum(torch.stack([batch.mask.sum() for batch in batches]).sum().float()))
+    normaliser, rows = engine.sum(counted(batches).float()).tolist()
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):
-        with _no_sync(module, last=number == len(batches) - 1), engine.autocast(settings.precision):
+        last = number == len(batches) - 1
+        with engine.accumulating(module, last=last), engine.autocast(settings.precision):
             total, parts = module(batch, job.teacher(batch), progress)
             # Engines average gradients over processes; the factor makes that the sum.
             (total * (engine.world_size / normaliser)).backward()
@@ -226,7 +225,7 @@ def _step(
             sums[name] = sums.get(name, torch.zeros_like(part)) + part
     values = engine.sum(torch.stack(list(sums.values()))) / normaliser
     line = dict(zip(sums, values.tolist(), strict=True))
-    norm = float(nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm))
+    norm = engine.clip(module, settings.clip_norm)
     if not (math.isfinite(line["loss"]) and math.isfinite(norm)):
         raise TrainingError(
             f"{job.name}: loss {line['loss']} and gradient norm {norm} at step {step + 1}; the step was not "
@@ -238,22 +237,8 @@ def _step(
     for loss in job.loss.losses:
         line[f"{loss.name}.weight"] = loss.weight_at(progress)
         line |= {f"{loss.name}.{key}": value for key, value in loss.settings_at(progress).items()}
-    return line | {"learning_rate": rate, "gradient_norm": norm}
-
-
-def _collate(rows: BatchSource, piece: list[int]) -> Batch:
-    """A batch; for a process without rows in this step, one whose only row is masked."""
-    if piece:
-        return rows.collate(piece)
-    batch = rows.collate([0])
-    return replace(batch, mask=torch.zeros_like(batch.mask))
-
-
-def _no_sync(module: nn.Module, *, last: bool):  # type: ignore[no-untyped-def]
-    """Gradients are exchanged once a step, with the last piece."""
-    if isinstance(module, DistributedDataParallel) and not last:
-        return module.no_sync()
-    return nullcontext()
+    costs = clock.costs(normaliser, rows, by_rows=counts_rows(batches))
+    return line | {"learning_rate": rate, "gradient_norm": norm, **costs}
 
 
 def _adamw(module: nn.Module, settings: OptimiserSettings) -> torch.optim.AdamW:
@@ -299,12 +284,9 @@ def _resume(
     newest, damaged = newest_checkpoint(checkpoints)
     if newest is None:
         return Progressed()
-    random = load_checkpoint(newest, module, optimiser)
-    key = f"cpu.{engine.rank}"
-    if key in random:
-        torch.set_rng_state(random[key])
-    if engine.device.type == "cuda" and f"cuda.{engine.rank}" in random:
-        torch.cuda.set_rng_state(random[f"cuda.{engine.rank}"], engine.device)
+    state, random = read_checkpoint(newest)
+    engine.load_state(module, optimiser, state)
+    engine.set_random_states(random)
     note = f" ({', '.join(damaged)} is damaged)" if damaged else ""
     progress.line(f"{name}: resumed from {newest.name}{note}")
     return read_progress(newest)
@@ -318,27 +300,13 @@ def _save(
     engine: Engine,
     metrics: MetricsFile | None,
 ) -> None:
-    random = dict(_random_states(engine))
+    # Asked of every process, for the engine may have to gather them.
+    state, random = engine.state(module, optimiser), engine.random_states()
     if engine.is_main:
         if metrics:
             metrics.sync()
-        save_checkpoint(checkpoints, module, optimiser, done, random)
+        save_checkpoint(checkpoints, state, done, random)
     engine.barrier()
-
-
-def _random_states(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """The random state of every process, in each process."""
-    states = {"cpu": torch.get_rng_state()}
-    if engine.device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(engine.device)
-    for kind, state in states.items():
-        own = state.to(engine.device)
-        if engine.world_size == 1:
-            gathered = [own]
-        else:
-            gathered = [torch.empty_like(own) for _ in range(engine.world_size)]
-            torch.distributed.all_gather(gathered, own)
-        yield from ((f"{kind}.{rank}", each.cpu()) for rank, each in enumerate(gathered))
 
 
 def _log(metrics: MetricsFile | None, trackers: Sequence[Tracker], line: dict[str, object]) -> None:

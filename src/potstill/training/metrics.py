@@ -21,7 +21,10 @@ class Tracker(Protocol):
 
 
 class MetricsFile:
-    """JSON lines, one for each optimiser step and each validation; cut back to a checkpoint on resume."""
+    """JSON lines, one for each optimiser step and each validation; cut back to a checkpoint on resume.
+
+    A step says what it cost (`costs.py`), which differs from run to run; earlier versions wrote no costs.
+    """
 
     def __init__(self, path: Path, from_step: int) -> None:
         """Open for appending after the lines of the first `from_step` steps."""

@@ -1,0 +1,73 @@
+"""The state of a training: weights, moments of the optimiser, random generators. Tensors by name, and back.
+
+Names are those of parameters and not positions, so that the tensors are the same whatever engine wrapped or sharded
+the module.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
+# A parameter that no loss reaches, as a classifier beside losses on features alone, has no moments to restore.
+_OF_MOMENTS = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Whole tensors of a module and its optimiser, in the memory of the processor."""
+
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    moments: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """Of each parameter, what the optimiser holds of it, by name."""
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    """The optimiser's groups of parameters, with their settings."""
+
+
+def state_of(module: nn.Module, optimiser: torch.optim.Optimizer) -> TrainingState:
+    """The state of a module and its optimiser."""
+    weights: dict[str, Any] = get_model_state_dict(module, options=_OPTIONS)
+    of_optimiser: dict[str, Any] = get_optimizer_state_dict(module, optimiser, options=_OPTIONS)
+    return TrainingState(weights, of_optimiser["state"], of_optimiser["param_groups"])
+
+
+def load_state(module: nn.Module, optimiser: torch.optim.Optimizer, state: TrainingState) -> None:
+    """Restore module and optimiser in place."""
+    load_weights(module, state.weights)
+    restored: dict[str, Any] = {"state": dict(state.moments), "param_groups": state.groups}
+    set_optimizer_state_dict(module, optimiser, restored, options=_OF_MOMENTS)
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Restore the module alone, in place."""
+    set_model_state_dict(module, dict(weights), options=_OPTIONS)
+
+
+def random_states_of(device: torch.device) -> dict[str, Tensor]:
+    """The states of this process's generators, by the kind of device that they draw for."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_states(states: Mapping[str, Tensor], *, rank: int, device: torch.device) -> None:
+    """Restore the generators of the process of this rank, from states named `kind.rank`.
+
+    A process that the states do not know, as one of more processes than there were, goes on with its own.
+    """
+    key = f"cpu.{rank}"
+    if key in states:
+        torch.set_rng_state(states[key])
+    if device.type == "cuda" and f"cuda.{rank}" in states:
+        torch.cuda.set_rng_state(states[f"cuda.{rank}"], device)
