@@ -36,7 +36,7 @@ from potstill.records import AdaptRecord, TrainRecord
 from potstill.run_dir import RunDir, open_run, write_json, write_text
 from potstill.runtimes.folder import ModelFolder
 from potstill.stages.adapt import adapt
-from potstill.stages.common import Inputs, read_inputs
+from potstill.stages.inputs import Inputs, read_inputs
 from potstill.stages.label import TEACHER, label, label_features
 from potstill.stages.opened_teachers import Lessons
 from potstill.stages.rounds import generations

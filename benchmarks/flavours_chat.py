@@ -25,7 +25,7 @@ from potstill.recipe.yaml_file import load_recipe
 from potstill.run_dir import open_run, write_json
 from potstill.runtimes.folder import ModelFolder
 from potstill.stages.adapt import adapt
-from potstill.stages.common import Inputs, read_inputs
+from potstill.stages.inputs import Inputs, read_inputs
 from potstill.stages.label import TEACHER, label, label_features
 from potstill.stages.models import teacher_folder
 from potstill.stages.opened_teachers import Lessons

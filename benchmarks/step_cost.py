@@ -35,8 +35,9 @@ from potstill.records import AdaptRecord
 from potstill.run_dir import RESULT, RunDir, read_record
 from potstill.schedules import Constant
 from potstill.signals import Teacher
-from potstill.stages.common import Inputs, read_inputs, true_labels
+from potstill.stages.criteria import true_labels
 from potstill.stages.first_weights import initial_student
+from potstill.stages.inputs import Inputs, read_inputs
 from potstill.stages.label import TEACHER, label_source, store_of
 from potstill.stages.models import load_teacher
 from potstill.tasks.text_classification import ask_for_logits

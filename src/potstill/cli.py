@@ -74,7 +74,7 @@ def check(recipe: RecipePath, set_: Overrides = None) -> None:
     from potstill.presentation.terminal import plan_lines
     from potstill.progress import Progress, for_console
     from potstill.recipe.yaml_file import load_recipe
-    from potstill.stages.common import read_inputs
+    from potstill.stages.inputs import read_inputs
     from potstill.stages.judged_rows import case_of
     from potstill.stages.plan import example_lines, make_plan
     from potstill.stages.rendering import at_one_date
@@ -124,7 +124,7 @@ def students(
     from potstill.progress import for_console
     from potstill.recipe.yaml_file import load_recipe
     from potstill.stages.candidates import costs_of_students
-    from potstill.stages.common import read_inputs
+    from potstill.stages.inputs import read_inputs
 
     quiet_libraries()
     limit = None if parameters is None else parameters_of(parameters)

@@ -10,11 +10,11 @@ from potstill.recipe.yaml_file import dump_recipe
 from potstill.records import FinishedRun
 from potstill.run_dir import Record, RunDir, open_run, write_json, write_text
 from potstill.stages.adapt import adapt
-from potstill.stages.common import read_inputs
 from potstill.stages.evaluate import evaluate
 from potstill.stages.export import export
 from potstill.stages.gate import gate
 from potstill.stages.generate import generate
+from potstill.stages.inputs import read_inputs
 from potstill.stages.label import TEACHER, label, label_features
 from potstill.stages.opened_teachers import Lessons
 from potstill.stages.plan import plan

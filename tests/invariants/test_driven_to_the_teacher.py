@@ -17,7 +17,7 @@ from potstill.progress import Progress
 from potstill.recipe import OptimiserSettings
 from potstill.schedules import Constant
 from potstill.signals import Ask, Teacher
-from potstill.stages.common import true_labels
+from potstill.stages.criteria import true_labels
 from potstill.students import model_shape
 from potstill.tasks import Seq2Seq
 from potstill.tasks.seq2seq import ask_for_hidden_states

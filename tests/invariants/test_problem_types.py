@@ -14,7 +14,7 @@ from potstill.progress import Progress
 from potstill.recipe import OptimiserSettings
 from potstill.schedules import Constant
 from potstill.signals import IGNORE_INDEX
-from potstill.stages.common import true_labels
+from potstill.stages.criteria import true_labels
 from potstill.tasks import TextClassification
 from potstill.tasks.target_scaler import TargetScaler
 from potstill.teachers import FrozenTeacher

@@ -22,7 +22,7 @@ from potstill.recipe import OptimiserSettings
 from potstill.recipe.stage_settings import Precision
 from potstill.run_dir import file_digest
 from potstill.signals import IGNORE_INDEX, Batch, Signals
-from potstill.stages.common import true_labels
+from potstill.stages.criteria import true_labels
 from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import FrozenTeacher
 from potstill.training import checkpoints as checkpointing

@@ -21,7 +21,7 @@ from potstill.recipe.yaml_file import load_recipe
 from potstill.records import AdaptRecord, ResponsesRecord
 from potstill.run_dir import fingerprint, open_run, write_json
 from potstill.stages import generate as stage
-from potstill.stages.common import Inputs, read_inputs
+from potstill.stages.inputs import Inputs, read_inputs
 from potstill.stages.plan import example_lines, make_plan
 from potstill.tasks.chat_prompts import ChatPrompts
 from potstill.training.one_process import OneProcess

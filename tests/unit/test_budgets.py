@@ -17,7 +17,7 @@ from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
 from potstill.stages.candidates import costs_of_students
-from potstill.stages.common import read_inputs
+from potstill.stages.inputs import read_inputs
 from potstill.stages.plan import make_plan
 from potstill.stages.student_search import (
     Candidate,

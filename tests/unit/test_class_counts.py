@@ -10,7 +10,7 @@ from potstill.presentation.terminal import CLASSES_SHOWN, plan_lines
 from potstill.recipe.yaml_file import load_recipe
 from potstill.records import ClassCount, PlanRecord
 from potstill.stages.class_counts import doubts_about_classes
-from potstill.stages.common import read_inputs
+from potstill.stages.inputs import read_inputs
 from potstill.stages.plan import make_plan
 from tests.tagged_project import make_tagged_project
 

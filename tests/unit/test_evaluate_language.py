@@ -15,7 +15,7 @@ from potstill.evaluation.queries import PLAIN_PROMPT, require_measurable, timed_
 from potstill.progress import Progress
 from potstill.recipe.yaml_file import load_recipe
 from potstill.runtimes.transformers import TransformersPredictor
-from potstill.stages.common import read_inputs
+from potstill.stages.inputs import read_inputs
 from potstill.stages.judged_rows import case_of
 from potstill.tasks.generative import generative
 from tests.conftest import FILLERS, make_chat_project

@@ -20,7 +20,7 @@ from potstill import cli
 from potstill.errors import ModelError
 from potstill.families import require_fitting
 from potstill.recipe.yaml_file import load_recipe
-from potstill.stages.common import read_inputs
+from potstill.stages.inputs import read_inputs
 from tests import bad_models as bad
 from tests.pair_models import make_pair_project, make_pair_teacher
 from tests.tagged_project import make_tagged_project

@@ -17,9 +17,9 @@ from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
 from potstill.run_dir import RunDir
 from potstill.stages.adapt import adapt, depends_of
-from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.first_weights import _original
 from potstill.stages.heads import has_head, heads_told
+from potstill.stages.inputs import Inputs, read_inputs
 from potstill.tasks import TextClassification, TokenClassification
 from potstill.tasks.classes import named_by_hand, ordered
 from potstill.training.engine import start_engine

@@ -15,8 +15,8 @@ from potstill.recipe.requirements import parse_requirement
 from potstill.recipe.yaml_file import load_recipe
 from potstill.records import AnswerKind, Estimate, EvaluateRecord, ModelEvaluation
 from potstill.run_dir import fingerprint
-from potstill.stages.common import read_inputs
 from potstill.stages.gate import judge
+from potstill.stages.inputs import read_inputs
 from potstill.stages.judged_rows import case_of
 from tests.unit.finished_run import evaluation
 

@@ -13,7 +13,7 @@ from potstill.errors import DataError, ModelError, RecipeError
 from potstill.presentation.terminal import plan_lines
 from potstill.recipe.yaml_file import load_recipe
 from potstill.records import PlanRecord
-from potstill.stages.common import read_inputs
+from potstill.stages.inputs import read_inputs
 from potstill.stages.plan import make_plan
 from tests.conftest import CLASSES
 from tests.recipes.test_cli import potstill

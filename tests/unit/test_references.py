@@ -21,7 +21,7 @@ from potstill.measure.quality import bootstrap_weights
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
-from potstill.stages.common import Inputs, read_inputs
+from potstill.stages.inputs import Inputs, read_inputs
 from potstill.stages.judged_rows import case_of
 from potstill.stages.plan import make_plan
 from tests.conftest import make_chat_project, make_project

@@ -10,7 +10,7 @@ import pytest
 from potstill.errors import DataError
 from potstill.recipe.yaml_file import load_recipe
 from potstill.records import PlanRecord
-from potstill.stages.common import read_inputs
+from potstill.stages.inputs import read_inputs
 from potstill.stages.plan import make_plan
 
 REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}"

@@ -21,8 +21,8 @@ from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
 from potstill.run_dir import RunDir, fingerprint, write_json
 from potstill.stages.adapt import adapt
-from potstill.stages.common import Inputs, read_inputs
 from potstill.stages.first_weights import initial_student
+from potstill.stages.inputs import Inputs, read_inputs
 from potstill.stages.models import write_model
 from potstill.stages.plan import make_plan
 from potstill.stages.rendering import at_one_date, tokens_of, with_tokens

@@ -10,7 +10,7 @@ import pytest
 
 from potstill.errors import ModelError
 from potstill.recipe.yaml_file import load_recipe
-from potstill.stages.common import Inputs, read_inputs
+from potstill.stages.inputs import Inputs, read_inputs
 from potstill.stages.plan import make_plan
 from potstill.stages.tokenizer_fit import doubts_about_tokenizer, unknown_shares
 

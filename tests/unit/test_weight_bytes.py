@@ -15,8 +15,8 @@ from potstill.evaluation.evaluate import ratios
 from potstill.measure.weights import SavedWeights, saved_weights
 from potstill.records import AdaptRecord
 from potstill.runtimes.folder import ModelFolder
-from potstill.stages.common import Files
 from potstill.stages.evaluate import served_as
+from potstill.stages.teacher_files import Files
 from tests.unit.finished_run import evaluation
 
 

@@ -24,7 +24,7 @@ from potstill.signals import Signal
 from potstill.students import AnyStudent, Shrunk
 from potstill.tasks import AnyTask, task_named
 from potstill.tasks.loss_defaults import with_defaults
-from potstill.teachers import AnyTeacher, Mixture, PretrainedTeacher, Routed, lead_of
+from potstill.teachers import AnyTeacher, PretrainedTeacher, lead_of
 
 __all__ = [
     "AdaptSettings",
@@ -109,11 +109,6 @@ class Recipe(Settings):
             grid=self.label.temperatures,
             bounded=self.label.max_kl is not None,
         )
-
-    @property
-    def ensemble(self) -> Mixture | Routed | None:
-        """The settings of several teachers, where there are several."""
-        return self.teacher if isinstance(self.teacher, Mixture | Routed) else None
 
     @property
     def lead(self) -> PretrainedTeacher:

@@ -12,12 +12,14 @@ from potstill.recipe import AdaptSettings, Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, file_digest, fingerprint, folder_files
 from potstill.runtimes.folder import model_digest
-from potstill.stages.common import Inputs, alone, target_scaler_of, true_labels, with_scaled_targets
+from potstill.stages.criteria import true_labels
 from potstill.stages.heads import begin_head, has_head, in_another_order, replaced_head
+from potstill.stages.inputs import Inputs
 from potstill.stages.models import save_model, write_model
 from potstill.stages.plan import adapt_split, total_steps
+from potstill.stages.scaled_targets import target_scaler_of, with_scaled_targets
+from potstill.stages.teacher_members import alone
 from potstill.tasks.heads import in_order
-from potstill.teachers import lead_name
 from potstill.training.batches import ShuffledRows
 from potstill.training.engine import Engine
 from potstill.training.frozen_layers import FrozenLayers
@@ -30,9 +32,9 @@ def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptR
     if not inputs.members:
         return _adapt_one(run, recipe, inputs, engine, "adapt")
     members = {name: _adapt_one(run, *alone(recipe, inputs, name), engine, f"adapt/{name}") for name in inputs.members}
-    assert recipe.ensemble is not None
+    lead = members[str(recipe.teacher.lead_member)]
     digest = fingerprint({name: member.digest for name, member in members.items()})
-    return members[lead_name(recipe.ensemble)].model_copy(update={"digest": digest, "members": members})
+    return lead.model_copy(update={"digest": digest, "members": members})
 
 
 def depends_of(recipe: Recipe, inputs: Inputs, engine: Engine) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def _train(
         settings=settings,
     )
     if settings.frozen_layers:
-        if task.generative:
+        if not task.freezes_layers:
             raise RecipeError(f"adapt.frozen_layers: not for {task.kind} yet. Set it to 0.")
         frozen = FrozenLayers(model, settings.frozen_layers)
         total = len(rows.ids) + len(validation.ids)

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.records import ShapeRecord
-from potstill.stages.common import Inputs
+from potstill.stages.inputs import Inputs
 from potstill.stages.student_search import (
     Candidate,
     designed_candidates,

@@ -8,7 +8,7 @@ from potstill.data.tagged import TaggedRow
 from potstill.measure.entities import entities_of, kinds_of
 from potstill.recipe import Recipe
 from potstill.records import ClassCount
-from potstill.stages.common import Inputs
+from potstill.stages.inputs import Inputs
 
 FEW = 5
 """Rows of train under which a class is rare: five folds, as scikit-learn makes, need as many."""

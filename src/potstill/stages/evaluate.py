@@ -15,10 +15,13 @@ from potstill.run_dir import RunDir
 from potstill.runtimes.ensemble import EnsemblePredictor
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import Predictor, open_predictor
-from potstill.stages.common import Files, Inputs, alone
 from potstill.stages.first_weights import initial_student
+from potstill.stages.inputs import Inputs
 from potstill.stages.judged_rows import case_of
 from potstill.stages.models import teacher_folder
+from potstill.stages.teacher_files import Files
+from potstill.stages.teacher_members import alone
+from potstill.teachers import Mixture, Routed
 from potstill.training.engine import Engine
 
 MEASURES = 2
@@ -51,7 +54,7 @@ def evaluate(
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
         "task": recipe.task,
         "seed": recipe.seed,
-        "several": recipe.ensemble,
+        "several": recipe.teacher if recipe.teacher.members else None,
         # How models are measured and compared: a run that was measured in another way is measured again.
         "measures": MEASURES,
     }
@@ -90,8 +93,8 @@ def _predictors(
         else:
             folder = ModelFolder(run.path("train", name, "model"), digest=digest)
             predictors[name] = opened(folder, inputs.of_student.tokenizer)
-    if recipe.ensemble is not None:
-        predictors["teacher"] = EnsemblePredictor(recipe.ensemble, predictors, recipe.task, inputs.splits["test"].rows)
+    if isinstance(recipe.teacher, Mixture | Routed):
+        predictors["teacher"] = EnsemblePredictor(recipe.teacher, predictors, recipe.task, inputs.splits["test"].rows)
     return predictors
 
 

@@ -10,7 +10,7 @@ from potstill.records import Artefact, ExportRecord, GateRecord, TrainRecord
 from potstill.run_dir import RunDir, folder_files
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import open_predictor
-from potstill.stages.common import Inputs
+from potstill.stages.inputs import Inputs
 from potstill.training.engine import Engine
 
 COMPARED_ROWS = 64

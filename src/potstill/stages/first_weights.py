@@ -11,8 +11,8 @@ from potstill.data.splits import stable_order
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, fingerprint
-from potstill.stages.common import Inputs
 from potstill.stages.heads import has_head
+from potstill.stages.inputs import Inputs
 from potstill.stages.models import load_teacher, teacher_folder
 from potstill.students import Copy, Importance, copy_from_teacher, measure_importance
 from potstill.tasks.generative import generation_config_in, generative

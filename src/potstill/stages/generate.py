@@ -21,7 +21,7 @@ from potstill.errors import DataError, LabelStoreError
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, ResponsesRecord
 from potstill.run_dir import SCRATCH, RunDir, file_digest
-from potstill.stages.common import Inputs
+from potstill.stages.inputs import Inputs
 from potstill.stages.models import load_teacher
 from potstill.tasks.generative import end_tokens, generative
 from potstill.teachers.responses import Generated, Prompt, write_responses

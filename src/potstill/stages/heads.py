@@ -6,7 +6,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from potstill.recipe import Recipe
-from potstill.stages.common import Files, Inputs
+from potstill.stages.inputs import Inputs
+from potstill.stages.teacher_files import Files
 from potstill.tasks.classes import TEACHER, head_names, listed, named_by_hand
 from potstill.teachers import PretrainedTeacher
 
@@ -59,11 +60,11 @@ def in_another_order(recipe: Recipe, inputs: Inputs) -> bool:
 def heads_told(recipe: Recipe, inputs: Inputs) -> list[str]:
     """Which parts of the teachers begin with random weights although their checkpoints have, or should have, others;
     and which heads may have been trained for another answer."""
-    teachers = {"teacher": recipe.lead} if recipe.ensemble is None else recipe.ensemble.of
+    teachers = recipe.teacher.members or {TEACHER: recipe.lead}
     told = []
     for name, teacher in teachers.items():
         files = inputs.members.get(name, inputs.lead)
-        where = TEACHER if recipe.ensemble is None else f"{TEACHER}.of.{name}"
+        where = f"{TEACHER}.of.{name}" if name in inputs.members else TEACHER
         own = replaced_head(recipe, teacher, files, inputs.labels)
         if own is not None:
             told.append(

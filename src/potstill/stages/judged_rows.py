@@ -8,7 +8,7 @@ from potstill.data.encoded import Encoded
 from potstill.evaluation.case import Case
 from potstill.progress import Progress
 from potstill.recipe import Recipe
-from potstill.stages.common import Inputs
+from potstill.stages.inputs import Inputs
 
 
 def case_of(

@@ -23,13 +23,15 @@ from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, fingerprint
 from potstill.signals import Batch, Features, Read, Signals, Teacher
-from potstill.stages.common import Inputs, alone, target_scaler_of
+from potstill.stages.inputs import Inputs
 from potstill.stages.models import load_teacher
 from potstill.stages.plan import shapes_of
 from potstill.stages.rendering import tokens_of, with_tokens
+from potstill.stages.scaled_targets import target_scaler_of
 from potstill.stages.signal_sources import build_loss
+from potstill.stages.teacher_members import alone
 from potstill.tasks.generative import generative
-from potstill.teachers import FrozenTeacher, lead_name
+from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
 
 TEACHER = "teacher"
@@ -78,7 +80,8 @@ class _Labelling:
     @property
     def lead(self) -> "_Labelling":
         """The member whose features the losses follow."""
-        return self if self.recipe.ensemble is None else self._member(lead_name(self.recipe.ensemble))
+        name = self.recipe.teacher.lead_member
+        return self if name is None else self._member(name)
 
     def _member(self, name: str) -> "_Labelling":
         recipe, inputs, adapted = one_of(self.recipe, self.inputs, self.adapted, name)
@@ -137,7 +140,7 @@ def label(
     """
     members = _Labelling(run, recipe, inputs, adapted, engine, name).members
     records = [_label_logits(member) for member in members]
-    return _together(records) if recipe.ensemble else records[0]
+    return records[0] if len(records) == 1 else _together(records)
 
 
 def label_features(

@@ -1,31 +1,23 @@
 """The teachers of a training, opened: a store, a model, an ensemble of them, or the moving average of the student."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import torch
 from transformers import PreTrainedModel
 
 from potstill.labels import LabelStore, StoredFeatures, StoredTeacher
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir
-from potstill.signals import Read, Teacher
-from potstill.stages.common import Inputs, target_scaler_of
+from potstill.signals import Ask, Read, Teacher
+from potstill.stages.inputs import Inputs
 from potstill.stages.label import by_part, features_of, is_round, label_source, one_of, store_of
 from potstill.stages.models import load_teacher
-from potstill.stages.rendering import LABELLED
-from potstill.tasks import TextClassification
+from potstill.stages.scaled_targets import target_scaler_of
 from potstill.tasks.target_scaler import TargetScaler
-from potstill.teachers import (
-    CompositeTeacher,
-    EnsembleTeacher,
-    FrozenTeacher,
-    MovingAverage,
-    MovingAverageTeacher,
-    TokenMappedTeacher,
-    lead_name,
-    routes_of,
-)
+from potstill.teachers import CompositeTeacher, FrozenTeacher, Routes, TokenMappedTeacher, routes_by
 from potstill.training.engine import Engine
 from potstill.training.loop import no_teacher
 
@@ -64,74 +56,77 @@ def open_teachers(
 
     `of_validation` says whether one is needed for the rows that its checkpoints are compared on.
     """
-    opened = OpenedTeacher(run, recipe, inputs, lessons, engine)
-    if isinstance(recipe.teacher, MovingAverageTeacher):
-        return Teachers(opened.average_of(student, recipe.teacher, reads))
-    distributions = opened.distributions()
-    return Teachers(opened.with_features(distributions, reads), distributions if of_validation else no_teacher)
+    opened = OpenedTeachers(run, recipe, inputs, lessons, engine, student)
+    still = no_teacher if not of_validation else recipe.teacher.open(opened, frozenset())
+    return Teachers(recipe.teacher.open(opened, reads), still)
 
 
 @dataclass(frozen=True)
-class OpenedTeacher:
-    """The one teacher of some lessons, or all of an ensemble, opened by what is read of it."""
+class OpenedTeachers:
+    """What a run has of the teachers of some lessons, each opened once and when it is first read."""
 
     run: RunDir
     recipe: Recipe
     inputs: Inputs
     lessons: Lessons
     engine: Engine
+    student: PreTrainedModel
+    known: dict[str | None, Teacher] = field(default_factory=dict)
+    members: dict[str, "OpenedTeachers"] = field(default_factory=dict)
 
-    def distributions(self) -> Teacher:
-        """What gives the teacher's distributions: its store, or the teacher itself; of an ensemble, all members.
+    @property
+    def ask(self) -> Ask:
+        return self.recipe.task.ask
 
-        It gives none where training does not read them.
-        """
+    @property
+    def device(self) -> torch.device:
+        return self.engine.device
+
+    def distributions(self, member: str | None = None) -> Teacher:
+        """The store of a teacher's distributions, or the teacher itself; none where training does not read them."""
+        if member is not None:
+            return self._of(member).distributions()
+        if None not in self.known:
+            self.known[None] = self._distributions()
+        return self.known[None]
+
+    def _distributions(self) -> Teacher:
         if not self.recipe.reads_distributions:
             return no_teacher
-        ensemble = self.recipe.ensemble
-        if ensemble is not None:
-            members = {name: self._member(name).distributions() for name in ensemble.of}
-            routes: dict[str, tuple[int, int]] = {}
-            # A language model's checkpoints are compared with the teachers on the validation rows.
-            for name in LABELLED if self.recipe.task.generative else ("train",):
-                rows = self.inputs.splits[name].rows
-                encoded = self.inputs.encoded(self.recipe, rows)
-                routes |= routes_of(ensemble, encoded, rows)
-            return EnsembleTeacher(ensemble, members, routes)
         if self.recipe.label.mode == "online":
             return self._frozen(frozenset())
-        store = self._store(store_of(self.lessons.name))
-        if isinstance(self.recipe.task, TextClassification):
-            stored = StoredTeacher(store, self.engine.device, self.recipe.task.problem.signals)
-            # All that lies on disk is in the unit of the labels.
-            return self._scaler.of_teacher(stored) if self._scaler else stored
-        return StoredTeacher(store, self.engine.device)
+        stored = StoredTeacher(self._store(store_of(self.lessons.name)), self.device, self.recipe.task.signals)
+        # All that lies on disk is in the unit of the labels.
+        return self._scaler.of_teacher(stored) if self._scaler else stored
 
-    def _member(self, name: str) -> "OpenedTeacher":
-        recipe, inputs, teacher = one_of(self.recipe, self.inputs, self.lessons.teacher, name)
-        return replace(self, recipe=recipe, inputs=inputs, lessons=replace(self.lessons, name=name, teacher=teacher))
-
-    def with_features(self, distributions: Teacher, reads: frozenset[Read]) -> Teacher:
+    def with_features(self, distributions: Teacher, reads: frozenset[Read], member: str | None = None) -> Teacher:
         """`distributions`, and beside it what gives the features that are read."""
         if not reads:
             return distributions
-        if self.recipe.ensemble is not None:
-            lead = self._member(lead_name(self.recipe.ensemble))
-            # Beside the lead's features, not its distributions: those are of all.
-            return CompositeTeacher(distributions, (lead.with_features(no_teacher, reads),))
+        if member is not None:
+            return CompositeTeacher(distributions, (self._of(member).with_features(no_teacher, reads),))
         if self.recipe.label.features == "stored":
             stores = [self._store(features_of(self.lessons.name, part)) for part in by_part(reads)]
-            return CompositeTeacher(distributions, tuple(StoredFeatures(store, self.engine.device) for store in stores))
+            return CompositeTeacher(distributions, tuple(StoredFeatures(store, self.device) for store in stores))
         features = self._frozen(reads)
         # Its forward pass is made in each step anyway, and gives its distributions too.
         return features if self.recipe.label.mode == "online" else CompositeTeacher(distributions, (features,))
 
-    def average_of(
-        self, student: PreTrainedModel, settings: MovingAverageTeacher, reads: frozenset[Read]
-    ) -> MovingAverage:
-        """The moving average of this student."""
-        ask, device = self.recipe.task.ask, self.engine.device
-        return MovingAverage(student, device, ask, reads, decay=settings.decay, every=settings.every)
+    def routes(self, member_for: Callable[[str | None, str], int] | None) -> Routes:
+        """Which member answers each row that is learnt, or that checkpoints are compared by."""
+        routes: dict[str, tuple[int, int]] = {}
+        for name in self.recipe.task.labelled_splits if member_for else ():
+            rows = self.inputs.splits[name].rows
+            assert member_for is not None
+            routes |= routes_by(member_for, self.inputs.encoded(self.recipe, rows), rows)
+        return routes
+
+    def _of(self, name: str) -> "OpenedTeachers":
+        if name not in self.members:
+            recipe, inputs, teacher = one_of(self.recipe, self.inputs, self.lessons.teacher, name)
+            lessons = replace(self.lessons, name=name, teacher=teacher)
+            self.members[name] = OpenedTeachers(self.run, recipe, inputs, lessons, self.engine, self.student)
+        return self.members[name]
 
     @cached_property
     def _model(self) -> PreTrainedModel:

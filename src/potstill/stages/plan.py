@@ -22,9 +22,10 @@ from potstill.records import PlanRecord, SplitCounts, TokensRecord
 from potstill.run_dir import RunDir
 from potstill.signals import Signal
 from potstill.stages.class_counts import class_counts
-from potstill.stages.common import Inputs, piece_counts
 from potstill.stages.generate import planned
+from potstill.stages.inputs import Inputs
 from potstill.stages.judged_rows import case_of
+from potstill.stages.piece_counts import piece_counts
 from potstill.stages.plan_warnings import warnings
 from potstill.stages.rendering import LABELLED
 from potstill.stages.signal_sources import build_loss, planned_signals

@@ -13,9 +13,9 @@ from potstill.measure.entities import entities_of
 from potstill.recipe import Recipe
 from potstill.records import ClassCount, ShapeRecord, SplitCounts
 from potstill.stages.class_counts import doubts_about_classes
-from potstill.stages.common import Inputs
 from potstill.stages.generate import Requests
 from potstill.stages.heads import heads_told
+from potstill.stages.inputs import Inputs
 from potstill.stages.rendering import date_is_written
 from potstill.students import Design, design_note, shape_notes
 

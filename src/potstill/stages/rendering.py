@@ -8,7 +8,7 @@ from potstill.data.token_rows import TokenRows
 from potstill.errors import RecipeError
 from potstill.recipe import Recipe
 from potstill.run_dir import RunDir, fingerprint
-from potstill.stages.common import Inputs
+from potstill.stages.inputs import Inputs
 from potstill.tasks import AnyTask
 
 LABELLED = ("train", "validation")

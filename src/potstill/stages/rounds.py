@@ -3,7 +3,7 @@
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, TrainRecord
 from potstill.run_dir import RunDir
-from potstill.stages.common import Inputs
+from potstill.stages.inputs import Inputs
 from potstill.stages.label import label, label_features
 from potstill.stages.opened_teachers import Lessons
 from potstill.stages.train import train_student

@@ -8,7 +8,8 @@ import torch
 from potstill.data.batches import batches_by_length
 from potstill.data.encoded import Encoded
 from potstill.errors import ModelError
-from potstill.stages.common import COUNTED_ROWS, Inputs
+from potstill.stages.inputs import Inputs
+from potstill.stages.piece_counts import COUNTED_ROWS
 
 MOST_UNKNOWN = 0.5
 """The share of unknown tokens above which a split is refused: of most words nothing is read."""

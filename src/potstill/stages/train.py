@@ -4,19 +4,20 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
+from potstill.capabilities import Capability
 from potstill.data.rows import labelled_rows
-from potstill.losses import HardLabels, MixedLoss, SoftTargets
+from potstill.losses import HardLabels
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord, TrainRecord
 from potstill.run_dir import RunDir
 from potstill.schedules import Constant
 from potstill.signals import Read
-from potstill.stages.common import Inputs, target_scaler_of, true_labels
+from potstill.stages.criteria import kl_from_teacher, true_labels
+from potstill.stages.inputs import Inputs
 from potstill.stages.label import is_round
 from potstill.stages.opened_teachers import Lessons, Teachers, open_teachers
 from potstill.stages.plan import steps_per_epoch
 from potstill.stages.train_member import Member, train_member, trained_length
-from potstill.teachers import MovingAverageTeacher
 from potstill.training.engine import Engine
 
 
@@ -31,7 +32,7 @@ def train_student(
 ) -> TrainRecord:
     """A distilled student, cut from the teacher `adapted` and taught by `lessons`."""
     # A teacher that moves would make another measure of each checkpoint.
-    compared = recipe.task.generative and not isinstance(recipe.teacher, MovingAverageTeacher)
+    compared = recipe.task.compared_by_teacher and Capability.STILLNESS in recipe.teacher.gives
 
     def teachers(student: PreTrainedModel, reads: frozenset[Read]) -> Teachers:
         return open_teachers(run, recipe, inputs, lessons, engine, student, reads, of_validation=compared)
@@ -42,14 +43,14 @@ def train_student(
         losses=recipe.weighted_losses(),
         settings=recipe.train,
         open_teachers=teachers,
-        criterion=_to_the_teacher() if compared else true_labels(),
+        criterion=kl_from_teacher() if compared else true_labels(),
         taught_by_student=is_round(lessons.name),
         depends={
             "labels": lessons.labels.content_digest,
             "mode": recipe.label.mode,
             "features": _digest_of_all(lessons.features),
             # What decides how the teacher's answers are used, and is in no digest of theirs.
-            "kind": recipe.teacher if recipe.ensemble or isinstance(recipe.teacher, MovingAverageTeacher) else None,
+            "kind": recipe.teacher if recipe.teacher.settings_decide else None,
         },
     )
     return train_member(run, recipe, inputs, adapted, engine, student)
@@ -73,7 +74,7 @@ def train_baseline(
     if not recipe.train.baseline:
         return None
     rows = labelled_rows(inputs.splits["train"].rows)
-    numbers = target_scaler_of(recipe, rows) is not None
+    numbers = recipe.task.means
     settings = recipe.train.model_copy(update={"select_by": "validation_loss" if numbers else "validation_accuracy"})
     if settings.evaluate_every is None and len(rows) < len(inputs.splits["train"].rows):
         # When the student is: by its own, shorter epochs the baseline would have more checkpoints to choose from.
@@ -89,8 +90,3 @@ def train_baseline(
         criterion=true_labels(),
     )
     return train_member(run, recipe, inputs, adapted, engine, baseline)
-
-
-def _to_the_teacher() -> MixedLoss:
-    """KL from the teacher at temperature 1: what a language model's student is compared by."""
-    return MixedLoss([SoftTargets(weight=Constant(value=1.0), temperature=Constant(value=1.0)).build()])

@@ -17,15 +17,16 @@ from potstill.records import AdaptRecord, TrainRecord
 from potstill.run_dir import RunDir, file_digest, folder_files
 from potstill.runtimes.folder import model_digest
 from potstill.signals import Read
-from potstill.stages.common import Inputs, target_scaler_of, with_scaled_targets
 from potstill.stages.first_weights import has_learnt_head, initial_student, weights_digest
 from potstill.stages.heads import begin_head
+from potstill.stages.inputs import Inputs
 from potstill.stages.models import save_model
 from potstill.stages.opened_teachers import Teachers
 from potstill.stages.plan import shapes_of, total_steps
 from potstill.stages.rendering import tokens_of, with_tokens
+from potstill.stages.scaled_targets import target_scaler_of, with_scaled_targets
 from potstill.students import Copy
-from potstill.teachers import lead_name, snapshot_name
+from potstill.teachers import snapshot_name
 from potstill.training.batches import ShuffledRows
 from potstill.training.engine import Engine
 from potstill.training.loop import LAST_BITS, Job, fit
@@ -87,8 +88,8 @@ def _depends_of(
     }
 
     # What decides the first weights, and is in no other key. Only where it does, so that other runs go on.
-    if recipe.ensemble is not None:
-        depends["lead"] = adapted.members[lead_name(recipe.ensemble)].digest
+    if recipe.teacher.lead_member is not None:
+        depends["lead"] = adapted.members[recipe.teacher.lead_member].digest
     if isinstance(inputs.student.init, Copy) and inputs.student.init.measures:
         depends["sampled"] = inputs.fingerprint_of("train")
     if inputs.vocabulary is not None:

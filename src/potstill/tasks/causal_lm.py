@@ -65,6 +65,15 @@ class CausalLM(GenerativeSettings):
     templated: ClassVar[bool] = True
     """Whether rows go through a chat template, which can refuse them."""
 
+    reads_gguf: ClassVar[bool] = True
+    has_head: ClassVar[bool] = False
+    """Whether a head for the classes can be drawn anew."""
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The longest texts in tokens, by the setting that says so."""
+        return {"max_length": self.max_length}
+
     @property
     def answers(self) -> AnswerKind:
         """What its models answer with, by which they are judged."""

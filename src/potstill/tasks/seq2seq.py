@@ -56,6 +56,15 @@ class Seq2Seq(GenerativeSettings):
         """A target is right or wrong as a whole, too."""
         return True
 
+    reads_gguf: ClassVar[bool] = False
+    has_head: ClassVar[bool] = False
+    """Whether a head for the classes can be drawn anew."""
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The longest texts in tokens, by the setting that says so."""
+        return {"max_length": self.max_length, "max_target_length": self.max_target_length}
+
     @property
     def answers(self) -> AnswerKind:
         """What its models answer with, by which they are judged."""

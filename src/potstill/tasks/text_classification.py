@@ -107,6 +107,15 @@ class TextClassification(Settings):
         """Whether its models answer with numbers, as means of Gaussians."""
         return self.problem_type == "regression"
 
+    reads_gguf: ClassVar[bool] = False
+    has_head: ClassVar[bool] = True
+    """Whether a head for the classes can be drawn anew."""
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The longest texts in tokens, by the setting that says so."""
+        return {"max_length": self.max_length}
+
     @property
     def answers(self) -> AnswerKind:
         """What its models answer with, by which they are judged."""

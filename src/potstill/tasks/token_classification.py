@@ -69,6 +69,15 @@ class TokenClassification(Settings):
     loss_defaults: ClassVar[LossDefaults] = {}
     default_losses: ClassVar[tuple[str, ...]] = ("soft_targets", "hard_labels")
 
+    reads_gguf: ClassVar[bool] = False
+    has_head: ClassVar[bool] = True
+    """Whether a head for the classes can be drawn anew."""
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The longest texts in tokens, by the setting that says so."""
+        return {"max_length": self.max_length}
+
     @property
     def answers(self) -> AnswerKind:
         """What its models answer with, by which they are judged."""

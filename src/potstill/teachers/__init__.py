@@ -9,14 +9,15 @@ from potstill.teachers.ensemble import (
     EnsembleTeacher,
     Mixture,
     Routed,
-    Routes,
     combined,
     lead_name,
     route_numbers,
+    routes_by,
     routes_of,
 )
 from potstill.teachers.frozen import FrozenTeacher
 from potstill.teachers.moving_average import MovingAverage
+from potstill.teachers.opening import Routes, Sources
 from potstill.teachers.pretrained import PretrainedTeacher
 from potstill.teachers.self_taught import BornAgainTeacher, CheckpointTeacher, MovingAverageTeacher, snapshot_name
 from potstill.teachers.token_mapping import TokenMappedTeacher
@@ -45,11 +46,13 @@ __all__ = [
     "PretrainedTeacher",
     "Routed",
     "Routes",
+    "Sources",
     "TokenMappedTeacher",
     "combined",
     "lead_name",
     "lead_of",
     "route_numbers",
+    "routes_by",
     "routes_of",
     "snapshot_name",
 ]

@@ -1,7 +1,7 @@
 """Several teachers of one student: mixed by weights, or each for the rows that it knows best."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,8 +14,9 @@ from potstill.capabilities import Capability, Facts
 from potstill.data.encoded import Encoded
 from potstill.errors import DataError
 from potstill.settings import Settings
-from potstill.signals import Batch, Signals, Teacher
+from potstill.signals import Batch, Read, Signals, Teacher
 from potstill.targets import FullTarget, LogitTargets, MixedTargets, MostConfidentTargets
+from potstill.teachers.opening import Routes, Sources
 from potstill.teachers.pretrained import PretrainedTeacher
 
 Positive = Annotated[float, Field(gt=0)]
@@ -62,7 +63,33 @@ class Mixture(Settings):
         return OF_ENSEMBLES
 
     own_ids: ClassVar[bool] = True
-    rounds: ClassVar[int] = 1
+    settings_decide: ClassVar[bool] = True
+    """Weights and routes are settings of training alone."""
+
+    @property
+    def rounds(self) -> int:
+        """How many students are trained one after the other: one."""
+        return 1
+
+    @property
+    def members(self) -> Mapping[str, PretrainedTeacher]:
+        return self.of
+
+    @property
+    def member_domains(self) -> Domains:
+        """The domains of members that are adapted on the rows of these alone."""
+        return self.domains
+
+    @property
+    def lead_member(self) -> str:
+        return lead_name(self)
+
+    def require_routes(self, rows: Iterable[Any]) -> None:
+        """Each member answers every row."""
+
+    def open(self, sources: Sources, reads: frozenset[Read]) -> Teacher:
+        """All members together, with the features of the lead alone."""
+        return _opened(self, sources, reads)
 
     @property
     def title(self) -> str:
@@ -106,7 +133,36 @@ class Routed(Settings):
         return OF_ENSEMBLES
 
     own_ids: ClassVar[bool] = True
-    rounds: ClassVar[int] = 1
+    settings_decide: ClassVar[bool] = True
+    """Weights and routes are settings of training alone."""
+
+    @property
+    def rounds(self) -> int:
+        """How many students are trained one after the other: one."""
+        return 1
+
+    @property
+    def members(self) -> Mapping[str, PretrainedTeacher]:
+        return self.of
+
+    @property
+    def member_domains(self) -> Domains:
+        """The domains of members that are adapted on the rows of these alone."""
+        return self.domains
+
+    @property
+    def lead_member(self) -> str:
+        return lead_name(self)
+
+    def require_routes(self, rows: Iterable[Any]) -> None:
+        """Raises DataError: a row of a domain that no teacher knows, where rows are routed by domain."""
+        if self.by == "domain":
+            for row in rows:
+                self.member_for(row.domain, row.id)
+
+    def open(self, sources: Sources, reads: frozenset[Read]) -> Teacher:
+        """All members together, with the features of the lead alone."""
+        return _opened(self, sources, reads)
 
     @property
     def title(self) -> str:
@@ -167,9 +223,13 @@ def lead_name(ensemble: Mixture | Routed) -> str:
     return ensemble.lead or next(iter(ensemble.of))
 
 
-Routes = Mapping[str, tuple[int, int]]
-"""For each id of encoded rows the number of its teacher, and how many of its positions count. Empty where rows are not
-routed by domain."""
+def _opened(settings: Mixture | Routed, sources: Sources, reads: frozenset[Read]) -> Teacher:
+    by_domain = isinstance(settings, Routed) and settings.by == "domain"
+    routes = sources.routes(settings.member_for if isinstance(settings, Routed) and by_domain else None)
+    members = {name: sources.distributions(name) for name in settings.of}
+    together = EnsembleTeacher(settings, members, routes)
+    # Beside the lead's features, not its distributions: those are of all.
+    return sources.with_features(together, reads, lead_name(settings))
 
 
 def routes_of(settings: Mixture | Routed, encoded: Encoded, rows: Iterable[Any]) -> Routes:
@@ -180,7 +240,12 @@ def routes_of(settings: Mixture | Routed, encoded: Encoded, rows: Iterable[Any])
     """
     if not isinstance(settings, Routed) or settings.by != "domain":
         return {}
-    members = {row.id: settings.member_for(row.domain, row.id) for row in rows}
+    return routes_by(settings.member_for, encoded, rows)
+
+
+def routes_by(member_for: Callable[[str | None, str], int], encoded: Encoded, rows: Iterable[Any]) -> Routes:
+    """The member that each of `encoded` is answered by, as `member_for` says by domain and id of its row."""
+    members = {row.id: member_for(row.domain, row.id) for row in rows}
     parts = zip(encoded.ids, encoded.row_ids, encoded.positions, strict=True)
     return {identity: (members[row], positions) for identity, row, positions in parts}
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_serializer
 
 from potstill.capabilities import Capability
-from potstill.settings import Settings
+from potstill.teachers.one_teacher import OneTeacher
 
 
 def _as_text(value: Any) -> Any:
@@ -27,7 +27,7 @@ def _one_to_one(classes: dict[str, str]) -> dict[str, str]:
     return classes
 
 
-class PretrainedTeacher(Settings):
+class PretrainedTeacher(OneTeacher):
     """A Hugging Face model. Weights are read from safetensors, or for language models from a GGUF file."""
 
     kind: Literal["pretrained"] = "pretrained"
@@ -51,16 +51,6 @@ class PretrainedTeacher(Settings):
     def lead(self) -> "PretrainedTeacher":
         """The model whose family, tokenizer and first weights the student takes."""
         return self
-
-    @property
-    def own_ids(self) -> bool:
-        """Whether it reads token ids of its own, where its student's are others."""
-        return True
-
-    @property
-    def rounds(self) -> int:
-        """How many students are trained one after the other, each by the one before."""
-        return 1
 
     @property
     def title(self) -> str:

@@ -7,11 +7,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from potstill.capabilities import Capability, Facts, require_still
-from potstill.settings import Settings
+from potstill.signals import Read, Teacher
+from potstill.teachers.moving_average import MovingAverage
+from potstill.teachers.one_teacher import OneTeacher
+from potstill.teachers.opening import Sources
 from potstill.teachers.pretrained import PretrainedTeacher
 
 
-class CheckpointTeacher(Settings):
+class CheckpointTeacher(OneTeacher):
     """The student of an earlier run, as it ended or at a snapshot on the way.
 
     Also how a teacher assistant is made (Mirzadeh et al. 2020, arXiv:1902.03393): the student of one run, between the
@@ -36,9 +39,6 @@ class CheckpointTeacher(Settings):
         member = Path(self.run) / "train" / self.member
         return PretrainedTeacher(model=str(member / ("model" if self.at == "best" else snapshot_name(self.at))))
 
-    own_ids: ClassVar[bool] = True
-    rounds: ClassVar[int] = 1
-
     @property
     def title(self) -> str:
         """Who teaches, in a few words."""
@@ -50,7 +50,7 @@ class CheckpointTeacher(Settings):
         return f"the {self.member} of the run {self.run}"
 
 
-class BornAgainTeacher(Settings):
+class BornAgainTeacher(OneTeacher):
     """Generations: the teacher teaches a first student, and that one the next (Born-Again Networks, arXiv:1805.04770).
 
     All of them start from the same weights and see the same rows; the last is the student of the run.
@@ -71,8 +71,6 @@ class BornAgainTeacher(Settings):
     def lead(self) -> PretrainedTeacher:
         return self.start
 
-    own_ids: ClassVar[bool] = True
-
     @property
     def rounds(self) -> int:
         """How many students are trained one after the other, each by the one before."""
@@ -89,7 +87,7 @@ class BornAgainTeacher(Settings):
         return f"{self.start.model}, through {self.generations} generations of students"
 
 
-class MovingAverageTeacher(Settings):
+class MovingAverageTeacher(OneTeacher):
     """The average of the student's own weights over the last steps teaches it (Mean Teacher, arXiv:1703.01780)."""
 
     kind: Literal["ema"] = "ema"
@@ -112,7 +110,7 @@ class MovingAverageTeacher(Settings):
 
     own_ids: ClassVar[bool] = False
     """It reads as its student does, since it was one."""
-    rounds: ClassVar[int] = 1
+    settings_decide: ClassVar[bool] = True
 
     @property
     def title(self) -> str:
@@ -126,6 +124,10 @@ class MovingAverageTeacher(Settings):
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
         yield from require_still(where, facts)
+
+    def open(self, sources: Sources, reads: frozenset[Read]) -> Teacher:
+        """The moving average of the student that is trained."""
+        return MovingAverage(sources.student, sources.device, sources.ask, reads, decay=self.decay, every=self.every)
 
 
 def snapshot_name(share: float) -> str:

@@ -1,0 +1,100 @@
+"""What a teacher's files say of it, without its weights."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from potstill.checkpoints import check_files, stated_family
+from potstill.errors import ModelError, RecipeError
+from potstill.families import most_tokens, require_fitting
+from potstill.locations import GGUF, resolve
+from potstill.recipe import Recipe
+from potstill.run_dir import file_digest, fingerprint
+from potstill.runtimes.folder import model_digest
+from potstill.tasks.classes import TEACHER
+from potstill.tasks.generative import check_generation_config
+from potstill.tasks.weights import Filled, check_weights
+from potstill.teachers import CheckpointTeacher, PretrainedTeacher
+
+
+@dataclass(frozen=True)
+class Files:
+    """A teacher's own files, of which no weights were read."""
+
+    location: str
+    digest: str
+    config: PretrainedConfig
+    filled: Filled | None = None
+    """How its checkpoint fills a model of the task; None where that is not known before it is loaded."""
+
+
+def read_files(
+    recipe: Recipe, teacher: PretrainedTeacher, base: Path, member: str | None = None
+) -> tuple[Files, PreTrainedTokenizerBase]:
+    """What a teacher's files say of it, without its weights; `member` is its name among several."""
+    if isinstance(recipe.teacher, CheckpointTeacher) and not (base / teacher.model).is_dir():
+        raise RecipeError(
+            f"teacher.run: {base / teacher.model} is not there. Finish that run first, with --out "
+            f"{base / recipe.teacher.run}; a snapshot must be asked for there with train.snapshots, and the "
+            "training must not have stopped before it."
+        )
+    location = resolve(_relative_to(base, teacher.model))
+    task = recipe.task
+    if location.endswith(GGUF) and not task.reads_gguf:
+        raise ModelError(
+            f"{location}: GGUF files are read for task.kind: causal_lm alone. Name a folder of safetensors."
+        )
+    # Of several teachers the student is cut from the lead, which is read first and without a name.
+    fits = partial(
+        require_fitting,
+        task=task.kind,
+        where=f"{named_in(recipe, member)}.model",
+        cut=member is None,
+    )
+    check_files(location)
+    if (model_type := stated_family(location)) is not None:
+        # Before transformers is asked for a family that it may not know either.
+        fits(model_type)
+    where = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
+    config = task.load_config(location, **where)
+    fits(config.model_type)
+    tokenizer = task.load_tokenizer(location, **where)
+    task.check_tokenizer(tokenizer, config, where=named_in(recipe, member))
+    if task.rows_on_disk:
+        check_generation_config(location, config.get_text_config().vocab_size)
+    _check_lengths(recipe, config)
+    filled = check_weights(task.new_model, config, location, new_head=recipe.adapt is not None and task.has_head)
+    return Files(location, _teacher_digest(location, config), config, filled), tokenizer
+
+
+def named_in(recipe: Recipe, member: str | None) -> str:
+    """Where the recipe names a teacher; without a name it is the one, or the lead of several."""
+    own = member or recipe.teacher.lead_member
+    return TEACHER if own is None else f"{TEACHER}.of.{own}"
+
+
+def _check_lengths(recipe: Recipe, config: PretrainedConfig) -> None:
+    """Raises ModelError: the recipe reads or writes longer texts than the model has positions for."""
+    most = most_tokens(config)
+    for name, length in recipe.task.lengths.items():
+        if most is not None and length > most:
+            raise ModelError(
+                f"task.{name}: {length} tokens, and this {config.model_type} model has positions for {most}. Lower it."
+            )
+
+
+def _relative_to(base: Path, model: str) -> str:
+    """A folder or file beside the recipe goes before a hub id of the same name."""
+    beside = base / model
+    return str(beside) if not model.startswith("pkg:") and beside.exists() else model
+
+
+def _teacher_digest(location: str, config: PretrainedConfig) -> str:
+    path = Path(location)
+    if path.is_dir():
+        return model_digest(path)
+    if path.is_file():
+        return file_digest(path)
+    return fingerprint({"hub": location, "commit": getattr(config, "_commit_hash", None)})
