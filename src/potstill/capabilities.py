@@ -62,6 +62,12 @@ class Part(Protocol):
         ...
 
 
+def missing(where: str, needed: Capability, facts: Facts) -> Iterator[str]:
+    """A refusal, where the teacher does not give what is needed."""
+    if needed not in facts.gives:
+        yield f"{where} needs {needed.value} of the teacher, which teacher.kind: {facts.teacher} does not give."
+
+
 def require_still(where: str, facts: Facts) -> Iterator[str]:
     """A refusal of a teacher whose answers cannot be stored."""
     if Capability.STILLNESS not in facts.gives and not facts.online:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
+from potstill.capabilities import Capability
 from potstill.data.token_rows import TokenRows
 from potstill.evaluation import references
 from potstill.evaluation.answers import SHOWN_CHARACTERS, Judged, agreed, estimate
@@ -147,13 +148,14 @@ def _generations(case: Case, predictors: Mapping[str, Predictor]) -> list[Genera
     prompts = generative(case.recipe.task).prompts(tokenizer)
     chosen = prompted_rows(case, settings.generations, salt="generations")
     ends = _ends(case, predictors)
+    writers = {name: each for name, each in predictors.items() if Capability.TEXT in each.gives}
     written = []
     with case.progress.task("evaluate: responses", len(chosen), "prompts") as advance:
         for row, prompt in chosen:
             left = room_after(prompt, case)
             room = settings.generation_tokens if left is None else min(left, settings.generation_tokens)
             stop = ends | {prompts.end_of(row)}
-            responses = {name: each.write(row, prompt, room, stop) for name, each in predictors.items()}
+            responses = {name: each.write(row, prompt, room, stop) for name, each in writers.items()}
             advance(1)
             asked, truth = prompts.shown(row)
             written.append(

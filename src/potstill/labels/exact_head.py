@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from potstill.labels.positions import Column, Columns, pack_ids, packed_width, unpack_ids
-from potstill.targets import LEAST_LOG_MASS, Mass
+from potstill.targets import LEAST_LOG_MASS, Buckets, Mass
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,17 @@ class ExactHead:
             "head_logits": relative.half().cpu().numpy(),
             # A tail of nothing, where k is the vocabulary, is a finite number too.
             "log_tails": torch.stack(tails, dim=1).clamp(min=LEAST_LOG_MASS, max=0).half().cpu().numpy(),
+        }
+
+    def encode_given(self, buckets: Buckets) -> Columns:
+        """The columns of what is known of k tokens or more, the likeliest first, at temperature 1 alone."""
+        assert self.temperatures == (1.0,), "what is known at temperature 1 serves no other"
+        kept, rest = buckets.log_head[:, : self.k], buckets.log_head[:, self.k :]
+        tail = torch.logsumexp(torch.cat([rest, buckets.log_tail[:, None]], dim=1), dim=1)
+        return {
+            "head_ids": pack_ids(buckets.ids[:, : self.k].cpu().numpy(), self.vocabulary),
+            "head_logits": (kept - kept[:, :1]).half().cpu().numpy(),
+            "log_tails": tail[:, None].clamp(min=LEAST_LOG_MASS, max=0).half().cpu().numpy(),
         }
 
     def mass(self, columns: Mapping[str, Tensor]) -> Mass:

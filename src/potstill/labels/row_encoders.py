@@ -11,9 +11,10 @@ from torch import Tensor
 from potstill.labels.dense import Dense, DensePositions
 from potstill.labels.positions import Columns
 from potstill.labels.states import States
+from potstill.labels.top_k import TopK, TopKCodec
 from potstill.labels.writer import Fitted, StoreEncoding
 from potstill.signals import Batch, Features, LabelPositions
-from potstill.targets import Head
+from potstill.targets import Head, SparseTarget
 
 Outputs = TypeVar("Outputs", contravariant=True)
 PositionRows = tuple[list[int], Columns]
@@ -65,6 +66,25 @@ class TokensOfRows:
     def encode(self, outputs: Float[Tensor, "positions width"], batch: Batch) -> PositionRows:
         counts: list[int] = batch.mask.sum(dim=1).tolist()
         return counts, encode_positions(self.encoding, outputs, self.head)
+
+
+@dataclass(frozen=True)
+class GivenTokens:
+    """Labels of such tokens, of the log-probabilities that a teacher gives of its likeliest ones."""
+
+    encoding: Fitted
+
+    def encode(self, outputs: SparseTarget, batch: Batch) -> PositionRows:
+        codec = self.encoding.codec
+        assert isinstance(codec, TopKCodec)
+        counts: list[int] = batch.mask.sum(dim=1).tolist()
+        return counts, codec.head.encode_given(outputs.buckets_at(slice(None), 1.0))
+
+
+def given_encoder(encoding: TopK, vocabulary: int) -> GivenTokens:
+    """The encoder of a teacher that gives its likeliest tokens; what it does not give, it cannot lose."""
+    grid = (1.0,)
+    return GivenTokens(Fitted(encoding, encoding.load({}, vocabulary, grid), vocabulary, grid, ()))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from potstill.capabilities import Facts
+from potstill.capabilities import Capability, Facts, missing
 from potstill.labels import AskedEncoding
 from potstill.recipe.requirements import Requirement, parse_requirement
 from potstill.schedules import Schedule
@@ -63,6 +63,10 @@ class AdaptSettings(OptimiserSettings):
     frozen_layers: int = Field(default=0, ge=0)
     """Lowest layers kept as they are, with the embeddings. What they compute is computed once and kept in
     memory, so a pass costs only the layers above."""
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        yield from super().refusals(where, facts)
+        yield from missing(where, Capability.WEIGHTS, facts)
 
 
 class LabelSettings(Settings):

@@ -12,7 +12,7 @@ class Runtime:
     """The modules of a runtime."""
 
     predictor: str
-    """With `open_predictor(folder, task, tokenizer, device, batch_size) -> Predictor`."""
+    """With `open_predictor(folder, task, tokenizer, device, batch_size, teacher) -> Predictor`."""
     timing: str
     """With `measure(request) -> dict`, what a process that measures prints."""
 

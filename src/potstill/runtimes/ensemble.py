@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from potstill.capabilities import Capability
 from potstill.data.encoded import Encoded
 from potstill.measure.weights import SavedWeights
 from potstill.runtimes.greedy import greedy
-from potstill.runtimes.predictor import Advance, Gives, Outputs, Parameters, Predictor, Prompt
+from potstill.runtimes.predictor import Advance, Outputs, Parameters, Predictor, Prompt
 from potstill.runtimes.timing import Loads
 from potstill.runtimes.transformers import TransformersPredictor, first_logits
 from potstill.signals import Batch, Signals
@@ -38,7 +39,7 @@ class EnsemblePredictor:
         self._routes: tuple[Encoded, Routes] | None = None
 
     @property
-    def gives(self) -> frozenset[Gives]:
+    def gives(self) -> frozenset[Capability]:
         return frozenset.intersection(*(member.gives for member in self._members.values()))
 
     @property

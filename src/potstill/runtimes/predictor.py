@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +11,7 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from potstill.capabilities import Capability
 from potstill.data.encoded import Encoded
 from potstill.measure.weights import SavedWeights
 from potstill.runtimes import RUNTIMES
@@ -20,23 +20,11 @@ from potstill.runtimes.timing import Loads
 from potstill.signals import Batch, Signals
 from potstill.targets import FullTarget
 from potstill.tasks import AnyTask
+from potstill.teachers import AnyTeacher
 
 Outputs = Float[np.ndarray, "answers outputs"]
 Prompt = Int32[np.ndarray, "_"]
 Advance = Callable[[int], None]
-
-
-class Gives(StrEnum):
-    """What a predictor can be asked for."""
-
-    PROBABILITIES = "probabilities"
-    """Of classes, tags or labels, or numbers: what a head gives for each row or word."""
-    TOKEN_DISTRIBUTIONS = "token_distributions"
-    """Of the whole vocabulary at each position."""
-    TOP_K_LOG_PROBS = "top_k_log_probs"
-    """Of the likeliest tokens at each position."""
-    HIDDEN_STATES = "hidden_states"
-    TEXT = "text"
 
 
 @dataclass(frozen=True)
@@ -63,7 +51,7 @@ class Predictor(Protocol):
     """One model, or several as one. It is loaded when it is first asked, and leaves memory at `release`."""
 
     @property
-    def gives(self) -> frozenset[Gives]: ...
+    def gives(self) -> frozenset[Capability]: ...
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -142,9 +130,13 @@ def open_predictor(
     device: torch.device,
     batch_size: int,
     runtime: str = "transformers",
+    teacher: AnyTeacher | None = None,
 ) -> Predictor:
-    """What answers from the files in a folder; nothing is loaded yet. `batch_size` rows are shown at a time."""
+    """What answers from the files in a folder, or as the settings of a teacher say; nothing is loaded yet.
+
+    `batch_size` rows are shown at a time.
+    """
     opened: Predictor = import_module(RUNTIMES[runtime].predictor).open_predictor(
-        folder, task, tokenizer, device, batch_size
+        folder, task, tokenizer, device, batch_size, teacher
     )
     return opened

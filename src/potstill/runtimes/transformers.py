@@ -8,23 +8,24 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from potstill.capabilities import Capability
 from potstill.data.batches import batches_by_length
 from potstill.data.encoded import Encoded
 from potstill.measure.weights import SavedWeights, saved_weights
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.greedy import greedy
-from potstill.runtimes.predictor import Advance, Gives, Outputs, Parameters, Prompt
+from potstill.runtimes.predictor import Advance, Outputs, Parameters, Prompt
 from potstill.runtimes.timing import Loads
 from potstill.signals import Batch, Signals
 from potstill.targets import FullTarget, HiddenTargets, plain_log_sum_exp
 from potstill.tasks import AnyTask
 from potstill.tasks.generative import generative
 from potstill.tasks.problem_types import HeadTask
-from potstill.teachers import FrozenTeacher
+from potstill.teachers import AnyTeacher, FrozenTeacher
 from potstill.teachers.responses import Generated, write_responses
 
-OF_HEAD = frozenset({Gives.PROBABILITIES, Gives.HIDDEN_STATES})
-OF_LANGUAGE_MODEL = frozenset({Gives.TOKEN_DISTRIBUTIONS, Gives.HIDDEN_STATES, Gives.TEXT})
+OF_HEAD = frozenset({Capability.DISTRIBUTION, Capability.HIDDEN_STATES, Capability.WEIGHTS})
+OF_LANGUAGE_MODEL = OF_HEAD | {Capability.TOP_K, Capability.TEXT}
 
 
 class TransformersPredictor:
@@ -52,7 +53,7 @@ class TransformersPredictor:
         self._target: tuple[Batch, FullTarget] | None = None
 
     @property
-    def gives(self) -> frozenset[Gives]:
+    def gives(self) -> frozenset[Capability]:
         return OF_LANGUAGE_MODEL if self._task.generative else OF_HEAD
 
     @property
@@ -159,7 +160,12 @@ def first_logits(outputs: Signals, most: int) -> Tensor:
 
 
 def open_predictor(
-    folder: ModelFolder, task: AnyTask, tokenizer: PreTrainedTokenizerBase, device: torch.device, batch_size: int
+    folder: ModelFolder,
+    task: AnyTask,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    batch_size: int,
+    teacher: AnyTeacher | None = None,
 ) -> TransformersPredictor:
     """The model in a folder; it is loaded when it is first asked."""
     return TransformersPredictor(folder, task, tokenizer, device, batch_size)

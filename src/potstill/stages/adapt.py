@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from potstill.capabilities import Capability
 from potstill.data.rows import labelled_rows
 from potstill.errors import RecipeError
 from potstill.locations import GGUF
@@ -77,7 +78,11 @@ def _unchanged(folder: Path, stage: str, recipe: Recipe, inputs: Inputs) -> Adap
     one of several whose classes are in another order as a folder of the same weights in the order of the lead's."""
     reordered, lead = in_another_order(recipe, inputs), recipe.lead
     if not reordered and not inputs.lead.location.endswith(GGUF):
-        return AdaptRecord(adapted=False, location=inputs.lead.location, digest=inputs.lead.digest)
+        digest = inputs.lead.digest
+        if Capability.WEIGHTS not in recipe.teacher.gives:
+            # What answers is not the model whose files these are.
+            digest = fingerprint({"teacher": recipe.teacher, "lead": digest})
+        return AdaptRecord(adapted=False, location=inputs.lead.location, digest=digest)
     model = recipe.task.load_model(
         inputs.lead.location, revision=lead.revision, trust_remote_code=lead.trust_remote_code
     )

@@ -18,7 +18,7 @@ from potstill.runtimes.predictor import Predictor, open_predictor
 from potstill.stages.first_weights import initial_student
 from potstill.stages.inputs import Inputs
 from potstill.stages.judged_rows import case_of
-from potstill.stages.models import teacher_folder
+from potstill.stages.models import teacher_folder, teacher_predictor
 from potstill.stages.teacher_files import Files
 from potstill.stages.teacher_members import alone
 from potstill.teachers import Mixture, Routed
@@ -84,7 +84,7 @@ def _predictors(
     for name, digest in digests.items():
         if name == "teacher":
             folder = served_as(teacher_folder(recipe, run, adapted), adapted, inputs.lead)
-            predictors[name] = opened(folder, inputs.tokenizer)
+            predictors[name] = teacher_predictor(recipe, run, inputs, adapted, engine, folder)
         elif name in adapted.members:
             own, own_inputs = alone(recipe, inputs, name)
             member = adapted.members[name]

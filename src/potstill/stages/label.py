@@ -10,6 +10,7 @@ from typing import TypeVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from potstill.capabilities import Capability
 from potstill.data.encoded import Encoded
 from potstill.data.token_rows import examples_of
 from potstill.families import Part
@@ -17,19 +18,21 @@ from potstill.labels import Auto, Dense, LabelSource, States
 from potstill.labels.fidelity import Bound, temperatures_around
 from potstill.labels.fitting import FitSettings, fit_encoding
 from potstill.labels.labelling import label_rows, record_of
-from potstill.labels.row_encoders import RowEncoder, StatesOfRows, TokensOfRows, dense_encoder
+from potstill.labels.row_encoders import RowEncoder, StatesOfRows, TokensOfRows, dense_encoder, given_encoder
 from potstill.labels.store import READABLE
+from potstill.labels.top_k import TopK
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, fingerprint
 from potstill.signals import Batch, Features, Read, Signals, Teacher
 from potstill.stages.inputs import Inputs
-from potstill.stages.models import load_teacher
+from potstill.stages.models import load_teacher, teacher_predictor
 from potstill.stages.plan import shapes_of
 from potstill.stages.rendering import tokens_of, with_tokens
 from potstill.stages.scaled_targets import target_scaler_of
 from potstill.stages.signal_sources import build_loss
 from potstill.stages.teacher_members import alone
+from potstill.targets import EvenTail, SparseTarget
 from potstill.tasks.generative import generative
 from potstill.teachers import FrozenTeacher
 from potstill.training.engine import Engine
@@ -243,7 +246,27 @@ def _asked_encoding(recipe: Recipe) -> Dense | FitSettings:
     )
 
 
+def _write_given(labelling: _Labelling, folder: Path) -> LabelRecord:
+    """The labels of a teacher of which the likeliest tokens are known, and no hidden states."""
+    recipe, inputs = labelling.recipe, labelling.inputs
+    encoding = recipe.encoding
+    assert isinstance(encoding, TopK), "a recipe asks no other of such a teacher"
+    rows = labelling.rows_of(recipe.task.labelled_splits)
+    teacher = teacher_predictor(recipe, labelling.run, inputs, labelling.adapted, labelling.engine)
+
+    def forward(batch: Batch) -> SparseTarget:
+        target = teacher.target(batch)
+        assert isinstance(target, EvenTail)
+        return target.sparse
+
+    started = time.monotonic()
+    encoder = given_encoder(encoding, inputs.lead.config.get_text_config().vocab_size)
+    return labelling.write(folder, rows, forward, encoder, "label", started)
+
+
 def _write_logits(labelling: _Labelling, folder: Path, asked: Dense | FitSettings) -> LabelRecord:
+    if Capability.HIDDEN_STATES not in labelling.recipe.teacher.gives:
+        return _write_given(labelling, folder)
     recipe, inputs, task = labelling.recipe, labelling.inputs, labelling.recipe.task
     rows = labelling.rows_of(task.labelled_splits)
     model = load_teacher(recipe, labelling.run, labelling.adapted)

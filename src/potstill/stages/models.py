@@ -9,6 +9,8 @@ from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, atomic_folder
 from potstill.runtimes.folder import ModelFolder
+from potstill.runtimes.predictor import Predictor, open_predictor
+from potstill.stages.inputs import Inputs
 from potstill.tasks.generative import GENERATION_CONFIG
 from potstill.training.engine import Engine
 
@@ -30,6 +32,26 @@ def teacher_folder(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> ModelFo
     teacher = recipe.lead
     trusted = teacher.trust_remote_code
     return ModelFolder(local_folder(adapted.location, revision=teacher.revision, trust_remote_code=trusted), trusted)
+
+
+def teacher_predictor(
+    recipe: Recipe,
+    run: RunDir,
+    inputs: Inputs,
+    adapted: AdaptRecord,
+    engine: Engine,
+    folder: ModelFolder | None = None,
+) -> Predictor:
+    """What answers for the teacher that is distilled: a model in a folder, or whatever its settings name."""
+    return open_predictor(
+        folder or teacher_folder(recipe, run, adapted),
+        task=recipe.task,
+        tokenizer=inputs.tokenizer,
+        device=engine.device,
+        batch_size=recipe.label.batch_size,
+        runtime=recipe.teacher.runtime,
+        teacher=recipe.teacher,
+    )
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, engine: Engine) -> None:

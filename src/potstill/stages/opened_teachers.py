@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from transformers import PreTrainedModel
 
+from potstill.capabilities import Capability
 from potstill.labels import LabelStore, StoredFeatures, StoredTeacher
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
@@ -14,7 +15,7 @@ from potstill.run_dir import RunDir
 from potstill.signals import Ask, Read, Teacher
 from potstill.stages.inputs import Inputs
 from potstill.stages.label import by_part, features_of, is_round, label_source, one_of, store_of
-from potstill.stages.models import load_teacher
+from potstill.stages.models import load_teacher, teacher_predictor
 from potstill.stages.scaled_targets import target_scaler_of
 from potstill.tasks.target_scaler import TargetScaler
 from potstill.teachers import CompositeTeacher, FrozenTeacher, Routes, TokenMappedTeacher, routes_by
@@ -143,6 +144,8 @@ class OpenedTeachers:
 
     def _frozen(self, reads: frozenset[Read]) -> Teacher:
         """The teacher's own forward pass, with these features, on the token ids of the student."""
+        if Capability.WEIGHTS not in self.recipe.teacher.gives:
+            return teacher_predictor(self.recipe, self.run, self.inputs, self.lessons.teacher, self.engine).forward
         teacher = FrozenTeacher(self._model, self.engine.device, self.recipe.task.ask, reads)
         vocabulary = self.inputs.vocabulary
         # A student of an earlier round has the same vocabulary as this one.

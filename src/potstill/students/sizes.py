@@ -1,11 +1,13 @@
 """How a recipe says how large a student is and where it starts, as numbers or as shares of its teacher."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from transformers import PretrainedConfig
 
+from potstill.capabilities import Capability, Facts, missing
 from potstill.errors import ModelError
 from potstill.families import spread
 from potstill.settings import Settings
@@ -54,6 +56,9 @@ class Copy(Settings):
 
     sample: int = Field(default=256, ge=1)
     """Training rows of that sample, where importance is measured; chosen by a stable hash. Minitron takes 1,024."""
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        yield from missing(f"{where}: copy", Capability.WEIGHTS, facts)
 
     @property
     def measures(self) -> bool:

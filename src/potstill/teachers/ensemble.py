@@ -62,6 +62,8 @@ class Mixture(Settings):
     def gives(self) -> frozenset[Capability]:
         return OF_ENSEMBLES
 
+    runtime: ClassVar[str] = "transformers"
+    """What answers for each member."""
     own_ids: ClassVar[bool] = True
     settings_decide: ClassVar[bool] = True
     """Weights and routes are settings of training alone."""
@@ -132,6 +134,8 @@ class Routed(Settings):
     def gives(self) -> frozenset[Capability]:
         return OF_ENSEMBLES
 
+    runtime: ClassVar[str] = "transformers"
+    """What answers for each member."""
     own_ids: ClassVar[bool] = True
     settings_decide: ClassVar[bool] = True
     """Weights and routes are settings of training alone."""

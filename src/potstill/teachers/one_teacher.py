@@ -14,6 +14,8 @@ Domains = Mapping[str, tuple[str, ...]]
 class OneTeacher(Settings):
     """Settings of a teacher that is one model."""
 
+    runtime: ClassVar[str] = "transformers"
+    """What answers for it, as `runtimes` names it."""
     own_ids: ClassVar[bool] = True
     """Whether it reads token ids of its own, where its student's are others."""
     settings_decide: ClassVar[bool] = False
