@@ -95,7 +95,7 @@ def test_of_whole_rows_the_outputs_are_stored(tmp_path: Path) -> None:
 
 
 def test_of_words_the_outputs_are_stored_with_the_number_of_words_in_each_row(tmp_path: Path) -> None:
-    labelled(tmp_path, words(), at_positions, dense_encoder(Dense(), "words", len(CLASSES)))
+    labelled(tmp_path, words(), at_positions, dense_encoder(Dense(), "words", len(CLASSES)), batch_size=3)
     columns, counts = LabelStore(tmp_path).positions(ids())
     expected = [output(row, place) for row, length in enumerate(LENGTHS) for place in range(0, length, 2)]
     assert list(counts) == [-(-length // 2) for length in LENGTHS]
