@@ -7,12 +7,12 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from potstill import __version__
 from potstill.errors import PotstillError, RecipeError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -34,7 +34,7 @@ _debug = False
 
 def _show_version(asked: bool) -> bool:
     if asked:
-        typer.echo(f"potstill {__version__}")
+        typer.echo(f"potstill {version('potstill')}")
         raise typer.Exit
     return asked
 
@@ -42,7 +42,7 @@ def _show_version(asked: bool) -> bool:
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[
+    version_: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
     ] = False,
 ) -> None:
