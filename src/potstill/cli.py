@@ -272,7 +272,8 @@ def _run(recipe: Path, out: Path, overrides: list[str], quiet: bool, until: str)
         verdict_lines(gate)
     if "report" in records:
         typer.echo(f"report: {out / 'report' / records['report'].html}")
-        typer.echo(f"next: {after_run(out, records['gate'], records['export'])}")
+        runtimes = {str(exporter.kind): exporter.runtime for exporter in loaded.export}
+        typer.echo(f"next: {after_run(out, records['gate'], records['export'], runtimes=runtimes)}")
     if gate is not None and not gate.passed:
         raise typer.Exit(GATE_FAILED)
     export = records.get("export")

@@ -18,8 +18,9 @@ from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import recipe_of
 from potstill.records import EvaluateRecord, ExportRecord, GateRecord, ReportRecord, TrainRecord
 from potstill.run_dir import Record, RunDir, atomic_file
+from potstill.runtimes.folder import ModelFolder
 from potstill.settings import Settings
-from potstill.stages.models import ModelFolder, write_model
+from potstill.stages.models import write_model
 from potstill.stages.plan import GIVEN_TEACHER
 
 DATA = "data"
@@ -147,10 +148,11 @@ def _distilled(recipe: Recipe, root: Path, records: Mapping[str, Record]) -> Dis
     """
     record = partial(_record, records)
     folder = root / "train/student/model"
-    model = ModelFolder(folder, digest=record("train", TrainRecord).digest).load(recipe)
+    model = ModelFolder(folder, digest=record("train", TrainRecord).digest).load(recipe.task)
     tokenizer = recipe.task.load_tokenizer(str(folder))
     verdict, exported = record("gate", GateRecord), record("export", ExportRecord)
-    shipped = [root / artefact.folder for artefact in exported.artefacts if artefact.passed]
+    loadable = {exporter.kind for exporter in recipe.export if exporter.runtime == "transformers"}
+    shipped = [root / each.folder for each in exported.artefacts if each.passed and each.kind in loadable]
     return Distilled(
         passed=verdict.passed and all(artefact.passed for artefact in exported.artefacts),
         model=model.eval(),

@@ -133,7 +133,7 @@ def test_a_second_run_works_on_nothing_and_a_changed_part_reruns_only_what_depen
     assert stages_that_worked(again.stderr) == set()
     *_, report, hint = again.stdout.splitlines()
     assert report == f"report: {run}/report/report.html"
-    assert hint == f"next: load {run}/export/safetensors with from_pretrained of transformers"
+    assert hint == f"next: load {run}/export/safetensors with transformers"
 
     stricter = potstill("run", recipe, "--out", run, "--set", "gate.min_retention=50", check=3)
     assert stages_that_worked(stricter.stderr) == {"gate", "export", "report"}

@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 import potstill
 from potstill import distillation
 from potstill.errors import DataError, PotstillError, RecipeError
+from potstill.exporters import Safetensors
 from potstill.measure import speed
 from potstill.progress import Progress
 from potstill.recipe.yaml_file import load_recipe, recipe_of
@@ -136,6 +137,14 @@ def test_a_student_that_failed_is_returned_with_its_verdict(project: Path, tmp_p
     assert not failed.passed and failed.export.skipped
     assert failed.folder == out / "train/student/model"
     assert failed.model.config.num_hidden_layers == 2
+
+
+def test_the_folder_is_one_that_transformers_loads(
+    first: potstill.Distilled, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Safetensors, "runtime", "another")
+    again = distill_rows(project, project / "run")
+    assert again.passed and again.folder == project / "run/train/student/model"
 
 
 def test_new_rows_in_the_same_folder_take_the_place_of_the_old(project: Path, tmp_path: Path) -> None:

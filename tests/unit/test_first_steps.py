@@ -159,11 +159,11 @@ def exported(*passed: bool) -> ExportRecord:
 @pytest.mark.parametrize(
     ("gate", "export", "hint"),
     [
-        (GateRecord(passed=True, checks=[]), exported(False, True), "load run/export/kind1 with from_pretrained"),
+        (GateRecord(passed=True, checks=[]), exported(False, True), "load run/export/kind1 with onnx"),
         (GateRecord(passed=True, checks=[]), exported(False), "the student itself lies in run/train/student/model"),
         (GateRecord(passed=False, checks=[]), exported(), "read in the report what was missed"),
         (GateRecord(passed=False, checks=[], weak_teacher="It is weak."), exported(), "give a better teacher"),
     ],
 )
 def test_after_a_run_comes_what_its_verdict_calls_for(gate: GateRecord, export: ExportRecord, hint: str) -> None:
-    assert hint in after_run(Path("run"), gate, export)
+    assert hint in after_run(Path("run"), gate, export, runtimes={"kind0": "transformers", "kind1": "onnx"})

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from potstill import pipeline
 from potstill.progress import Progress
 from potstill.recipe.yaml_file import recipe_of
-from potstill.run_dir import RunDir
-from potstill.training.engine import Engine
+from potstill.run_dir import Processes, RunDir
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -21,16 +19,18 @@ def test_the_main_process_prepares_the_folder_before_any_process_reads_it(
 ) -> None:
     done: list[str] = []
 
-    class Recording(Engine):
+    class Recording:
+        is_main = rank == 0
+
         def barrier(self) -> None:
             done.append("barrier")
 
     @contextmanager
-    def engine() -> Iterator[Engine]:
-        yield Recording(torch.device("cpu"), rank, 2)
+    def engine() -> Iterator[Recording]:
+        yield Recording()
 
     @contextmanager
-    def run(root: Path, progress: Progress, processes: Engine) -> Iterator[RunDir]:
+    def run(root: Path, progress: Progress, processes: Processes) -> Iterator[RunDir]:
         done.append("locked")
         yield RunDir(root, progress, processes)
 

@@ -1,7 +1,7 @@
 """What to do next: the last line of a command, for who uses it for the first time."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from potstill.records import ExportRecord, GateRecord
@@ -17,8 +17,8 @@ def after_check(recipe: Path, overrides: Sequence[str]) -> str:
     return shlex.join(["potstill", "run", str(recipe), "--out", str(recipe.parent / f"run{suffix}"), *changes])
 
 
-def after_run(out: Path, gate: GateRecord, export: ExportRecord) -> str:
-    """What to do with the student that passed, or after a gate that it failed."""
+def after_run(out: Path, gate: GateRecord, export: ExportRecord, *, runtimes: Mapping[str, str]) -> str:
+    """What to do with the student that passed, or after a gate that it failed; each exporter has one of `runtimes`."""
     if gate.weak_teacher is not None and not gate.passed:
         return "give a better teacher, or adapt it longer (adapt.epochs), then start the same command again"
     if not gate.passed:
@@ -26,7 +26,7 @@ def after_run(out: Path, gate: GateRecord, export: ExportRecord) -> str:
             "read in the report what was missed; change the student, its training or the thresholds, and start the "
             "same command again: what the change does not concern is kept"
         )
-    folders = [str(out / artefact.folder) for artefact in export.artefacts if artefact.passed]
-    if not folders:
+    usable = [f"{out / each.folder} with {runtimes[each.kind]}" for each in export.artefacts if each.passed]
+    if not usable:
         return f"no artefact answers as the student does; the student itself lies in {out / 'train/student/model'}"
-    return f"load {' or '.join(folders)} with from_pretrained of transformers"
+    return f"load {' or '.join(usable)}"
