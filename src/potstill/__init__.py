@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING, Any
 from potstill.errors import PotstillError
 
 if TYPE_CHECKING:
+    from potstill.distillation import Distilled, distill
     from potstill.pipeline import run_recipe
     from potstill.recipe import Recipe
     from potstill.recipe.yaml_file import load_recipe
 
 __version__ = version("potstill")
-__all__ = ["PotstillError", "Recipe", "__version__", "load_recipe", "run_recipe"]
+__all__ = ["Distilled", "PotstillError", "Recipe", "__version__", "distill", "load_recipe", "run_recipe"]
 
-_LATER = {"Recipe": "potstill.recipe", "load_recipe": "potstill.recipe.yaml_file", "run_recipe": "potstill.pipeline"}
+_LATER = {
+    "Distilled": "potstill.distillation",
+    "Recipe": "potstill.recipe",
+    "distill": "potstill.distillation",
+    "load_recipe": "potstill.recipe.yaml_file",
+    "run_recipe": "potstill.pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,8 +32,20 @@ GATE_FAILED = 3
 _debug = False
 
 
+def _show_version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"potstill {version('potstill')}")
+        raise typer.Exit
+    return asked
+
+
 @app.callback()
-def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version_: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
     global _debug
     _debug = debug
 
@@ -57,20 +70,24 @@ def init(
         raise typer.BadParameter("expected NAME and DIR, as in: potstill init license-notices demo/")
     if name not in PROJECTS:
         raise RecipeError(f"no project {name!r}; there are: {', '.join(PROJECTS)}.")
-    if (folder / "recipe.yaml").exists():
-        if keep:
-            typer.echo(f"{folder / 'recipe.yaml'} is there already: kept.")
-            return
-        raise RecipeError(f"{folder / 'recipe.yaml'} is there already. Give another folder, or --keep.")
-    for line in PROJECTS[name].write(folder, for_console(quiet=quiet)):
-        typer.echo(line)
-    typer.echo(f"Next: potstill check {folder / 'recipe.yaml'}")
+    project = PROJECTS[name]
+    there = [folder / recipe for recipe in project.recipes if (folder / recipe).exists()]
+    if there and not keep:
+        raise RecipeError(f"{there[0]} is there already. Give another folder, or --keep.")
+    if there:
+        typer.echo(f"{there[0]} is there already: kept.")
+    else:
+        project.require_packages()
+        for line in project.write(folder, for_console(quiet=quiet)):
+            typer.echo(line)
+    typer.echo(f"next: {project.next_step(folder)}")
 
 
 @app.command()
 def check(recipe: RecipePath, set_: Overrides = None) -> None:
     """Validate a recipe and show its plan; writes nothing."""
     from potstill.evaluation.queries import require_measurable
+    from potstill.presentation.next_steps import after_check
     from potstill.presentation.terminal import plan_lines
     from potstill.progress import Progress, for_console
     from potstill.recipe.yaml_file import load_recipe
@@ -88,6 +105,7 @@ def check(recipe: RecipePath, set_: Overrides = None) -> None:
         typer.echo(line)
     for line in example_lines(loaded, inputs):
         typer.echo(line)
+    typer.echo(f"next: {after_check(recipe, set_ or [])}")
 
 
 def _stage_command(name: str, summary: str) -> None:
@@ -234,6 +252,7 @@ def _run(recipe: Path, out: Path, overrides: list[str], quiet: bool, until: str)
     quiet_libraries()
     from potstill.evaluation.tables import floor_lines, quantities
     from potstill.pipeline import run_recipe
+    from potstill.presentation.next_steps import after_run
     from potstill.presentation.terminal import plan_lines, result_table, verdict_lines
     from potstill.progress import for_console
     from potstill.recipe.yaml_file import load_recipe
@@ -253,6 +272,8 @@ def _run(recipe: Path, out: Path, overrides: list[str], quiet: bool, until: str)
         verdict_lines(gate)
     if "report" in records:
         typer.echo(f"report: {out / 'report' / records['report'].html}")
+        runtimes = {str(exporter.kind): exporter.runtime for exporter in loaded.export}
+        typer.echo(f"next: {after_run(out, records['gate'], records['export'], runtimes=runtimes)}")
     if gate is not None and not gate.passed:
         raise typer.Exit(GATE_FAILED)
     export = records.get("export")

@@ -1,6 +1,6 @@
 """START HERE. The straight line from a recipe to a verdict; each stage works once for the same inputs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -59,6 +59,18 @@ def run_recipe(
     `base` is the folder that the recipe's paths are relative to. Under torchrun every process calls this; they
     train together, the main one does the rest, and all of them return the same.
     """
+    return run_prepared(lambda run: None, recipe, base, out, progress, until)
+
+
+def run_prepared(
+    prepare: Callable[[RunDir], None],
+    recipe: Recipe,
+    base: Path,
+    out: Path,
+    progress: Progress | None = None,
+    until: str = "report",
+) -> dict[str, Record]:
+    """As `run_recipe`, once the main process has put files into the run directory that the recipe names."""
     if until not in STAGES:
         raise ValueError(f"until: expected one of {', '.join(STAGES)}, got {until!r}")
     done: dict[str, Record] = {}
@@ -67,8 +79,10 @@ def run_recipe(
         open_run(out, progress if progress and engine.is_main else Progress(), engine) as run,
     ):
         if engine.is_main:
+            prepare(run)
             write_text(run.path("recipe.yaml"), dump_recipe(recipe))
             write_json(run.path("environment.json"), {**environment(), "seed": str(recipe.seed)})
+        engine.barrier()
         for name, record in stages(run, recipe, base, engine):
             done[name] = record
             if name == until:

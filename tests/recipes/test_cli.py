@@ -131,10 +131,14 @@ def test_a_second_run_works_on_nothing_and_a_changed_part_reruns_only_what_depen
     recipe, run = finished / "recipe.yaml", finished / "run"
     again = potstill("run", recipe, "--out", run)
     assert stages_that_worked(again.stderr) == set()
+    *_, report, hint = again.stdout.splitlines()
+    assert report == f"report: {run}/report/report.html"
+    assert hint == f"next: load {run}/export/safetensors with transformers"
 
     stricter = potstill("run", recipe, "--out", run, "--set", "gate.min_retention=50", check=3)
     assert stages_that_worked(stricter.stderr) == {"gate", "export", "report"}
     assert record(run, "export")["skipped"] is True
+    assert stricter.stdout.splitlines()[-1].startswith("next: read in the report what was missed; change the student")
     looser = potstill("run", recipe, "--out", run, "--set", "gate.min_retention=60", check=3)
     assert stages_that_worked(looser.stderr) == {"gate", "report"}
     assert "gate.min_retention" in looser.stderr
@@ -184,8 +188,11 @@ def test_a_stopped_run_resumes_to_bitwise_the_same_labels_losses_and_weights(pro
 
 def test_check_prints_a_plan_and_writes_nothing(project: Path) -> None:
     before = sorted(project.rglob("*"))
-    done = potstill("check", project / "recipe.yaml")
+    recipe = project / "recipe.yaml"
+    done = potstill("check", recipe, "--set", "seed=1")
     assert "90 rows, 30 labelled" in done.stdout
+    hint = f"next: potstill run {recipe} --out {project}/run --set seed=1"
+    assert done.stdout.splitlines()[-1] == hint
     assert sorted(project.rglob("*")) == before
 
 

@@ -32,11 +32,21 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     values = _plain(document, path)
     for override in overrides:
         _apply(values, override)
+    return recipe_of(values, str(path), document)
+
+
+def recipe_of(values: dict[str, Any], source: str, document: CommentedMap | None = None) -> Recipe:
+    """The recipe of plain values, which came from `source`.
+
+    Raises:
+        RecipeError: everything that is wrong with it, together, each with its line where there is a document.
+    """
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(problem, values, document) for problem in _causes(error.errors())]
-        raise RecipeError("\n".join([f"{path}: {len(problems)} problem(s)", *dict.fromkeys(problems)])) from None
+        lines = CommentedMap() if document is None else document
+        problems = [_explain(problem, values, lines) for problem in _causes(error.errors())]
+        raise RecipeError("\n".join([f"{source}: {len(problems)} problem(s)", *dict.fromkeys(problems)])) from None
 
 
 def _causes(found: Sequence[Any]) -> list[Any]:

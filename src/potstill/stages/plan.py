@@ -34,6 +34,8 @@ from potstill.stages.tokenizer_fit import doubts_about_tokenizer, unknown_shares
 
 BYTES_PER_TRAINED_PARAMETER = 12
 """On disk in a checkpoint: weight and both moments of AdamW in float32."""
+GIVEN_TEACHER = "teacher"
+"""The folder of the run directory for a teacher that was given as a loaded model: no stage writes there."""
 
 
 def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
@@ -44,7 +46,8 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
     """
     for files in (inputs.lead, *inputs.members.values()):
         where = Path(files.location)
-        if where.exists() and where.resolve().is_relative_to(run.root.resolve()):
+        inside = where.exists() and where.resolve().is_relative_to(run.root.resolve())
+        if inside and where.resolve() != run.path(GIVEN_TEACHER).resolve():
             raise RecipeError(
                 f"teacher: {files.location} lies in the run directory {run.root}, where this run's student would take "
                 "its place. Give --out another folder."
