@@ -17,7 +17,7 @@ from potstill.models import FAMILIES, Family, Kind, Part, Role, Size, Slot, fami
 from potstill.models.fitting import require_cuttable, require_fitting
 from potstill.recipe import Recipe
 from potstill.signals import Read, Signal
-from potstill.students import Copy, Shrunk, copy_from_teacher, model_shape, student_config
+from potstill.students import Copy, Importance, Shrunk, copy_from_teacher, model_shape, student_config
 from potstill.students.copying import saved_tensors
 from potstill.tasks import CausalLM, Seq2Seq, TextClassification, TokenClassification
 
@@ -224,3 +224,22 @@ def test_what_a_model_multiplies_its_embeddings_by_is_made_up_for(monkeypatch: p
     assert torch.equal(plain.model.embed_tokens.weight, embeddings) and torch.equal(plain.model.norm.weight, norm)
     layer, its = scaled.model.layers[0].input_layernorm.weight, teacher.model.layers[0].input_layernorm.weight
     torch.testing.assert_close(layer, its[:12])
+
+
+def test_a_factor_in_norms_is_of_those_that_are_read_through_and_not_of_those_of_what_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    family = FAMILIES["llama"]
+    stack = family.stack(Part.ONLY)
+    inside = {**stack.inside, "post_attention_layernorm": Role.ATTENTION_OUT_NORM}
+    monkeypatch.setitem(FAMILIES, "llama", replace(family, stacks={Part.ONLY: replace(stack, inside=inside)}))
+    teacher = tiny(family, CausalLM())
+    student = student_of(teacher, CausalLM(), width=12)
+    zeros = {Part.ONLY: torch.zeros(4, 32)}
+    heads = {Part.ONLY: torch.zeros(4, 4)}
+    channels = torch.arange(24.0)
+    copy_from_teacher(student, teacher, Copy(width="pruned"), Importance(zeros, channels, heads, zeros))
+    own, its = student.model.layers[0], teacher.model.layers[0]
+    torch.testing.assert_close(own.input_layernorm.weight, its.input_layernorm.weight[12:] * 2**0.5)
+    torch.testing.assert_close(own.post_attention_layernorm.weight, its.post_attention_layernorm.weight[12:])
+    torch.testing.assert_close(student.model.norm.weight, teacher.model.norm.weight[12:] * 2**0.5)
