@@ -235,10 +235,9 @@ def test_a_factor_in_norms_is_of_those_that_are_read_through_and_not_of_those_of
     monkeypatch.setitem(FAMILIES, "llama", replace(family, stacks={Part.ONLY: replace(stack, inside=inside)}))
     teacher = tiny(family, CausalLM())
     student = student_of(teacher, CausalLM(), width=12)
-    zeros = {Part.ONLY: torch.zeros(4, 32)}
-    heads = {Part.ONLY: torch.zeros(4, 4)}
-    channels = torch.arange(24.0)
-    copy_from_teacher(student, teacher, Copy(width="pruned"), Importance(zeros, channels, heads, zeros))
+    layers, heads, units = ({Part.ONLY: torch.zeros(*size)} for size in ((4,), (4, 4), (4, 32)))
+    importance = Importance(layers, torch.arange(24.0), heads, units)
+    copy_from_teacher(student, teacher, Copy(width="pruned"), importance)
     own, its = student.model.layers[0], teacher.model.layers[0]
     torch.testing.assert_close(own.input_layernorm.weight, its.input_layernorm.weight[12:] * 2**0.5)
     torch.testing.assert_close(own.post_attention_layernorm.weight, its.post_attention_layernorm.weight[12:])
