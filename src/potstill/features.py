@@ -18,7 +18,7 @@ from transformers.masking_utils import sdpa_mask
 
 from potstill.divergences import at_least_float32
 from potstill.errors import ModelError
-from potstill.families import Part, attention_of, family_of, final_norm_of, layers_of
+from potstill.models import Part, attention_of, family_of, final_norm_of, layers_of, stack_of
 from potstill.signals import Batch, Features, Read, Signal
 
 ATTENTION = "potstill_sdpa"
@@ -202,6 +202,11 @@ def _listening(
 ) -> Iterator[None]:
     """Attention of the layers `maps`, counted from 1, leaves their maps."""
     config = model.config
+    if (reason := family_of(config).without_maps) is not None:
+        raise ModelError(
+            f"attention maps and relations of {config.model_type} models cannot be read: {reason}. Leave these losses "
+            "out."
+        )
     usual = config._attn_implementation
     if usual != "sdpa":
         raise ModelError(
@@ -238,7 +243,7 @@ def _listening(
 
 def _stack_config(model: PreTrainedModel, part: Part) -> Any:
     """The configuration that a stack reads: of some models a copy of the whole model's."""
-    return model.base_model.get_submodule(family_of(model, part).layers.rpartition(".")[0]).config
+    return model.base_model.get_submodule(stack_of(model, part).layers.rpartition(".")[0]).config
 
 
 def features_at(captured: CapturedFeatures, batch: Batch) -> Features:

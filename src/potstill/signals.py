@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from potstill.families import Part
+from potstill.models import Part
 from potstill.targets import Head, Target
 
 IGNORE_INDEX = -100

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 from potstill.data.pair_tokens import PairRows
 from potstill.data.pairs import Pair
 from potstill.errors import RecipeError
-from potstill.families import Part, attention_of, layers_of
 from potstill.features import capture_features, features_at
 from potstill.labels.states import States
 from potstill.losses import Attention, Cosine, Embeddings, HiddenStates, MixedLoss, Relations, Shapes, name_of
+from potstill.models import Part, attention_of, layers_of
 from potstill.recipe import Recipe
 from potstill.signals import Batch, Read, Signal
 from potstill.stages.signal_sources import planned_signals

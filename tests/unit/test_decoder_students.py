@@ -9,7 +9,7 @@ from torch import nn
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from potstill.errors import ModelError
-from potstill.families import Part
+from potstill.models import Part
 from potstill.signals import Batch
 from potstill.students import (
     Copy,

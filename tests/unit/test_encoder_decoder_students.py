@@ -7,7 +7,7 @@ import torch
 from transformers import BartConfig, BertConfig, PreTrainedModel, T5Config
 
 from potstill.errors import ModelError
-from potstill.families import ENCODER_DECODERS, Part, layers_of
+from potstill.models import Kind, Part, layers_of, stack_of, teaching
 from potstill.records import ShapeRecord
 from potstill.signals import Batch
 from potstill.students import (
@@ -27,7 +27,7 @@ from potstill.tasks import Seq2Seq
 from potstill.tasks.seq2seq import ask_for_hidden_states, shifted, start_token
 from tests.pair_models import SIZES, pair_model
 
-FAMILIES = sorted(ENCODER_DECODERS)
+FAMILIES = teaching(Kind.ENCODER_DECODER)
 SOURCE = torch.tensor([[5, 9, 7, 12, 3], [8, 6, 4, 1, 1]])
 SEEN = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 SHOWN = torch.tensor([[2, 7, 9], [2, 11, 4]])
@@ -144,9 +144,13 @@ def test_importance_is_that_of_its_definitions_in_each_stack_and_each_attention(
         return lambda module, given, named: heard.update({(part, layer, what): (given or (named["hidden_states"],))[0]})
 
     for part in (Part.ENCODER, Part.DECODER, Part.CROSS):
-        names = ENCODER_DECODERS[family][part]
+        names = stack_of(teacher, part)
         for number, layer in enumerate(layers_of(teacher, part)):
-            for what, path in (("heads", names.attention_out), ("units", names.feed_forward_out), ("given", "")):
+            for what, path in (
+                ("heads", names.attention_out),
+                ("units", stack_of(teacher, part.stack).feed_forward_out),
+                ("given", ""),
+            ):
                 hook = listen(part, number, what)
                 layer.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True)
     tops = {}
@@ -195,7 +199,7 @@ def test_pruned_keeps_the_channels_heads_and_units_of_most_importance(family: st
         chosen = best(found.layers[stack], 2).tolist()
         # T5's layers share a bias for each head, so in all of a stack the same heads are kept.
         together = family == "t5" and part is not Part.CROSS
-        names = ENCODER_DECODERS[family][part]
+        names = stack_of(teacher, part)
         for own, source in enumerate(chosen):
             importance = found.heads[part][chosen].sum(dim=0) if together else found.heads[part][source]
             heads = best(importance, 2)
@@ -204,8 +208,10 @@ def test_pruned_keeps_the_channels_heads_and_units_of_most_importance(family: st
             mine = layers_of(student, part)[own].get_submodule(names.attention_out).weight
             torch.testing.assert_close(mine, theirs[:, inner][channels])
             units = best(found.units[stack][source], 24)
-            theirs = layers_of(teacher, part)[source].get_submodule(names.feed_forward_out).weight
-            mine = layers_of(student, part)[own].get_submodule(names.feed_forward_out).weight
+            theirs = (
+                layers_of(teacher, part)[source].get_submodule(stack_of(teacher, part.stack).feed_forward_out).weight
+            )
+            mine = layers_of(student, part)[own].get_submodule(stack_of(teacher, part.stack).feed_forward_out).weight
             torch.testing.assert_close(mine, theirs[:, units][channels])
             if together:
                 bias = "layer.0.SelfAttention.relative_attention_bias"

@@ -14,14 +14,14 @@ from transformers import (
     BertModel,
     ElectraForSequenceClassification,
     ElectraForTokenClassification,
-    ElectraModel,
     LlamaConfig,
     RobertaConfig,
 )
 
 from potstill.errors import ModelError
-from potstill.families import FAMILIES, layers_of
+from potstill.models import FAMILIES, family_named, layers_of
 from potstill.students import Shrunk, copy_from_teacher, student_config
+from potstill.students.copying import by_slot
 from potstill.students.factorised import fill_embeddings
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 50}
@@ -91,11 +91,11 @@ def test_what_comes_out_of_real_embeddings_is_nearer_to_the_teachers_with_more_c
         near = []
         for size in (64, 256):
             settings = factorised(size)
-            student = ElectraModel(student_config(teacher.config, settings)).eval()
-            # Bare models have no prefix.
+            student = ElectraForSequenceClassification(student_config(teacher.config, settings)).eval()
+            # A bare model has no prefix.
             wrapped = torch.nn.ModuleDict({"bert": teacher}).state_dict()
-            fill_embeddings(student, wrapped, torch.eye(384))
-            made = student.embeddings_project(student.embeddings(input_ids=ids))
+            fill_embeddings(student, by_slot(family_named("bert"), wrapped), torch.eye(384))
+            made = student.electra.embeddings_project(student.electra.embeddings(input_ids=ids))
             near.append(torch.cosine_similarity(made, expected, dim=-1).mean().item())
     assert 0.4 < near[0] < 0.5 and 0.7 < near[1] < 0.8
 

@@ -26,9 +26,10 @@ from transformers import (
 from potstill.data.encoded import EncodedRows
 from potstill.errors import ModelError
 from potstill.features import capture_features
+from potstill.models import Size, family_of
 from potstill.signals import Batch, Read, Signal
 from potstill.students import Copy, Random, Shrunk, copy_from_teacher, measure_importance, student_config
-from potstill.students.layouts import in_family, intermediate_size, laid_out_alike
+from potstill.students.layouts import in_family, laid_out_alike
 from potstill.tasks import CausalLM, TextClassification
 from potstill.tasks.loading import without_token_types
 from potstill.tasks.text_classification import ask_for_logits
@@ -264,7 +265,8 @@ def test_an_encoder_in_another_family_reads_texts_as_long(teacher: PretrainedCon
 def test_which_families_are_laid_out_alike() -> None:
     assert laid_out_alike("bert", "distilbert") and laid_out_alike("qwen3", "qwen3")
     assert not laid_out_alike("qwen2", "qwen3") and not laid_out_alike("bert", "roberta")
-    assert intermediate_size(DistilBertConfig(hidden_dim=7)) == intermediate_size(BertConfig(intermediate_size=7)) == 7
+    for config in (DistilBertConfig(hidden_dim=7), BertConfig(intermediate_size=7)):
+        assert family_of(config).size(config, Size.INTERMEDIATE) == 7
 
 
 def test_a_tokenizer_without_token_types_stays_so_when_it_is_saved(tmp_path: Path) -> None:

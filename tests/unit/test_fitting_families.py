@@ -18,7 +18,7 @@ from transformers import (
 
 from potstill import cli
 from potstill.errors import ModelError
-from potstill.families import require_fitting
+from potstill.models.fitting import require_fitting
 from potstill.recipe.yaml_file import load_recipe
 from potstill.stages.inputs import read_inputs
 from tests import bad_models as bad

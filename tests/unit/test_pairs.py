@@ -19,7 +19,7 @@ from potstill.data.pairs import Pair, read_pairs
 from potstill.data.prepare import DataSettings, prepare
 from potstill.data.token_rows import TokenRows
 from potstill.errors import DataError, ModelError
-from potstill.families import Part
+from potstill.models import Part
 from potstill.signals import IGNORE_INDEX
 from potstill.tasks import Seq2Seq
 from tests.pair_models import SPECIAL, WORDS, pair_tokenizer

@@ -18,7 +18,7 @@ from potstill.data.chat_tokens import TokenCounts
 from potstill.data.on_disk import Ragged
 from potstill.data.token_rows import TokenRows
 from potstill.data.tokens import TokenFile, Tokenised
-from potstill.families import Part
+from potstill.models import Part
 from potstill.signals import IGNORE_INDEX, Batch
 
 

@@ -22,7 +22,7 @@ from potstill.data.special_tokens import token_ids
 from potstill.data.token_rows import TokenRows
 from potstill.data.tokens import TokenFile, Tokenised
 from potstill.errors import DataError, ModelError
-from potstill.families import Part
+from potstill.models import Part
 from potstill.signals import IGNORE_INDEX, Batch
 
 TokenIds = Int32[np.ndarray, "_"]

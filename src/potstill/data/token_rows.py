@@ -8,7 +8,7 @@ from potstill.data.encoded import Encoded
 from potstill.data.rows import OWN_ID
 from potstill.data.tokens import TokenFile
 from potstill.errors import DataError
-from potstill.families import Part
+from potstill.models import Part
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from potstill.data.splits import stable_order
 from potstill.errors import RecipeError
 from potstill.evaluation.case import Case
 from potstill.evaluation.metrics import metric_for
-from potstill.families import most_tokens
+from potstill.models import most_tokens
 from potstill.recipe.requirements import Requirement
 from potstill.records import QUERIES_OF_A_PERCENTILE
 from potstill.tasks.generative import generative

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from potstill.families import Part
 from potstill.labels.positions import Column, Columns
+from potstill.models import Part
 from potstill.settings import Settings
 from potstill.signals import Features, Read, Signal
 

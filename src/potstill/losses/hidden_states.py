@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from potstill.divergences import at_least_float32
 from potstill.errors import RecipeError
-from potstill.families import Part, family_named
 from potstill.losses.layer_maps import LayerMap, layer_pairs
 from potstill.losses.model_shapes import Shapes
 from potstill.losses.stacks import Stack, layers_in, loss_name, part_of
+from potstill.models import Part, family_named
 from potstill.records import ShapeRecord
 from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
@@ -138,7 +138,7 @@ class Cosine(Settings):
 
 def _read(layer: int, last: int, shape: ShapeRecord, part: Part, *, normed: bool) -> Read:
     # Only the last layer's state goes through the final norm, and not all families have one.
-    has_norm = family_named(shape.family, part).final_norm is not None
+    has_norm = family_named(shape.family).stack(part).final_norm is not None
     return Read(Signal.HIDDEN_STATES, layer, normed=normed and has_norm and layer == last, part=part)
 
 

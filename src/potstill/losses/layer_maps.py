@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from potstill.errors import RecipeError
-from potstill.families import spread
+from potstill.models import spread
 
 Pair = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 LayerMap = Literal["uniform", "distilbert", "first", "last"] | Annotated[tuple[Pair, ...], Field(min_length=1)]

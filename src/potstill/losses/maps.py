@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from potstill.errors import RecipeError
 from potstill.losses.layer_maps import LayerMap, layer_pairs
 from potstill.losses.model_shapes import Shapes
-from potstill.losses.stacks import Looking, Stack, layers_in, loss_name, part_of
+from potstill.losses.stacks import Looking, Stack, layers_in, loss_name, part_of, require_maps
 from potstill.schedules import Constant, Schedule
 from potstill.settings import Settings
 from potstill.signals import Features, Read, Signal
@@ -58,8 +58,9 @@ class Attention(Settings):
         return frozenset({Signal.ATTENTION})
 
     def build(self, shapes: Shapes | None = None) -> "AttentionLoss":
-        """Raises RecipeError: a layer that is not there, or numbers of heads that do not match."""
+        """Raises RecipeError: a layer that is not there, numbers of heads that do not match, maps that no one reads."""
         assert shapes is not None
+        require_maps(shapes, self.kind)
         return AttentionLoss(self, shapes)
 
 
@@ -132,8 +133,9 @@ class Relations(Settings):
         return frozenset(RELATIONS[each] for each in self.of)
 
     def build(self, shapes: Shapes | None = None) -> "RelationsLoss":
-        """Raises RecipeError: a layer that is not there, or channels that cannot be cut into the heads."""
+        """Raises RecipeError: a layer that is not there, or channels that cannot be cut into the heads, or read."""
         assert shapes is not None
+        require_maps(shapes, self.kind)
         for whose, shape in (("student", shapes.student), ("teacher", shapes.teacher)):
             for each in self.of:
                 other = shape.query_width if each == "query" else shape.key_value_width

@@ -1,11 +1,11 @@
-"""Which stack of layers a loss on features reads, of models that have two."""
+"""Which stack of layers a loss on features reads, of models that have two, and whether it can read it."""
 
 from collections.abc import Sequence
 from typing import Literal
 
 from potstill.errors import RecipeError
-from potstill.families import ENCODER_DECODERS, Part
 from potstill.losses.model_shapes import Shapes
+from potstill.models import Part, family_named, has_two_stacks
 from potstill.records import ShapeRecord
 
 Stack = Literal["encoder", "decoder"]
@@ -24,16 +24,31 @@ def part_of(of: Looking | None, shapes: Shapes, loss: str, known: Sequence[str],
         RecipeError: none is named of a model that has two, or one is named of a model that has not.
     """
     family = shapes.teacher.family
-    if family in ENCODER_DECODERS and of is None:
+    two_stacks = has_two_stacks(family)
+    if two_stacks and of is None:
         raise RecipeError(
             f"losses: {loss} does not say what it reads of a model of two stacks ({family}). Set its {setting} to "
             f"one of {', '.join(known)}; list it once for each."
         )
-    if family not in ENCODER_DECODERS and of is not None:
+    if not two_stacks and of is not None:
         raise RecipeError(
             f"losses: {loss}.{setting} is {of}, and a model of the family {family!r} has one stack. Drop it."
         )
     return Part.ONLY if of is None else Part(of)
+
+
+def require_maps(shapes: Shapes, loss: str) -> None:
+    """Refuse a loss on attention between models whose attention cannot be read.
+
+    Raises:
+        RecipeError: says of which of the two, and why.
+    """
+    for whose, shape in (("student", shapes.student), ("teacher", shapes.teacher)):
+        if (reason := family_named(shape.family).without_maps) is not None:
+            raise RecipeError(
+                f"losses: {loss} reads the attention of the {whose}, a {shape.family} model, which cannot be read: "
+                f"{reason}. Drop it, or use hidden_states."
+            )
 
 
 def layers_in(shapes: Shapes, part: Part) -> tuple[int, int]:

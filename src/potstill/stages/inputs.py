@@ -13,7 +13,7 @@ from potstill.data.encoded import Encoded
 from potstill.data.prepare import Split, prepare
 from potstill.data.rows import DataRow
 from potstill.errors import DataError, ModelError
-from potstill.families import WITHOUT_TOKEN_TYPES
+from potstill.models import family_of
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.run_dir import fingerprint
@@ -79,7 +79,7 @@ class Inputs:
     def of_student(self) -> "Inputs":
         """The same with the student's tokenizer: for all models that read as the student does."""
         tokenizer = self.tokenizer if self.vocabulary is None else self.vocabulary.tokenizer
-        if self.student_config.model_type in WITHOUT_TOKEN_TYPES and TOKEN_TYPES in tokenizer.model_input_names:
+        if not family_of(self.student_config).takes_token_types and TOKEN_TYPES in tokenizer.model_input_names:
             tokenizer = without_token_types(tokenizer)
         if tokenizer is self.tokenizer:
             return self

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from potstill.capabilities import Capability
 from potstill.data.encoded import Encoded
 from potstill.data.token_rows import examples_of
-from potstill.families import Part
 from potstill.labels import Auto, Dense, LabelSource, States
 from potstill.labels.fidelity import Bound, temperatures_around
 from potstill.labels.fitting import FitSettings, fit_encoding
@@ -21,6 +20,7 @@ from potstill.labels.labelling import label_rows, record_of
 from potstill.labels.row_encoders import RowEncoder, StatesOfRows, TokensOfRows, dense_encoder, given_encoder
 from potstill.labels.store import READABLE
 from potstill.labels.top_k import TopK
+from potstill.models import Part
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir, fingerprint

@@ -8,8 +8,8 @@ from potstill.data.encoded import BatchSource
 from potstill.data.token_rows import TokenRows
 from potstill.data.words import EncodedWords
 from potstill.errors import RecipeError
-from potstill.families import Part
 from potstill.losses import MixedLoss, Shapes
+from potstill.models import Part
 from potstill.recipe import Recipe
 from potstill.records import SignalRecord
 from potstill.signals import Read, Signal

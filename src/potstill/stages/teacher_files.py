@@ -8,8 +8,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from potstill.checkpoints import check_files, stated_family
 from potstill.errors import ModelError, RecipeError
-from potstill.families import most_tokens, require_fitting
 from potstill.locations import GGUF, resolve
+from potstill.models import most_tokens
+from potstill.models.fitting import require_fitting
 from potstill.recipe import Recipe
 from potstill.run_dir import file_digest, fingerprint
 from potstill.runtimes.folder import model_digest

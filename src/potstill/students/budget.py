@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
+from potstill.models import Part, Size, family_of
 from potstill.settings import Settings
-from potstill.students.encoder_decoders import LAYER_COUNTS, layer_counts
 from potstill.students.shape import student_config
 from potstill.students.sizes import Copy, FamilyName, Initialisation, Shrunk
 from potstill.students.trimming import Trimmed
@@ -64,7 +64,7 @@ def candidates(
         sizes = _sizes(made)
         if sizes not in seen and sizes != _sizes(teacher):
             seen.add(sizes)
-            decoder = {"decoder_layers": sizes[1]} if made.model_type in LAYER_COUNTS else {}
+            decoder = {"decoder_layers": sizes[1]} if sizes[1] else {}
             yield Shrunk.model_validate({"layers": sizes[0], "width": sizes[2], **decoder, **own}), made
     if refused is not None and not seen:
         raise refused
@@ -72,5 +72,6 @@ def candidates(
 
 def _sizes(config: PretrainedConfig) -> tuple[int, int, int]:
     """Layers, layers of the decoder where it has a stack of its own, width."""
-    layers = layer_counts(config) if config.model_type in LAYER_COUNTS else (config.num_hidden_layers, 0)
-    return layers[0], layers[1], config.hidden_size
+    family = family_of(config)
+    layers = family.layer_counts(config)
+    return layers[family.layer_stacks[0]], layers.get(Part.DECODER, 0), family.size(config, Size.WIDTH)

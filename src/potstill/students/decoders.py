@@ -3,6 +3,7 @@
 from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
+from potstill.models import Size, family_of
 from potstill.students.sizes import Copy, Shrunk, layer_map, own_values, size_of
 
 
@@ -12,31 +13,35 @@ def smaller_decoder(teacher: PretrainedConfig, student: Shrunk) -> PretrainedCon
     Its heads keep their size, so that rotary positions mean the same, and heads that share keys and values stay
     together, unless the settings name the heads of both. Heads times their size need not be the width.
     """
+    family = family_of(teacher)
+    whole_width, units = family.size(teacher, Size.WIDTH), family.size(teacher, Size.INTERMEDIATE)
     if student.dropout is not None:
         raise ModelError(
             f"student.dropout: a decoder ({teacher.model_type}) has none between its layers; leave it out."
         )
-    layers = size_of(student.layers, teacher.num_hidden_layers, "student.layers")
-    grouped = teacher.num_attention_heads // teacher.num_key_value_heads
-    width = size_of(student.width, teacher.hidden_size, "student.width", unit=grouped)
+    layers = size_of(student.layers, family.size(teacher, Size.LAYERS), "student.layers")
+    grouped = family.size(teacher, Size.HEADS) // family.key_value_heads(teacher)
+    width = size_of(student.width, whole_width, "student.width", unit=grouped)
     if student.key_value_heads is None:
-        heads, size = _whole_groups(teacher, student, width), head_size(teacher)
+        heads, size = _whole_groups(teacher, student, width), family.head_size(teacher)
         key_value_heads = heads // grouped
     else:
         heads, key_value_heads, size = _other_heads(student, student.key_value_heads, width)
     intermediate = (
-        max(1, round(teacher.intermediate_size * width / teacher.hidden_size))
+        max(1, round(units * width / whole_width))
         if student.intermediate is None
-        else size_of(student.intermediate, teacher.intermediate_size, "student.intermediate")
+        else size_of(student.intermediate, units, "student.intermediate")
     )
-    values = own_values(teacher) | {
-        "num_hidden_layers": layers,
-        "hidden_size": width,
-        "intermediate_size": intermediate,
-        "num_attention_heads": heads,
-        "num_key_value_heads": key_value_heads,
-        "head_dim": size,
-    }
+    values = own_values(teacher) | family.values(
+        {
+            Size.LAYERS: layers,
+            Size.WIDTH: width,
+            Size.INTERMEDIATE: intermediate,
+            Size.HEADS: heads,
+            Size.KEY_VALUE_HEADS: key_value_heads,
+            Size.HEAD: size,
+        }
+    )
     if (
         isinstance(student.init, Copy)
         and student.init.layers == "block_influence"
@@ -60,8 +65,9 @@ def _whole_groups(teacher: PretrainedConfig, student: Shrunk, width: int) -> int
 
     transformers wants their number to divide the width, though heads keep their own size.
     """
-    whole: int = teacher.num_attention_heads
-    grouped: int = whole // teacher.num_key_value_heads
+    family = family_of(teacher)
+    whole = family.size(teacher, Size.HEADS)
+    grouped = whole // family.key_value_heads(teacher)
     legal = [heads for heads in range(grouped, whole + 1, grouped) if width % heads == 0]
     if not legal:
         raise ModelError(
@@ -69,7 +75,7 @@ def _whole_groups(teacher: PretrainedConfig, student: Shrunk, width: int) -> int
             f"number of heads must divide the width. Use a multiple of {grouped}."
         )
     if student.heads is None:
-        return min(legal, key=lambda heads: abs(heads - whole * width / teacher.hidden_size))
+        return min(legal, key=lambda heads: abs(heads - whole * width / family.size(teacher, Size.WIDTH)))
     if student.heads not in legal:
         raise ModelError(
             f"student.heads {student.heads}: the teacher's heads share keys and values in groups of {grouped}, and the "
@@ -93,8 +99,3 @@ def _other_heads(student: Shrunk, key_value_heads: int, width: int) -> tuple[int
             "{kind: random}, or leave it out."
         )
     return heads, key_value_heads, width // heads
-
-
-def head_size(config: PretrainedConfig) -> int:
-    """Channels of a head."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

@@ -7,11 +7,10 @@ from pydantic import Field
 from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
-from potstill.families import DECODER_FAMILIES, ENCODER_FAMILIES
+from potstill.models import Kind, Size, family_of, is_a
 from potstill.settings import Settings
-from potstill.students.decoders import head_size
-from potstill.students.layouts import intermediate_size, laid_out_alike
-from potstill.students.sizes import Copy, Initialisation, Random, Shrunk
+from potstill.students.layouts import laid_out_alike
+from potstill.students.sizes import Copy, FamilyName, Initialisation, Random, Shrunk
 from potstill.students.vocabulary import AnyVocabulary, FullVocabulary
 
 
@@ -26,12 +25,16 @@ class Proven:
     source: str
     key_value_heads: int | None = None
     """Of decoders."""
-    family: Literal["distilbert"] | None = None
+    family: FamilyName | None = None
     """Where the model is of a family of its own, and teachers that are laid out alike can be copied into it."""
 
     @property
     def head_size(self) -> int:
         return self.width // self.heads
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.DECODER if self.key_value_heads else Kind.ENCODER
 
 
 _WELL_READ = "Turc et al. 2019, arXiv:1908.08962"
@@ -103,11 +106,10 @@ def designed(teacher: PretrainedConfig, asked: Design) -> Shrunk:
     proven = DESIGNS[asked.name]
     if not _fits(proven, teacher):
         fitting = ", ".join(designs_for(teacher)) or "none does"
-        kind = "a decoder" if proven.key_value_heads else "an encoder"
         raise ModelError(
-            f"student.name: {asked.name} is {kind} of {proven.layers} x {proven.width} with {proven.intermediate} "
-            f"feed-forward units, and does not fit in a teacher of the family {teacher.model_type!r} of "
-            f"{teacher.num_hidden_layers} x {teacher.hidden_size}. Those that fit: {fitting}."
+            f"student.name: {asked.name} is {proven.kind.value} of {proven.layers} x {proven.width} with "
+            f"{proven.intermediate} feed-forward units, and does not fit in a teacher of the family "
+            f"{teacher.model_type!r} of {teacher.num_hidden_layers} x {teacher.hidden_size}. Those that fit: {fitting}."
         )
     copied = asked.init if _heads_agree(proven, teacher) else Random()
     own_family = proven.family is not None and laid_out_alike(proven.family, teacher.model_type)
@@ -132,26 +134,26 @@ def design_note(teacher: PretrainedConfig, asked: Design) -> str | None:
     grouped = f" in groups of {proven.heads // proven.key_value_heads}" if proven.key_value_heads else ""
     return (
         f"student.name: {asked.name} has heads of {proven.head_size} channels{grouped}, the teacher other ones (of "
-        f"{head_size(teacher)}), which cannot be cut to them: its first weights are random, and it needs more steps."
+        f"{family_of(teacher).head_size(teacher)}), which cannot be cut to them: its first weights are random, and it "
+        "needs more steps."
     )
 
 
 def _fits(proven: Proven, teacher: PretrainedConfig) -> bool:
-    kind = ENCODER_FAMILIES if proven.key_value_heads is None else DECODER_FAMILIES
-    return (
-        teacher.model_type in kind
-        and proven.layers <= teacher.num_hidden_layers
-        and proven.width <= teacher.hidden_size
-        and proven.intermediate <= intermediate_size(teacher)
-    )
+    if not is_a(proven.kind, teacher.model_type):
+        return False
+    sizes = {Size.LAYERS: proven.layers, Size.WIDTH: proven.width, Size.INTERMEDIATE: proven.intermediate}
+    family = family_of(teacher)
+    return all(size <= family.size(teacher, name) for name, size in sizes.items())
 
 
 def _heads_agree(proven: Proven, teacher: PretrainedConfig) -> bool:
     """Whether the teacher's heads can be kept whole: as many channels, and as many that share their keys."""
-    if proven.head_size != head_size(teacher):
+    family = family_of(teacher)
+    if proven.head_size != family.head_size(teacher):
         return False
     if proven.key_value_heads is None:
         return True
-    whole: int = teacher.num_attention_heads
-    grouped = whole // teacher.num_key_value_heads
+    whole = family.size(teacher, Size.HEADS)
+    grouped = whole // family.key_value_heads(teacher)
     return proven.heads <= whole and proven.heads == proven.key_value_heads * grouped

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import ElectraConfig, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
+from potstill.models import Part, Role, Size, Slot, family_named, family_of
 from potstill.students.sizes import own_values
 
-FAMILY = "electra"
-_EMBEDDINGS = "bert.embeddings."
+_TABLES = (Role.TOKEN_EMBEDDING, Role.POSITION_EMBEDDING, Role.TYPE_EMBEDDING)
 
 
 def with_factorised_embeddings(config: PretrainedConfig, size: int) -> PretrainedConfig:
@@ -28,7 +28,7 @@ def with_factorised_embeddings(config: PretrainedConfig, size: int) -> Pretraine
     Raises:
         ModelError: a family that has no such form, or embeddings that would not be narrower.
     """
-    if config.model_type != "bert":
+    if (family := family_of(config).factorised_as) is None:
         raise ModelError(
             f"student.vocabulary: factorised embeddings are made for students in the shape of BERT, and this one is "
             f"{config.model_type!r}. Use trimmed, or full."
@@ -38,19 +38,20 @@ def with_factorised_embeddings(config: PretrainedConfig, size: int) -> Pretraine
             f"student.vocabulary.size: {size} is not below the student's width {config.hidden_size}, so nothing would "
             "be saved. Lower it."
         )
-    values = own_values(config) | {"embedding_size": size, "model_type": FAMILY}
+    values = own_values(config) | family_named(family).values({Size.EMBEDDING: size}) | {"model_type": family}
     if values.get("classifier_dropout") is None:
         values["classifier_dropout"] = config.hidden_dropout_prob
-    return ElectraConfig.from_dict(values)
+    return CONFIG_MAPPING[family].from_dict(values)
 
 
 def is_factorised(config: PretrainedConfig) -> bool:
     """Whether a student of this configuration has a projection behind its embeddings."""
-    return bool(config.model_type == FAMILY and config.embedding_size != config.hidden_size)
+    family = family_of(config)
+    return Size.EMBEDDING in family.sizes and family.size(config, Size.EMBEDDING) != family.size(config, Size.WIDTH)
 
 
 def fill_embeddings(
-    student: PreTrainedModel, weights: Mapping[str, Tensor], basis: Float[Tensor, "width student_width"]
+    student: PreTrainedModel, weights: Mapping[Slot, Tensor], basis: Float[Tensor, "width student_width"]
 ) -> None:
     """Fill embeddings and projection of a factorised student from its teacher's, whose stream is narrowed by `basis`.
 
@@ -58,23 +59,31 @@ def fill_embeddings(
     the projection. Vectors of fewer channels are shorter where each has unit variance, for which the norm's scale makes
     up.
     """
-    size, width = student.config.embedding_size, student.config.hidden_size
+    family = family_of(student.config)
+    size, width = (family.size(student.config, each) for each in (Size.EMBEDDING, Size.WIDTH))
 
-    def narrowed(name: str) -> Tensor:
-        return weights[f"{_EMBEDDINGS}{name}"].float() @ basis
+    def narrowed(role: Role, leaf: str = "weight") -> Tensor:
+        return weights[_slot(role, leaf)].float() @ basis
 
-    directions = principal_directions(narrowed("word_embeddings.weight"), size)
-    scale = weights[f"{_EMBEDDINGS}LayerNorm.weight"].float() @ basis.square()
-    shift = narrowed("LayerNorm.bias")
-    base = student.base_model
+    def own(role: Role, leaf: str = "weight") -> Tensor:
+        found: Tensor = student.get_parameter(family.name_of(_slot(role, leaf)))
+        return found
+
+    directions = principal_directions(narrowed(Role.TOKEN_EMBEDDING), size)
+    scale = weights[_slot(Role.EMBEDDING_NORM, "weight")].float() @ basis.square()
+    shift = narrowed(Role.EMBEDDING_NORM, "bias")
     with torch.no_grad():
-        for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
-            base.embeddings.get_submodule(name).weight.copy_(narrowed(f"{name}.weight") @ directions)
-        base.embeddings.LayerNorm.weight.copy_((scale @ directions.square()) * (width / size) ** 0.5)
-        base.embeddings.LayerNorm.bias.copy_(shift @ directions)
-        base.embeddings_project.weight.copy_(directions)
+        for role in _TABLES:
+            own(role).copy_(narrowed(role) @ directions)
+        own(Role.EMBEDDING_NORM).copy_((scale @ directions.square()) * (width / size) ** 0.5)
+        own(Role.EMBEDDING_NORM, "bias").copy_(shift @ directions)
+        own(Role.EMBEDDING_PROJECTION).copy_(directions)
         # What of the shift lies outside of the narrow space.
-        base.embeddings_project.bias.copy_(shift - directions @ (directions.T @ shift))
+        own(Role.EMBEDDING_PROJECTION, "bias").copy_(shift - directions @ (directions.T @ shift))
+
+
+def _slot(role: Role, leaf: str) -> Slot:
+    return Slot(role, Part.ONLY, None, leaf)
 
 
 def principal_directions(embeddings: Float[Tensor, "vocabulary width"], size: int) -> Float[Tensor, "width {size}"]:

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.families import ENCODER_DECODERS, Part, family_of, layers_of
 from potstill.features import capture_features, features_at
+from potstill.models import Part, Size, family_of, layers_of
 from potstill.signals import Ask, Batch, Read, Signal
 
 
@@ -35,13 +35,12 @@ class Importance:
 
 def measure_importance(model: PreTrainedModel, batches: Iterable[Batch], ask: Ask) -> Importance:
     """The importance of a model's parts on these batches; of each token that counts."""
-    apart = model.config.model_type in ENCODER_DECODERS
-    stacks = (Part.ENCODER, Part.DECODER) if apart else (Part.ONLY,)
-    attentions = (*stacks, Part.CROSS) if apart else stacks
+    family = family_of(model.config)
+    stacks, attentions = family.layer_stacks, tuple(family.stacks)
     states = {part: _states_of(model, part) for part in stacks}
-    sums = _Sums(model.config.num_attention_heads)
-    watched = [(part, "heads", family_of(model, part).attention_out) for part in attentions]
-    watched += [(part, "units", family_of(model, part).feed_forward_out) for part in stacks]
+    sums = _Sums(family.size(model.config, Size.HEADS))
+    watched = [(part, "heads", family.stack(part).attention_out) for part in attentions]
+    watched += [(part, "units", family.stack(part).feed_forward_out) for part in stacks]
     model.eval()
     for batch in batches:
         sums.batch = batch
@@ -58,7 +57,7 @@ def measure_importance(model: PreTrainedModel, batches: Iterable[Batch], ask: As
                 handle.remove()
         features = features_at(taken, batch)
         for part, reads in states.items():
-            first_norm = family_of(model, part).first_norm
+            first_norm = family.stack(part).first_norm
             for number, (layer, (before, after)) in enumerate(
                 zip(layers_of(model, part), pairwise(reads), strict=True)
             ):

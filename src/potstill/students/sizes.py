@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from transformers import PretrainedConfig
 
 from potstill.capabilities import Capability, Facts, missing
 from potstill.errors import ModelError
-from potstill.families import spread
+from potstill.models import FAMILIES, Kind, spread
 from potstill.settings import Settings
 from potstill.students.vocabulary import AnyVocabulary, FullVocabulary
 
@@ -69,7 +69,13 @@ class Copy(Settings):
 Initialisation = Annotated[Random | Copy, Field(discriminator="kind")]
 
 
-FamilyName = Literal["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "llama", "mistral", "qwen2", "qwen3"]
+if TYPE_CHECKING:
+    FamilyName = str
+else:
+    # Of those that can be cut and have one stack; a student of an encoder-decoder is of its family.
+    FamilyName = Literal[
+        tuple(each.name for each in FAMILIES.values() if each.teaches and each.kind is not Kind.ENCODER_DECODER)
+    ]
 
 
 class Shrunk(Settings):

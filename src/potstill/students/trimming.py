@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from potstill.errors import ModelError
-from potstill.families import POSITIONS_AFTER_PADDING
+from potstill.models import Positions, family_of
 from potstill.students.pieces import Rules, kept_ids, with_pieces
 from potstill.students.vocabulary import TrimmedVocabulary
 
@@ -73,7 +73,7 @@ def trim(
     wanted |= set(tokenizer.all_special_ids)
     for number in _named_tokens(config).values():
         wanted |= set(number) if isinstance(number, list) else {number}
-    if config.model_type in POSITIONS_AFTER_PADDING:
+    if family_of(config).positions is Positions.LEARNT_AFTER_PADDING:
         # The padding token's id is where positions begin, and some classes of tokenizers expect "unknown" at its id.
         fixed = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
         wanted |= set(range(1 + max(number for number in fixed if number is not None)))

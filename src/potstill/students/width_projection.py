@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from potstill.families import Part
+from potstill.models import Part
 from potstill.students.importance import Importance
 
 
@@ -38,7 +38,7 @@ class WidthProjection:
         """The feed-forward units of a layer that are kept."""
         return torch.arange(count) if self.importance is None else largest(self.importance.units[part][layer], count)
 
-    def read(self, tensor: Float[Tensor, "out width"]) -> Float[Tensor, "out student_width"]:
+    def read(self, tensor: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows student_width"]:
         return tensor @ self.basis
 
     def write(self, tensor: Tensor) -> Tensor:

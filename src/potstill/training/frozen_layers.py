@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from potstill.data.batches import batches_by_length
 from potstill.data.encoded import Encoded
 from potstill.errors import ModelError
-from potstill.families import family_of, layers_of
+from potstill.models import layers_of, stack_of
 from potstill.progress import Advance
 from potstill.signals import Batch
 
@@ -88,4 +88,4 @@ class FrozenLayers:
 
     def _put(self, layers: nn.Module) -> None:
         """Make these the layers of the model."""
-        self.model.base_model.set_submodule(family_of(self.model).layers, layers)
+        self.model.base_model.set_submodule(stack_of(self.model).layers, layers)

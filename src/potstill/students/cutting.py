@@ -1,0 +1,99 @@
+"""One tensor of a teacher cut to its student's shape, by what its role says of its axes."""
+
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from potstill.errors import ModelError
+from potstill.models import Axis, Gain, Part, Role, Size, Slot, family_of
+from potstill.students.width_projection import WidthProjection, rows_of
+
+
+class Cut:
+    """Cuts tensors of one teacher for one student; `chosen` are the teacher's layers of each of its stacks."""
+
+    def __init__(
+        self,
+        student: PretrainedConfig,
+        teacher: PretrainedConfig,
+        kept: WidthProjection,
+        chosen: Mapping[Part, Sequence[int]],
+        pieces: Int[Tensor, "pieces"] | None = None,
+    ) -> None:
+        own, self._family = family_of(student), family_of(teacher)
+        self._kept = kept
+        self._chosen = chosen
+        self._pieces = pieces
+        self._head = self._family.head_size(teacher)
+        self._groups = own.key_value_heads(student)
+        self._grouped = self._family.size(teacher, Size.HEADS) // self._family.key_value_heads(teacher)
+        self._units = own.size(student, Size.INTERMEDIATE)
+        in_norms = self._family.gain is Gain.NORMS or (
+            self._family.gain is Gain.NORMS_OF_PRUNED and kept.importance is not None
+        )
+        self._of_norms = kept.gain if in_norms else 1.0
+        self._of_reads = kept.gain if self._family.gain is Gain.READS else 1.0
+        # A model that multiplies its embeddings by more than its teacher would find them larger: these are smaller.
+        scale, its = self._family.embedding_scale, own.embedding_scale
+        self._of_embeddings = (scale(teacher) if scale else 1.0) / (its(student) if its else 1.0)
+        # Where the head is the embeddings, what reads them there makes up for that.
+        self._of_final_norm = 1 / self._of_embeddings if getattr(student, "tie_word_embeddings", False) else 1.0
+
+    def __call__(self, slot: Slot, tensor: Tensor) -> Tensor:
+        """`tensor` is the teacher's, and `slot` its place there.
+
+        Raises:
+            ModelError: it has other axes than its role.
+        """
+        axes = slot.role.axes(slot.leaf)
+        if tensor.dim() != len(axes):
+            raise ModelError(
+                f"teacher parameter {self._family.name_of(slot)}: it has {tensor.dim()} axes, and a {slot.role.value} "
+                f"has {len(axes)}; how to cut it is not known. Use init: random."
+            )
+        made = tensor.float() if tensor.is_floating_point() else tensor
+        for number, axis in enumerate(axes):
+            if (places := self._places(axis, slot)) is not None:
+                made = made[places] if number == 0 else made[:, places]
+        if axes[-1] in (Axis.READ, Axis.STREAM):
+            made = self._kept.read(made) * self._factor(axes[-1], slot)
+        if axes[0] is Axis.WRITTEN:
+            made = self._kept.write(made)
+        return self._scale(made, slot) if axes[0] is Axis.SCALE else made
+
+    def _factor(self, axis: Axis, slot: Slot) -> float:
+        if axis is Axis.READ:
+            return self._of_reads
+        return self._of_embeddings if slot.role is Role.TOKEN_EMBEDDING else 1.0
+
+    def _scale(self, weight: Tensor, slot: Slot) -> Tensor:
+        """The diagonal of P^T diag(weight) P, with the factors of a norm."""
+        factor = self._of_norms if slot.role.norms_what_is_read else 1.0
+        if slot.role is Role.FINAL_NORM:
+            factor *= self._of_final_norm
+        scaled = self._kept.scale(weight) * factor
+        # The one is in no weight, but takes the factor too.
+        return scaled + (factor - 1) if self._family.norms_around_one else scaled
+
+    def _places(self, axis: Axis, slot: Slot) -> Int[Tensor, "_"] | None:
+        """Which of the teacher's rows or columns are kept; None where all are, or channels of the stream are made."""
+        if axis is Axis.VOCABULARY:
+            return self._pieces
+        if axis is Axis.UNITS:
+            return self._kept.units(self._layer(slot), self._units, part=slot.part)
+        if axis not in (Axis.HEADS, Axis.QUERIES, Axis.KEYS):
+            return None
+        stack = self._family.stack(slot.part)
+        layers = self._chosen[slot.part.stack] if stack.one_choice_of_heads else [self._layer(slot)]
+        groups = self._kept.heads(layers, self._groups, grouped=self._grouped, part=slot.part)
+        if axis is Axis.KEYS:
+            return rows_of(groups, self._head)
+        heads = rows_of(groups, self._grouped)
+        return heads if axis is Axis.HEADS else rows_of(heads, self._head)
+
+    @staticmethod
+    def _layer(slot: Slot) -> int:
+        assert slot.layer is not None, slot
+        return slot.layer

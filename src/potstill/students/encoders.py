@@ -1,0 +1,45 @@
+"""Students of encoders: fewer layers, and perhaps a narrower stream, with heads that keep their size where copied."""
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from potstill.errors import ModelError
+from potstill.models import Size, family_of
+from potstill.students.sizes import Copy, Shrunk, own_values, size_of
+
+
+def smaller_encoder(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
+    """An encoder of the student's sizes. Its heads times their size are its width."""
+    family = family_of(teacher)
+    of_teacher = {size: family.size(teacher, size) for size in (Size.LAYERS, Size.WIDTH, Size.INTERMEDIATE)}
+    head_size = family.head_size(teacher)
+    layers = size_of(student.layers, of_teacher[Size.LAYERS], "student.layers")
+    width = size_of(student.width, of_teacher[Size.WIDTH], "student.width", unit=1 if student.heads else head_size)
+    heads = student.heads or max(1, width // head_size)
+    if width % heads:
+        raise ModelError(
+            f"student.width {width} does not divide into {heads} heads. Set student.heads to a divisor of it, "
+            f"or the width to a multiple of {head_size}, the teacher's size of a head."
+        )
+    if isinstance(student.init, Copy) and width // heads != head_size:
+        fits = width % head_size == 0
+        remedy = f"student.heads to {width // head_size}" if fits else f"student.width to a multiple of {head_size}"
+        raise ModelError(
+            f"student.heads {heads} at width {width} makes heads of {width // heads}, the teacher's have "
+            f"{head_size}, and copied weights would be cut across heads. Set student.init: {{kind: random}}, "
+            f"or {remedy}."
+        )
+    if student.intermediate is None:
+        intermediate = round(of_teacher[Size.INTERMEDIATE] * width / of_teacher[Size.WIDTH])
+    else:
+        intermediate = size_of(student.intermediate, of_teacher[Size.INTERMEDIATE], "student.intermediate")
+    sizes: dict[Size, Any] = {
+        Size.LAYERS: layers,
+        Size.WIDTH: width,
+        Size.HEADS: heads,
+        Size.INTERMEDIATE: intermediate,
+    }
+    if student.dropout is not None:
+        sizes[Size.DROPOUT] = student.dropout
+    return type(teacher).from_dict(own_values(teacher) | family.values(sizes))
