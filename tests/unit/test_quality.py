@@ -236,3 +236,10 @@ def test_a_resample_of_equal_values_says_nothing_of_the_variance_explained() -> 
     r2 = quality.r2s(truth, said, weights)
     assert (weights[:, :2].sum(axis=1) == 0).sum() > 20, "some resamples have neither of the two"
     assert r2[0] > 0.99 and r2.min() > 0.9
+
+
+def test_one_sided_bounds_leave_five_per_cent_beyond() -> None:
+    values = np.concatenate([[0.0], np.arange(1.0, 2001.0)])
+    low, high = quality.one_sided_bounds(values)
+    assert (values[1:] < low).mean() == pytest.approx(0.05, abs=1e-3)
+    assert (values[1:] > high).mean() == pytest.approx(0.05, abs=1e-3)

@@ -1,0 +1,107 @@
+"""Predictors: whatever answers, one model or several, answers rows in their order, and is known by what it gives."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from potstill.capabilities import Capability
+from potstill.data.encoded import EncodedRows
+from potstill.data.rows import Row
+from potstill.runtimes.ensemble import EnsemblePredictor
+from potstill.runtimes.folder import ModelFolder
+from potstill.runtimes.predictor import Predictor, open_predictor
+from potstill.tasks import TextClassification
+from potstill.teachers import Mixture, PretrainedTeacher, Routed
+
+CPU = torch.device("cpu")
+TASK = TextClassification(max_length=24)
+TEXTS = ["apple w1 w2", "tin", "wolf w5 w6 w7 w8 w9", "pear w3", "bear", "zinc w1"]
+
+
+def rows(domains: list[str] | None = None) -> list[Row]:
+    return [
+        Row(str(number), text, "x", domain=domains[number] if domains else None) for number, text in enumerate(TEXTS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> dict[str, Path]:
+    """Two classifiers of three classes with random heads."""
+    made = {}
+    for seed, name in enumerate(("one", "other")):
+        torch.manual_seed(seed)
+        model = TASK.load_model(str(teacher_folder), ["a", "b", "x"])
+        folder = tmp_path_factory.mktemp(name)
+        model.save_pretrained(folder)
+        TASK.load_tokenizer(str(teacher_folder)).save_pretrained(folder)
+        made[name] = folder
+    return made
+
+
+def opened(folder: Path, *, batch_size: int = 4) -> Predictor:
+    tokenizer = TASK.load_tokenizer(str(folder))
+    return open_predictor(ModelFolder(folder), task=TASK, tokenizer=tokenizer, device=CPU, batch_size=batch_size)
+
+
+def encoded(predictor: Predictor, domains: list[str] | None = None) -> EncodedRows:
+    return TASK.encode(rows(domains), predictor.tokenizer, ["a", "b", "x"])
+
+
+def nothing(count: int) -> None:
+    pass
+
+
+def test_outputs_are_in_the_order_of_the_rows(folders: dict[str, Path]) -> None:
+    """Rows are read in batches of similar length, and never mind which."""
+    predictor = opened(folders["one"])
+    found = predictor.outputs(encoded(predictor), nothing)
+    model = TASK.load_model(str(folders["one"])).eval()
+    for number, text in enumerate(TEXTS):
+        with torch.no_grad():
+            logits = model(**predictor.tokenizer(text, return_tensors="pt")).logits[0].numpy()
+        assert found[number] == pytest.approx(logits, abs=1e-5), text
+
+
+def test_what_was_asked_before_is_not_asked_again(folders: dict[str, Path]) -> None:
+    predictor = opened(folders["one"])
+    own = encoded(predictor)
+    counted: list[int] = []
+    first = predictor.outputs(own, counted.append)
+    assert predictor.outputs(own, counted.append) is first and sum(counted) == len(TEXTS)
+    other = encoded(predictor)
+    assert predictor.outputs(other, counted.append) is not first and sum(counted) == 2 * len(TEXTS)
+
+
+def test_an_ensemble_is_one_predictor(folders: dict[str, Path]) -> None:
+    members = {name: opened(folder) for name, folder in folders.items()}
+    settings = Mixture(of={name: PretrainedTeacher(model=str(folder)) for name, folder in folders.items()})
+    together = EnsemblePredictor(settings, members, TASK, rows())
+    own = encoded(together)
+    probabilities = np.mean(
+        [torch.softmax(torch.from_numpy(member.outputs(own, nothing)), dim=1).numpy() for member in members.values()],
+        axis=0,
+    )
+    found = torch.softmax(torch.from_numpy(together.outputs(own, nothing)), dim=1).numpy()
+    assert found == pytest.approx(probabilities, abs=1e-6)
+    each = [member.parameters() for member in members.values()]
+    assert together.parameters().total == sum(one.total for one in each)
+    assert together.weights().size_bytes == sum(member.weights().size_bytes for member in members.values())
+    assert together.loads().folders == tuple(str(folder) for folder in folders.values())
+    assert not together.loads().in_turn and Capability.DISTRIBUTION in together.gives
+
+
+def test_an_ensemble_answers_each_row_by_the_member_of_its_domain(folders: dict[str, Path]) -> None:
+    domains = ["left", "right", "right", "left", "right", "left"]
+    members = {name: opened(folder) for name, folder in folders.items()}
+    of = {name: PretrainedTeacher(model=str(folder)) for name, folder in folders.items()}
+    settings = Routed(of=of, by="domain", domains={"one": ("left",), "other": ("right",)})
+    together = EnsemblePredictor(settings, members, TASK, rows(domains))
+    own = encoded(together, domains)
+    found = torch.softmax(torch.from_numpy(together.outputs(own, nothing)), dim=1)
+    for number, domain in enumerate(domains):
+        member = members["one" if domain == "left" else "other"]
+        alone = torch.softmax(torch.from_numpy(member.outputs(own, nothing)), dim=1)[number]
+        assert torch.allclose(found[number], alone, atol=1e-6)
+    assert together.loads().in_turn
