@@ -45,24 +45,6 @@ DATA = {"train": "train.jsonl", "validation": "validation.jsonl", "test": "test.
 SECTIONS = tuple(Recipe.model_fields)
 
 
-class Distilled:
-    """What `distill` will return."""
-
-    model: Any
-    tokenizer: Any
-    passed: bool
-    evaluation: Any
-    report: Path
-
-
-def distill(teacher: Any, student: Any, data: Any, *, task: Any, out: Any, **settings: Any) -> Distilled:
-    raise NotImplementedError
-
-
-NOT_YET: dict[str, Callable[..., Any]] = {"distill": distill}
-"""What the pages show and the package does not have yet, with the signature that it will have."""
-
-
 @dataclass(frozen=True)
 class Block:
     """A fenced block, or a piece of code within a line, which has no language."""
@@ -153,7 +135,7 @@ def check_python(block: Block, folder: Path) -> None:
             for name in node.names:
                 assert hasattr(importlib.import_module(node.module or ""), name.name), f"{block.place}: {name.name}"
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "potstill":
-            assert node.attr in NOT_YET or hasattr(potstill, node.attr), f"{block.place}: potstill.{node.attr}"
+            assert hasattr(potstill, node.attr), f"{block.place}: potstill.{node.attr}"
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and (found := _called(node.value)):
             for target in node.targets:
                 results[ast.unparse(target)] = get_type_hints(found).get("return", object)
@@ -171,7 +153,7 @@ def _called(call: ast.Call) -> Callable[..., Any] | None:
     import potstill
 
     name = ast.unparse(call.func).removeprefix("potstill.")
-    return NOT_YET.get(name) or (getattr(potstill, name) if name in potstill.__all__ else None)
+    return getattr(potstill, name) if name in potstill.__all__ else None
 
 
 def check_shell(block: Block, folder: Path) -> None:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from potstill.cli import app
 from tests.conftest import make_project
-from tests.doc_checks import NOT_YET, ROOT, Block, blocks_of, check, check_in_a_line
+from tests.doc_checks import ROOT, Block, blocks_of, check, check_in_a_line
 
 PAGES = [ROOT / name for name in ("README.md", "RESULTS.md", "recipes/README.md")] + sorted(ROOT.glob("docs/*.md"))
 LINKED = [*PAGES, *(ROOT / name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
@@ -94,13 +94,6 @@ def test_commands_and_settings_within_lines_are_there(tmp_path: Path) -> None:
 def test_a_command_or_setting_that_is_not_there_is_noticed(text: str, tmp_path: Path) -> None:
     with pytest.raises((Exception, SystemExit)):
         check_in_a_line(text, tmp_path)
-
-
-def test_what_the_pages_show_ahead_of_the_package_is_not_there_yet() -> None:
-    import potstill
-
-    for name in NOT_YET:
-        assert not hasattr(potstill, name), f"{name} is there now: take it out of NOT_YET."
 
 
 @pytest.mark.parametrize("task", ["text_classification", "causal_lm"])
