@@ -70,6 +70,8 @@ class Metric:
     """Whether it is resampled, and differences in it are shown beside the accuracy's."""
     interval: bool = False
     """Whether it has an interval all the same."""
+    brief: bool = True
+    """Whether it is shown where there is little room."""
 
     @property
     def has_interval(self) -> bool:
@@ -172,25 +174,25 @@ METRICS: tuple[Metric, ...] = (
     Metric("rmse_from_teacher", "root mean squared difference from the teacher", Unit.NUMBER, "lower",
            frozenset({"regression"}), "RMSE from the teacher",
            lambda a, model: quality.rmses(a.values["teacher"], a.values[model], a.weights),
-           stored_as="rmse_from_teacher", interval=True),
+           stored_as="rmse_from_teacher", interval=True, brief=False),
     Metric("perplexity", "perplexity", Unit.NUMBER, "lower", LANGUAGE, "Perplexity of the true responses",
            lambda a, model: float(np.exp(a.tokens[model].loss.mean())), stored_as="perplexity"),
     Metric("kl_from_teacher", "KL from the teacher", Unit.NATS, "lower", LANGUAGE, "KL from the teacher: mean, nats",
            _mean_of_tokens("kl"), stored_as="kl_mean", of_teacher=False),
     Metric("kl_median", "median KL from the teacher", Unit.NATS, "lower", LANGUAGE, "… median", _quantile_of_kl(0.5),
-           stored_as="kl_median", of_teacher=False),
+           stored_as="kl_median", of_teacher=False, brief=False),
     Metric("kl_p99", "99th percentile of the KL from the teacher", Unit.NATS, "lower", LANGUAGE,
-           "… 99 % of tokens below", _quantile_of_kl(0.99), stored_as="kl_p99", of_teacher=False),
+           "… 99 % of tokens below", _quantile_of_kl(0.99), stored_as="kl_p99", of_teacher=False, brief=False),
     Metric("top1_agreement", "agreement on the likeliest token", Unit.SHARE, "higher", LANGUAGE,
            formula=_mean_of_tokens("agrees"), stored_as="top1_agreement", of_teacher=False),
     Metric("rms_probability_difference", "RMS difference of the top probability", Unit.SHARE, "lower", LANGUAGE,
            "RMS difference of the top probability", _rms_difference, stored_as="rms_probability_difference",
-           of_teacher=False),
+           of_teacher=False, brief=False),
     Metric("ece", "calibration error", Unit.NUMBER, "lower", DISTRIBUTIONS, "Calibration error (ECE)",
-           _calibration_error, stored_as="expected_calibration_error"),
+           _calibration_error, stored_as="expected_calibration_error", brief=False),
     Metric("cross_entropy", "cross-entropy", Unit.NATS, "lower", DISTRIBUTIONS, "Cross-entropy",
            dict.fromkeys(DISTRIBUTIONS - LANGUAGE, _of_distributions(quality.cross_entropy))
-           | dict.fromkeys(LANGUAGE, _mean_of_tokens("loss")), stored_as="cross_entropy"),
+           | dict.fromkeys(LANGUAGE, _mean_of_tokens("loss")), stored_as="cross_entropy", brief=False),
     # Of the student against teacher and baseline.
     Metric("retention", "retention", Unit.SHARE, "higher", read=lambda e, _: e.retention, interval=True),
     Metric("drop_points", "drop", Unit.POINTS, "lower", read=lambda e, _: e.drop_points, interval=True),

@@ -41,7 +41,7 @@ def quantities(evaluation: EvaluateRecord) -> list[Quantity]:
 
 
 def floor_lines(evaluation: EvaluateRecord) -> list[str]:
-    """What the floors reach, and why no high percentile is shown, as lines below the table."""
+    """What the floors reach, as lines below the table."""
     primary = metric(evaluation.primary_metric).name
     lines = []
     for name, floor in evaluation.floors.items():
@@ -80,10 +80,7 @@ def _row(evaluation: EvaluateRecord, each: Metric, title: str) -> Quantity:
         name = sentence(each.named(evaluation.answers))
     if any(isinstance(value, Estimate) for value in values):
         name += " (95 % interval)"
-    return Quantity(name, [shown(each, value) for value in values], brief=each.name in _BRIEF or each.column)
-
-
-_BRIEF = ("rmse", "perplexity", "kl_from_teacher", "time_to_first_token_ms")
+    return Quantity(name, [shown(each, value) for value in values], brief=each.brief)
 
 
 def shown(each: Metric, value: Estimate | float | None) -> str:
