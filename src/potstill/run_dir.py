@@ -76,8 +76,7 @@ class Alone:
 
     is_main = True
 
-    def barrier(self) -> None:
-        pass
+    def barrier(self) -> None: ...
 
 
 class RunDir:
@@ -87,8 +86,7 @@ class RunDir:
         self.root = root
         self.progress = progress
         self._processes = processes or Alone()
-        self.seconds: dict[str, float] = {}
-        """How long each stage took that this process has the record of, in the order of the stages."""
+        self.seconds: dict[str, float] = {}  # How long each stage took, of those that there is a record of.
 
     def path(self, *parts: str) -> Path:
         return self.root.joinpath(*parts)

@@ -15,15 +15,7 @@ import pytest
 
 from potstill.errors import LockedError, RunDirError
 from potstill.progress import Progress
-from potstill.run_dir import (
-    Record,
-    RunDir,
-    file_digest,
-    fingerprint,
-    open_run,
-    read_record,
-    write_text,
-)
+from potstill.run_dir import Record, RunDir, file_digest, fingerprint, open_run, read_record, write_text
 from potstill.stage_inputs import differences
 
 INPUTS = {"train": {"epochs": 8, "rate": 0.1}, "data": "a" * 64}

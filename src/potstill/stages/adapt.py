@@ -29,7 +29,7 @@ from potstill.training.metrics import METRICS
 
 
 def adapt(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine) -> AdaptRecord:
-    """The teacher that will be distilled; of several, the lead, with all of them in `members`."""
+    """The teacher that will be distilled; of an ensemble, the lead, with all of them in `members`."""
     if not inputs.members:
         return _adapt_one(run, recipe, inputs, engine, "adapt")
     members = {name: _adapt_one(run, *alone(recipe, inputs, name), engine, f"adapt/{name}") for name in inputs.members}
@@ -75,7 +75,7 @@ def _adapt_one(run: RunDir, recipe: Recipe, inputs: Inputs, engine: Engine, stag
 
 def _unchanged(folder: Path, stage: str, recipe: Recipe, inputs: Inputs) -> AdaptRecord:
     """The teacher where it lies; one in a quantised file as a folder of weights, which every stage can read fast, and
-    one of several whose classes are in another order as a folder of the same weights in the order of the lead's."""
+    a member of an ensemble whose classes are in another order than the lead's as one of weights in the lead's order."""
     reordered, lead = in_another_order(recipe, inputs), recipe.lead
     if not reordered and not inputs.lead.location.endswith(GGUF):
         digest = inputs.lead.digest

@@ -24,7 +24,7 @@ def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptR
     config = type(config).from_dict(config.to_dict() | recipe.task.config_values(inputs.labels))
     torch.manual_seed(recipe.seed)
     student = recipe.task.new_model(config)
-    if recipe.task.generative:
+    if student.can_generate():
         if (known := generation_config_in(teacher_folder(recipe, run, adapted).path)) is not None:
             # It must stop where its teacher does.
             student.generation_config = known

@@ -87,8 +87,7 @@ def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
             if room < 1:
                 dropped.append(name)
                 continue
-            several = settings.per_prompt > 1
-            names = [f"{name}@{sample}" for sample in range(settings.per_prompt)] if several else [name]
+            names = [f"{name}@{sample}" for sample in range(settings.per_prompt)] if settings.per_prompt > 1 else [name]
             wanted.extend(Request(each, prompt, room) for each in names)
     refused.require_none()
     if not wanted:

@@ -16,7 +16,7 @@ def begin_head(recipe: Recipe, inputs: Inputs, model: PreTrainedModel, rows: Seq
     """Make a head ready to be trained on these rows; `known` says whether it has learnt this form of answer before.
 
     One that gives numbers in the unit of the labels is changed to standard units, and a new one is taken to speak in
-    those. A new one of several labels begins with their shares.
+    those. One of many labels begins with their shares.
     """
     scaler = recipe.task.scaler_of(rows)
     if scaler and known:
@@ -28,8 +28,7 @@ def begin_head(recipe: Recipe, inputs: Inputs, model: PreTrainedModel, rows: Seq
 def has_head(recipe: Recipe, inputs: Inputs) -> bool:
     """Whether the teacher, before it is adapted, has a head for this form of answer and these classes."""
     config, filled = inputs.lead.config, inputs.lead.filled
-    form = recipe.task.config_values(inputs.labels).get("problem_type")
-    if form is None or config.problem_type != form or config.num_labels != len(inputs.labels):
+    if not recipe.task.has_form(config, inputs.labels):
         return False
     if filled is not None and filled.new:
         return False

@@ -31,13 +31,13 @@ class Inputs:
     splits: Mapping[str, Split]
     labels: list[str]
     lead: Files
-    """Of the one teacher, or of the one of several from which the student is cut."""
+    """Of the one teacher, or of the lead of an ensemble, from which the student is cut."""
     tokenizer: PreTrainedTokenizerBase
     tokenizer_digest: str
     student: Shrunk
     """The recipe's, or what was chosen within its budget."""
     members: Mapping[str, Files] = field(default_factory=dict)
-    """Of all teachers by name, where there are several."""
+    """Of the members of an ensemble, by name."""
     vocabulary: Trimmed | None = None
     """The student's, where it is not the teacher's."""
     known: dict[object, tuple[Sequence[Any], Encoded]] = field(default_factory=dict, compare=False, repr=False)
@@ -132,7 +132,7 @@ def _with_members(recipe: Recipe, inputs: Inputs, base: Path) -> Inputs:
                 "other texts. Teachers of one student must share their vocabulary; replace it, or distil from one."
             )
         sizes = files.config.get_text_config().vocab_size, inputs.lead.config.get_text_config().vocab_size
-        if recipe.task.rows_on_disk and sizes[0] != sizes[1]:
+        if recipe.task.label_positions == "tokens" and sizes[0] != sizes[1]:
             raise ModelError(
                 f"teacher.of.{name}: it has {sizes[0]} rows of embeddings and {lead} {sizes[1]}, though "
                 "their tokenizers are equal. Resize them to one number (model.resize_token_embeddings) and save them."

@@ -169,7 +169,7 @@ def by_part(reads: Iterable[Read]) -> Mapping[Part, frozenset[Read]]:
 
 
 def one_of(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, member: str) -> tuple[Recipe, Inputs, AdaptRecord]:
-    """What is asked of one of several teachers: the rows that all are asked about, not those that it was adapted on."""
+    """What one member of an ensemble is asked: the rows that all are asked about, not those that it was adapted on."""
     own, files = alone(recipe, inputs, member)
     return own, replace(files, splits=inputs.splits), adapted.members[member]
 

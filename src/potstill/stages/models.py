@@ -26,7 +26,7 @@ def load_teacher(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> PreTraine
 def teacher_folder(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> ModelFolder:
     """Where the teacher that is distilled lies; one of the hub is fetched as the recipe says."""
     if adapted.adapted or adapted.converted:
-        # Of several teachers the record's digest is that of all.
+        # Of an ensemble the record's digest is that of all.
         own = next((each for each in adapted.members.values() if each.location == adapted.location), adapted)
         return ModelFolder(run.path(adapted.location), digest=own.digest)
     teacher = recipe.lead

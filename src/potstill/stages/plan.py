@@ -79,7 +79,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         # From the second on, the teacher is a student: what the losses compare must be there too.
         build_loss(recipe, shapes_of(recipe, inputs, taught_by_student=True))
     signals = planned_signals(recipe, shapes, encoded["train"], _store_bytes(recipe, inputs, counts))
-    # Each of several teachers stores its own distributions, and the lead alone its features.
+    # Each member of an ensemble stores its own distributions, and the lead alone its features.
     store_bytes = recipe.rounds * sum(
         signal.size_bytes * (max(1, len(inputs.members)) if signal.name == Signal.LOGITS else 1) for signal in signals
     )
@@ -121,7 +121,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
 
 def example_lines(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
     """For language models: the first row of which something is learnt, every such token between the marks [[ and ]]."""
-    if not recipe.task.rows_on_disk:
+    if recipe.task.label_positions != "tokens":
         return
     rows = planned(recipe, inputs)[0].splits["train"].rows
     written = {row.id: row for row in rows if isinstance(row, GeneratedResponse)}

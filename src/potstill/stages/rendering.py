@@ -50,7 +50,7 @@ def date_is_written(task: AnyTask, inputs: Inputs) -> bool:
 def tokens_of(recipe: Recipe, inputs: Inputs) -> str | None:
     """Digest of the token ids of all rows that a teacher labels, and of which of them are learnt; None where models
     do not write."""
-    if not recipe.task.rows_on_disk:
+    if recipe.task.label_positions != "tokens":
         return None
     rows = {name: _encoded(recipe, inputs, name).examples.digest for name in LABELLED}
     return fingerprint(rows)

@@ -15,7 +15,6 @@ from potstill.recipe import Recipe
 from potstill.run_dir import file_digest, fingerprint
 from potstill.runtimes.folder import model_digest
 from potstill.tasks.classes import TEACHER
-from potstill.tasks.generative import check_generation_config
 from potstill.tasks.weights import Filled, check_weights
 from potstill.teachers import CheckpointTeacher, PretrainedTeacher
 
@@ -34,7 +33,7 @@ class Files:
 def read_files(
     recipe: Recipe, teacher: PretrainedTeacher, base: Path, member: str | None = None
 ) -> tuple[Files, PreTrainedTokenizerBase]:
-    """What a teacher's files say of it, without its weights; `member` is its name among several."""
+    """What a teacher's files say of it, without its weights; `member` is its name in an ensemble."""
     if isinstance(recipe.teacher, CheckpointTeacher) and not (base / teacher.model).is_dir():
         raise RecipeError(
             f"teacher.run: {base / teacher.model} is not there. Finish that run first, with --out "
@@ -47,7 +46,7 @@ def read_files(
         raise ModelError(
             f"{location}: GGUF files are read for task.kind: causal_lm alone. Name a folder of safetensors."
         )
-    # Of several teachers the student is cut from the lead, which is read first and without a name.
+    # Of an ensemble the student is cut from the lead, which is read first and without a name.
     fits = partial(
         require_fitting,
         task=task.kind,
@@ -63,15 +62,14 @@ def read_files(
     fits(config.model_type)
     tokenizer = task.load_tokenizer(location, **where)
     task.check_tokenizer(tokenizer, config, where=named_in(recipe, member))
-    if task.rows_on_disk:
-        check_generation_config(location, config.get_text_config().vocab_size)
+    task.check_folder(location, config)
     _check_lengths(recipe, config)
     filled = check_weights(task.new_model, config, location, new_head=recipe.adapt is not None and task.has_head)
     return Files(location, _teacher_digest(location, config), config, filled), tokenizer
 
 
 def named_in(recipe: Recipe, member: str | None) -> str:
-    """Where the recipe names a teacher; without a name it is the one, or the lead of several."""
+    """Where the recipe names a teacher; without a name it is the one, or the lead of an ensemble."""
     own = member or recipe.teacher.lead_member
     return TEACHER if own is None else f"{TEACHER}.of.{own}"
 

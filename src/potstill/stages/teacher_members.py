@@ -10,7 +10,7 @@ from potstill.stages.inputs import Inputs
 
 
 def alone(recipe: Recipe, inputs: Inputs, name: str) -> tuple[Recipe, Inputs]:
-    """Recipe and inputs as they are for one of several teachers, which is adapted on the rows of its domains."""
+    """Recipe and inputs as they are for one member of an ensemble, which is adapted on the rows of its domains."""
     splits = dict(inputs.splits)
     if (domains := recipe.teacher.member_domains.get(name)) is not None:
         source = splits.get("adapt", splits["train"])

@@ -57,7 +57,7 @@ def train_student(
 
 
 def _digest_of_all(stores: Sequence[LabelRecord]) -> object:
-    # Of a single store as it was before there could be several, so that a run goes on.
+    # Of a single store as it was before there could be more, so that a run goes on.
     digests = [store.content_digest for store in stores]
     return digests if len(digests) > 1 else next(iter(digests), None)
 

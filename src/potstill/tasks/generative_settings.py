@@ -13,6 +13,7 @@ from potstill.settings import Settings
 from potstill.signals import Batch, LabelPositions, Signals
 from potstill.targets import HiddenTargets
 from potstill.tasks.classes import TEACHER, require_no_classes
+from potstill.tasks.generative import check_generation_config
 from potstill.tasks.loading import require_embedded
 from potstill.tasks.loss_defaults import LossDefaults
 
@@ -41,6 +42,18 @@ class GenerativeSettings(Settings):
     def generative(self) -> bool:
         """Whether its models write token by token: labels are distributions over a vocabulary at each position."""
         return True
+
+    def has_form(self, config: PretrainedConfig, labels: Sequence[str]) -> bool:
+        """No: there is no head for classes."""
+        return False
+
+    def check_folder(self, location: str, config: PretrainedConfig) -> None:
+        """Read what a folder says of how its model writes.
+
+        Raises:
+            ModelError: the file cannot be read, or ends responses with a token that the model does not have.
+        """
+        check_generation_config(location, config.get_text_config().vocab_size)
 
     def form_unstated(self, config: PretrainedConfig) -> bool:
         """No: the outputs are tokens."""

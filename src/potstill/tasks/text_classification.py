@@ -85,6 +85,14 @@ class TextClassification(Settings):
     def refusals_of_rows(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """None: every text can be read."""
 
+    def has_form(self, config: PretrainedConfig, labels: Sequence[str]) -> bool:
+        """Whether a configuration says of its head that it was trained for this form of answer and so many classes."""
+        form = self.config_values(labels).get("problem_type")
+        return form is not None and config.problem_type == form and config.num_labels == len(labels)
+
+    def check_folder(self, location: str, config: PretrainedConfig) -> None:
+        """A classifier's folder says nothing more."""
+
     def form_unstated(self, config: PretrainedConfig) -> bool:
         """Whether a configuration leaves open how the outputs, which are read as several labels, were trained."""
         return self.problem_type == "multi_label_classification" and config.problem_type is None

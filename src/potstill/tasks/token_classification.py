@@ -90,6 +90,13 @@ class TokenClassification(Settings):
     def refusals_of_rows(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """None: every document can be read."""
 
+    def has_form(self, config: PretrainedConfig, labels: Sequence[str]) -> bool:
+        """No: a configuration does not say it of tags."""
+        return False
+
+    def check_folder(self, location: str, config: PretrainedConfig) -> None:
+        """A classifier's folder says nothing more."""
+
     def form_unstated(self, config: PretrainedConfig) -> bool:
         """No: a tag is one class."""
         return False
