@@ -135,7 +135,7 @@ def test_training_goes_on_from_its_checkpoint_in_smaller_pieces(
 
     def counted(job: loop.Job, *rest: Any) -> dict[str, float]:
         if job.name == stage:
-            steps.append(rest[3])
+            steps.append(rest[2])
             if len(steps) == 6 and job.settings.micro_batch_size == 16:
                 raise torch.OutOfMemoryError("CUDA out of memory")
         return real(job, *rest)

@@ -17,6 +17,7 @@ EXTRAS = {
     "bench": "packages that the benchmarks compare with",
     "demo": "teachers and texts of the built-in projects",
     "dev": "tests and checks of the package itself",
+    "docs": "the pages of docs/ as a site",
     "gguf": "teachers in GGUF files",
     "tensorboard": "curves of a training in TensorBoard",
     "trackio": "curves of a training in Trackio",
