@@ -74,7 +74,7 @@ def step_seconds(bench: Bench, pairs: int, warmup: int) -> tuple[list[float], li
     """Seconds of each step from stored labels, and of the hard-label step on the same rows."""
     recipe, engine = bench.recipe, bench.engine
     store = LabelStore(bench.run.path(store_of(TEACHER)))
-    store.require(label_source(recipe, bench.inputs, bench.adapted))
+    store.require(label_source(recipe, bench.inputs, bench.adapted, engine))
     hard = (HardLabels(weight=Constant(value=1.0)),)
     contenders: list[tuple[Sequence[AnyLoss], Teacher]] = [
         (recipe.weighted_losses(), StoredTeacher(store, engine.device)),
@@ -125,7 +125,7 @@ def _rounds(bench: Bench, rows: EncodedRows) -> Iterator[tuple[float, float]]:
     settings, engine = bench.recipe.label, bench.engine
     model = load_teacher(bench.recipe, bench.run, bench.adapted)
     teacher = FrozenTeacher(model, engine.device, ask_for_logits)
-    source = label_source(bench.recipe, bench.inputs, bench.adapted)
+    source = label_source(bench.recipe, bench.inputs, bench.adapted, engine)
     plan = batches_by_length(rows.lengths, settings.batch_size)
     ready = [rows.collate(batch).to(engine.device) for batch in plan]
     turn, bare = 0, 0.0
@@ -158,7 +158,7 @@ def _rounds(bench: Bench, rows: EncodedRows) -> Iterator[tuple[float, float]]:
         bare = 0.0
         # Beside the run, to write to the same disk.
         with tempfile.TemporaryDirectory(prefix=".step_cost.", dir=bench.run.root.parent) as folder:
-            writer = StoreWriter(Path(folder), settings.encoding, source)
+            writer = StoreWriter(Path(folder), bench.recipe.encoding, source)
             write = partial(writer.write, rows.ids, plan, settings.batches_per_shard, ask, advance)
             whole = bench.timed(write)
         yield bare, whole
