@@ -20,7 +20,7 @@ from potstill.signals import Batch, Signals
 from potstill.targets import FullTarget, LogitTargets, plain_log_sum_exp
 from potstill.tasks import AnyTask
 from potstill.tasks.problem_types import HeadTask
-from potstill.teachers import Mixture, Routed, Routes, combined, lead_name, route_numbers, routes_of
+from potstill.teachers import Mixture, Routed, Routes, combined, route_numbers, routes_of
 
 
 class EnsemblePredictor:
@@ -33,7 +33,7 @@ class EnsemblePredictor:
     ) -> None:
         self._settings = settings
         self._members = {name: members[name] for name in settings.of}
-        self._lead = members[lead_name(settings)]
+        self._lead = members[settings.lead_member]
         self._task = task
         self._rows = rows
         self._routes: tuple[Encoded, Routes] | None = None

@@ -10,7 +10,6 @@ from potstill.teachers.ensemble import (
     Mixture,
     Routed,
     combined,
-    lead_name,
     route_numbers,
     routes_by,
     routes_of,
@@ -49,7 +48,6 @@ __all__ = [
     "Sources",
     "TokenMappedTeacher",
     "combined",
-    "lead_name",
     "lead_of",
     "route_numbers",
     "routes_by",
@@ -61,5 +59,5 @@ __all__ = [
 def lead_of(teacher: AnyTeacher) -> PretrainedTeacher:
     """The model whose family, tokenizer and first weights the student takes."""
     if isinstance(teacher, Mixture | Routed):
-        return teacher.of[lead_name(teacher)]
+        return teacher.of[teacher.lead_member]
     return teacher.lead

@@ -41,22 +41,13 @@ Domains = dict[str, tuple[str, ...]]
 that is not named here, on all."""
 
 
-class Mixture(Settings):
-    """A weighted mean of several teachers' distributions, in probability space and at each temperature anew."""
+class Ensemble(Settings):
+    """What all ensembles have: teachers by name, of which one is the lead."""
 
-    kind: Literal["mixture"] = "mixture"
     of: Members
-    weights: dict[str, Positive] = Field(default_factory=dict)
-    """Relative to each other, 1 where none is given. Each teacher's labels are stored by themselves, so other weights
-    relabel nothing."""
     domains: Domains = Field(default_factory=dict)
     lead: str | None = None
     """Whose family and first weights the student takes, and whose features losses read; by default the first."""
-
-    @model_validator(mode="after")
-    def _names_are_known(self) -> "Mixture":
-        _check(self.of, self.lead, weights=self.weights, domains=self.domains)
-        return self
 
     @property
     def gives(self) -> frozenset[Capability]:
@@ -84,14 +75,15 @@ class Mixture(Settings):
 
     @property
     def lead_member(self) -> str:
-        return lead_name(self)
+        return self.lead or next(iter(self.of))
 
     def require_routes(self, rows: Iterable[Any]) -> None:
         """Each member answers every row."""
 
-    def open(self, sources: Sources, reads: frozenset[Read]) -> Teacher:
-        """All members together, with the features of the lead alone."""
-        return _opened(self, sources, reads)
+    @property
+    def route(self) -> Callable[[str | None, str], int] | None:
+        """The number of the member that answers a row of this domain and id; None where all of them do."""
+        return None
 
     @property
     def title(self) -> str:
@@ -107,17 +99,31 @@ class Mixture(Settings):
         yield from _of_ensemble(where, facts)
 
 
-class Routed(Settings):
+class Mixture(Ensemble):
+    """A weighted mean of several teachers' distributions, in probability space and at each temperature anew."""
+
+    kind: Literal["mixture"] = "mixture"
+    weights: dict[str, Positive] = Field(default_factory=dict)
+    """Relative to each other, 1 where none is given. Each teacher's labels are stored by themselves, so other weights
+    relabel nothing."""
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> "Mixture":
+        _check(self.of, self.lead, weights=self.weights, domains=self.domains)
+        return self
+
+    def open(self, sources: Sources, reads: frozenset[Read]) -> Teacher:
+        """All members together, with the features of the lead alone."""
+        return _opened(self, sources, reads)
+
+
+class Routed(Ensemble):
     """For each row the distribution of one of several teachers: of the row's domain, or of the most confident one."""
 
     kind: Literal["routed"] = "routed"
-    of: Members
     by: Literal["domain", "confidence"]
     """domain: the teacher that `domains` names for the row's domain; each domain has one. confidence: the teacher whose
     likeliest answer has the most mass."""
-    domains: Domains = Field(default_factory=dict)
-    lead: str | None = None
-    """As in a mixture."""
 
     @model_validator(mode="after")
     def _names_are_known(self) -> "Routed":
@@ -130,56 +136,19 @@ class Routed(Settings):
                 raise ValueError(f"domains: {silent[0]!r} has none, so it would never be asked. Give it one.")
         return self
 
-    @property
-    def gives(self) -> frozenset[Capability]:
-        return OF_ENSEMBLES
-
-    runtime: ClassVar[str] = "transformers"
-    """What answers for each member."""
-    own_ids: ClassVar[bool] = True
-    settings_decide: ClassVar[bool] = True
-    """Weights and routes are settings of training alone."""
-
-    @property
-    def rounds(self) -> int:
-        """How many students are trained one after the other: one."""
-        return 1
-
-    @property
-    def members(self) -> Mapping[str, PretrainedTeacher]:
-        return self.of
-
-    @property
-    def member_domains(self) -> Domains:
-        """The domains of members that are adapted on the rows of these alone."""
-        return self.domains
-
-    @property
-    def lead_member(self) -> str:
-        return lead_name(self)
-
     def require_routes(self, rows: Iterable[Any]) -> None:
         """Raises DataError: a row of a domain that no teacher knows, where rows are routed by domain."""
         if self.by == "domain":
             for row in rows:
                 self.member_for(row.domain, row.id)
 
+    @property
+    def route(self) -> Callable[[str | None, str], int] | None:
+        return self.member_for if self.by == "domain" else None
+
     def open(self, sources: Sources, reads: frozenset[Read]) -> Teacher:
         """All members together, with the features of the lead alone."""
         return _opened(self, sources, reads)
-
-    @property
-    def title(self) -> str:
-        """Who teaches, in a few words."""
-        return " and ".join(self.of)
-
-    @property
-    def described(self) -> str:
-        """Who teaches, in a sentence."""
-        return ", ".join(f"{name} ({member.model})" for name, member in self.of.items())
-
-    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
-        yield from _of_ensemble(where, facts)
 
     def member_for(self, domain: str | None, row: str) -> int:
         """The number of the teacher of a row of this domain.
@@ -222,18 +191,11 @@ def _of_ensemble(where: str, facts: Facts) -> Iterator[str]:
         )
 
 
-def lead_name(ensemble: Mixture | Routed) -> str:
-    """Which of several teachers is the lead."""
-    return ensemble.lead or next(iter(ensemble.of))
-
-
 def _opened(settings: Mixture | Routed, sources: Sources, reads: frozenset[Read]) -> Teacher:
-    by_domain = isinstance(settings, Routed) and settings.by == "domain"
-    routes = sources.routes(settings.member_for if isinstance(settings, Routed) and by_domain else None)
-    members = {name: sources.distributions(name) for name in settings.of}
-    together = EnsembleTeacher(settings, members, routes)
+    routes = sources.routes(settings.route)
+    together = EnsembleTeacher(settings, {name: sources.distributions(name) for name in settings.of}, routes)
     # Beside the lead's features, not its distributions: those are of all.
-    return sources.with_features(together, reads, lead_name(settings))
+    return sources.with_features(together, reads, settings.lead_member)
 
 
 def routes_of(settings: Mixture | Routed, encoded: Encoded, rows: Iterable[Any]) -> Routes:
@@ -242,9 +204,7 @@ def routes_of(settings: Mixture | Routed, encoded: Encoded, rows: Iterable[Any])
     Raises:
         DataError: a row of a domain that no teacher knows.
     """
-    if not isinstance(settings, Routed) or settings.by != "domain":
-        return {}
-    return routes_by(settings.member_for, encoded, rows)
+    return {} if settings.route is None else routes_by(settings.route, encoded, rows)
 
 
 def routes_by(member_for: Callable[[str | None, str], int], encoded: Encoded, rows: Iterable[Any]) -> Routes:
