@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
+from transformers.utils import logging
 
 import potstill
 from potstill import distillation
@@ -110,12 +111,17 @@ def test_the_same_arguments_again_keep_every_stage_and_print_nothing(
     first: potstill.Distilled, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = Lines()
+    # Whatever ran before in this process may have turned them off.
+    shown = logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()
     capsys.readouterr()
     again = distill_rows(project, project / "run", lines)
     _, *stages = lines.lines
     assert len(stages) == 9 and all(line.endswith(": kept") for line in stages)
     assert again.recipe == first.recipe and again.evaluation == first.evaluation
     loading = capsys.readouterr().err
+    if not shown:
+        logging.disable_progress_bar()
     # The teacher here is loaded by the test; all that potstill loads or saves is unseen.
     assert loading.count("Loading weights: 100%") == 1 and "Writing" not in loading
 
