@@ -70,7 +70,7 @@ class _InverseSquare(Settings):
 
 
 class ForwardKL(_InverseSquare):
-    """KL(p || q): the student covers all that the teacher says (Hinton 2015, arXiv:1503.02531)."""
+    """KL(p || q): the student covers all that the teacher gives mass to (Hinton 2015, arXiv:1503.02531)."""
 
     kind: Literal["forward_kl"] = "forward_kl"
 
@@ -143,7 +143,7 @@ class GeneralisedJSD(_InverseSquare):
 class SkewKL(_InverseSquare):
     """KL(p || skew p + (1 - skew) q), or with `reverse` KL(q || skew q + (1 - skew) p) (DistiLLM, arXiv:2402.03898).
 
-    Bounded where the second distribution all but misses what the first one says.
+    Bounded where the second distribution all but misses what the first one gives mass to.
     """
 
     kind: Literal["skew_kl"] = "skew_kl"

@@ -62,7 +62,7 @@ class Signals:
     """Last hidden states, after the final norm: what the head makes logits of."""
     head: Head | None = None
     mean: Float[Tensor, "*batch"] | None = None
-    """Of a model that says a number: the mean of a Gaussian of unit variance."""
+    """Of a model whose output is a number: the mean of a Gaussian of unit variance."""
     target: Target | None = None
     """A teacher's distributions at the unmasked positions alone, in their order."""
     features: Features = field(default_factory=dict)
@@ -172,7 +172,7 @@ class LogitLoss(Protocol):
 
 @runtime_checkable
 class ValueLoss(LogitLoss, Protocol):
-    """A logit loss that also knows what it is where models say numbers, as means of Gaussians of unit variance."""
+    """A logit loss that also knows what it is where outputs are numbers, as means of Gaussians of unit variance."""
 
     def per_value(
         self,

@@ -1,4 +1,4 @@
-"""What a teacher says about the next token, in the forms in which it is known, for one chunk of positions at a time.
+"""A teacher's distributions of the next token, in the forms in which they are known, a chunk of positions at a time.
 
 A `FullTarget` gives a number for every token of the vocabulary, a `SparseTarget` for k tokens and the rest together,
 `SampledTargets` an unbiased sample. Positions are those that count, in the order of the batch. No method holds more

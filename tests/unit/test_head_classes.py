@@ -287,7 +287,7 @@ def test_without_classes_a_recipe_is_as_before(project: Path) -> None:
 
 def test_a_language_model_has_no_classes(chat_project: Path) -> None:
     recipe = load_recipe(chat_project / "recipe.yaml", ['teacher.classes={"a": "b"}'])
-    with pytest.raises(ModelError, match=r"teacher.classes: what such a model says are tokens, not classes. Leave"):
+    with pytest.raises(ModelError, match=r"teacher.classes: what such a model writes are tokens, not classes. Leave"):
         read_inputs(recipe, chat_project)
 
 

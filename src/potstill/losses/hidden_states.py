@@ -176,7 +176,7 @@ class HiddenStatesLoss(nn.Module):
             )
             for pair in pairs
         ]
-        # One for each pair: layers speak in bases of their own. Without bias, as in TinyBERT's equation 8.
+        # One for each pair: layers have bases of their own. Without bias, as in TinyBERT's equation 8.
         self.projections = nn.ModuleList(nn.Linear(*widths, bias=False) for _ in pairs if projected)
         self.student_reads = frozenset(student for student, _ in self._pairs)
         self.teacher_reads = frozenset(teacher for _, teacher in self._pairs)

@@ -120,7 +120,7 @@ class MixedLoss(nn.Module):
             logits = blank_masked(teacher.logits.reshape(-1, classes), mask)
             return lambda temperature: logits
         if not isinstance(target := teacher.target, FullTarget):
-            # A store has nothing to say of a batch of which nothing counts, as a process without rows has.
+            # A store has no labels for a batch of which nothing counts, as a process without rows has.
             nothing = None if mask.any() else torch.zeros(len(mask), classes, device=mask.device)
             return None if nothing is None else lambda temperature: nothing
 

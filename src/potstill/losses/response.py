@@ -51,7 +51,7 @@ def soft_target_kl(
 class SoftTargets(Settings):
     """`weight * T^2 * divergence(teacher, student)`, both at temperature T (Hinton 2015, arXiv:1503.02531).
 
-    The divergence is KL(teacher || student) by default; total variation goes without T^2. Where models say
+    The divergence is KL(teacher || student) by default; total variation goes without T^2. Where outputs are
     numbers, it is (teacher - student)^2 / 2 in the variance of the labels, whatever the temperature.
     """
 

@@ -109,7 +109,7 @@ def label_recalls(truth: Decisions, predicted: Decisions) -> list[float | None]:
 def r2s(truth: Values, predicted: Values, weights: Weights) -> Float[np.ndarray, "resamples"]:
     """The share of the variance that is explained, 1 - sum (y - s)^2 / sum (y - mean y)^2, in each resample.
 
-    0 for one who always says the mean of the rows, and negative for one who is further away.
+    0 for one that always predicts the mean of the rows, and negative for one who is further away.
     """
     total = weights.sum(axis=1)
     mean = drawn_sums(weights, truth) / total

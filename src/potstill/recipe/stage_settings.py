@@ -80,7 +80,7 @@ class LabelSettings(Settings):
     teacher also runs in each step of training. stored: hidden states are stored in the labelling pass, in two bytes a
     channel for each layer and token; maps are not."""
     responses: AnyResponses = Given()
-    """For language models: what the student learns to say, and the teacher is asked about."""
+    """For language models: what the student learns to write, and the teacher is asked about."""
     encoding: AskedEncoding | None = None
     """By default all logits of a row for classification, and low_rank for language models."""
     batch_size: Count = 64
@@ -178,7 +178,7 @@ class GateSettings(Settings):
     max_size_bytes: Positive | None = None
     max_peak_memory_bytes: Positive | None = None
     min_agreement: float | None = Field(default=None, gt=0, le=1)
-    """Share of test rows on which the student says what the teacher says."""
+    """Share of test rows on which the student predicts what the teacher predicts."""
     max_kl_from_teacher: Positive | None = None
     """Of language models: mean KL from the teacher at temperature 1, in nats a token."""
     min_kl_gain_over_baseline: float | None = None

@@ -38,7 +38,7 @@ class ModelEvaluation(Part):
     rmse: Estimate | None = None
     """Where labels are numbers: the root of the mean squared error, in their unit."""
     rmse_from_teacher: Estimate | None = None
-    """The same of the difference from what the teacher says."""
+    """The same of the difference from the teacher's outputs."""
     cross_entropy: float | None
     expected_calibration_error: float | None
     """Both over rows, or over tokens or words; of several labels for a text over each decision about one. None where
@@ -114,7 +114,7 @@ class Comparison(Part):
 
 
 class Agreement(Part):
-    """How often a model says what the teacher says: the top class, on all rows and where the teacher errs.
+    """How often a model predicts what the teacher predicts: the top class, on all rows and where the teacher errs.
 
     Where a text has several labels, each decision about one counts by itself.
     """

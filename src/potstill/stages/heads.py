@@ -15,8 +15,8 @@ from potstill.teachers import PretrainedTeacher
 def begin_head(recipe: Recipe, inputs: Inputs, model: PreTrainedModel, rows: Sequence[Any], *, known: bool) -> None:
     """Make a head ready to be trained on these rows; `known` says whether it has learnt this form of answer before.
 
-    One that gives numbers in the unit of the labels is changed to standard units, and a new one is taken to speak in
-    those. One of many labels begins with their shares.
+    One whose outputs are in the unit of the labels is changed to standard units, and those of a new one are taken to be
+    in them. One of many labels begins with their shares.
     """
     scaler = recipe.task.scaler_of(rows)
     if scaler and known:

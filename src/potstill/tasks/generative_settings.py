@@ -106,7 +106,7 @@ class GenerativeSettings(Settings):
         Raises:
             ModelError: the recipe names some.
         """
-        require_no_classes(classes, "what such a model says are tokens, not classes", where)
+        require_no_classes(classes, "what such a model writes are tokens, not classes", where)
         return labels
 
     def config_values(self, labels: Sequence[str]) -> dict[str, Any]:

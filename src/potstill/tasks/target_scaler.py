@@ -47,11 +47,11 @@ class TargetScaler:
         return replace(rows, labels=self.standard(torch.from_numpy(rows.labels)).numpy())
 
     def of_teacher(self, teacher: Teacher) -> Teacher:
-        """The teacher, which speaks in the unit of the labels, in standard scaler."""
+        """The teacher, whose outputs are in the unit of the labels, with outputs in standard units."""
         return _InStandardUnits(teacher, self)
 
     def standardise(self, model: PreTrainedModel) -> None:
-        """Change the last layer of a model that speaks in the unit of the labels to standard scaler.
+        """Change the last layer of a model whose outputs are in the unit of the labels to standard units.
 
         Raises:
             ModelError: its last layer is not known.
@@ -63,7 +63,7 @@ class TargetScaler:
 
     @contextmanager
     def unscaled_outputs(self, model: PreTrainedModel) -> Iterator[None]:
-        """Within it, a model in standard units speaks in the unit of the labels; then all is as before, to the bit.
+        """Within it, the outputs of a model in standard units are in the unit of the labels; then all is as before.
 
         Raises:
             ModelError: its last layer is not known.

@@ -262,7 +262,7 @@ class TextClassification(Settings):
 
 
 def ask_for_answer(model: nn.Module, batch: Batch, *, problem: ProblemType) -> Signals:
-    """What the head says of the rows, as distributions."""
+    """The outputs of the head for the rows, as distributions."""
     return problem.signals(model(**batch.inputs).logits)
 
 

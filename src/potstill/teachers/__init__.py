@@ -1,4 +1,4 @@
-"""Teachers: where the knowledge comes from. Settings here; stored labels speak for them in training."""
+"""Teachers: where the knowledge comes from. Settings here; stored labels take their place in training."""
 
 from typing import Annotated, Any
 

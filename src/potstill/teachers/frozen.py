@@ -25,7 +25,7 @@ class FrozenTeacher:
         self._reads = reads
 
     def __call__(self, batch: Batch) -> Signals:
-        """What the model says; where it speaks by hidden states, its distributions at the unmasked positions."""
+        """The outputs of the model; where these are hidden states, its distributions at the unmasked positions."""
         batch = batch.to(self._device)
         # Not inference mode: what it makes may not be kept for a backward pass, and losses on features keep it.
         with torch.no_grad(), capture_features(self._model, self._reads) as captured:

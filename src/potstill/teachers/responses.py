@@ -1,4 +1,4 @@
-"""Where the responses come from that a student of a language model learns: the data, or the teacher's own pen."""
+"""Where the responses come from that a student of a language model learns: the data, or the teacher itself."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
@@ -25,7 +25,7 @@ class Given(Settings):
 class Generated(Settings):
     """The teacher writes the responses, then scores each token of them without any of the limits on sampling.
 
-    The text teaches what the teacher says (sequence-level distillation, Kim and Rush 2016, arXiv:1606.07947), and its
+    The text teaches what the teacher writes (sequence-level distillation, Kim and Rush 2016, arXiv:1606.07947), and its
     distributions at each token what else it gives mass to.
     """
 
@@ -76,7 +76,7 @@ def write_responses(
 ) -> list[list[int]]:
     """For each prompt the token ids that the model draws after it, at most `new_tokens`, the one that ends it included.
 
-    Draws by `settings` alone: what the model's own files say of sampling is not heard.
+    Draws by `settings` alone: what the model's own files say of sampling is ignored.
     """
     # A decoder goes on after its prompt: padded on the left, so that every response starts in the same column. An
     # encoder reads it from the first position on. What the padding is does not matter.
