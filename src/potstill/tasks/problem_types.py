@@ -134,8 +134,9 @@ class MultiLabel:
 class Regression:
     """A number for each text: the output is the mean of a Gaussian of unit variance.
 
-    A saved model's outputs are in the unit of the labels. While it is trained, its output and all labels are in standard
-    units (`tasks/target_scaler.py`), so that neither the learning rate nor the weights of the losses depend on the unit.
+    A saved model's outputs are in the unit of the labels. While it is trained, its outputs and all labels are in
+    standard units (`tasks/target_scaler.py`), so that neither the learning rate nor the weights of the losses depend on
+    the unit.
     """
 
     problem_type = "regression"
