@@ -12,6 +12,7 @@ from potstill.data.rows import Row
 from potstill.runtimes.ensemble import EnsemblePredictor
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import Predictor, open_predictor
+from potstill.runtimes.transformers import TransformersPredictor
 from potstill.tasks import TextClassification
 from potstill.teachers import Mixture, PretrainedTeacher, Routed
 
@@ -72,6 +73,21 @@ def test_what_was_asked_before_is_not_asked_again(folders: dict[str, Path]) -> N
     assert predictor.outputs(own, counted.append) is first and sum(counted) == len(TEXTS)
     other = encoded(predictor)
     assert predictor.outputs(other, counted.append) is not first and sum(counted) == 2 * len(TEXTS)
+
+
+def test_a_model_that_left_memory_comes_back_where_it_was(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed: list[torch.device] = []
+    real = torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: placed.append(device) or real(self, device))
+    predictor = opened(folders["one"])
+    assert isinstance(predictor, TransformersPredictor)
+    first = predictor.outputs(encoded(predictor), nothing)
+    predictor.release()
+    placed.clear()
+    assert not predictor.model.training and placed == [CPU]
+    assert np.array_equal(first, predictor.outputs(encoded(predictor), nothing))
 
 
 def test_an_ensemble_is_one_predictor(folders: dict[str, Path]) -> None:

@@ -48,6 +48,7 @@ class TransformersPredictor:
         self.device = device
         self._batch_size = batch_size
         self._model = model
+        self._ready = False
         self._parameters: Parameters | None = None
         self._outputs: tuple[Encoded, Outputs] | None = None
         self._target: tuple[Batch, FullTarget] | None = None
@@ -62,10 +63,12 @@ class TransformersPredictor:
         if self._model is None:
             assert self._folder is not None
             self._model = self._folder.load(self._task)
-        if self._parameters is None:
+            self._ready = False
+        if not self._ready:
             self._model.to(self.device).eval()
             total = sum(parameter.numel() for parameter in self._model.parameters())
             self._parameters = Parameters(total, total - self._task.embedding_parameters(self._model))
+            self._ready = True
         return self._model
 
     def parameters(self) -> Parameters:
