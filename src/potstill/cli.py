@@ -86,7 +86,7 @@ def init(
 @app.command()
 def check(recipe: RecipePath, set_: Overrides = None) -> None:
     """Validate a recipe and show its plan; writes nothing."""
-    from potstill.evaluation.queries import require_measurable
+    from potstill.evaluation.queries import require_measurable, thresholds_upside_down
     from potstill.presentation.next_steps import after_check
     from potstill.presentation.terminal import plan_lines
     from potstill.progress import Progress, for_console
@@ -101,7 +101,7 @@ def check(recipe: RecipePath, set_: Overrides = None) -> None:
     inputs = read_inputs(loaded, recipe.parent, for_console(quiet=False))
     loaded = at_one_date(loaded, inputs, str)
     require_measurable(case_of(loaded, inputs, Progress()))
-    for line in plan_lines(make_plan(loaded, inputs, Path())):
+    for line in (*plan_lines(make_plan(loaded, inputs, Path())), *thresholds_upside_down(loaded)):
         typer.echo(line)
     for line in example_lines(loaded, inputs):
         typer.echo(line)

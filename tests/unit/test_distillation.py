@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 import potstill
 from potstill import distillation
-from potstill.errors import DataError, PotstillError, RecipeError
+from potstill.errors import DataError, ModelError, PotstillError, RecipeError
 from potstill.exporters import Safetensors
 from potstill.measure import speed
 from potstill.progress import Progress
@@ -137,7 +137,9 @@ def test_the_recipe_in_the_folder_is_the_same_run_from_anywhere(
     assert all(line.endswith(": kept") for line in lines.lines[1:])
 
 
-def test_a_student_that_failed_is_returned_with_its_verdict(project: Path, tmp_path: Path) -> None:
+def test_a_student_that_failed_is_returned_with_its_verdict(
+    first: potstill.Distilled, project: Path, tmp_path: Path
+) -> None:
     out = Path(shutil.copytree(project / "run", tmp_path / "run"))
     failed = distill_rows(project, out, gate={"min_retention": 50.0, "allow_weak_teacher": True})
     assert not failed.passed and failed.export.skipped
@@ -153,7 +155,29 @@ def test_the_folder_is_one_that_transformers_loads(
     assert again.passed and again.folder == project / "run/train/student/model"
 
 
-def test_new_rows_in_the_same_folder_take_the_place_of_the_old(project: Path, tmp_path: Path) -> None:
+def test_an_artefact_that_failed_is_not_the_one_to_load(
+    first: potstill.Distilled, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(project / "run", tmp_path / "run"))
+    shutil.rmtree(out / "export")
+    monkeypatch.setattr(Safetensors, "tolerance", -1.0)
+    again = distill_rows(project, out)
+    assert again.gate.passed and not again.passed and again.folder == out / "train/student/model"
+
+
+def test_a_student_that_was_changed_since_is_not_returned(
+    first: potstill.Distilled, project: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(project / "run", tmp_path / "run"))
+    path = out / "train/student/model/config.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(ModelError, match="its files are not those that this run wrote"):
+        distill_rows(project, out)
+
+
+def test_new_rows_in_the_same_folder_take_the_place_of_the_old(
+    first: potstill.Distilled, project: Path, tmp_path: Path
+) -> None:
     out = Path(shutil.copytree(project / "run", tmp_path / "run"))
     lines, rows = Lines(), rows_of(project)
     fewer = {**rows, "test": (row for row in rows["test"][:50])}

@@ -1,10 +1,12 @@
 """Labels of a teacher that gives the log-probabilities of its likeliest tokens, and nothing else."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
+from potstill.errors import LabelStoreError
 from potstill.labels.row_encoders import given_encoder
 from potstill.labels.top_k import TopK
 from potstill.recipe import Recipe
@@ -61,6 +63,49 @@ def test_a_tail_of_nothing_is_a_number() -> None:
         buckets, Batch(("a",), {}, torch.zeros(1, 1).long(), torch.ones(1, 1, dtype=torch.bool))
     )
     assert all(torch.isfinite(torch.from_numpy(each).float()).all() for each in columns.values())
+
+
+BATCH = Batch(
+    ("a", "b"),
+    {},
+    torch.zeros(2, 4).long(),
+    torch.tensor([[True, True, False, True], [True, True, True, True]]),
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ids, log_probs: (ids, log_probs + 2.0), "probabilities that sum to more than one: id a position 0"),
+        (lambda ids, log_probs: (_set(ids, 4, 1, ids[4, 0]), log_probs), "a token twice: id b position 1"),
+        (lambda ids, log_probs: (_set(ids, 2, 5, VOCABULARY), log_probs), "not one of the 50 of the vocabulary: id a"),
+        (lambda ids, log_probs: (_set(ids, 3, 0, -1), log_probs), "not one of the 50 of the vocabulary: id b pos"),
+        (lambda ids, log_probs: (ids, _set(log_probs, 6, 5, float("-inf"))), "not finite: id b position 3"),
+        (lambda ids, log_probs: (ids, _set(log_probs, 6, 2, float("nan"))), "not finite: id b position 3"),
+        (lambda ids, log_probs: (ids.flip(1), log_probs.flip(1)), "not in order, the likeliest first: id a"),
+        (lambda ids, log_probs: (ids[:, :3], log_probs[:, :3]), "gives 3 tokens, and label.encoding keeps 4"),
+        (lambda ids, log_probs: (ids[1:], log_probs[1:]), "answered for 6 positions of ids a to b, and 7 are learnt"),
+    ],
+)
+def test_what_is_no_distribution_is_not_stored(
+    change: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]], message: str
+) -> None:
+    buckets, _ = given()
+    with pytest.raises(LabelStoreError) as error:
+        given_encoder(TopK(k=4), VOCABULARY).encode(GivenBuckets(*change(buckets.ids, buckets.log_probs)), BATCH)
+    assert message in str(error.value)
+
+
+def test_log_probabilities_that_were_rounded_are_stored() -> None:
+    buckets, _ = given()
+    counts, _ = given_encoder(TopK(k=4), VOCABULARY).encode(GivenBuckets(buckets.ids, buckets.log_probs.half()), BATCH)
+    assert counts == [3, 4]
+
+
+def _set(values: torch.Tensor, position: int, token: int, value: float | torch.Tensor) -> torch.Tensor:
+    changed = values.clone()
+    changed[position, token] = value
+    return changed
 
 
 RECIPE = {

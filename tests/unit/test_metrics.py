@@ -6,9 +6,10 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
+from potstill.cli import app
 from potstill.errors import RecipeError
-from potstill.evaluation.metrics import METRICS, Unit, computed_for, metric, metric_for, names_for
-from potstill.evaluation.queries import require_measurable
+from potstill.evaluation.metrics import METRICS, computed_for, metric, metric_for, names_for
+from potstill.evaluation.queries import require_measurable, thresholds_upside_down
 from potstill.progress import Progress
 from potstill.recipe import GateSettings
 from potstill.recipe.requirements import parse_requirement
@@ -36,8 +37,11 @@ def test_each_metric_has_one_name_and_its_place_in_records() -> None:
         assert each.stored_as is None or each.stored_as in ModelEvaluation.model_fields, each.name
         # What nobody computes from answers, and lies in no field, is read of the record.
         assert each.formula or each.stored_as or each.read, each.name
-    assert {each.name for each in METRICS if each.better == "lower" and each.unit is Unit.SHARE} == {
-        "rms_probability_difference"
+    assert {each.name for each in METRICS if each.better == "lower"} == {
+        *("rmse", "rmse_from_teacher", "rms_probability_difference"),
+        *("perplexity", "cross_entropy", "kl_from_teacher", "kl_median", "kl_p99", "ece", "drop_points"),
+        *("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "time_to_first_token_ms", "time_per_token_ms"),
+        *("peak_memory_bytes", "size_bytes", "num_parameters", "num_parameters_without_embeddings"),
     }
 
 
@@ -140,6 +144,8 @@ def test_without_requirements_settings_are_those_of_before() -> None:
         (["gate.require={perplexity: '<= 9'}"], "'perplexity' is not measured of this task; there are: accuracy"),
         (["gate.require={acuracy: '>= 0.9'}"], "did you mean accuracy"),
         (["gate.require={ece: '<= 0.1 (95%)'}"], "gate.require.ece: calibration error is measured without an interval"),
+        (["gate.require={accuracy: '>= 92'}"], "accuracy is a share and never above 1"),
+        (["gate.require={agreement: '> 1.5 (95%)'}"], "agreement with the teacher is a share and never above 1"),
         (["gate.require={latency_p99_ms: '<= 9'}"], "gate.require.latency_p99_ms: a 99th percentile needs 662 queries"),
         (["gate.max_latency_p95_ms=9"], "gate.max_latency_p95_ms: a 95th percentile needs 100 queries"),
     ],
@@ -149,6 +155,34 @@ def test_what_can_never_be_met_is_refused_before_any_work(project: Path, changes
     with pytest.raises(RecipeError) as error:
         require_measurable(case_of(recipe, read_inputs(recipe, project), Progress()))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("required", "said"),
+    [
+        (
+            "ece: '>= 0.05'",
+            "'>= 0.05' passes the worst students, since less calibration error is better. Should it be '<=",
+        ),
+        ("accuracy: '< 0.9 (95%)'", "passes the worst students, since more accuracy is better. Should it be '>= 0.9'"),
+        ("ece: '<= 0.05', accuracy: '> 0.9', speedup: '>= 2', latency_p50_ms: '< 9'", None),
+    ],
+)
+def test_a_threshold_on_the_side_of_the_worst_students_is_warned_of(
+    project: Path, capsys: pytest.CaptureFixture[str], required: str, said: str | None
+) -> None:
+    recipe = load_recipe(project / "recipe.yaml", [f"gate.require={{{required}}}"])
+    found = list(thresholds_upside_down(recipe))
+    assert len(found) == (said is not None)
+    assert all(said in warning for warning in found if said)
+    assert app(
+        ["check", str(project / "recipe.yaml"), "--set", f"gate.require={{{required}}}"], standalone_mode=False
+    ) in (
+        None,
+        0,
+    )
+    printed = capsys.readouterr().out
+    assert printed.count("warning: gate.require") == len(found)
 
 
 def test_a_metric_is_told_of_the_right_task() -> None:

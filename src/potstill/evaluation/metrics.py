@@ -70,6 +70,8 @@ class Metric:
     """Whether it is resampled, and differences in it are shown beside the accuracy's."""
     interval: bool = False
     """Whether it has an interval all the same."""
+    above_one: bool = False
+    """Of a share: whether it can be more than one."""
     brief: bool = True
     """Whether it is shown where there is little room."""
 
@@ -194,7 +196,8 @@ METRICS: tuple[Metric, ...] = (
            dict.fromkeys(DISTRIBUTIONS - LANGUAGE, _of_distributions(quality.cross_entropy))
            | dict.fromkeys(LANGUAGE, _mean_of_tokens("loss")), stored_as="cross_entropy", brief=False),
     # Of the student against teacher and baseline.
-    Metric("retention", "retention", Unit.SHARE, "higher", read=lambda e, _: e.retention, interval=True),
+    Metric("retention", "retention", Unit.SHARE, "higher", read=lambda e, _: e.retention, interval=True,
+           above_one=True),
     Metric("drop_points", "drop", Unit.POINTS, "lower", read=lambda e, _: e.drop_points, interval=True),
     Metric("gain_over_baseline_points", "gain over the baseline", Unit.POINTS, "higher",
            read=lambda e, _: e.gain_over_baseline_points, interval=True),

@@ -1,12 +1,14 @@
 """The test rows by which speed is measured, and whether there are enough of them for what the gate asks."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from potstill.data.splits import stable_order
 from potstill.errors import RecipeError
 from potstill.evaluation.case import Case
-from potstill.evaluation.metrics import metric_for
+from potstill.evaluation.metrics import Unit, metric, metric_for
 from potstill.models import most_tokens
+from potstill.recipe import Recipe
 from potstill.recipe.requirements import Requirement
 from potstill.records import QUERIES_OF_A_PERCENTILE
 from potstill.tasks.generative import generative
@@ -96,10 +98,28 @@ def _require_metric(case: Case, requirement: Requirement) -> None:
     found = metric_for(name, case.recipe.task.answers)
     if isinstance(found, str):
         raise RecipeError(f"gate.require: {found}")
+    if found.unit is Unit.SHARE and requirement.threshold > 1 and not found.above_one:
+        raise RecipeError(
+            f"gate.require.{name}: {found.words} is a share and never above 1, so '{requirement}' tells nothing. "
+            f"Write {requirement.threshold:g} % as {requirement.threshold / 100:g}."
+        )
     if requirement.confident and not found.has_interval:
         raise RecipeError(
             f"gate.require.{name}: {found.words} is measured without an interval, so nothing of it holds with 95 % "
             f"confidence. Write '{requirement.sign} {requirement.threshold:g}'."
+        )
+
+
+def thresholds_upside_down(recipe: Recipe) -> Iterator[str]:
+    """Warnings of thresholds that the worst students meet, and the best may not."""
+    for requirement in recipe.gate.requirements():
+        judged = metric(requirement.metric)
+        if requirement.from_below == (judged.better == "higher"):
+            continue
+        way, sign = ("more", ">=") if judged.better == "higher" else ("less", "<=")
+        yield (
+            f"warning: gate.require.{requirement.metric}: '{requirement}' passes the worst students, since {way} "
+            f"{judged.named(recipe.task.answers)} is better. Should it be '{sign} {requirement.threshold:g}'?"
         )
 
 

@@ -1,5 +1,6 @@
 """From the outputs of a teacher for a batch to what a store holds of its rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -8,17 +9,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from potstill.errors import LabelStoreError
 from potstill.labels.dense import Dense, DensePositions
 from potstill.labels.positions import Columns
 from potstill.labels.states import States
 from potstill.labels.top_k import TopK, TopKCodec
 from potstill.labels.writer import Fitted, StoreEncoding
 from potstill.signals import Batch, Features, LabelPositions
-from potstill.targets import Head, SparseTarget
+from potstill.targets import Buckets, Head, SparseTarget
 
 Outputs = TypeVar("Outputs", contravariant=True)
 PositionRows = tuple[list[int], Columns]
 """The number of positions of each row, and their columns one row after the other."""
+MASS_TOLERANCE = 0.01
+"""How far above one the probabilities of a position may sum, for those that come in half precision."""
 
 
 @runtime_checkable
@@ -75,10 +79,50 @@ class GivenTokens:
     encoding: Fitted
 
     def encode(self, outputs: SparseTarget, batch: Batch) -> PositionRows:
+        """The labels of these rows.
+
+        Raises:
+            LabelStoreError: what was given is no distribution; names the row and its position.
+        """
         codec = self.encoding.codec
         assert isinstance(codec, TopKCodec)
         counts: list[int] = batch.mask.sum(dim=1).tolist()
-        return counts, codec.head.encode_given(outputs.buckets_at(slice(None), 1.0))
+        buckets = outputs.buckets_at(slice(None), 1.0)
+        _require_distributions(buckets, codec.head.k, self.encoding.vocabulary, batch.ids, counts)
+        return counts, codec.head.encode_given(buckets)
+
+
+def _require_distributions(
+    buckets: Buckets, k: int, vocabulary: int, rows: Sequence[str], counts: Sequence[int]
+) -> None:
+    """Raises LabelStoreError: logits in the place of log-probabilities, tokens twice, in another order or unknown."""
+    ids, log_probs = buckets.ids, buckets.log_head
+    if len(ids) != sum(counts):
+        raise LabelStoreError(
+            f"The teacher answered for {len(ids)} positions of ids {rows[0]} to {rows[-1]}, and {sum(counts)} are "
+            "learnt. Rows not written. It must answer once for each token that is learnt."
+        )
+    if ids.shape[1] < k:
+        raise LabelStoreError(
+            f"The teacher gives {ids.shape[1]} tokens, and label.encoding keeps {k}. Rows not written. Set k to "
+            f"{ids.shape[1]} or less, or ask the teacher for more."
+        )
+    ordered = ids.sort(dim=1).values
+    for wrong, what in (
+        (~torch.isfinite(log_probs), "a log-probability that is not finite"),
+        (log_probs.exp().sum(dim=1, keepdim=True) > 1 + MASS_TOLERANCE, "probabilities that sum to more than one"),
+        ((ids < 0) | (ids >= vocabulary), f"a token that is not one of the {vocabulary} of the vocabulary"),
+        (ordered[:, 1:] == ordered[:, :-1], "a token twice"),
+        (log_probs[:, 1:] > log_probs[:, :-1], "tokens that are not in order, the likeliest first"),
+    ):
+        positions = wrong.any(dim=1).nonzero()
+        if len(positions):
+            first = int(positions[0])
+            row = int(np.searchsorted(np.cumsum(counts), first, side="right"))
+            raise LabelStoreError(
+                f"The teacher gave {what}: id {rows[row]} position {first - sum(counts[:row])}. Rows not written. It "
+                "must give log-probabilities at temperature 1, each with its token id."
+            )
 
 
 def given_encoder(encoding: TopK, vocabulary: int) -> GivenTokens:

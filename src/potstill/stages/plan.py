@@ -14,7 +14,7 @@ from potstill.data.rows import labelled_rows
 from potstill.data.token_rows import TokenRows
 from potstill.data.words import EncodedWords
 from potstill.errors import RecipeError
-from potstill.evaluation.queries import require_measurable
+from potstill.evaluation.queries import require_measurable, thresholds_upside_down
 from potstill.labels import Dense, bytes_per_position
 from potstill.losses import Shapes
 from potstill.recipe import OptimiserSettings, Recipe
@@ -54,6 +54,8 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
             )
     # What it looks at decides nothing of the plan, so one that is kept must not skip it.
     require_measurable(case_of(recipe, inputs, run.progress))
+    for warning in thresholds_upside_down(recipe):
+        run.progress.line(warning)
     depends = {
         "recipe": recipe.model_dump(mode="json", exclude={"gate", "evaluate", "export"}),
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
