@@ -12,7 +12,8 @@ from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir
 from potstill.runtimes.folder import ModelFolder, model_digest
 from potstill.stages.models import teacher_folder
-from tests.recipes.test_cli import finished, finished_once, potstill, stages_that_worked
+from tests.commands import potstill, stages_that_worked
+from tests.recipes.test_cli import finished, finished_once
 
 __all__ = ["finished", "finished_once"]
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from tests.commands import ENVIRONMENT, stages_that_worked
 from tests.conftest import make_chat_project, spelling_pieces, word_pieces, write_chat_teacher, write_teacher
 from tests.pair_models import make_pair_teacher
 from tests.recipes import (
@@ -33,7 +34,6 @@ from tests.recipes import (
     test_seq2seq,
     test_token_classification,
 )
-from tests.recipes.test_cli import ENVIRONMENT, stages_that_worked
 
 ROOT = Path(__file__).parents[2]
 WRITING = Lock()

@@ -1,57 +1,30 @@
 """Whole runs through the command line, as a user would, on a tiny teacher."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 from potstill.training.costs import COSTS
 from potstill.training.metrics import read_metrics
+from tests.commands import (
+    potstill,
+    potstill_afresh,
+    record,
+    same_weights,
+    stages_that_worked,
+    start,
+    wait_for_checkpoint,
+)
 from tests.conftest import make_project
-
-ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
-
-
-def potstill(*arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "potstill", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=1200)
-    if check is not None:
-        assert done.returncode == check, done.stderr
-    return done
-
-
-def record(run: Path, stage: str) -> dict:
-    return json.loads((run / stage / "result.json").read_text())
-
-
-def stages_that_worked(stderr: str) -> set[str]:
-    return {line.removesuffix(": started") for line in stderr.splitlines() if line.endswith(": started")}
-
-
-def same_weights(left: Path, right: Path) -> bool:
-    a, b = load_file(left), load_file(right)
-    return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
-
-
-def wait_for_checkpoint(process: subprocess.Popen[str], stage: Path) -> None:
-    """Return when a stage has its first checkpoint, or the process has ended before it was seen."""
-    deadline = time.monotonic() + 120
-    while not list((stage / "scratch/checkpoints").glob("step-*")) and process.poll() is None:
-        assert time.monotonic() < deadline, f"{stage}: no checkpoint after two minutes"
-        time.sleep(0.002)  # polling: a process can only be seen from outside by what it leaves on disk
 
 
 @pytest.fixture(scope="module")
 def finished_once(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> Path:
     project = make_project(tmp_path_factory.mktemp("finished"), teacher_folder)
-    potstill("run", project / "recipe.yaml", "--out", project / "run")
+    potstill_afresh("run", project / "recipe.yaml", "--out", project / "run")
     return project
 
 
@@ -167,15 +140,13 @@ def without_costs(metrics: Path) -> list[dict[str, object]]:
 def test_a_stopped_run_resumes_to_bitwise_the_same_labels_losses_and_weights(project: Path, stop: int) -> None:
     whole, broken = project / "whole", project / "broken"
     potstill("train", project / "recipe.yaml", "--out", whole)
-    command = [sys.executable, "-m", "potstill", "train", str(project / "recipe.yaml"), "--out", str(broken)]
     codes = []
     # Each attempt is stopped a little after it got further than the one before.
     for stage in ("adapt", "train/student", "train/baseline"):
-        process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-        wait_for_checkpoint(process, broken / stage)
-        process.send_signal(stop)
-        process.communicate(timeout=60)
-        codes.append(process.returncode)
+        command = start("train", project / "recipe.yaml", "--out", broken)
+        wait_for_checkpoint(command, broken / stage)
+        command.send_signal(stop)
+        codes.append(command.result(timeout_s=60).returncode)
     if stop == signal.SIGTERM:
         assert set(codes) <= {0, 75} and 75 in codes
     potstill("train", project / "recipe.yaml", "--out", broken)

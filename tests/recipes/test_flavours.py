@@ -7,8 +7,8 @@ import pytest
 from safetensors import safe_open
 
 from potstill.recipe.yaml_file import load_recipe
+from tests.commands import potstill, record, stages_that_worked
 from tests.conftest import CLASSES, make_project
-from tests.recipes.test_cli import potstill, record, stages_that_worked
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CHANGES = [

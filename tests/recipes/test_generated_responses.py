@@ -25,8 +25,8 @@ from potstill.stages.inputs import Inputs, read_inputs
 from potstill.stages.plan import example_lines, make_plan
 from potstill.tasks.chat_prompts import ChatPrompts
 from potstill.training.one_process import OneProcess
+from tests.commands import potstill, record, stages_that_worked
 from tests.conftest import COLOURS, make_chat_project
-from tests.recipes.test_cli import potstill, record, stages_that_worked
 
 GENERATED = "label.responses={kind: generated, per_prompt: 2, max_new_tokens: 8, batch_size: 16}"
 Load = Callable[..., tuple[Recipe, Inputs]]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import potstill, record, stages_that_worked
 from tests.conftest import THINGS, make_chat_project
-from tests.recipes.test_cli import potstill, record, stages_that_worked
 
 CHANGES = ["train.epochs=6", "train.baseline=false", "evaluate.generations=1", "evaluate.rounds=1"]
 

@@ -12,8 +12,8 @@ from potstill.errors import DataError, ModelError, PotstillError
 from potstill.recipe.yaml_file import load_recipe
 from potstill.stages.inputs import read_inputs
 from potstill.stages.plan import make_plan
+from tests.commands import potstill, record, stages_that_worked
 from tests.conftest import COLOURS, make_chat_project
-from tests.recipes.test_cli import potstill, record, stages_that_worked
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

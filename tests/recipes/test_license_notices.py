@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipes.test_cli import potstill, record
+from tests.commands import potstill, record
 
 pytestmark = pytest.mark.long
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import potstill, record, stages_that_worked
 from tests.conftest import CLASSES, FILLERS
-from tests.recipes.test_cli import potstill, record, stages_that_worked
 from tests.recipes.test_flavours import CHANGES, RECIPES
 
 SPLITS = {"adapt": (240, 1), "train": (110, 2), "validation": (40, 3), "test": (60, 4)}

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from tests.commands import potstill, record, stages_that_worked
 from tests.conftest import THINGS
 from tests.pair_models import make_pair_project, make_pair_teacher, pair_teacher_folder, write_pairs
-from tests.recipes.test_cli import potstill, record, stages_that_worked
 
 __all__ = ["pair_teacher_folder"]
 

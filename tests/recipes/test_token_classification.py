@@ -8,7 +8,7 @@ import pytest
 from transformers import pipeline
 
 from potstill.labels import LabelStore
-from tests.recipes.test_cli import potstill, record, stages_that_worked
+from tests.commands import potstill, record, stages_that_worked
 from tests.tagged_project import make_tagged_project
 
 RECIPES = Path(__file__).parents[2] / "recipes"

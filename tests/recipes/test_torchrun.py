@@ -13,7 +13,7 @@ import torch
 
 from potstill.progress import Progress
 from potstill.run_dir import open_run
-from tests.recipes.test_cli import ENVIRONMENT, potstill, record, wait_for_checkpoint
+from tests.commands import ENVIRONMENT, potstill, record, wait_for_checkpoint
 
 pytestmark = pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two processes need two devices, or none")
 TWO = ENVIRONMENT | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from potstill.tasks.loading import tokenizer_fingerprint
-from tests.recipes.test_cli import potstill, record, stages_that_worked
+from tests.commands import potstill, record, stages_that_worked
 from tests.recipes.test_flavours import ADAPTED, CHANGES, project, run  # noqa: F401
 from tests.tagged_project import make_tagged_project
 

@@ -28,7 +28,7 @@ from potstill.stages.student_search import (
     within,
 )
 from potstill.students import Budget, Copy
-from tests.recipes.test_cli import potstill
+from tests.commands import potstill
 
 LABELS = ["a", "b", "c"]
 SIZES: dict[str, Any] = {"vocab_size": 100, "hidden_size": 48, "num_hidden_layers": 6, "intermediate_size": 96}

@@ -15,8 +15,8 @@ from potstill.recipe.yaml_file import load_recipe
 from potstill.records import PlanRecord
 from potstill.stages.inputs import read_inputs
 from potstill.stages.plan import make_plan
+from tests.commands import potstill
 from tests.conftest import CLASSES
-from tests.recipes.test_cli import potstill
 
 HARD = "losses=[{kind: hard_labels, weight: 1}]"
 HIDDEN = "losses=[{kind: hard_labels, weight: 1}, {kind: hidden_states}]"
