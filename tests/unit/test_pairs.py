@@ -79,7 +79,7 @@ def test_batches_are_those_of_a_naive_construction(
     torch.testing.assert_close(batch.weights_of(Part.ENCODER).sum(dim=1), batch.mask.sum(dim=1).float())
     assert torch.equal(batch.weights_of(Part.CROSS), batch.mask.float())
     assert torch.equal(batch.tokens_of(Part.ENCODER), batch.inputs["attention_mask"].bool())
-    lengths = [tuple(map(int, pair)) for pair in encoded.maps_of(Part.CROSS)]
+    lengths = [tuple(map(int, pair)) for pair in encoded.feature_sizes(Part.CROSS)]
     assert [lengths[number] for number in order] == [
         (int(batch.mask[place].sum()), int(batch.inputs["attention_mask"][place].sum())) for place in range(len(order))
     ]

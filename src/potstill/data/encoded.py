@@ -1,6 +1,6 @@
 """Rows as token ids, ready to be collated into batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from potstill.models import Part
 from potstill.signals import Batch
 
 
@@ -44,6 +45,10 @@ class Encoded(BatchSource, Protocol):
         """Rows of which something was cut or left out."""
         ...
 
+    def feature_sizes(self, part: Part) -> Iterator[tuple[int, int]]:
+        """For each example the tokens that count in a loss on features of a stack, and the keys that each may see."""
+        ...
+
 
 @dataclass(frozen=True)
 class EncodedRows:
@@ -67,6 +72,10 @@ class EncodedRows:
     @property
     def row_ids(self) -> Sequence[str]:
         return self.ids
+
+    def feature_sizes(self, part: Part) -> Iterator[tuple[int, int]]:
+        """Every token of a row counts, and sees all others."""
+        return ((length, length) for length in self.lengths)
 
     def collate(self, indices: Sequence[int]) -> Batch:
         """Rows `indices` padded on the right to the longest among them; the padding is not attended to."""

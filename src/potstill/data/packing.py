@@ -63,7 +63,7 @@ class PackedRows:
         """The numbers of the examples of a row."""
         return self.rows[row]
 
-    def maps_of(self, part: Part) -> Iterator[tuple[int, int]]:
+    def feature_sizes(self, part: Part) -> Iterator[tuple[int, int]]:
         """For each example the tokens that count in a loss on features, and those that each of them may see."""
         return zip(self.examples.trained_counts.tolist(), self.examples.lengths.tolist(), strict=True)
 

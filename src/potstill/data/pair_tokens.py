@@ -183,7 +183,7 @@ class PairRows:
         """The row's own number."""
         return (row,)
 
-    def maps_of(self, part: Part) -> Iterator[tuple[int, int]]:
+    def feature_sizes(self, part: Part) -> Iterator[tuple[int, int]]:
         """For each pair the tokens that count in a loss on features of a stack, and the keys that each may see."""
         targets = self.examples.trained_counts
         sources = self.examples.lengths - targets

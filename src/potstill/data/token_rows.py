@@ -1,6 +1,6 @@
 """What stages know of rows whose every trained token is a position: of decoders and of encoder-decoders alike."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from potstill.data.chat_tokens import TokenCounts
@@ -8,7 +8,6 @@ from potstill.data.encoded import Encoded
 from potstill.data.rows import OWN_ID
 from potstill.data.tokens import TokenFile
 from potstill.errors import DataError
-from potstill.models import Part
 
 
 @runtime_checkable
@@ -35,10 +34,6 @@ class TokenRows(Encoded, Protocol):
 
     def examples_in(self, row: int) -> Sequence[int]:
         """The numbers of the examples that share a row, in the order of their positions."""
-        ...
-
-    def maps_of(self, part: Part) -> Iterator[tuple[int, int]]:
-        """For each example the tokens that count in a loss on features of a stack, and the keys that each may see."""
         ...
 
 

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from potstill.data.ids import Index, Keys
 from potstill.data.rows import OWN_ID
 from potstill.errors import DataError
+from potstill.models import Part
 from potstill.signals import IGNORE_INDEX, Batch
 
 Numbers = npt.NDArray[np.int64]
@@ -123,6 +124,10 @@ class EncodedWords:
     def positions(self) -> Sequence[int]:
         """How many words are answered in each window."""
         return [len(window.places) for window in self.windows]
+
+    def feature_sizes(self, part: Part) -> Iterator[tuple[int, int]]:
+        """For each window the words that count, and the tokens that each may see."""
+        return zip(self.positions, self.lengths, strict=True)
 
     def collate(self, indices: Sequence[int]) -> Batch:
         """Windows `indices` padded on the right; the mask is true at the first pieces of the words that count."""

@@ -66,8 +66,7 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
             f"{'responses':12} {plan.responses_to_write:7,} for the teacher to write; tokens and steps of train, and "
             "all sizes, are the most that can come of it"
         )
-    # A number has one output, and no classes.
-    if len(plan.labels) > 1:
+    if plan.classes:
         yield f"{'classes':12} {len(plan.labels):7,}"
         yield from _class_lines(plan.classes)
     yield f"{'teacher':12} {_shape(plan.teacher)}; adapted in {plan.adapt_steps:,} steps"

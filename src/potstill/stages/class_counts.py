@@ -1,11 +1,8 @@
 """How often each class is in the rows, for who looks at the plan before any work."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from potstill.data.tagged import TaggedRow
-from potstill.measure.entities import entities_of, kinds_of
 from potstill.recipe import Recipe
 from potstill.records import ClassCount
 from potstill.stages.inputs import Inputs
@@ -27,25 +24,15 @@ def class_counts(recipe: Recipe, inputs: Inputs) -> list[ClassCount]:
     examples: dict[str, str] = {}
     for name, split in inputs.splits.items():
         for row in split.rows:
-            for kind, text in _named(row, inputs.labels):
+            for kind, text in recipe.task.classes_in(row, inputs.labels):
                 found[name][kind] += 1
                 if name == "train" and kind not in examples:
                     examples[kind] = _short(text)
-    tagged = any(isinstance(row, TaggedRow) for row in inputs.splits["train"].rows[:1])
-    known = kinds_of(inputs.labels) if tagged else inputs.labels
+    known = recipe.task.classes_among(inputs.labels)
     return [
         ClassCount(name=kind, counts={name: found[name][kind] for name in found}, example=examples.get(kind))
         for kind in sorted(known, key=lambda kind: (-found["train"][kind], kind))
     ]
-
-
-def _named(row: Any, labels: Sequence[str]) -> Iterator[tuple[str, str]]:
-    if isinstance(row, TaggedRow):
-        for kind, first, after in entities_of(row.tags or (), labels):
-            yield kind, " ".join(row.tokens[first:after])
-    else:
-        for name in row.classes:
-            yield name, row.text
 
 
 def _short(text: str) -> str:

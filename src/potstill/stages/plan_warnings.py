@@ -1,15 +1,11 @@
 """What a plan warns of: rows that are left out, a student that may be too small, choices that can cost quality."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from potstill.data.copies import EXAMPLES, Copy
 from potstill.data.fields import in_yaml, shown
 from potstill.data.prepare import Split
-from potstill.data.rows import Row
-from potstill.data.tagged import TaggedRow
 from potstill.labels import Dense
-from potstill.measure.entities import entities_of
 from potstill.recipe import Recipe
 from potstill.records import ClassCount, ShapeRecord, SplitCounts
 from potstill.stages.class_counts import doubts_about_classes
@@ -18,6 +14,7 @@ from potstill.stages.heads import heads_told
 from potstill.stages.inputs import Inputs
 from potstill.stages.rendering import date_is_written
 from potstill.students import Design, design_note, shape_notes
+from potstill.tasks import AnyTask
 
 MANY_COPIES = 0.05
 """Of the rows of a split. Of C4, web text, 3 % are near-copies of others (Lee et al. 2021, arXiv:2107.06499)."""
@@ -58,8 +55,8 @@ def _of_recipe(
             f"{'learns them from the teacher alone' if recipe.reads_distributions else 'cannot name them'}: "
             f"{', '.join(unseen[:5])}"
         )
-    found.extend(_of_test(inputs, classified=classified))
-    found.extend(_of_validation(inputs, classified=classified))
+    found.extend(_of_test(recipe.task, inputs))
+    found.extend(_of_validation(recipe.task, inputs))
     if recipe.label.max_kl is None and not isinstance(recipe.encoding, Dense):
         found.append("label.max_kl is null: the error of the stored labels is measured and not judged.")
     found.extend(_of_copies(inputs.splits))
@@ -116,9 +113,9 @@ def _shown(copies: Sequence[Copy]) -> str:
     return "; ".join(f'{each.id} of {each.of} ("{each.text}")' for each in copies)
 
 
-def _of_test(inputs: Inputs, *, classified: bool) -> list[str]:
+def _of_test(task: AnyTask, inputs: Inputs) -> list[str]:
     """Where one answer is right at every test row, so that no teacher can be better than always giving it."""
-    alike = _alike(inputs.splits["test"].rows, inputs, classified=classified)
+    alike = task.alike(inputs.splits["test"].rows, inputs.labels)
     if alike is None:
         return []
     return [
@@ -127,27 +124,15 @@ def _of_test(inputs: Inputs, *, classified: bool) -> list[str]:
     ]
 
 
-def _of_validation(inputs: Inputs, *, classified: bool) -> list[str]:
+def _of_validation(task: AnyTask, inputs: Inputs) -> list[str]:
     """Where the validation rows cannot tell a better checkpoint from one that gives the same answer to all."""
     rows = inputs.splits["validation"].rows
-    alike = "there is but one row" if len(rows) == 1 else _alike(rows, inputs, classified=classified)
+    alike = "there is but one row" if len(rows) == 1 else task.alike(rows, inputs.labels)
     if alike is None:
         return []
     return [
         f"validation: {alike}, so the checkpoint that is chosen by it may be a bad one. Add others to data.validation."
     ]
-
-
-def _alike(rows: Sequence[Any], inputs: Inputs, *, classified: bool) -> str | None:
-    """In what the right answers to all rows are the same, if they are."""
-    first = rows[0]
-    if isinstance(first, TaggedRow):
-        return None if any(entities_of(row.tags, inputs.labels) for row in rows) else "no document has an entity"
-    if classified and all(row.classes == first.classes for row in rows):
-        return f"all rows have the same label ({', '.join(first.classes) or 'none'})"
-    if isinstance(first, Row) and not classified and all(row.label == first.label for row in rows):
-        return f"all rows have the same number ({first.label:g})"
-    return None
 
 
 def _of_capacity(recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: ShapeRecord) -> list[str]:

@@ -1,12 +1,10 @@
 """Which signals the losses read of the teacher, where each comes from, and what it takes on disk."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from potstill.data.encoded import BatchSource
-from potstill.data.token_rows import TokenRows
-from potstill.data.words import EncodedWords
+from potstill.data.encoded import Encoded
 from potstill.errors import RecipeError
 from potstill.losses import MixedLoss, Shapes
 from potstill.models import Part
@@ -23,7 +21,7 @@ def build_loss(recipe: Recipe, shapes: Shapes, *, compiled: bool = False) -> Mix
     return MixedLoss([loss.build(shapes) for loss in recipe.weighted_losses()], compiled=compiled)
 
 
-def planned_signals(recipe: Recipe, shapes: Shapes, rows: BatchSource, logit_bytes: int) -> list[SignalRecord]:
+def planned_signals(recipe: Recipe, shapes: Shapes, rows: Encoded, logit_bytes: int) -> list[SignalRecord]:
     """The signals that training reads, with what is stored of them.
 
     Raises:
@@ -62,20 +60,10 @@ def _by_signal(reads: frozenset[Read]) -> Mapping[tuple[Signal, Part], Sequence[
     return found
 
 
-def _bytes(read: Read, shapes: Shapes, rows: BatchSource) -> int:
+def _bytes(read: Read, shapes: Shapes, rows: Encoded) -> int:
     """What this feature takes in float16, of all tokens that count."""
+    sizes = rows.feature_sizes(read.part)
     if read.signal is Signal.HIDDEN_STATES:
-        return STATE_BYTES * shapes.teacher.width * sum(tokens for tokens, _ in _tokens(rows, read.part))
+        return STATE_BYTES * shapes.teacher.width * sum(tokens for tokens, _ in sizes)
     heads = read.heads or shapes.teacher.heads
-    return STATE_BYTES * heads * sum(tokens * keys for tokens, keys in _tokens(rows, read.part))
-
-
-def _tokens(rows: BatchSource, part: Part) -> Iterator[tuple[int, int]]:
-    """For each example the tokens that count, and those that each of them may see."""
-    if isinstance(rows, TokenRows):
-        yield from rows.maps_of(part)
-        return
-    if isinstance(rows, EncodedWords):
-        yield from zip(rows.positions, rows.lengths, strict=True)
-        return
-    yield from ((length, length) for length in rows.lengths)
+    return STATE_BYTES * heads * sum(tokens * keys for tokens, keys in sizes)

@@ -1,6 +1,6 @@
 """What the tasks share whose models write: their outputs are tokens of the vocabulary."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -64,6 +64,18 @@ class GenerativeSettings(Settings):
 
     def scaler_of(self, rows: Sequence[Any]) -> None:
         """None: tokens are no numbers."""
+
+    def classes_in(self, row: Any, labels: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """None: the outputs are tokens."""
+        return iter(())
+
+    def classes_among(self, labels: Sequence[str]) -> Sequence[str]:
+        """None: the outputs are tokens."""
+        return ()
+
+    def alike(self, rows: Sequence[Any], labels: Sequence[str]) -> str | None:
+        """What is written is not compared."""
+        return None
 
     def signals(self, outputs: Tensor) -> Signals:
         """Distributions of logits."""

@@ -52,6 +52,10 @@ class ProblemType(Protocol):
         """The labels of the rows as numbers, as a `Batch` has them."""
         ...
 
+    def alike(self, rows: Sequence[Row]) -> str | None:
+        """In what the right answers to all rows are the same; None where they differ."""
+        ...
+
     def signals(self, outputs: Outputs) -> Signals:
         """Distributions of the outputs of a head."""
         ...
@@ -90,6 +94,9 @@ class SingleLabel:
         classes = [numbers[row.classes[0]] if row.labelled else IGNORE_INDEX for row in rows]
         return np.array(classes, dtype=np.int64)
 
+    def alike(self, rows: Sequence[Row]) -> str | None:
+        return _of_one_label(rows)
+
     def signals(self, outputs: Outputs) -> Signals:
         return Signals(logits=outputs)
 
@@ -121,6 +128,9 @@ class MultiLabel:
             if not row.labelled:
                 found[place] = IGNORE_INDEX
         return found
+
+    def alike(self, rows: Sequence[Row]) -> str | None:
+        return _of_one_label(rows)
 
     def signals(self, outputs: Outputs) -> Signals:
         return Signals(logits=torch.stack([torch.zeros_like(outputs), outputs], dim=-1))
@@ -155,12 +165,22 @@ class Regression:
     def targets(self, rows: Sequence[Row], labels: Sequence[str]) -> npt.NDArray[np.float32]:
         return np.array([np.nan if row.label is None else row.label for row in rows], dtype=np.float32)
 
+    def alike(self, rows: Sequence[Row]) -> str | None:
+        first = rows[0].label
+        return f"all rows have the same number ({first:g})" if all(row.label == first for row in rows) else None
+
     def signals(self, outputs: Outputs) -> Signals:
         return Signals(mean=outputs[:, 0])
 
     def outputs(self, signals: Signals) -> Outputs:
         assert signals.mean is not None
         return signals.mean[:, None]
+
+
+def _of_one_label(rows: Sequence[Row]) -> str | None:
+    first = rows[0].classes
+    same = all(row.classes == first for row in rows)
+    return f"all rows have the same label ({', '.join(first) or 'none'})" if same else None
 
 
 def classes_of(splits: Mapping[str, Sequence[Row]], least: int) -> list[str]:

@@ -1,6 +1,6 @@
 """Answers about whole texts: one class, several labels, or a number."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -170,6 +170,18 @@ class TextClassification(Settings):
             DataError: too few classes, a held-out class that no training row has, or numbers that are all the same.
         """
         return self.problem.label_names(splits)
+
+    def classes_in(self, row: Row, labels: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """The classes of a row, each with its text."""
+        return ((name, row.text) for name in row.classes)
+
+    def classes_among(self, labels: Sequence[str]) -> Sequence[str]:
+        """The classes are what the outputs are called."""
+        return labels
+
+    def alike(self, rows: Sequence[Row], labels: Sequence[str]) -> str | None:
+        """In what the right answers to all rows are the same; None where they differ."""
+        return self.problem.alike(rows)
 
     def check_tokenizer(
         self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, *, where: str = TEACHER

@@ -1,6 +1,6 @@
 """One class for each word: entities, clauses and other spans, in documents of any length."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +20,7 @@ from potstill.data.rows import texts_fingerprint
 from potstill.data.tagged import TaggedRow, read_tagged
 from potstill.data.words import EncodedWords, encode_words, load_word_tokenizer
 from potstill.errors import DataError, ModelError
+from potstill.measure.entities import entities_of, kinds_of
 from potstill.records import AnswerKind
 from potstill.run_dir import fingerprint
 from potstill.settings import Settings
@@ -161,6 +162,19 @@ class TokenClassification(Settings):
                     f"{row_named(rows, first)}. Add rows with it to train or adapt, or remove it here."
                 )
         return ordered(taught)
+
+    def classes_in(self, row: TaggedRow, labels: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """The entities of a document: the kind of each, and its words."""
+        for kind, first, after in entities_of(row.tags or (), labels):
+            yield kind, " ".join(row.tokens[first:after])
+
+    def classes_among(self, labels: Sequence[str]) -> Sequence[str]:
+        """The kinds of entities that these tags can tell."""
+        return kinds_of(labels)
+
+    def alike(self, rows: Sequence[TaggedRow], labels: Sequence[str]) -> str | None:
+        """In what the right answers to all rows are the same; None where they differ."""
+        return None if any(entities_of(row.tags or (), labels) for row in rows) else "no document has an entity"
 
     def check_tokenizer(
         self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, *, where: str = TEACHER
