@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
-from scipy import stats
 
 Logits = Float[np.ndarray, "rows classes"]
 Classes = Int[np.ndarray, "rows"]
@@ -158,7 +157,9 @@ def mcnemar(first: Bool[np.ndarray, "rows"], second: Bool[np.ndarray, "rows"]) -
     only_second = int((second & ~first).sum())
     if only_first + only_second == 0:
         return 0, 0, 1.0
-    p = stats.binomtest(only_first, only_first + only_second).pvalue
+    from scipy.stats import binomtest  # half a second, which a command that only reads a recipe need not wait
+
+    p = binomtest(only_first, only_first + only_second).pvalue
     return only_first, only_second, float(p)
 
 
