@@ -148,7 +148,7 @@ class MixedTargets:
     """Several distributions mixed in probability space, at each temperature anew.
 
     Never the mean of their logits: that is a product of distributions, which any one of them can veto. `weights` are
-    those of each distribution at each position, and sum to one.
+    those of each distribution at each position, and sum to one. They may lie on another device than the logits.
     """
 
     members: tuple[FullTarget, ...]
@@ -167,7 +167,7 @@ class MixedTargets:
         mixed: Tensor | None = None
         for number, member in enumerate(self.members):
             logits = member.logits_at(rows, temperature, log_sum_exp) / temperature
-            part = torch.log_softmax(logits, dim=-1) + shares[:, number, None].to(logits.dtype)
+            part = torch.log_softmax(logits, dim=-1) + shares[:, number, None].to(logits)
             mixed = part if mixed is None else torch.logaddexp(mixed, part)
         assert mixed is not None
         # Logits of which softmax(x / T) is the mixture.

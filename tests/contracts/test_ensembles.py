@@ -23,7 +23,7 @@ from potstill.losses.kernels import Kernels
 from potstill.losses.terms import SoftTerm
 from potstill.schedules import Constant
 from potstill.signals import Batch, Signals
-from potstill.targets import LogitTargets, MixedTargets, MostConfidentTargets
+from potstill.targets import LogitTargets, MixedTargets, MostConfidentTargets, plain_log_sum_exp
 from potstill.teachers import EnsembleTeacher, Mixture, Routed, combined, routes_of
 from tests.contracts.reference import FAST
 from tests.unit.chat_shapes import byte_level
@@ -192,6 +192,23 @@ class TestRouted:
         settings = Routed.model_validate({"of": TWO, "by": "domain", "domains": {"a": ["x"], "b": ["y"]}})
         with pytest.raises(DataError, match=r"row 'r7': its domain is 'q', which no teacher .* known: x, y"):
             settings.member_for("q", "r7")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Mixture.model_validate({"of": TWO, "weights": {"a": 3}}),
+        Routed.model_validate({"of": TWO, "by": "domain", "domains": {"a": ["x"], "b": ["y"]}}),
+        Routed.model_validate({"of": TWO, "by": "confidence"}),
+    ],
+    ids=["mixture", "by domain", "by confidence"],
+)
+def test_distributions_are_mixed_on_the_device_of_their_logits(settings: Mixture | Routed) -> None:
+    """The device `meta` has no numbers, and refuses tensors of another as an accelerator does."""
+    elsewhere = [LogitTargets(torch.empty(4, 5, device="meta", dtype=torch.bfloat16)) for _ in range(2)]
+    target = combined(settings, elsewhere, [0, 1, 1, 0])
+    found = target.logits_at(slice(1, 3), 2.0, plain_log_sum_exp)
+    assert found.device.type == "meta" and found.dtype == torch.float32 and found.shape == (2, 5)
 
 
 @pytest.mark.parametrize(

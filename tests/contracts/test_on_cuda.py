@@ -1,15 +1,23 @@
 """The chunked core on a CUDA device against itself on the CPU in float64."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from potstill.data.dialogues import PlainText
 from potstill.divergences import ForwardKL
 from potstill.products import add_product, wide_product
-from potstill.targets import Head
+from potstill.runtimes.ensemble import EnsemblePredictor
+from potstill.runtimes.folder import ModelFolder
+from potstill.runtimes.predictor import Predictor, open_predictor
+from potstill.signals import Batch
+from potstill.targets import Head, plain_log_sum_exp
+from potstill.tasks import CausalLM
+from potstill.teachers import Mixture, Routed
 from tests.contracts.device_cases import CPU, ENCODINGS, GRID, STATES, TEACHER_HEAD, agree, drawn, run, terms_for
 from tests.contracts.reference import DIVERGENCES
 
@@ -77,3 +85,41 @@ def test_products_of_half_precision_keep_their_sums() -> None:
         torch.testing.assert_close(found.double().cpu(), exact, rtol=1e-4, atol=1e-3)
     add_product(buffer, *halves)
     torch.testing.assert_close(buffer.double().cpu(), 2 * exact, rtol=1e-4, atol=2e-3)
+
+
+OF = {"a": {"model": "x"}, "b": {"model": "y"}}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Mixture.model_validate({"of": OF, "weights": {"a": 3}}),
+        Routed.model_validate({"of": OF, "by": "domain", "domains": {"a": ["x"], "b": ["y"]}}),
+        Routed.model_validate({"of": OF, "by": "confidence"}),
+    ],
+    ids=["mixture", "by domain", "by confidence"],
+)
+def test_language_models_answer_together_there(settings: Mixture | Routed, chat_teacher_folder: Path) -> None:
+    """Their distributions at each token, and what they write."""
+    task = CausalLM(max_length=64)
+    tokenizer = task.load_tokenizer(str(chat_teacher_folder))
+    rows = [PlainText(name, "what colour is the ball ?", domain=name) for name in ("x", "y")]
+    encoded = task.encode(rows, tokenizer)
+
+    def answers(device: torch.device) -> tuple[torch.Tensor, list[int]]:
+        members: dict[str, Predictor] = {
+            name: open_predictor(
+                ModelFolder(chat_teacher_folder), task=task, tokenizer=tokenizer, device=device, batch_size=2
+            )
+            for name in settings.of
+        }
+        together = EnsemblePredictor(settings, members, task, rows)
+        together.answers_rows(encoded)
+        batch: Batch = encoded.collate([0])
+        logits = together.target(batch).logits_at(slice(None), 1.0, plain_log_sum_exp)
+        return torch.log_softmax(logits, dim=-1), together.write(rows[0], [2, 4, 6], 4, ())
+
+    (there, written), (here, expected) = answers(CUDA), answers(CPU)
+    assert there.is_cuda
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-3)
+    assert len(written) == len(expected) == 4

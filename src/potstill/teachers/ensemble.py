@@ -255,10 +255,7 @@ class EnsembleTeacher:
                 targets.append(LogitTargets(outputs.logits[batch.mask.to(outputs.logits.device)]))
         if not targets:
             return Signals()
-        target = combined(self.settings, targets, self._numbers(batch) if self.routes else None)
-        if isinstance(target, MixedTargets):
-            target = MixedTargets(target.members, target.weights.to(batch.mask.device))
-        return Signals(target=target)
+        return Signals(target=combined(self.settings, targets, self._numbers(batch) if self.routes else None))
 
     def _numbers(self, batch: Batch) -> list[int]:
         """The number of the teacher at each position that counts."""
