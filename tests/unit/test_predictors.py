@@ -1,5 +1,7 @@
 """Predictors: whatever answers, one model or several, answers rows in their order, and is known by what it gives."""
 
+import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ from potstill.data.encoded import EncodedRows
 from potstill.data.rows import Row
 from potstill.runtimes.ensemble import EnsemblePredictor
 from potstill.runtimes.folder import ModelFolder
-from potstill.runtimes.predictor import Predictor, open_predictor
+from potstill.runtimes.predictor import Predictor, open_predictor, release_all
+from potstill.runtimes.timing import SpeedRequest
 from potstill.runtimes.transformers import TransformersPredictor
+from potstill.runtimes.transformers_timing import _models
 from potstill.tasks import TextClassification
 from potstill.teachers import Mixture, PretrainedTeacher, Routed
 
@@ -90,6 +94,44 @@ def test_a_model_that_left_memory_comes_back_where_it_was(
     assert np.array_equal(first, predictor.outputs(encoded(predictor), nothing))
 
 
+def test_a_model_is_frozen_once_and_let_go_at_its_release(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen: list[torch.nn.Module] = []
+    real = torch.nn.Module.requires_grad_
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "requires_grad_",
+        lambda self, requires_grad=True: frozen.append(self) or real(self, requires_grad),
+    )
+    predictor = opened(folders["one"], batch_size=2)
+    assert isinstance(predictor, TransformersPredictor)
+    own = encoded(predictor)
+    model = weakref.ref(predictor.model)
+    first = [predictor.forward(own.collate([index])).logits for index in (0, 1)]
+    assert frozen == [model()]
+    frozen.clear()
+    predictor.release()
+    assert model() is None
+    again = [predictor.forward(own.collate([index])).logits for index in (0, 1)]
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert frozen == [predictor.model]
+
+
+@pytest.mark.parametrize(("device", "emptied"), [("cuda", ["one", "other", "cache"]), ("cpu", ["one", "other"])])
+def test_memory_is_handed_back_once_all_models_are_gone(
+    device: str, emptied: list[str], folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("cache"))
+    predictors = {name: opened(folder) for name, folder in folders.items()}
+    for name, predictor in predictors.items():
+        monkeypatch.setattr(predictor, "device", torch.device(device))
+        monkeypatch.setattr(predictor, "release", partial(done.append, name))
+    release_all(predictors.values())
+    assert done == emptied
+
+
 def test_an_ensemble_is_one_predictor(folders: dict[str, Path]) -> None:
     members = {name: opened(folder) for name, folder in folders.items()}
     settings = Mixture(of={name: PretrainedTeacher(model=str(folder)) for name, folder in folders.items()})
@@ -106,6 +148,38 @@ def test_an_ensemble_is_one_predictor(folders: dict[str, Path]) -> None:
     assert together.weights().size_bytes == sum(member.weights().size_bytes for member in members.values())
     assert together.loads().folders == tuple(str(folder) for folder in folders.values())
     assert not together.loads().in_turn and Capability.DISTRIBUTION in together.gives
+
+
+@pytest.mark.parametrize("trusted", ["one", "other"])
+@pytest.mark.parametrize("lead", ["one", "other"])
+def test_code_beside_a_model_is_run_where_that_model_is_trusted(
+    folders: dict[str, Path], lead: str, trusted: str
+) -> None:
+    """Also in the process that measures the speed of several together, whichever of them is the lead."""
+    members = {
+        name: open_predictor(
+            ModelFolder(folder, trust_remote_code=name == trusted),
+            task=TASK,
+            tokenizer=TASK.load_tokenizer(str(folder)),
+            device=CPU,
+            batch_size=4,
+        )
+        for name, folder in folders.items()
+    }
+    settings = Mixture(of={name: PretrainedTeacher(model=str(folder)) for name, folder in folders.items()}, lead=lead)
+    asked: dict[str, bool] = {}
+
+    class Auto:
+        @staticmethod
+        def from_pretrained(folder: str, *, trust_remote_code: bool, **_: object) -> torch.nn.Module:
+            asked[folder] = trust_remote_code
+            return torch.nn.Identity()
+
+    for answers in (EnsemblePredictor(settings, members, TASK, rows()), *members.values()):
+        request = SpeedRequest(answers.loads(), "texts", TEXTS, threads=1, warmup=0, batch_size=1, device="cpu")
+        _models(SpeedRequest.from_json(request.as_json()), Auto)
+        assert asked == {folder: folder == str(folders[trusted]) for folder in request.loads.folders}
+        asked.clear()
 
 
 def test_an_ensemble_answers_each_row_by_the_member_of_its_domain(folders: dict[str, Path]) -> None:

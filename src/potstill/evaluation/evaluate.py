@@ -12,7 +12,7 @@ from potstill.evaluation.findings import findings
 from potstill.evaluation.judges import JUDGES
 from potstill.evaluation.metrics import Measured, Resampled, Unit, metric
 from potstill.records import AnswerKind, Comparison, EvaluateRecord, ModelEvaluation
-from potstill.runtimes.predictor import Predictor
+from potstill.runtimes.predictor import Predictor, release_all
 
 
 def evaluate_models(
@@ -25,9 +25,8 @@ def evaluate_models(
     answers = judge.answers_of(case, predictors)
     measured = measured_by(answers, kind)
     judged = judge.judged(case, answers, measured)
-    for predictor in predictors.values():
-        # Speed is measured in other processes, which need the device to themselves.
-        predictor.release()
+    # Speed is measured in other processes, which need the device to themselves.
+    release_all(predictors.values())
     costs = costs_of(case, predictors, judged.queries, device)
     models = {name: model_evaluation(name, measured, costs[name]) for name in predictors}
     comparisons = [

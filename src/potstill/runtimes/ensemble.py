@@ -62,9 +62,13 @@ class EnsemblePredictor:
         return isinstance(self._settings, Routed) and self._settings.by == "domain"
 
     def loads(self) -> Loads:
-        others = [member.loads() for member in self._members.values() if member is not self._lead]
-        folders = (*self._lead.loads().folders, *(folder for each in others for folder in each.folders))
-        return Loads(folders, trust_remote_code=self._lead.loads().trust_remote_code, in_turn=self.by_domain)
+        others = [member for member in self._members.values() if member is not self._lead]
+        each = [member.loads() for member in (self._lead, *others)]
+        return Loads(
+            tuple(folder for one in each for folder in one.folders),
+            trusted=tuple(folder for one in each for folder in one.trusted),
+            in_turn=self.by_domain,
+        )
 
     @property
     def device(self) -> torch.device:

@@ -122,6 +122,15 @@ class Predictor(Protocol):
     def release(self) -> None: ...
 
 
+def release_all(predictors: Collection[Predictor]) -> None:
+    """All models out of memory. What torch keeps of an accelerator's for tensors to come is given back, so that other
+    processes have it."""
+    for predictor in predictors:
+        predictor.release()
+    if any(predictor.device.type == "cuda" for predictor in predictors):
+        torch.cuda.empty_cache()
+
+
 def open_predictor(
     folder: ModelFolder,
     *,

@@ -20,9 +20,14 @@ class Loads:
 
     folders: tuple[str, ...]
     runtime: str = "transformers"
-    trust_remote_code: bool = False
+    trusted: tuple[str, ...] = ()
+    """Those of the folders whose own code may run."""
     in_turn: bool = False
     """Of several, each query is answered by one, as where rows are routed by domain, instead of by all."""
+
+    def trusts(self, folder: str) -> bool:
+        """Whether code that lies in this folder may run: each of several models is trusted or not by itself."""
+        return folder in self.trusted
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,18 @@ class SpeedRequest:
     def as_json(self) -> str:
         return json.dumps(asdict(self))
 
+    @classmethod
+    def from_json(cls, text: str) -> "SpeedRequest":
+        """The inverse of `as_json`, which has lists for tuples."""
+        values = json.loads(text)
+        loads: dict[str, Any] = {
+            name: tuple(each) if isinstance(each, list) else each for name, each in values["loads"].items()
+        }
+        return cls(**values | {"loads": Loads(**loads)})
+
 
 def main() -> None:
-    values = json.load(sys.stdin)
-    request = SpeedRequest(**values | {"loads": Loads(**values["loads"])})
+    request = SpeedRequest.from_json(sys.stdin.read())
     print(json.dumps(import_module(RUNTIMES[request.loads.runtime].timing).measure(request)))
 
 

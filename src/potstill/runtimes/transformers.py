@@ -49,6 +49,7 @@ class TransformersPredictor:
         self._batch_size = batch_size
         self._model = model
         self._ready = False
+        self._frozen: FrozenTeacher | None = None
         self._parameters: Parameters | None = None
         self._outputs: tuple[Encoded, Outputs] | None = None
         self._target: tuple[Batch, FullTarget] | None = None
@@ -83,7 +84,8 @@ class TransformersPredictor:
 
     def loads(self) -> Loads:
         assert self._folder is not None
-        return Loads((str(self._folder.path),), trust_remote_code=self._folder.trust_remote_code)
+        folder = str(self._folder.path)
+        return Loads((folder,), trusted=(folder,) if self._folder.trust_remote_code else ())
 
     def chunk_rows(self) -> int:
         return generative(self._task).head_of(self.model).chunk_rows
@@ -93,7 +95,10 @@ class TransformersPredictor:
         return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
     def forward(self, batch: Batch) -> Signals:
-        return FrozenTeacher(self.model, self.device, self._task.ask)(batch)
+        # To freeze a model is to walk over all of its parameters.
+        if self._frozen is None:
+            self._frozen = FrozenTeacher(self.model, self.device, self._task.ask)
+        return self._frozen(batch)
 
     def first_logits(self, batch: Batch, most: int) -> Tensor:
         return first_logits(self.forward(batch), most)
@@ -111,10 +116,9 @@ class TransformersPredictor:
     def _forward_all(self, rows: Encoded, advance: Advance) -> Outputs:
         assert isinstance(self._task, HeadTask)
         parts: list[Outputs] = [np.empty((0, 0), dtype=np.float32)] * len(rows.ids)
-        teacher = FrozenTeacher(self.model, self.device, self._task.ask)
         for indices in batches_by_length(rows.lengths, self._batch_size):
             batch = rows.collate(indices)
-            values = self._task.outputs(teacher(batch), batch).float().cpu().numpy()
+            values = self._task.outputs(self.forward(batch), batch).float().cpu().numpy()
             counts = [1] * len(indices) if batch.whole_rows else batch.mask.sum(dim=1).tolist()
             for index, part in zip(indices, np.split(values, np.cumsum(counts)[:-1]), strict=True):
                 parts[index] = part
@@ -149,6 +153,7 @@ class TransformersPredictor:
         if self._model is not None and self._folder is not None:
             _ = self.parameters()
             self._model = None
+        self._frozen = None
         self._target = None
 
 

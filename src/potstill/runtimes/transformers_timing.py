@@ -30,7 +30,7 @@ def _models(request: SpeedRequest, auto: Any) -> list[Any]:
             folder,
             dtype=getattr(torch, request.dtype),
             use_safetensors=True,
-            trust_remote_code=request.loads.trust_remote_code,
+            trust_remote_code=request.loads.trusts(folder),
         )
         .to(request.device)
         .eval()
@@ -48,7 +48,8 @@ def _of_texts(request: SpeedRequest) -> dict[str, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     device = torch.device(request.device)
-    tokenizer = AutoTokenizer.from_pretrained(request.model, trust_remote_code=request.loads.trust_remote_code)
+    trusted = request.loads.trusts(request.model)
+    tokenizer = AutoTokenizer.from_pretrained(request.model, trust_remote_code=trusted)
     turns = _turns(request, _models(request, AutoModelForSequenceClassification))
 
     def answer(texts: Sequence[str]) -> None:
@@ -72,7 +73,7 @@ def _of_documents(request: SpeedRequest) -> dict[str, Any]:
     from potstill.data.words import load_word_tokenizer, windows_of
 
     device = torch.device(request.device)
-    tokenizer = load_word_tokenizer(request.model, trust_remote_code=request.loads.trust_remote_code)
+    tokenizer = load_word_tokenizer(request.model, trust_remote_code=request.loads.trusts(request.model))
     turns = _turns(request, _models(request, AutoModelForTokenClassification))
 
     def answer(documents: Sequence[Sequence[str]]) -> None:
@@ -96,7 +97,7 @@ def _of_prompts(request: SpeedRequest) -> dict[str, Any]:
 
     from potstill.runtimes.greedy import greedy
 
-    trusted = request.loads.trust_remote_code
+    trusted = request.loads.trusts(request.model)
     apart = AutoConfig.from_pretrained(request.model, trust_remote_code=trusted).is_encoder_decoder
     turns = _turns(request, _models(request, AutoModelForSeq2SeqLM if apart else AutoModelForCausalLM))
     new_tokens = request.settings["new_tokens"]
