@@ -23,6 +23,10 @@ class Capability(StrEnum):
     STILLNESS = "the same answers all through a run"
 
 
+OF_LAYERS = (Capability.HIDDEN_STATES, Capability.WEIGHTS)
+"""What it takes to read a teacher's layers, or its last hidden states with its head: the states, and the model."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """What the parts of a recipe say of themselves."""
@@ -66,6 +70,13 @@ def missing(where: str, needed: Capability, facts: Facts) -> Iterator[str]:
     """A refusal, where the teacher does not give what is needed."""
     if needed not in facts.gives:
         yield f"{where} needs {needed.value} of the teacher, which teacher.kind: {facts.teacher} does not give."
+
+
+def missing_of_layers(where: str, facts: Facts) -> Iterator[str]:
+    """A refusal, where the layers of the teacher cannot be read; names the first that is missing for it."""
+    lacking = [needed for needed in OF_LAYERS if needed not in facts.gives]
+    for needed in lacking[:1]:
+        yield from missing(where, needed, facts)
 
 
 def require_still(where: str, facts: Facts) -> Iterator[str]:

@@ -124,6 +124,10 @@ RECIPE = {
         ({"label": {"encoding": {"kind": "hidden"}}}, "HIDDEN_STATES", "label.encoding: hidden needs hidden states"),
         ({"label": {"encoding": {"kind": "top_k"}}}, "TOP_K", "label.encoding: top_k needs log-probabilities"),
         ({"label": {"encoding": {"kind": "top_k"}}}, "HIDDEN_STATES", "is known at temperature 1 alone. Set it to [1]"),
+        ({"label": {"encoding": {"kind": "top_k"}}}, "WEIGHTS", "is known at temperature 1 alone. Set it to [1]"),
+        # Its head is among them, and its layers are read as it runs here.
+        ({}, "WEIGHTS", "label.encoding: low_rank needs weights"),
+        ({"losses": [{"kind": "soft_targets"}, {"kind": "embeddings"}]}, "WEIGHTS", "losses[1]: embeddings needs w"),
         (
             {"losses": [{"kind": "soft_targets"}, {"kind": "hidden_states"}]},
             "HIDDEN_STATES",

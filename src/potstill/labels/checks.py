@@ -2,18 +2,22 @@
 
 from collections.abc import Iterator
 
-from potstill.capabilities import Capability, Facts, missing
+from potstill.capabilities import OF_LAYERS, Capability, Facts, missing, missing_of_layers
 
 
-def refused_positions(kind: str, where: str, facts: Facts, needed: Capability) -> Iterator[str]:
-    """Why labels of positions do not fit, as sentences: no positions, or temperatures that are not stored."""
+def refused_positions(kind: str, where: str, facts: Facts, *, fitted: bool = True) -> Iterator[str]:
+    """Why labels of positions do not fit, as sentences: no positions, or temperatures that are not stored.
+
+    `fitted` says whether the encoding is made of hidden states and the head alone; else likeliest tokens do.
+    """
     if not facts.generative:
         yield f"{where}: {kind} does not fit {facts.task}; use dense."
         return
     if facts.online:
         return
-    yield from missing(f"{where}: {kind}", needed, facts)
-    if Capability.HIDDEN_STATES not in facts.gives and facts.grid != (1.0,):
+    stated = f"{where}: {kind}"
+    yield from missing_of_layers(stated, facts) if fitted else missing(stated, Capability.TOP_K, facts)
+    if not facts.gives.issuperset(OF_LAYERS) and facts.grid != (1.0,):
         yield (
             f"label.temperatures: teacher.kind: {facts.teacher} is known at temperature 1 alone. Set it to [1], and "
             "the temperature of soft_targets to 1."

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from potstill.capabilities import Capability, Facts
+from potstill.capabilities import Facts
 from potstill.labels.checks import refused_positions
 from potstill.labels.dense import Dense, DensePositions
 from potstill.labels.hidden import Hidden
@@ -33,7 +33,7 @@ class Auto(Settings):
     whole: ClassVar[bool] = False
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
-        yield from refused_positions(self.kind, where, facts, Capability.HIDDEN_STATES)
+        yield from refused_positions(self.kind, where, facts)
         if facts.generative and not facts.online and not facts.bounded:
             yield f"{where}: auto chooses by label.max_kl, which is null. Set it."
 

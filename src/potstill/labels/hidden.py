@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from potstill.capabilities import Capability, Facts
+from potstill.capabilities import Facts
 from potstill.labels.checks import refused_positions
 from potstill.labels.exact_head import ExactHead
 from potstill.labels.positions import Column, Columns
@@ -36,7 +36,7 @@ class Hidden(Settings):
     """Tokens whose probability is exact."""
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
-        yield from refused_positions(self.kind, where, facts, Capability.HIDDEN_STATES)
+        yield from refused_positions(self.kind, where, facts)
 
     def columns(self, vocabulary: int, width: int, temperatures: tuple[float, ...]) -> Mapping[str, Column]:
         return _columns(width, ExactHead(min(self.head, vocabulary), vocabulary, temperatures))

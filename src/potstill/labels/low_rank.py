@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from potstill.capabilities import Capability, Facts
+from potstill.capabilities import Facts
 from potstill.errors import LabelStoreError
 from potstill.labels.checks import refused_positions
 from potstill.labels.exact_head import ExactHead
@@ -36,7 +36,7 @@ class LowRank(Settings):
     """Components of the hidden state, a byte each."""
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
-        yield from refused_positions(self.kind, where, facts, Capability.HIDDEN_STATES)
+        yield from refused_positions(self.kind, where, facts)
 
     def columns(self, vocabulary: int, width: int, temperatures: tuple[float, ...]) -> Mapping[str, Column]:
         exact = ExactHead(min(self.head, vocabulary), vocabulary, temperatures).columns

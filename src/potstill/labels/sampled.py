@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from potstill.capabilities import Capability, Facts
+from potstill.capabilities import Facts
 from potstill.labels.checks import refused_positions
 from potstill.labels.positions import Column, Columns, pack_ids, packed_width, unpack_ids
 from potstill.settings import Settings
@@ -26,7 +26,7 @@ class Sampled(Settings):
     seed: int = Field(default=0, ge=0)
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
-        yield from refused_positions(self.kind, where, facts, Capability.HIDDEN_STATES)
+        yield from refused_positions(self.kind, where, facts)
         if not facts.online and facts.temperatures != (1, 1):
             yield f"{where}: sampled serves temperature 1 alone, and the losses use another."
 

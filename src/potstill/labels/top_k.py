@@ -8,7 +8,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from potstill.capabilities import Capability, Facts
+from potstill.capabilities import Facts
 from potstill.labels.checks import refused_positions
 from potstill.labels.exact_head import ExactHead
 from potstill.labels.positions import Column, Columns
@@ -24,7 +24,7 @@ class TopK(Settings):
     k: int = Field(default=32, ge=1)
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
-        yield from refused_positions(self.kind, where, facts, Capability.TOP_K)
+        yield from refused_positions(self.kind, where, facts, fitted=False)
 
     def columns(self, vocabulary: int, width: int, temperatures: tuple[float, ...]) -> Mapping[str, Column]:
         return ExactHead(min(self.k, vocabulary), vocabulary, temperatures).columns

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from potstill.capabilities import Capability, Facts, Part, missing
+from potstill.capabilities import Capability, Facts, Part, missing, missing_of_layers
 from potstill.data.prepare import DataSettings
 from potstill.exporters import AnyExporter, Safetensors
 from potstill.labels import AskedEncoding, Dense, LowRank
@@ -75,7 +75,7 @@ class Recipe(Settings):
         refusals.extend(missing("student", Capability.CONFIGURATION, facts))
         for number, loss in enumerate(self.losses):
             if loss.reads() - {Signal.LOGITS}:
-                refusals.extend(missing(f"losses[{number}]: {loss.kind}", Capability.HIDDEN_STATES, facts))
+                refusals.extend(missing_of_layers(f"losses[{number}]: {loss.kind}", facts))
         if refusals:
             raise ValueError("\n  ".join(refusals))
         return self

@@ -10,7 +10,7 @@ from typing import TypeVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from potstill.capabilities import Capability
+from potstill.capabilities import OF_LAYERS, Capability
 from potstill.data.encoded import Encoded
 from potstill.data.token_rows import examples_of
 from potstill.labels import Auto, Dense, LabelSource, States
@@ -247,10 +247,10 @@ def _asked_encoding(recipe: Recipe) -> Dense | FitSettings:
 
 
 def _write_given(labelling: _Labelling, folder: Path) -> LabelRecord:
-    """The labels of a teacher of which the likeliest tokens are known, and no hidden states."""
+    """The labels of a teacher of which the likeliest tokens are known, and not its layers."""
     recipe, inputs = labelling.recipe, labelling.inputs
     encoding = recipe.encoding
-    assert isinstance(encoding, TopK), "a recipe asks no other of such a teacher"
+    assert isinstance(encoding, TopK), "all others are refused with such a teacher"
     rows = labelling.rows_of(recipe.task.labelled_splits)
     teacher = teacher_predictor(recipe, labelling.run, inputs, labelling.adapted, labelling.engine)
 
@@ -264,9 +264,26 @@ def _write_given(labelling: _Labelling, folder: Path) -> LabelRecord:
     return labelling.write(folder, rows, forward, encoder, "label", started)
 
 
+def _write_outputs(labelling: _Labelling, folder: Path, asked: Dense) -> LabelRecord:
+    """The labels of a teacher that gives whole distributions, and not its weights: in the unit in which it answers."""
+    recipe, inputs, task = labelling.recipe, labelling.inputs, labelling.recipe.task
+    rows = labelling.rows_of(task.labelled_splits)
+    teacher = teacher_predictor(recipe, labelling.run, inputs, labelling.adapted, labelling.engine)
+
+    def forward(batch: Batch) -> Tensor:
+        return task.outputs(teacher.forward(batch), batch).float()
+
+    started = time.monotonic()
+    encoder = dense_encoder(asked, task.label_positions, len(inputs.labels))
+    return labelling.write(folder, rows, forward, encoder, "label", started)
+
+
 def _write_logits(labelling: _Labelling, folder: Path, asked: Dense | FitSettings) -> LabelRecord:
-    if Capability.HIDDEN_STATES not in labelling.recipe.teacher.gives:
+    gives = labelling.recipe.teacher.gives
+    if isinstance(asked, FitSettings) and not gives.issuperset(OF_LAYERS):
         return _write_given(labelling, folder)
+    if isinstance(asked, Dense) and Capability.WEIGHTS not in gives:
+        return _write_outputs(labelling, folder, asked)
     recipe, inputs, task = labelling.recipe, labelling.inputs, labelling.recipe.task
     rows = labelling.rows_of(task.labelled_splits)
     model = load_teacher(recipe, labelling.run, labelling.adapted)

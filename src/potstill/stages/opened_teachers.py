@@ -144,9 +144,14 @@ class OpenedTeachers:
 
     def _frozen(self, reads: frozenset[Read]) -> Teacher:
         """The teacher's own forward pass, with these features, on the token ids of the student."""
-        if Capability.WEIGHTS not in self.recipe.teacher.gives:
-            return teacher_predictor(self.recipe, self.run, self.inputs, self.lessons.teacher, self.engine).forward
-        teacher = FrozenTeacher(self._model, self.engine.device, self.recipe.task.ask, reads)
+        teacher: Teacher
+        if Capability.WEIGHTS in self.recipe.teacher.gives:
+            teacher = FrozenTeacher(self._model, self.engine.device, self.recipe.task.ask, reads)
+        else:
+            assert not reads, "a recipe reads the layers of no such teacher"
+            answers = teacher_predictor(self.recipe, self.run, self.inputs, self.lessons.teacher, self.engine)
+            # Without a model of which the last layer could be changed.
+            teacher = self._scaler.of_teacher(answers.forward) if self._scaler else answers.forward
         vocabulary = self.inputs.vocabulary
         # A student of an earlier round has the same vocabulary as this one.
         if vocabulary is None or is_round(self.lessons.name):
