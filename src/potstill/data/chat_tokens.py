@@ -22,9 +22,9 @@ from potstill.data.on_disk import place_of
 from potstill.data.reading import Refusals
 from potstill.data.rendering import MOMENTS, Template
 from potstill.data.rows import OWN_ID
-from potstill.data.special_tokens import SpecialTokens, ids_after, token_ids
+from potstill.data.special_tokens import SpecialTokens, around, end_token, ids_after, token_ids
 from potstill.data.tokens import TokenFile, Tokenised
-from potstill.errors import DataError, ModelError
+from potstill.errors import DataError
 
 FIRST_DROPPED = 5
 """How many dropped examples are named."""
@@ -229,19 +229,11 @@ class ChatTokens:
     @cached_property
     def _start(self) -> list[int]:
         """What the tokenizer itself puts before a text: a beginning-of-sequence token, or nothing."""
-        bare, full = (self.tokenizer("a", add_special_tokens=special).input_ids for special in (False, True))
-        place = next(place for place in range(len(full)) if full[place : place + len(bare)] == bare)
-        return list(full[:place])
+        return around(self.tokenizer)[0]
 
     @property
     def _end(self) -> int:
-        end = self.tokenizer.eos_token_id
-        if end is None:
-            raise ModelError(
-                "the tokenizer has no end-of-sequence token, so a student could not learn to stop. "
-                "Set eos_token in its tokenizer_config.json."
-            )
-        return int(end)
+        return end_token(self.tokenizer)
 
 
 def marked_text(tokenised: Tokenised, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]]:

@@ -18,10 +18,10 @@ from potstill.data.chat_tokens import TokenCounts
 from potstill.data.generated import GeneratedResponse
 from potstill.data.pairs import Pair
 from potstill.data.rows import OWN_ID
-from potstill.data.special_tokens import token_ids
+from potstill.data.special_tokens import TextIds, end_token
 from potstill.data.token_rows import TokenRows
 from potstill.data.tokens import TokenFile, Tokenised
-from potstill.errors import DataError, ModelError
+from potstill.errors import DataError
 from potstill.models import Part
 from potstill.signals import IGNORE_INDEX, Batch
 
@@ -38,31 +38,20 @@ class PairTokens:
 
     def source_ids(self, source: str) -> tuple[TokenIds, bool]:
         """What the encoder reads, and whether the text was cut for it; what the tokenizer puts around a text stays."""
-        before, after = self._around
-        text = self.text_ids(source)
-        room = max(0, self.max_source - len(before) - len(after))
+        ids, cut = self._texts.within(source, self.max_source)
         # A text of which no token is left still needs one for the decoder to look at.
-        ids = [*before, *text[:room], *after] or [self.end]
-        return np.array(ids, dtype=np.int32), len(text) > room
+        return np.array(ids or [self.end], dtype=np.int32), cut
 
     def target_ids(self, target: str) -> TokenIds:
         """All that the decoder must say, up to the token that ends it."""
-        before, after = self._around
+        before, after = self._texts.around
         ids = [*before, *self.text_ids(target), *after]
         # Some tokenizers leave the end to the model.
         return np.array(ids if ids[-1] == self.end else [*ids, self.end], dtype=np.int32)
 
     def text_ids(self, text: str) -> list[int]:
-        """A text alone. Where the tokenizer reads the string of a special token as that token, it is spelled out.
-
-        Unigram models do, though asked not to: their special tokens are words of theirs, and likely ones.
-        """
-        ids = token_ids(self.tokenizer, text, split_special_tokens=True)
-        if self._structural.isdisjoint(ids):
-            return ids
-        return [
-            spelled for token in ids for spelled in (self._spelled(token) if token in self._structural else [token])
-        ]
+        """A text alone, with nothing put before or after it."""
+        return self._texts.alone(text)
 
     def tokenise(self, rows: Iterable[Pair | GeneratedResponse]) -> tuple[TokenFile, TokenCounts]:
         """Answered rows as tokens, the source first, and the counts of what did not fit.
@@ -111,32 +100,11 @@ class PairTokens:
         Raises:
             ModelError: the tokenizer has none.
         """
-        end = self.tokenizer.eos_token_id
-        if end is None:
-            raise ModelError(
-                "the tokenizer has no end-of-sequence token, so a student could not learn to stop. "
-                "Set eos_token in its tokenizer_config.json."
-            )
-        return int(end)
+        return end_token(self.tokenizer)
 
     @cached_property
-    def _structural(self) -> frozenset[int]:
-        """Special tokens but for the one of words that are not known, which means nothing else."""
-        tokenizer = self.tokenizer
-        added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-        return frozenset((added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id})
-
-    def _spelled(self, token: int) -> list[int]:
-        characters = str(self.tokenizer.convert_ids_to_tokens(token))
-        ids = [each for one in characters for each in token_ids(self.tokenizer, one, split_special_tokens=True)]
-        return [each for each in ids if each not in self._structural]
-
-    @cached_property
-    def _around(self) -> tuple[list[int], list[int]]:
-        """What the tokenizer puts before and after a text."""
-        bare, full = (list(self.tokenizer("a", add_special_tokens=special).input_ids) for special in (False, True))
-        place = next(place for place in range(len(full)) if full[place : place + len(bare)] == bare)
-        return full[:place], full[place + len(bare) :]
+    def _texts(self) -> TextIds:
+        return TextIds(self.tokenizer)
 
 
 @dataclass(frozen=True, eq=False)

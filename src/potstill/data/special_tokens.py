@@ -3,10 +3,13 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from potstill.data.rendering import Template
+from potstill.errors import ModelError
 
 _OF_REASONING = frozenset({"<think>", "</think>"})
 """Templates write them around turns, and responses hold them as tokens."""
@@ -50,6 +53,74 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, split_special_to
         text, add_special_tokens=False, split_special_tokens=split_special_tokens, verbose=False
     ).input_ids
     return ids
+
+
+def around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and after a text."""
+    bare, full = (list(tokenizer("a", add_special_tokens=special).input_ids) for special in (False, True))
+    place = next(place for place in range(len(full)) if full[place : place + len(bare)] == bare)
+    return full[:place], full[place + len(bare) :]
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends what a model writes.
+
+    Raises:
+        ModelError: the tokenizer has none.
+    """
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise ModelError(
+            "the tokenizer has no end-of-sequence token, so a student could not learn to stop. "
+            "Set eos_token in its tokenizer_config.json."
+        )
+    return int(end)
+
+
+@dataclass(frozen=True)
+class TextIds:
+    """Token ids of texts in which no string is a special token, put together here and not by a tokenizer's own
+    truncation: so what is cut is known, whatever the tokenizer runs in."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def alone(self, text: str) -> list[int]:
+        """A text alone. Where the tokenizer reads the string of a special token as that token, it is spelled out.
+
+        Unigram models do, though asked not to: their special tokens are words of theirs, and likely ones. So do many
+        tokenizers that run in Python.
+        """
+        ids = token_ids(self.tokenizer, text, split_special_tokens=True)
+        if self._structural.isdisjoint(ids):
+            return ids
+        return [
+            spelled for token in ids for spelled in (self._spelled(token) if token in self._structural else [token])
+        ]
+
+    def within(self, text: str, most: int, *, side: Literal["left", "right"] = "right") -> tuple[list[int], bool]:
+        """A text in at most so many tokens, and whether it was cut at `side`; what is put around it stays."""
+        before, after = self.around
+        ids = self.alone(text)
+        room = max(0, most - len(before) - len(after))
+        shown = ids[:room] if side == "right" else ids[max(0, len(ids) - room) :]
+        return [*before, *shown, *after], len(ids) > room
+
+    @cached_property
+    def around(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and after a text."""
+        return around(self.tokenizer)
+
+    @cached_property
+    def _structural(self) -> frozenset[int]:
+        """Special tokens but for the one of words that are not known, which means nothing else."""
+        tokenizer = self.tokenizer
+        added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        return frozenset((added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id})
+
+    def _spelled(self, token: int) -> list[int]:
+        characters = str(self.tokenizer.convert_ids_to_tokens(token))
+        ids = [each for one in characters for each in token_ids(self.tokenizer, one, split_special_tokens=True)]
+        return [each for each in ids if each not in self._structural]
 
 
 def ids_after(shown: list[int], whole: list[int]) -> list[int]:

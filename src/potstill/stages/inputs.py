@@ -21,7 +21,7 @@ from potstill.stages.piece_counts import student_vocabulary
 from potstill.stages.student_search import chosen_student
 from potstill.stages.teacher_files import Files, named_in, read_files
 from potstill.students import Shrunk, Trimmed, student_config
-from potstill.tasks.loading import TOKEN_TYPES, tokenizer_fingerprint, without_token_types
+from potstill.tasks.loading import TOKEN_TYPES, reads_alike, tokenizer_fingerprint, without_token_types
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _with_members(recipe: Recipe, inputs: Inputs, base: Path) -> Inputs:
     lead = recipe.teacher.lead_member
     for name, teacher in recipe.teacher.members.items():
         files, tokenizer = read_files(recipe, teacher, base, name)
-        if tokenizer_fingerprint(tokenizer) != inputs.tokenizer_digest:
+        if not reads_alike(tokenizer, inputs.tokenizer):
             raise ModelError(
                 f"teacher.of.{name}: its tokenizer is not that of {lead}, so the same ids would mean "
                 "other texts. Teachers of one student must share their vocabulary; replace it, or distil from one."

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from logging import ERROR
@@ -135,7 +136,11 @@ def require_embedded(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfi
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 over what decides the token ids of a text or a chat: vocabulary, rules, special tokens, template."""
+    """sha256 over what decides the token ids of a text or a chat: vocabulary, rules, special tokens, template.
+
+    Without the rules of one that runs in Python, so that runs from before these were looked at go on: `reads_alike`
+    compares them, and a teacher's digest is over all of its files.
+    """
     rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else ""
     content: list[Any] = [sorted(tokenizer.get_vocab().items()), json.loads(rules) if rules else None]
     # Padding and truncation are set call by call and change no id.
@@ -143,6 +148,28 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
         content[1] |= {"padding": None, "truncation": None}
     content += [tokenizer.chat_template, {name: str(token) for name, token in tokenizer.special_tokens_map.items()}]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def reads_alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers make the same token ids of texts and chats, by their fingerprints and their rules."""
+    return tokenizer_fingerprint(one) == tokenizer_fingerprint(other) and (
+        (one.is_fast and other.is_fast) or _rules_in_python(one) == _rules_in_python(other)
+    )
+
+
+def _rules_in_python(tokenizer: PreTrainedTokenizerBase) -> Mapping[str, Any]:
+    """What a tokenizer is saved as, which is all that its class is made from again: by the names of its files."""
+    with tempfile.TemporaryDirectory() as name:
+        tokenizer.save_pretrained(name)
+        saved: dict[str, Any] = {path.name: path.read_bytes() for path in Path(name).iterdir() if path.is_file()}
+    settings = json.loads(saved.pop("tokenizer_config.json"))
+    return saved | {key: value for key, value in settings.items() if key not in _NO_RULES}
+
+
+_NO_RULES = frozenset(
+    {"model_max_length", "model_input_names", "name_or_path", "padding_side", "truncation_side", "processor_class"}
+)
+"""Settings of a tokenizer that change no id of a text: lengths and sides are set call by call."""
 
 
 def without_token_types(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -21,6 +21,7 @@ from potstill.data.on_disk import OnDisk
 from potstill.data.prepare import Split
 from potstill.data.reading import Reading
 from potstill.data.rows import Row, labelled_rows, read_rows, texts_fingerprint
+from potstill.data.special_tokens import TextIds
 from potstill.errors import ModelError
 from potstill.records import AnswerKind, ProblemTypeName
 from potstill.settings import Settings
@@ -258,12 +259,9 @@ class TextClassification(Settings):
         """Token ids of the texts, cut to `max_length`; control-token strings in a text stay text."""
         tokens: list[np.ndarray[Any, np.dtype[np.int32]]] = []
         truncated = 0
-        for start in range(0, len(rows), ENCODE_CHUNK):
-            texts = [row.text for row in rows[start : start + ENCODE_CHUNK]]
-            encoded = tokenizer(texts, truncation=True, max_length=self.max_length, split_special_tokens=True)
-            for encoding in encoded.encodings:
-                truncated += bool(encoding.overflowing)
-                tokens.append(np.asarray(encoding.ids, dtype=np.int32))
+        for ids, cut in _token_ids([row.text for row in rows], tokenizer, self.max_length):
+            truncated += cut
+            tokens.append(np.asarray(ids, dtype=np.int32))
         return EncodedRows(
             ids=tuple(row.id for row in rows),
             tokens=tokens,
@@ -271,6 +269,22 @@ class TextClassification(Settings):
             pad_id=tokenizer.pad_token_id or 0,
             truncated=truncated,
         )
+
+
+def _token_ids(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Iterator[tuple[Sequence[int], bool]]:
+    """The token ids of each text, and whether it was cut."""
+    if not tokenizer.is_fast:
+        # One that runs in Python does not tell what it cut, and may read a string in a text as a control token.
+        one_by_one = TextIds(tokenizer)
+        yield from (one_by_one.within(text, max_length, side=tokenizer.truncation_side) for text in texts)
+        return
+    for start in range(0, len(texts), ENCODE_CHUNK):
+        chunk = texts[start : start + ENCODE_CHUNK]
+        encoded = tokenizer(chunk, truncation=True, max_length=max_length, split_special_tokens=True)
+        for encoding in encoded.encodings:
+            yield encoding.ids, bool(encoding.overflowing)
 
 
 def ask_for_answer(model: nn.Module, batch: Batch, *, problem: ProblemType) -> Signals:
