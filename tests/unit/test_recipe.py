@@ -77,6 +77,7 @@ def test_words_that_yaml_1_1_takes_for_booleans_stay_text(load: Any, word: str) 
             r"line 6: losses\[0\]\.temperature: a temperature must be positive, got 0",
         ),
         ("losses: []\n", r"line 4: losses: "),
+        ("label: {temperatures: []}\n", r"line 4: label\.temperatures: .* at least 1 item"),
         (
             "label:\n  responses:\n    kind: generated\n    temperature: 0\n    per_prompt: 2\n",
             r"line 5: label\.responses: per_prompt: at temperature 0 all responses to a prompt are the same",

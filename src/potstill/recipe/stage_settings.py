@@ -86,7 +86,7 @@ class LabelSettings(Settings):
     batch_size: Count = 64
     batches_per_shard: Count = 16
     """A killed labelling job loses at most one shard."""
-    temperatures: tuple[Positive, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)
+    temperatures: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 1.5, 2.0, 3.0, 4.0)
     """The grid that a compressed encoding must serve; dense labels serve every temperature."""
     max_kl: Positive | None = 0.25
     """For language models: the KL in nats from the teacher to its stored labels that labelling accepts, at every

@@ -139,12 +139,8 @@ def _train(
         settings=settings,
         at_step=_snapshots(settings, steps, lambda share: save(snapshot_name(share))),
     )
-    trackers = open_trackers(settings.trackers, folder, member.name) if engine.is_main else []
-    try:
+    with open_trackers(settings.trackers if engine.is_main else (), folder, member.name) as trackers:
         done = fit(replace(job, trackers=trackers), folder, engine, run.progress)
-    finally:
-        for tracker in trackers:
-            tracker.close()
     save("model")
     return TrainRecord(
         digest=model_digest(folder / "model"),

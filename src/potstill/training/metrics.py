@@ -3,7 +3,8 @@
 import importlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -57,13 +58,19 @@ def _lines(path: Path) -> list[str]:
     return [f"{line}\n" for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
-def open_trackers(names: Sequence[str], folder: Path, run: str) -> list[Tracker]:
-    """The trackers of a recipe, each imported only now.
+@contextmanager
+def open_trackers(names: Sequence[str], folder: Path, run: str) -> Iterator[list[Tracker]]:
+    """The trackers of a recipe, each imported only now; all that were opened are closed, also where the next cannot be.
 
     Raises:
         RecipeError: a tracker whose package is not installed.
     """
-    return [_TRACKERS[name](folder, run) for name in names]
+    with ExitStack() as opened:
+        trackers: list[Tracker] = []
+        for name in names:
+            trackers.append(_TRACKERS[name](folder, run))
+            opened.callback(trackers[-1].close)
+        yield trackers
 
 
 class _TensorBoard:
