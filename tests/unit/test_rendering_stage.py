@@ -27,7 +27,7 @@ from potstill.stages.models import write_model
 from potstill.stages.plan import make_plan
 from potstill.stages.rendering import at_one_date, tokens_of, with_tokens
 from potstill.tasks import CausalLM
-from potstill.tasks.generative import end_tokens
+from potstill.tasks.generative import end_tokens, ends_of
 from potstill.training.engine import start_engine
 
 # The words of a tiny tokenizer, by minute and second.
@@ -237,7 +237,7 @@ def test_a_student_stops_where_its_teacher_does(teacher: Path, load: Load, tmp_p
     student = student_of(recipe, inputs, tmp_path / "b")
     assert drawn(student) == free[: free.index(end) + 1]
     assert student.generation_config.to_diff_dict() == GenerationConfig.from_pretrained(teacher).to_diff_dict()
-    assert end_tokens([student], inputs.tokenizer) == {3, end}
+    assert end_tokens([ends_of(student)], inputs.tokenizer) == {3, end}
 
 
 def test_a_student_stops_where_the_rows_that_it_learns_end(teacher: Path, load: Load, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_models_that_are_compared_stop_at_the_same_tokens(load: Load) -> None:
     ]
     for model, ends in zip(models, (None, 5, [6, 7]), strict=True):
         model.generation_config = GenerationConfig(eos_token_id=ends)
-    assert end_tokens(models, inputs.tokenizer) == {3, 5, 6, 7}
+    assert end_tokens(map(ends_of, models), inputs.tokenizer) == {3, 5, 6, 7}
 
 
 def test_generation_settings_that_contradict_each_other_are_saved_as_they_are(load: Load, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import torch
 from pydantic import ValidationError
 from transformers import GenerationConfig, LlamaForCausalLM
 
-from potstill.teachers.responses import Generated, Prompt, write_responses
+from potstill.data.tokens import Prompt
+from potstill.teachers.responses import Generated, write_responses
 
 END = 3
 

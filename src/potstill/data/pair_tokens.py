@@ -11,7 +11,6 @@ from itertools import chain
 
 import numpy as np
 import torch
-from jaxtyping import Int32
 from transformers import PreTrainedTokenizerBase
 
 from potstill.data.chat_tokens import TokenCounts
@@ -20,12 +19,10 @@ from potstill.data.pairs import Pair
 from potstill.data.rows import OWN_ID
 from potstill.data.special_tokens import TextIds, end_token
 from potstill.data.token_rows import TokenRows
-from potstill.data.tokens import TokenFile, Tokenised
+from potstill.data.tokens import TokenFile, TokenIds, Tokenised
 from potstill.errors import DataError
 from potstill.models import Part
 from potstill.signals import IGNORE_INDEX, Batch
-
-TokenIds = Int32[np.ndarray, "_"]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,10 @@ from jaxtyping import Bool, Int32
 from potstill.data.ids import Index, Keys
 from potstill.data.on_disk import Lazy, Pieces
 
+TokenIds = Int32[np.ndarray, "_"]
+Prompt = TokenIds
+"""What a model is shown before it writes."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tokenised:

@@ -20,7 +20,7 @@ from potstill.records import Agreement, Estimate, Generation
 from potstill.runtimes.predictor import Predictor, Queries
 from potstill.runtimes.transformers import TransformersPredictor
 from potstill.targets import FullTarget
-from potstill.tasks.generative import generative
+from potstill.tasks.generative import end_tokens, generative
 
 Right = npt.NDArray[np.bool_]
 UNTRAINED = "untrained"
@@ -136,18 +136,12 @@ def _gain(answers: GenerativeAnswers, name: str) -> Estimate | None:
     return estimate(answers.drawn.means(baseline - student))
 
 
-def _ends(case: Case, predictors: Mapping[str, Predictor]) -> set[int]:
-    """The tokens that end a response. Models that are compared stop at the same."""
-    own = {case.tokenizer.eos_token_id} - {None}
-    return own.union(*(predictor.end_tokens() for predictor in predictors.values()))
-
-
 def _generations(case: Case, predictors: Mapping[str, Predictor]) -> list[Generation]:
     """What each model writes after the same prompts."""
     settings, tokenizer = case.recipe.evaluate, case.tokenizer
     prompts = generative(case.recipe.task).prompts(tokenizer)
     chosen = prompted_rows(case, settings.generations, salt="generations")
-    ends = _ends(case, predictors)
+    ends = end_tokens((each.end_tokens() for each in predictors.values()), tokenizer)
     writers = {name: each for name, each in predictors.items() if Capability.TEXT in each.gives}
     written = []
     with case.progress.task("evaluate: responses", len(chosen), "prompts") as advance:
@@ -181,7 +175,7 @@ def _exact_matches(case: Case, predictors: Mapping[str, Predictor]) -> dict[str,
     shown = [prompts.last(row) for row in rows]
     truth = [_text(tokenizer, prompts.reference(row)) for row in rows]
     room = max(map(prompts.room, shown))
-    ends = _ends(case, predictors)
+    ends = end_tokens((each.end_tokens() for each in predictors.values()), tokenizer)
     right = {}
     with case.progress.task("evaluate: exact match", len(rows) * len(predictors), "responses") as advance:
         for name, predictor in predictors.items():

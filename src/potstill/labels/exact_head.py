@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from potstill.labels.positions import Column, Columns, pack_ids, packed_width, unpack_ids
@@ -70,8 +70,3 @@ class ExactHead:
             self.temperatures,
             self.vocabulary,
         )
-
-
-def head_mass(logits: Float[Tensor, "positions vocabulary"], ids: Int[Tensor, "positions k"]) -> float:
-    """Mean share of the probability that these tokens have at temperature 1."""
-    return torch.softmax(logits, dim=1).gather(1, ids).sum(dim=1).mean().item()

@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from potstill.capabilities import Capability
 from potstill.data.encoded import Encoded
+from potstill.data.tokens import Prompt
 from potstill.measure.weights import SavedWeights
 from potstill.runtimes.greedy import greedy
-from potstill.runtimes.predictor import Advance, Outputs, Parameters, Predictor, Prompt
+from potstill.runtimes.predictor import Advance, Outputs, Parameters, Predictor
 from potstill.runtimes.timing import Loads
 from potstill.runtimes.transformers import TransformersPredictor, first_logits
 from potstill.signals import Batch, Signals

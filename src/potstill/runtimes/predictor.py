@@ -7,12 +7,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from potstill.capabilities import Capability
 from potstill.data.encoded import Encoded
+from potstill.data.tokens import Prompt
 from potstill.measure.weights import SavedWeights
 from potstill.runtimes import RUNTIMES
 from potstill.runtimes.folder import ModelFolder
@@ -23,7 +24,6 @@ from potstill.tasks import AnyTask
 from potstill.teachers import AnyTeacher
 
 Outputs = Float[np.ndarray, "answers outputs"]
-Prompt = Int32[np.ndarray, "_"]
 Advance = Callable[[int], None]
 
 

@@ -11,15 +11,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from potstill.capabilities import Capability
 from potstill.data.batches import batches_by_length
 from potstill.data.encoded import Encoded
+from potstill.data.tokens import Prompt
 from potstill.measure.weights import SavedWeights, saved_weights
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.greedy import greedy
-from potstill.runtimes.predictor import Advance, Outputs, Parameters, Prompt
+from potstill.runtimes.predictor import Advance, Outputs, Parameters
 from potstill.runtimes.timing import Loads
 from potstill.signals import Batch, Signals
 from potstill.targets import FullTarget, HiddenTargets, plain_log_sum_exp
 from potstill.tasks import AnyTask
-from potstill.tasks.generative import generative
+from potstill.tasks.generative import ends_of, generative
 from potstill.tasks.problem_types import HeadTask
 from potstill.teachers import AnyTeacher, FrozenTeacher
 from potstill.teachers.responses import Generated, write_responses
@@ -91,8 +92,7 @@ class TransformersPredictor:
         return generative(self._task).head_of(self.model).chunk_rows
 
     def end_tokens(self) -> frozenset[int]:
-        ends = getattr(self.model.generation_config, "eos_token_id", None)
-        return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        return ends_of(self.model)
 
     def forward(self, batch: Batch) -> Signals:
         # To freeze a model is to walk over all of its parameters.

@@ -17,14 +17,15 @@ from potstill.data.generated import GeneratedResponse, load_generated, save_gene
 from potstill.data.on_disk import place_of
 from potstill.data.reading import Refusals
 from potstill.data.rows import OWN_ID, DataRow
+from potstill.data.tokens import Prompt
 from potstill.errors import DataError, LabelStoreError
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, ResponsesRecord
 from potstill.run_dir import SCRATCH, RunDir, file_digest
 from potstill.stages.inputs import Inputs
 from potstill.stages.models import load_teacher
-from potstill.tasks.generative import end_tokens, generative
-from potstill.teachers.responses import Generated, Prompt, write_responses
+from potstill.tasks.generative import end_tokens, ends_of, generative
+from potstill.teachers.responses import Generated, write_responses
 from potstill.training.engine import Engine
 
 RESPONSES = "label/responses"
@@ -162,7 +163,7 @@ def _write(
     engine: Engine,
 ) -> ResponsesRecord:
     model = load_teacher(recipe, run, adapted).to(engine.device).eval()
-    ends = asked.ends | end_tokens([model], inputs.tokenizer)
+    ends = asked.ends | end_tokens([ends_of(model)], inputs.tokenizer)
     done = folder / SCRATCH
     done.mkdir(exist_ok=True)
     started, drawn = time.monotonic(), 0

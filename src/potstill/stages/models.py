@@ -14,9 +14,6 @@ from potstill.stages.inputs import Inputs
 from potstill.tasks.generative import GENERATION_CONFIG
 from potstill.training.engine import Engine
 
-COUNTED_ROWS = 256
-"""Rows whose pieces are counted at a time."""
-
 
 def load_teacher(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
     """The teacher that is distilled: the adapted one of this run, or the recipe's own."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator, model_serializer
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -18,19 +18,16 @@ from potstill.data.dialogues import Example, read_dialogues
 from potstill.data.on_disk import OnDisk, row_named
 from potstill.data.packing import PackedRows, pack
 from potstill.data.reading import Reading
-from potstill.errors import DataError, ModelError
+from potstill.errors import DataError
 from potstill.records import AnswerKind
 from potstill.signals import Ask, Batch, Signals
 from potstill.targets import Head
 from potstill.tasks.chat_prompts import ChatPrompts
 from potstill.tasks.classes import NO_CLASSES
+from potstill.tasks.generative import PROBE_TOKENS, require_same_logits
 from potstill.tasks.generative_settings import GenerativeSettings
 from potstill.tasks.loading import load_config, load_tokenizer
 from potstill.tasks.weights import load_weights
-
-PROBE_TOKENS = 8
-TOLERANCE = 1e-3
-"""Share of the largest logit by which head and model may differ; arithmetic in another order is far below it."""
 
 
 class CausalLM(GenerativeSettings):
@@ -228,19 +225,11 @@ def require_known_head(model: PreTrainedModel, location: str) -> None:
     Raises:
         ModelError: they differ, so that a loss on hidden states would teach another distribution.
     """
-    device = next(model.parameters()).device
-    ids = torch.arange(PROBE_TOKENS, device=device)[None] % model.config.get_text_config().vocab_size
-    training = model.training
-    model.eval()
-    with torch.inference_mode():
-        own = model(input_ids=ids, use_cache=False).logits[0].float()
+    ids = torch.arange(PROBE_TOKENS, device=model.device)[None] % model.config.get_text_config().vocab_size
+
+    def probe() -> tuple[Tensor, Tensor]:
+        own = model(input_ids=ids, use_cache=False).logits[0]
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        made = head_of(model).logits(hidden)
-    model.train(training)
-    far = (own - made).abs().max().item() if own.shape == made.shape else float("inf")
-    if not far <= TOLERANCE * max(1.0, own.abs().max().item()):
-        raise ModelError(
-            f"{location}: its logits are not those of its output layer on its last hidden states (they differ by "
-            f"{far:.3g}), so its head does something that is not known here. Please report the model family "
-            f"{model.config.model_type!r}."
-        )
+        return own, head_of(model).logits(hidden)
+
+    require_same_logits(model, location, probe, of="last hidden states")

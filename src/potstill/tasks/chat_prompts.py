@@ -5,16 +5,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
-import numpy as np
-from jaxtyping import Int32
 from transformers import PreTrainedTokenizerBase
 
 from potstill.data.chat_tokens import ChatTokens
 from potstill.data.dialogues import Completion, Conversation, Example, PlainText
 from potstill.data.special_tokens import token_ids
+from potstill.data.tokens import Prompt
 from potstill.data.turns import Message
-
-Prompt = Int32[np.ndarray, "_"]
 
 
 class ChatPrompts:

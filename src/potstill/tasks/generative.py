@@ -1,20 +1,20 @@
 """What stages ask of a task whose models write token by token: of decoders and of encoder-decoders alike."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Int32
+import torch
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data.token_rows import TokenRows
+from potstill.data.tokens import Prompt
 from potstill.errors import ModelError
 from potstill.targets import Head
 from potstill.tasks.loading import explained
 
 GENERATION_CONFIG = "generation_config.json"
-Prompt = Int32[np.ndarray, "_"]
 
 
 @runtime_checkable
@@ -79,16 +79,47 @@ def generative(task: object) -> GenerativeTask:
     return task
 
 
-def end_tokens(models: Iterable[PreTrainedModel], tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens that end a response, by the generation settings of the models that write it and the tokenizer.
+def ends_of(model: PreTrainedModel) -> frozenset[int]:
+    """The tokens that end a response by a model's own generation settings."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
-    Models that are compared stop at the same: all of them are given.
+
+def end_tokens(own: Iterable[Collection[int]], tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end a response, by those of each model that writes it and by the tokenizer.
+
+    Models that are compared stop at the same: those of all of them are given.
     """
-    found = {tokenizer.eos_token_id}
-    for model in models:
-        ends = getattr(model.generation_config, "eos_token_id", None)
-        found |= set(ends) if isinstance(ends, list) else {ends}
-    return found - {None}
+    return {tokenizer.eos_token_id}.union(*own) - {None}
+
+
+PROBE_TOKENS = 8
+TOLERANCE = 1e-3
+"""Share of the largest logit by which head and model may differ; arithmetic in another order is far below it."""
+
+
+def require_same_logits(
+    model: PreTrainedModel, location: str, probe: Callable[[], tuple[Tensor, Tensor]], *, of: str
+) -> None:
+    """Compare a model's own logits for a few tokens with those that its head makes of hidden states.
+
+    `probe` gives both, in this order, and `of` names the states.
+
+    Raises:
+        ModelError: they differ, so that a loss on hidden states would teach another distribution.
+    """
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        own, made = probe()
+    model.train(training)
+    own = own.float()
+    far = (own - made).abs().max().item() if own.shape == made.shape else float("inf")
+    if not far <= TOLERANCE * max(1.0, own.abs().max().item()):
+        raise ModelError(
+            f"{location}: its logits are not those of its output layer on its {of} (they differ by {far:.3g}), so its "
+            f"head does something that is not known here. Please report the model family {model.config.model_type!r}."
+        )
 
 
 def check_generation_config(location: str, vocab_size: int) -> None:

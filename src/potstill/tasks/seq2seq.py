@@ -20,13 +20,13 @@ from potstill.data.on_disk import OnDisk, row_named
 from potstill.data.pair_tokens import PairRows, PairTokens
 from potstill.data.pairs import Pair, read_pairs
 from potstill.data.reading import Reading
+from potstill.data.tokens import Prompt
 from potstill.errors import DataError, ModelError
 from potstill.records import AnswerKind
 from potstill.signals import Ask, Batch, Signals
 from potstill.targets import Head
-from potstill.tasks.causal_lm import PROBE_TOKENS, TOLERANCE
 from potstill.tasks.classes import NO_CLASSES, TEACHER
-from potstill.tasks.generative import Prompt
+from potstill.tasks.generative import PROBE_TOKENS, require_same_logits
 from potstill.tasks.generative_settings import GenerativeSettings
 from potstill.tasks.loading import load_config, load_tokenizer
 from potstill.tasks.weights import load_weights
@@ -244,23 +244,15 @@ def require_known_head(model: PreTrainedModel, location: str) -> None:
     """
     if not model.config.is_encoder_decoder:
         raise ModelError(f"{location}: {model.config.model_type!r} is no encoder-decoder. Use task.kind: causal_lm.")
-    device = next(model.parameters()).device
-    ids = torch.arange(PROBE_TOKENS, device=device)[None] % model.config.vocab_size
+    ids = torch.arange(PROBE_TOKENS, device=model.device)[None] % model.config.vocab_size
     ones = torch.ones_like(ids)
     given = {"input_ids": ids, "attention_mask": ones, "target_ids": ids.flip(1), "decoder_attention_mask": ones}
-    training = model.training
-    model.eval()
-    with torch.inference_mode():
+
+    def probe() -> tuple[Tensor, Tensor]:
         shown = shifted(given["target_ids"], start_token(model.config))
-        own = model(input_ids=ids, decoder_input_ids=shown, use_cache=False).logits[0].float()
+        own = model(input_ids=ids, decoder_input_ids=shown, use_cache=False).logits[0]
         outputs = ask_for_hidden_states(model, Batch(("probe",), given, given["target_ids"], ones.bool()))
         assert outputs.hidden is not None and outputs.head is not None
-        made = outputs.head.logits(outputs.hidden[0])
-    model.train(training)
-    far = (own - made).abs().max().item() if own.shape == made.shape else float("inf")
-    if not far <= TOLERANCE * max(1.0, own.abs().max().item()):
-        raise ModelError(
-            f"{location}: its logits are not those of its output layer on its decoder's last hidden states (they "
-            f"differ by {far:.3g}), so its head does something that is not known here. Please report the model family "
-            f"{model.config.model_type!r}."
-        )
+        return own, outputs.head.logits(outputs.hidden[0])
+
+    require_same_logits(model, location, probe, of="decoder's last hidden states")

@@ -98,6 +98,13 @@ class Ensemble(Settings):
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
         yield from _of_ensemble(where, facts)
 
+    def open(self, sources: Sources, reads: frozenset[Read]) -> Teacher:
+        """All members together, with the features of the lead alone."""
+        routes = sources.routes(self.route)
+        together = EnsembleTeacher(self, {name: sources.distributions(name) for name in self.of}, routes)
+        # Beside the lead's features, not its distributions: those are of all.
+        return sources.with_features(together, reads, self.lead_member)
+
 
 class Mixture(Ensemble):
     """A weighted mean of several teachers' distributions, in probability space and at each temperature anew."""
@@ -111,10 +118,6 @@ class Mixture(Ensemble):
     def _names_are_known(self) -> "Mixture":
         _check(self.of, self.lead, weights=self.weights, domains=self.domains)
         return self
-
-    def open(self, sources: Sources, reads: frozenset[Read]) -> Teacher:
-        """All members together, with the features of the lead alone."""
-        return _opened(self, sources, reads)
 
 
 class Routed(Ensemble):
@@ -145,10 +148,6 @@ class Routed(Ensemble):
     @property
     def route(self) -> Callable[[str | None, str], int] | None:
         return self.member_for if self.by == "domain" else None
-
-    def open(self, sources: Sources, reads: frozenset[Read]) -> Teacher:
-        """All members together, with the features of the lead alone."""
-        return _opened(self, sources, reads)
 
     def member_for(self, domain: str | None, row: str) -> int:
         """The number of the teacher of a row of this domain.
@@ -191,14 +190,7 @@ def _of_ensemble(where: str, facts: Facts) -> Iterator[str]:
         )
 
 
-def _opened(settings: Mixture | Routed, sources: Sources, reads: frozenset[Read]) -> Teacher:
-    routes = sources.routes(settings.route)
-    together = EnsembleTeacher(settings, {name: sources.distributions(name) for name in settings.of}, routes)
-    # Beside the lead's features, not its distributions: those are of all.
-    return sources.with_features(together, reads, settings.lead_member)
-
-
-def routes_of(settings: Mixture | Routed, encoded: Encoded, rows: Iterable[Any]) -> Routes:
+def routes_of(settings: Ensemble, encoded: Encoded, rows: Iterable[Any]) -> Routes:
     """The routes of `rows` as they are encoded.
 
     Raises:
@@ -220,7 +212,7 @@ def route_numbers(routes: Routes) -> list[int] | None:
 
 
 def combined(
-    settings: Mixture | Routed, members: Sequence[FullTarget], routes: Sequence[int] | None = None
+    settings: Ensemble, members: Sequence[FullTarget], routes: Sequence[int] | None = None
 ) -> MixedTargets | MostConfidentTargets:
     """One target from those of the teachers, in the order of `of`; `routes` are the teachers' numbers by domain."""
     if isinstance(settings, Routed) and settings.by == "confidence":
@@ -230,6 +222,7 @@ def combined(
         assert routes is not None
         weights = torch.nn.functional.one_hot(torch.tensor(routes, dtype=torch.int64), len(members)).float()
     else:
+        assert isinstance(settings, Mixture)
         shares = torch.tensor([settings.weights.get(name, 1.0) for name in settings.of])
         weights = (shares / shares.sum()).expand(len(members[0]), -1)
     return MixedTargets(tuple(members), weights)
@@ -239,7 +232,7 @@ def combined(
 class EnsembleTeacher:
     """`teacher(batch) -> Signals` from those of several, at each position that counts."""
 
-    settings: Mixture | Routed
+    settings: Ensemble
     members: Mapping[str, Teacher]
     routes: Routes
 

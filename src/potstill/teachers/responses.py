@@ -3,16 +3,13 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Int32
 from pydantic import Field, model_validator
 from transformers import GenerationConfig, PreTrainedModel
 
 from potstill.capabilities import Capability, Facts
+from potstill.data.tokens import Prompt
 from potstill.settings import Settings
-
-Prompt = Int32[np.ndarray, "_"]
 
 
 class Given(Settings):
