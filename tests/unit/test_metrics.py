@@ -11,9 +11,8 @@ from potstill.cli import app
 from potstill.errors import RecipeError
 from potstill.evaluation import metrics
 from potstill.evaluation.evaluate import _REQUIRED, model_evaluation
-from potstill.evaluation.findings import FEWEST_ROWS
 from potstill.evaluation.judges import JUDGES
-from potstill.evaluation.metrics import METRICS, Metric, Unit, computed_for, metric, metric_for, names_for
+from potstill.evaluation.metrics import FEWEST_ROWS, METRICS, Metric, Unit, computed_for, metric, metric_for, names_for
 from potstill.evaluation.queries import require_measurable, thresholds_upside_down
 from potstill.evaluation.tables import quantities
 from potstill.evaluation.wording import WORDING

@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 
-from potstill.evaluation.metrics import Unit, metric, name_in_words
+from potstill.evaluation.metrics import FEWEST_ROWS, Unit, metric, name_in_words
 from potstill.evaluation.references import is_beaten, not_beaten
 from potstill.evaluation.wording import WORDING
 from potstill.records import Comparison, Estimate, EvaluateRecord
 from potstill.teachers.self_taught import ROUND, is_round
 
-FEWEST_ROWS = 6
-"""Of five, all can favour one of two equal models by chance in more than one of twenty tests (2 * 0.5^5 = 6 %), so no
-interval of fewer is to be trusted."""
 ONE_SEED = "from one seed; another may differ"
 
 

@@ -30,6 +30,9 @@ EVERY: frozenset[AnswerKind] = frozenset(get_args(AnswerKind))
 CLASSES: frozenset[AnswerKind] = frozenset({"single_label", "multi_label"})
 DISTRIBUTIONS = EVERY - {"regression"}
 LANGUAGE: frozenset[AnswerKind] = frozenset({"text", "target"})
+FEWEST_ROWS = 6
+"""Of five, all can favour one of two equal models by chance in more than one of twenty tests (2 * 0.5^5 = 6 %), so no
+interval of fewer is to be trusted."""
 MOST_RETENTION = 2.0
 """A student can be better than its teacher, but nobody asks for twice as good: such a figure was meant in per cent."""
 

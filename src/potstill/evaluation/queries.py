@@ -6,8 +6,7 @@ from typing import Any
 from potstill.data.splits import stable_order
 from potstill.errors import RecipeError
 from potstill.evaluation.case import Case
-from potstill.evaluation.findings import FEWEST_ROWS
-from potstill.evaluation.metrics import Metric, metric, metric_for
+from potstill.evaluation.metrics import FEWEST_ROWS, Metric, metric, metric_for
 from potstill.models import most_tokens
 from potstill.recipe import GateSettings
 from potstill.recipe.requirements import Requirement

@@ -1,7 +1,7 @@
 """gate: the recipe's thresholds against what was measured."""
 
-from potstill.evaluation.findings import FEWEST_ROWS, digits, weak_teacher
-from potstill.evaluation.metrics import metric
+from potstill.evaluation.findings import digits, weak_teacher
+from potstill.evaluation.metrics import FEWEST_ROWS, metric
 from potstill.evaluation.queries import thresholds_upside_down
 from potstill.evaluation.references import is_beaten
 from potstill.recipe import GateSettings, Recipe
