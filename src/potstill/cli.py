@@ -101,8 +101,10 @@ def check(recipe: RecipePath, set_: Overrides = None) -> None:
     inputs = read_inputs(loaded, recipe.parent, for_console(quiet=False))
     loaded = at_one_date(loaded, inputs, str)
     require_measurable(case_of(loaded, inputs, Progress()))
-    for line in (*plan_lines(make_plan(loaded, inputs, Path())), *thresholds_upside_down(loaded)):
+    for line in plan_lines(make_plan(loaded, inputs, Path())):
         typer.echo(line)
+    for warning in thresholds_upside_down(loaded.gate, loaded.task.answers):
+        typer.echo(f"warning: {warning}")
     for line in example_lines(loaded, inputs):
         typer.echo(line)
     typer.echo(f"next: {after_check(recipe, set_ or [])}")

@@ -34,18 +34,20 @@ def losses(run: Path) -> list[float]:
 
 
 def test_specialists_are_mixed_token_by_token(project: Path, chat_teacher_folder: Path) -> None:
-    of = f"of: {{a: {{model: '{chat_teacher_folder}'}}, b: {{model: '{chat_teacher_folder}'}}}}"
-    teacher = f"teacher={{kind: mixture, {of}, domains: {{a: [few], b: [others]}}}}"
+    """One is called as the student before its training is elsewhere, which is measured too."""
+    members = "untrained", "b"
+    of = f"of: {{untrained: {{model: '{chat_teacher_folder}'}}, b: {{model: '{chat_teacher_folder}'}}}}"
+    teacher = f"teacher={{kind: mixture, {of}, domains: {{untrained: [few], b: [others]}}}}"
     recipe, out = project / "recipe.yaml", project / "run"
     potstill("run", recipe, "--out", out, *changed(teacher))
     evaluation = record(out, "evaluate")
     models = evaluation["models"]
-    assert set(models) == {"teacher", "student", "a", "b"}
+    assert set(models) == {"teacher", "student", *members}
     for quantity in ("num_parameters", "size_bytes"):
-        assert models["teacher"][quantity] == models["a"][quantity] + models["b"][quantity]
+        assert models["teacher"][quantity] == sum(models[name][quantity] for name in members)
     # Each is sure of wrong answers in the other's domain; the mixture gives a half to what one of them knows.
-    assert models["teacher"]["cross_entropy"] < min(models[name]["cross_entropy"] for name in "ab")
-    assert models["teacher"]["kl_mean"] is None and models["a"]["kl_mean"] > 0
+    assert models["teacher"]["cross_entropy"] < min(models[name]["cross_entropy"] for name in members)
+    assert models["teacher"]["kl_mean"] is None and models["untrained"]["kl_mean"] > 0
     assert models["student"]["kl_mean"] < 0.5 * evaluation["initial_kl_mean"]
     assert set(evaluation["generations"][0]["said"]) == set(models)
     stored = losses(out)

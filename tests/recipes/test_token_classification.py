@@ -82,6 +82,7 @@ def test_report_and_card_speak_of_entities(finished: Path) -> None:
     page, card = ((finished / "run/report" / name).read_text() for name in ("report.html", "MODEL_CARD.md"))
     for text in (page, card):
         assert "Entity F1 (95 % interval)" in text and "of the teacher's entity F1" in text.replace("&#39;", "'")
+    assert "throughput, documents read in windows of" in " ".join(card.split()) and "texts cut" not in card
     assert "pipeline_tag: token-classification" in card and "AutoModelForTokenClassification" in card
     assert "McNemar" not in page
 

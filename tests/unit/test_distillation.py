@@ -141,7 +141,7 @@ def test_a_student_that_failed_is_returned_with_its_verdict(
     first: potstill.Distilled, project: Path, tmp_path: Path
 ) -> None:
     out = Path(shutil.copytree(project / "run", tmp_path / "run"))
-    failed = distill_rows(project, out, gate={"min_retention": 50.0, "allow_weak_teacher": True})
+    failed = distill_rows(project, out, gate={"min_retention": 1.9, "allow_weak_teacher": True})
     assert not failed.passed and failed.export.skipped
     assert failed.folder == out / "train/student/model"
     assert failed.model.config.num_hidden_layers == 2

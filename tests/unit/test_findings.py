@@ -134,11 +134,13 @@ def test_whole_targets_are_compared_with_those_of_the_baseline(low: float, high:
         )
         for name, each in measured().models.items()
     }
+    pairs = [pair.model_copy(update={"score_points": {"exact_match": points(-5.0)}}) for pair in measured().comparisons]
     gain = Estimate(value=(low + high) / 2, low=low, high=high)
     nats = Estimate(value=0.1, low=0.05, high=0.2)
     said = findings(
         measured(
             models=models,
+            comparisons=pairs,
             primary_metric="exact_match",
             gain_over_baseline_points=gain,
             kl_gain_over_baseline=nats,

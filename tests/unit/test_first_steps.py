@@ -161,6 +161,11 @@ def exported(*passed: bool) -> ExportRecord:
     [
         (GateRecord(passed=True, checks=[]), exported(False, True), "load run/export/kind1 with onnx"),
         (GateRecord(passed=True, checks=[]), exported(False), "the student itself lies in run/train/student/model"),
+        (
+            GateRecord(passed=True, checks=[]),
+            ExportRecord(skipped=False, artefacts=[]),
+            "the recipe exports nothing (export: []); the student itself lies in run/train/student/model",
+        ),
         (GateRecord(passed=False, checks=[]), exported(), "read in the report what was missed"),
         (GateRecord(passed=False, checks=[], weak_teacher="It is weak."), exported(), "give a better teacher"),
     ],

@@ -1,5 +1,6 @@
 """The registry of metrics: names, directions, and what a gate may require of which kind of answer."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,8 +9,15 @@ from pydantic import ValidationError
 
 from potstill.cli import app
 from potstill.errors import RecipeError
-from potstill.evaluation.metrics import METRICS, computed_for, metric, metric_for, names_for
+from potstill.evaluation import metrics
+from potstill.evaluation.evaluate import _REQUIRED, model_evaluation
+from potstill.evaluation.judges import JUDGES
+from potstill.evaluation.metrics import FEWEST_ROWS, METRICS, Metric, Unit, computed_for, metric, metric_for, names_for
 from potstill.evaluation.queries import require_measurable, thresholds_upside_down
+from potstill.evaluation.tables import quantities
+from potstill.evaluation.wording import WORDING
+from potstill.presentation.page import render_html
+from potstill.presentation.terminal import verdict_lines
 from potstill.progress import Progress
 from potstill.recipe import GateSettings
 from potstill.recipe.requirements import parse_requirement
@@ -19,7 +27,8 @@ from potstill.run_dir import fingerprint
 from potstill.stages.gate import judge
 from potstill.stages.inputs import read_inputs
 from potstill.stages.judged_rows import case_of
-from tests.unit.finished_run import evaluation
+from tests.conftest import make_chat_project
+from tests.unit.finished_run import evaluation, inputs
 
 
 def measured(**changes: Any) -> EvaluateRecord:
@@ -35,8 +44,10 @@ def test_each_metric_has_one_name_and_its_place_in_records() -> None:
     assert len(names) == len(set(names))
     for each in METRICS:
         assert each.stored_as is None or each.stored_as in ModelEvaluation.model_fields, each.name
-        # What nobody computes from answers, and lies in no field, is read of the record.
-        assert each.formula or each.stored_as or each.read, each.name
+        # What nobody computes from answers, and lies in no field, is read of the record, or is another's second name.
+        assert each.resampled or each.formula or each.stored_as or each.read or each.same_as in names, each.name
+        assert each.resampled is None or each.formula is None, each.name
+        assert each.resampled or not each.column, each.name
     assert {each.name for each in METRICS if each.better == "lower"} == {
         *("rmse", "rmse_from_teacher", "rms_probability_difference"),
         *("perplexity", "cross_entropy", "kl_from_teacher", "kl_median", "kl_p99", "ece", "drop_points"),
@@ -66,9 +77,49 @@ def test_every_kind_has_the_metric_that_it_is_judged_by() -> None:
         "text": "token_accuracy",
         "target": "exact_match",
     }
-    assert set(primary) == set(get_args(AnswerKind))
+    assert set(primary) == set(get_args(AnswerKind)) == set(JUDGES) == set(WORDING)
     for kind, name in primary.items():
         assert name in names_for(kind)  # type: ignore[arg-type]
+        assert measured(primary_metric=name).answers == kind
+    with pytest.raises(KeyError, match="ndcg"):
+        _ = measured(primary_metric="ndcg").answers
+
+
+def test_a_metric_without_an_interval_is_an_entry_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lower-is-better one: measured, recorded, read again, shown and judged."""
+    new = Metric("slips", "slips", Unit.NUMBER, "lower", title="Slips", formula=lambda answers, model: len(model) / 2)
+    monkeypatch.setattr(metrics, "METRICS", (*METRICS, new))
+    monkeypatch.setattr("potstill.evaluation.tables.METRICS", (*METRICS, new))
+    monkeypatch.setitem(metrics._BY_NAME, "slips", new)
+    assert [each.name for each, _ in computed_for("single_label")][-1] == "slips"
+    old = measured().models["student"].model_dump()
+    costs = {name: old[name] for name in ModelEvaluation.model_fields if name not in (*_REQUIRED, "scores")}
+    values = {model: new.formula_for("single_label")(None, model) for model in measured().models}  # type: ignore[misc]
+    model = model_evaluation("student", {"slips": values}, costs)
+    model = ModelEvaluation.model_validate_json(model.model_dump_json())
+    assert model.scores == {"slips": 3.5}
+    models = {name: each.model_copy(update={"scores": model.scores}) for name, each in measured().models.items()}
+    row = next(each for each in quantities(measured(models=models)) if each.name == "Slips")
+    assert row.values == ["3.5"] * 3
+    for required, passed in (("<= 3.5", True), ("< 3.5", False)):
+        settings = GateSettings(min_retention=None, require={"slips": required})
+        assert judge(settings, measured(models=models)).checks[-1].passed is passed
+
+
+def test_a_metric_by_name_is_that_one_or_none() -> None:
+    model, pair, floor = measured().models["student"], measured().comparisons[0], measured().floors["student_labels"]
+    for name in ("accuracy", "token_accuracy"):
+        assert model.score(name) == model.accuracy_interval
+        assert pair.points(name) == pair.accuracy_points
+        assert floor.score(name) == floor.accuracy
+    assert model.score("macro_f1") == model.macro_f1_interval
+    assert pair.points("macro_f1") == pair.macro_f1_points
+    assert floor.score("macro_f1") == floor.macro_f1
+    for ask in (model.score, pair.points, floor.score):
+        with pytest.raises(KeyError, match="entity_f1"):
+            ask("entity_f1")
+    with pytest.raises(KeyError, match="slips"):
+        model.model_copy(update={"scores": {"slips": 3.5}}).score("slips")
 
 
 @pytest.mark.parametrize(
@@ -143,10 +194,29 @@ def test_without_requirements_settings_are_those_of_before() -> None:
     [
         (["gate.require={perplexity: '<= 9'}"], "'perplexity' is not measured of this task; there are: accuracy"),
         (["gate.require={acuracy: '>= 0.9'}"], "did you mean accuracy"),
+        (["gate.max_kl_from_teacher=2"], "gate.max_kl_from_teacher: 'kl_from_teacher' is not measured of this task"),
         (["gate.require={ece: '<= 0.1 (95%)'}"], "gate.require.ece: calibration error is measured without an interval"),
         (["gate.require={accuracy: '>= 92'}"], "accuracy is a share and never above 1"),
+        (["gate.require={accuracy: '> 1'}"], "accuracy is a share and never above 1, so '> 1' tells nothing"),
+        (["gate.require={ece: '< 0'}"], "gate.require.ece: calibration error is never below 0, so no student meets"),
+        (["gate.require={size_bytes: '<= -1'}"], "size of the weights is never below 0"),
         (["gate.require={agreement: '> 1.5 (95%)'}"], "agreement with the teacher is a share and never above 1"),
         (["gate.require={latency_p99_ms: '<= 9'}"], "gate.require.latency_p99_ms: a 99th percentile needs 662 queries"),
+        (
+            ["gate.min_retention=95"],
+            "gate.min_retention: retention is a share and of no student above 2, so '>= 95' tells",
+        ),
+        (
+            ["gate={require: {retention: '>= 95'}}"],
+            "gate.require.retention: retention is a share and of no student above 2",
+        ),
+        *(
+            (
+                [change, "train.baseline=false"],
+                "gain over the baseline is measured against the baseline, which train.base",
+            )
+            for change in ("gate.min_gain_over_baseline_points=0", "gate.require={gain_over_baseline_points: '> 0'}")
+        ),
         (["gate.max_latency_p95_ms=9"], "gate.max_latency_p95_ms: a 95th percentile needs 100 queries"),
     ],
 )
@@ -155,6 +225,38 @@ def test_what_can_never_be_met_is_refused_before_any_work(project: Path, changes
     with pytest.raises(RecipeError) as error:
         require_measurable(case_of(recipe, read_inputs(recipe, project), Progress()))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("rows", [FEWEST_ROWS - 1, FEWEST_ROWS])
+def test_confidence_of_fewer_rows_than_give_any_is_refused(project: Path, rows: int) -> None:
+    test = project / "data/test.jsonl"
+    test.write_text("".join(test.read_text().splitlines(keepends=True)[:rows]))
+    recipe = load_recipe(project / "recipe.yaml", ["gate.require={accuracy: '> 0.1 (95%)'}"])
+    case = case_of(recipe, read_inputs(recipe, project), Progress())
+    if rows == FEWEST_ROWS:
+        require_measurable(case)
+        return
+    with pytest.raises(RecipeError, match=r"gate\.require\.accuracy: nothing of fewer than 6 test rows .* has 5\."):
+        require_measurable(case)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["gate.min_retention=1.9", "gate.max_drop_points=-1", "gate.require={gain_over_baseline_points: '>= -3 (95%)'}"],
+)
+def test_what_a_good_student_can_have_is_not_refused(project: Path, change: str) -> None:
+    """One that is better than its teacher loses less than nothing, and a gate may let distilling lose."""
+    recipe = load_recipe(project / "recipe.yaml", [change])
+    require_measurable(case_of(recipe, read_inputs(recipe, project), Progress()))
+
+
+def test_what_a_language_model_is_judged_by_has_an_interval(tmp_path: Path, chat_teacher_folder: Path) -> None:
+    project = make_chat_project(tmp_path, chat_teacher_folder)
+    recipe = load_recipe(project / "recipe.yaml", ["gate.require={token_accuracy: '>= 0.4 (95%)'}"])
+    require_measurable(case_of(recipe, read_inputs(recipe, project), Progress()))
+    settings = GateSettings(min_retention=None, require={"token_accuracy": ">= 0.812 (95%)"})
+    check = judge(settings, measured(primary_metric="token_accuracy")).checks[-1]
+    assert (check.measured, check.bound, check.passed) == (0.812, pytest.approx(0.795), False)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +274,7 @@ def test_a_threshold_on_the_side_of_the_worst_students_is_warned_of(
     project: Path, capsys: pytest.CaptureFixture[str], required: str, said: str | None
 ) -> None:
     recipe = load_recipe(project / "recipe.yaml", [f"gate.require={{{required}}}"])
-    found = list(thresholds_upside_down(recipe))
+    found = list(thresholds_upside_down(recipe.gate, recipe.task.answers))
     assert len(found) == (said is not None)
     assert all(said in warning for warning in found if said)
     assert app(
@@ -183,6 +285,14 @@ def test_a_threshold_on_the_side_of_the_worst_students_is_warned_of(
     )
     printed = capsys.readouterr().out
     assert printed.count("warning: gate.require") == len(found)
+    # And beside the verdict, which a run shows however quiet it is.
+    verdict = judge(recipe.gate, measured())
+    assert verdict.warnings == found
+    assert ("warnings" in verdict.model_dump()) is bool(found), "other records are as before there were any"
+    verdict_lines(verdict)
+    assert " ".join(capsys.readouterr().out.split()).count("warning: gate.require") == len(found)
+    page = render_html(**inputs() | {"run": replace(inputs()["run"], gate=verdict)})
+    assert page.count("Warning: gate.require") == len(found)
 
 
 def test_a_metric_is_told_of_the_right_task() -> None:

@@ -7,10 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.capabilities import Capability
 from potstill.data.encoded import EncodedRows
 from potstill.data.rows import Row
+from potstill.evaluation.answers import outputs_of
+from potstill.evaluation.case import Case
+from potstill.progress import Progress
+from potstill.recipe import Recipe
 from potstill.runtimes.ensemble import EnsemblePredictor
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import Predictor, open_predictor, release_all
@@ -67,6 +72,28 @@ def test_outputs_are_in_the_order_of_the_rows(folders: dict[str, Path]) -> None:
         with torch.no_grad():
             logits = model(**predictor.tokenizer(text, return_tensors="pt")).logits[0].numpy()
         assert found[number] == pytest.approx(logits, abs=1e-5), text
+
+
+def test_rows_are_tokenized_once_for_each_tokenizer(folders: dict[str, Path]) -> None:
+    """Models that read with the same one share its rows."""
+    first, other = opened(folders["one"]), opened(folders["other"])
+    shared = TransformersPredictor(ModelFolder(folders["other"]), TASK, first.tokenizer, CPU, 4)
+    asked: list[object] = []
+
+    def encode(tokenizer: PreTrainedTokenizerBase) -> EncodedRows:
+        asked.append(tokenizer)
+        return TASK.encode(rows(), tokenizer, ["a", "b", "x"])
+
+    def untrained() -> PreTrainedModel:
+        raise AssertionError("nobody asks for it here")
+
+    data = {"train": "rows.jsonl", "validation": 0.1, "test": 0.1}
+    recipe = Recipe.model_validate({"task": TASK, "data": data, "teacher": {"model": "one"}})
+    names, config = ["a", "b", "x"], PretrainedConfig()
+    case = Case(recipe, {}, names, first.tokenizer, config, Progress(), encode=encode, untrained=untrained)
+    outputs, _ = outputs_of(case, {"teacher": first, "student": shared, "baseline": other})
+    assert asked == [first.tokenizer, other.tokenizer]
+    assert outputs["student"] == pytest.approx(outputs["baseline"], abs=1e-6)
 
 
 def test_what_was_asked_before_is_not_asked_again(folders: dict[str, Path]) -> None:

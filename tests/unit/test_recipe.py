@@ -83,6 +83,7 @@ def test_words_that_yaml_1_1_takes_for_booleans_stay_text(load: Any, word: str) 
             r"line 5: label\.responses: per_prompt: at temperature 0 all responses to a prompt are the same",
         ),
         ("losses: [{kind: hard_labels}, {kind: hard_labels}]\n", "hard_labels is listed twice"),
+        ("export: [{kind: safetensors}, {kind: safetensors}]\n", "safetensors is listed twice"),
         ("train: {alpha: 1.5}\n", r"train\.alpha: expected values from 0"),
         (
             "train: {alpha: 0.5}\nlosses: [{kind: hard_labels}]\n",

@@ -6,9 +6,13 @@ from html.parser import HTMLParser
 
 import pytest
 
+from potstill.evaluation.sections import detail_sections
 from potstill.presentation import charts
 from potstill.presentation.page import render_html, render_model_card
-from tests.unit.finished_run import SECTIONS, card_inputs, inputs, sections
+from potstill.presentation.tables import Quantity
+from potstill.presentation.terminal import result_table, verdict_lines
+from potstill.records import Check, ExportRecord, GateRecord, Generation
+from tests.unit.finished_run import SECTIONS, card_inputs, evaluation, inputs, sections
 
 
 class Elements(HTMLParser):
@@ -201,6 +205,46 @@ def test_model_card_has_front_matter_and_no_markup_from_data() -> None:
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {5}
     assert body.index("|---|") - body.index("| |") < 60
     assert "max_length=64" in body
+
+
+def test_a_teacher_can_be_called_as_what_stands_beside_its_text() -> None:
+    found = evaluation(with_baseline=False).model_copy(
+        update={
+            "primary_metric": "token_accuracy",
+            "generations": [Generation(id="1", prompt="a prompt", truth="a truth", said={"asked": "its answer"})],
+        }
+    )
+    (samples,) = [each for each in detail_sections(found) if each.anchor == "generations"]
+    ((_, table),) = samples.tables
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["asked", "a prompt"],
+        ["true response", "a truth"],
+        ["asked", "its answer"],
+    ]
+
+
+def test_a_recipe_that_exports_nothing_has_no_empty_table() -> None:
+    found = inputs()
+    run = replace(found["run"], export=ExportRecord(skipped=False, artefacts=[]))
+    text = parsed(render_html(**found | {"run": run})).text
+    assert "The recipe exports nothing." in text and "largest difference of a logit" not in text
+
+
+def test_the_terminal_shows_texts_of_the_data_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """A tag in brackets is no style, and one between colons no picture."""
+    tags = "B-[org] [/x] [bold] :cat: \\[a]"
+    reference = f"the tag {tags} at every word"
+    gate = GateRecord(
+        passed=False,
+        checks=[Check(name="entity_f1", required=f"> 0.1 ({reference})", measured=0.2, passed=True)],
+        weak_teacher=tags,
+        warnings=[tags],
+    )
+    verdict_lines(gate)
+    found = evaluation(with_baseline=True).model_copy(update={"findings": [tags]})
+    result_table(found, [Quantity(tags, [tags] * 3, brief=True)], [tags])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count(tags) >= 5, shown
 
 
 def test_a_teacher_adapted_on_the_training_rows_has_a_card() -> None:

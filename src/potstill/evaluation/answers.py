@@ -104,7 +104,8 @@ def outputs_of(case: Case, predictors: Mapping[str, Predictor]) -> tuple[dict[st
     """What the head of each model gave for the test rows, and these rows as the teacher reads them."""
     encoded: dict[int, Encoded] = {}
     for predictor in predictors.values():
-        encoded.setdefault(id(predictor.tokenizer), case.encode(predictor.tokenizer))
+        if id(predictor.tokenizer) not in encoded:
+            encoded[id(predictor.tokenizer)] = case.encode(predictor.tokenizer)
     as_teacher = encoded[id(predictors["teacher"].tokenizer)]
     models = sum(not predictor.asks_others for predictor in predictors.values())
     with case.progress.task("evaluate: quality", len(as_teacher.ids) * models, "rows") as advance:

@@ -10,37 +10,13 @@ from potstill.presentation.card import Card, FloorLine
 from potstill.records import AnswerKind, EvaluateRecord, PlanRecord
 
 _OPEN = """\
-from transformers import {auto}, AutoTokenizer{more}
+from transformers import {names}
 
 folder = "."  # the folder with this file's model, or its name on a hub
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = {auto}.from_pretrained(folder)
 
 """
-_CLASSIFY = 'inputs = tokenizer("a text", truncation=True, max_length={max_length}, return_tensors="pt")\n'
-_AUTO: Mapping[AnswerKind, str] = {
-    "single_label": "AutoModelForSequenceClassification",
-    "multi_label": "AutoModelForSequenceClassification",
-    "regression": "AutoModelForSequenceClassification",
-    "tags": "AutoModelForTokenClassification",
-    "text": "AutoModelForCausalLM",
-    "target": "AutoModelForSeq2SeqLM",
-}
-_USE: Mapping[AnswerKind, str] = {
-    "single_label": _CLASSIFY + "print(model.config.id2label[model(**inputs).logits.argmax().item()])",
-    "multi_label": _CLASSIFY
-    + "chances = model(**inputs).logits[0].sigmoid()\n"
-    + "print({{model.config.id2label[number]: chance for number, chance in enumerate(chances.tolist()) "
-    + "if chance > 0.5}})",
-    "regression": _CLASSIFY + "print(model(**inputs).logits.item())",
-    "tags": 'find = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="first")\n'
-    'print(find("a text of at most {max_length} tokens"))',
-    "text": 'inputs = tokenizer("a text", return_tensors="pt")\n'
-    "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))",
-    "target": _CLASSIFY
-    + "written = model.generate(**inputs, max_new_tokens={max_target_length})\n"
-    + "print(tokenizer.decode(written[0], skip_special_tokens=True))",
-}
 
 
 def card_of(evaluation: EvaluateRecord, plan: PlanRecord, task: Mapping[str, Any], taught_by: str) -> Card:
@@ -65,6 +41,9 @@ def card_of(evaluation: EvaluateRecord, plan: PlanRecord, task: Mapping[str, Any
             for name, floor in evaluation.floors.items()
         ],
         reads=read,
+        timed_as=f"documents read in windows of {task['max_length']} tokens"
+        if words.read_whole
+        else f"texts cut at {task['max_length']} tokens",
         limit=None if words.limit is None else words.limit.format(classes=classes),
         classes=words.classes,
         labelled="tokens" if words.queries == "prompts" else "rows",
@@ -75,5 +54,6 @@ def card_of(evaluation: EvaluateRecord, plan: PlanRecord, task: Mapping[str, Any
 
 def loading_code(kind: AnswerKind, task: Mapping[str, Any]) -> str:
     """Python that loads a student and asks it."""
-    opened = _OPEN.format(auto=_AUTO[kind], more=", pipeline" if kind == "tags" else "")
-    return opened + _USE[kind].format_map(task)
+    words = WORDING[kind]
+    names = ", ".join((words.auto_class, "AutoTokenizer", *words.imports))
+    return _OPEN.format(auto=words.auto_class, names=names) + words.use.format_map(task)

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from potstill.evaluation.answers import OVER_BASELINE, comparison, estimate, measured_by, pairs
 from potstill.evaluation.case import Case
 from potstill.evaluation.costs import costs_of, measurement
 from potstill.evaluation.findings import findings
 from potstill.evaluation.judges import JUDGES
 from potstill.evaluation.metrics import Measured, Resampled, Unit, metric
+from potstill.measure import quality
 from potstill.records import AnswerKind, Comparison, EvaluateRecord, ModelEvaluation
 from potstill.runtimes.predictor import Predictor, release_all
 
@@ -34,7 +33,7 @@ def evaluate_models(
     ]
     agreement = {name: answers.agreement(name) for name in predictors if name != "teacher"}
     primary = task.primary_metric
-    scores = measured[_measured_as(primary)]
+    scores = measured[metric(primary).measured_as.name]
     record = EvaluateRecord(
         primary_metric=primary,
         test_rows=len(case.test),
@@ -52,12 +51,8 @@ def evaluate_models(
         **ratios(models, scores, next((each.points(primary) for each in comparisons if _paid(each)), None)),
         **judged.more,
     )
+    assert record.answers == kind, f"a record that is judged by {primary} is taken for {record.answers}"
     return record.model_copy(update={"findings": findings(record, answer_all)})
-
-
-def _measured_as(primary: str) -> str:
-    """The metric whose values are those of the primary one, which of language models has a name of its own."""
-    return "accuracy" if primary == "token_accuracy" else primary
 
 
 def _paid(each: Comparison) -> bool:
@@ -72,7 +67,7 @@ def model_evaluation(model: str, measured: Measured, costs: Mapping[str, Any]) -
         if model not in values:
             continue
         known, value = metric(name), values[model]
-        found = estimate(value) if isinstance(value, np.ndarray) else value
+        found = value if known.resampled is None else estimate(value)
         if known.stored_as is None:
             scores[name] = found
         elif f"{known.stored_as}_interval" in ModelEvaluation.model_fields:
@@ -98,7 +93,7 @@ def points(measured: Measured, of: str, against: str) -> dict[str, Any]:
     return {
         name: estimate(100 * (values[of] - values[against]))
         for name, values in measured.items()
-        if metric(name).unit is Unit.SHARE and isinstance(values.get(of), np.ndarray) and against in values
+        if metric(name).unit is Unit.SHARE and metric(name).resampled is not None and {of, against} <= set(values)
     }
 
 
@@ -109,7 +104,7 @@ def ratios(models: Mapping[str, ModelEvaluation], scores: Mapping[str, Resampled
     """
     teacher, student = models["teacher"], models["student"]
     return {
-        "retention": estimate(retained(scores["student"], scores["teacher"])),
+        "retention": estimate(quality.retained(scores["student"], scores["teacher"])),
         "drop_points": estimate(100 * (scores["teacher"] - scores["student"])),
         "speedup": teacher.latency_p50_ms / student.latency_p50_ms,
         "speedup_in_own_types": _speedup_in_own_types(teacher, student),
@@ -125,8 +120,3 @@ def _speedup_in_own_types(teacher: ModelEvaluation, student: ModelEvaluation) ->
     if own == [None, None]:
         return None
     return (own[0] or teacher.latency_p50_ms) / (own[1] or student.latency_p50_ms)
-
-
-def retained(student: Resampled, teacher: Resampled) -> Resampled:
-    """Student / teacher; 0 where the teacher has nothing to keep, or, as an R² can be, less than nothing."""
-    return np.divide(student, teacher, out=np.zeros_like(student), where=teacher > 0)

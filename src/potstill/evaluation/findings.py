@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 
-from potstill.evaluation.metrics import Unit, metric, name_in_words
+from potstill.evaluation.metrics import FEWEST_ROWS, Unit, metric, name_in_words
 from potstill.evaluation.references import is_beaten, not_beaten
 from potstill.evaluation.wording import WORDING
 from potstill.records import Comparison, Estimate, EvaluateRecord
+from potstill.teachers.self_taught import ROUND, is_round
 
-FEWEST_ROWS = 6
-"""Of five, all can favour one of two equal models by chance in more than one of twenty tests (2 * 0.5^5 = 6 %), so no
-interval of fewer is to be trusted."""
 ONE_SEED = "from one seed; another may differ"
 
 
@@ -210,7 +208,7 @@ def _of_types(evaluation: EvaluateRecord) -> list[str]:
 def _of_generations(evaluation: EvaluateRecord) -> list[str]:
     """How the students that taught each other compare, where there were several."""
     models = evaluation.models
-    earlier = sorted((name for name in models if name.startswith("generation-")), key=lambda name: int(name[11:]))
+    earlier = sorted(filter(is_round, models), key=lambda name: int(name.removeprefix(ROUND)))
     if not earlier:
         return []
     shares = ", ".join(f"{evaluation.primary(name).value:.1%}" for name in (*earlier, "student"))

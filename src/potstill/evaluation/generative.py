@@ -23,7 +23,8 @@ from potstill.targets import FullTarget
 from potstill.tasks.generative import end_tokens, generative
 
 Right = npt.NDArray[np.bool_]
-UNTRAINED = "untrained"
+UNTRAINED = "the student as training found it"
+"""Its key among the models: none of them can have this name, for it is no folder's."""
 
 
 @dataclass(frozen=True)

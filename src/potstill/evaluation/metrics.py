@@ -1,10 +1,11 @@
 """The metrics: what each is called, its unit, which way is better, and which kinds of answer have it.
 
 Gate, findings, terminal, page and card read them here. A new one is an entry of `METRICS`; where it is measured anew,
-its formula gives it for one model, over the resamples if it is to have an interval.
+`formula` gives it for one model, or `resampled` over the resamples if it is to have an interval.
 """
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,9 +18,10 @@ from potstill.measure import quality
 from potstill.records import AnswerKind, Estimate, EvaluateRecord, ModelEvaluation
 
 Resampled = npt.NDArray[np.float64]
-Formula = Callable[[Any, str], Resampled | float]
-"""From the answers of all models and the name of one: its value over the resamples, the first of which is the sample
-itself, or its value alone."""
+Formula = Callable[[Any, str], float]
+"""From the answers of all models and the name of one: its value on the sample."""
+ResampledFormula = Callable[[Any, str], Resampled]
+"""The same over the resamples, the first of which is the sample itself."""
 Measured = Mapping[str, Mapping[str, Any]]
 """For each metric, by name, and each model what its formula gave."""
 Read = Callable[[EvaluateRecord, str], Estimate | float | None]
@@ -28,6 +30,11 @@ EVERY: frozenset[AnswerKind] = frozenset(get_args(AnswerKind))
 CLASSES: frozenset[AnswerKind] = frozenset({"single_label", "multi_label"})
 DISTRIBUTIONS = EVERY - {"regression"}
 LANGUAGE: frozenset[AnswerKind] = frozenset({"text", "target"})
+FEWEST_ROWS = 6
+"""Of five, all can favour one of two equal models by chance in more than one of twenty tests (2 * 0.5^5 = 6 %), so no
+interval of fewer is to be trusted."""
+MOST_RETENTION = 2.0
+"""A student can be better than its teacher, but nobody asks for twice as good: such a figure was meant in per cent."""
 
 
 class Unit(StrEnum):
@@ -56,10 +63,14 @@ class Metric:
     of: frozenset[AnswerKind] = EVERY
     title: str | None = None
     """As tables call it; without one it is the words."""
+    resampled: ResampledFormula | Mapping[AnswerKind, ResampledFormula] | None = None
+    """How it is computed from answers over the resamples, and so has an interval."""
     formula: Formula | Mapping[AnswerKind, Formula] | None = None
-    """How it is computed from answers; None where something else measures it."""
+    """How it is computed from answers without one. Neither where something else measures it."""
     stored_as: str | None = None
     """The field of `ModelEvaluation` that holds it; without one it lies in `scores` by its name."""
+    same_as: str | None = None
+    """The metric that it is another name of."""
     of_teacher: bool = True
     """Whether it is of the teacher, too."""
     read: Read | None = None
@@ -67,28 +78,47 @@ class Metric:
     words_of: Mapping[AnswerKind, str] = field(default_factory=dict)
     """What it is called where that is another word."""
     column: bool = False
-    """Whether it is resampled, and differences in it are shown beside the accuracy's."""
+    """Of one that is resampled: whether differences in it are shown beside the accuracy's."""
     interval: bool = False
-    """Whether it has an interval all the same."""
-    above_one: bool = False
-    """Of a share: whether it can be more than one."""
+    """Of one that is read of a record: whether it has an interval there."""
+    below_zero: bool = False
+    """Whether it can be less than zero."""
+    most: float | None = None
+    """The most that a student can have, where there is one; of shares that say nothing else it is 1."""
+    needs_baseline: bool = False
+    """Whether it is measured against the baseline."""
     brief: bool = True
     """Whether it is shown where there is little room."""
 
     @property
     def has_interval(self) -> bool:
-        return self.column or self.interval
+        return self.measured_as.resampled is not None or self.interval
+
+    @property
+    def ceiling(self) -> float:
+        """Above which no student has it."""
+        if self.most is not None:
+            return self.most
+        return 1.0 if self.unit is Unit.SHARE else math.inf
+
+    @property
+    def measured_as(self) -> "Metric":
+        """The metric under whose name it is computed and recorded."""
+        return self if self.same_as is None else metric(self.same_as)
 
     def named(self, answers: AnswerKind) -> str:
         return self.words_of.get(answers, self.words)
 
-    def formula_for(self, answers: AnswerKind) -> Formula | None:
+    def formula_for(self, answers: AnswerKind) -> Formula | ResampledFormula | None:
         if answers not in self.of:
             return None
-        return self.formula.get(answers) if isinstance(self.formula, Mapping) else self.formula
+        formula = self.formula if self.resampled is None else self.resampled
+        return formula.get(answers) if isinstance(formula, Mapping) else formula
 
     def of_model(self, model: ModelEvaluation) -> Estimate | float | None:
         """Its value of a model, with the interval where there is one."""
+        if self.same_as is not None:
+            return self.measured_as.of_model(model)
         if self.stored_as is None:
             return model.scores.get(self.name)
         interval: Estimate | None = getattr(model, f"{self.stored_as}_interval", None)
@@ -150,10 +180,10 @@ METRICS: tuple[Metric, ...] = (
     # Of answers. Those with a column come in this order, the one that a task is judged by first.
     Metric("micro_f1", "micro-F1", Unit.SHARE, "higher", frozenset({"multi_label"}), "Micro-F1",
            lambda a, model: quality.micro_f1s(a.truth, a.decisions(model), a.weights), column=True),
-    Metric("r2", "R²", Unit.SHARE, "higher", frozenset({"regression"}),
-           formula=lambda a, model: quality.r2s(a.truth, a.values[model], a.weights), column=True),
-    Metric("spearman", "Spearman's rank correlation", Unit.SHARE, "higher", frozenset({"regression"}),
-           formula=lambda a, model: quality.spearmans(a.truth, a.values[model], a.weights), column=True),
+    Metric("r2", "R²", Unit.SHARE, "higher", frozenset({"regression"}), below_zero=True,
+           resampled=lambda a, model: quality.r2s(a.truth, a.values[model], a.weights), column=True),
+    Metric("spearman", "Spearman's rank correlation", Unit.SHARE, "higher", frozenset({"regression"}), below_zero=True,
+           resampled=lambda a, model: quality.spearmans(a.truth, a.values[model], a.weights), column=True),
     Metric("entity_f1", "entity F1", Unit.SHARE, "higher", frozenset({"tags"}), "Entity F1",
            lambda a, model: a.f1(model), column=True),
     Metric("entity_precision", "entity precision", Unit.SHARE, "higher", frozenset({"tags"}), "Entity precision",
@@ -166,47 +196,48 @@ METRICS: tuple[Metric, ...] = (
            lambda a, model: quality.accuracies(a.exact[model], a.drawn.weights), column=True),
     Metric("accuracy", "accuracy", Unit.SHARE, "higher", DISTRIBUTIONS, "Accuracy", _share_of_right,
            stored_as="accuracy", words_of={"multi_label": "all labels right"}, column=True),
-    Metric("token_accuracy", "accuracy at the next token", Unit.SHARE, "higher", LANGUAGE, stored_as="accuracy"),
+    Metric("token_accuracy", "accuracy at the next token", Unit.SHARE, "higher", LANGUAGE, same_as="accuracy"),
     Metric("macro_f1", "macro-F1", Unit.SHARE, "higher", CLASSES, "Macro-F1",
            {"single_label": lambda a, model: quality.macro_f1s(a.truth, a.predicted(model), a.classes, a.weights),
             "multi_label": lambda a, model: quality.label_f1s(a.truth, a.decisions(model), a.weights)},
            stored_as="macro_f1", column=True),
     Metric("rmse", "root mean squared error", Unit.NUMBER, "lower", frozenset({"regression"}), "RMSE",
-           lambda a, model: quality.rmses(a.truth, a.values[model], a.weights), stored_as="rmse", interval=True),
+           lambda a, model: quality.rmses(a.truth, a.values[model], a.weights), stored_as="rmse"),
     Metric("rmse_from_teacher", "root mean squared difference from the teacher", Unit.NUMBER, "lower",
            frozenset({"regression"}), "RMSE from the teacher",
            lambda a, model: quality.rmses(a.values["teacher"], a.values[model], a.weights),
-           stored_as="rmse_from_teacher", interval=True, brief=False),
+           stored_as="rmse_from_teacher", brief=False),
     Metric("perplexity", "perplexity", Unit.NUMBER, "lower", LANGUAGE, "Perplexity of the true responses",
-           lambda a, model: float(np.exp(a.tokens[model].loss.mean())), stored_as="perplexity"),
+           formula=lambda a, model: float(np.exp(a.tokens[model].loss.mean())), stored_as="perplexity"),
     Metric("kl_from_teacher", "KL from the teacher", Unit.NATS, "lower", LANGUAGE, "KL from the teacher: mean, nats",
-           _mean_of_tokens("kl"), stored_as="kl_mean", of_teacher=False),
-    Metric("kl_median", "median KL from the teacher", Unit.NATS, "lower", LANGUAGE, "… median", _quantile_of_kl(0.5),
-           stored_as="kl_median", of_teacher=False, brief=False),
+           formula=_mean_of_tokens("kl"), stored_as="kl_mean", of_teacher=False),
+    Metric("kl_median", "median KL from the teacher", Unit.NATS, "lower", LANGUAGE, "… median",
+           formula=_quantile_of_kl(0.5), stored_as="kl_median", of_teacher=False, brief=False),
     Metric("kl_p99", "99th percentile of the KL from the teacher", Unit.NATS, "lower", LANGUAGE,
-           "… 99 % of tokens below", _quantile_of_kl(0.99), stored_as="kl_p99", of_teacher=False, brief=False),
+           "… 99 % of tokens below", formula=_quantile_of_kl(0.99), stored_as="kl_p99", of_teacher=False, brief=False),
     Metric("top1_agreement", "agreement on the likeliest token", Unit.SHARE, "higher", LANGUAGE,
            formula=_mean_of_tokens("agrees"), stored_as="top1_agreement", of_teacher=False),
     Metric("rms_probability_difference", "RMS difference of the top probability", Unit.SHARE, "lower", LANGUAGE,
-           "RMS difference of the top probability", _rms_difference, stored_as="rms_probability_difference",
-           of_teacher=False, brief=False),
+           "RMS difference of the top probability", formula=_rms_difference,
+           stored_as="rms_probability_difference", of_teacher=False, brief=False),
     Metric("ece", "calibration error", Unit.NUMBER, "lower", DISTRIBUTIONS, "Calibration error (ECE)",
-           _calibration_error, stored_as="expected_calibration_error", brief=False),
+           formula=_calibration_error, stored_as="expected_calibration_error", brief=False),
     Metric("cross_entropy", "cross-entropy", Unit.NATS, "lower", DISTRIBUTIONS, "Cross-entropy",
-           dict.fromkeys(DISTRIBUTIONS - LANGUAGE, _of_distributions(quality.cross_entropy))
+           formula=dict.fromkeys(DISTRIBUTIONS - LANGUAGE, _of_distributions(quality.cross_entropy))
            | dict.fromkeys(LANGUAGE, _mean_of_tokens("loss")), stored_as="cross_entropy", brief=False),
     # Of the student against teacher and baseline.
     Metric("retention", "retention", Unit.SHARE, "higher", read=lambda e, _: e.retention, interval=True,
-           above_one=True),
-    Metric("drop_points", "drop", Unit.POINTS, "lower", read=lambda e, _: e.drop_points, interval=True),
+           below_zero=True, most=MOST_RETENTION),
+    Metric("drop_points", "drop", Unit.POINTS, "lower", read=lambda e, _: e.drop_points, interval=True,
+           below_zero=True),
     Metric("gain_over_baseline_points", "gain over the baseline", Unit.POINTS, "higher",
-           read=lambda e, _: e.gain_over_baseline_points, interval=True),
+           read=lambda e, _: e.gain_over_baseline_points, interval=True, below_zero=True, needs_baseline=True),
     Metric("kl_gain_over_baseline", "gain in KL over the baseline", Unit.NATS, "higher", LANGUAGE,
-           read=lambda e, _: e.kl_gain_over_baseline, interval=True),
+           read=lambda e, _: e.kl_gain_over_baseline, interval=True, below_zero=True, needs_baseline=True),
     Metric("loss_gain_over_baseline", "gain in cross-entropy over the baseline", Unit.NATS, "higher", LANGUAGE,
-           read=lambda e, _: e.loss_gain_over_baseline, interval=True),
+           read=lambda e, _: e.loss_gain_over_baseline, interval=True, below_zero=True, needs_baseline=True),
     Metric("kl_gain_over_start", "gain in KL over the start", Unit.NATS, "higher", LANGUAGE,
-           read=lambda e, _: e.kl_gain_over_start, interval=True),
+           read=lambda e, _: e.kl_gain_over_start, interval=True, below_zero=True),
     Metric("agreement", "agreement with the teacher", Unit.SHARE, "higher", DISTRIBUTIONS,
            read=_agreement, interval=True),
     # What a model costs, measured as it runs.
@@ -228,7 +259,7 @@ METRICS: tuple[Metric, ...] = (
            stored_as="num_parameters_without_embeddings"),
 )  # fmt: skip
 _BY_NAME = {metric.name: metric for metric in METRICS} | {
-    metric.stored_as: metric for metric in METRICS if metric.stored_as and metric.name not in ("token_accuracy",)
+    metric.stored_as: metric for metric in METRICS if metric.stored_as
 }
 
 
@@ -260,7 +291,7 @@ def name_in_words(name: str, answers: AnswerKind | None = None) -> str:
     return known.words if answers is None else known.named(answers)
 
 
-def computed_for(answers: AnswerKind) -> Iterable[tuple[Metric, Formula]]:
+def computed_for(answers: AnswerKind) -> Iterable[tuple[Metric, Formula | ResampledFormula]]:
     """The metrics that are computed from answers of this kind, with their formulas."""
     for each in METRICS:
         formula = each.formula_for(answers)

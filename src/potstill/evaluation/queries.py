@@ -6,11 +6,11 @@ from typing import Any
 from potstill.data.splits import stable_order
 from potstill.errors import RecipeError
 from potstill.evaluation.case import Case
-from potstill.evaluation.metrics import Unit, metric, metric_for
+from potstill.evaluation.metrics import FEWEST_ROWS, Metric, metric, metric_for
 from potstill.models import most_tokens
-from potstill.recipe import Recipe
+from potstill.recipe import GateSettings
 from potstill.recipe.requirements import Requirement
-from potstill.records import QUERIES_OF_A_PERCENTILE
+from potstill.records import QUERIES_OF_A_PERCENTILE, AnswerKind
 from potstill.tasks.generative import generative
 
 PLAIN_PROMPT = 16
@@ -61,8 +61,9 @@ def require_measurable(case: Case) -> None:
     """What evaluate would find out after training, and the recipe and the rows already say.
 
     Raises:
-        RecipeError: the gate requires what is not measured of this task, or has no interval; a percentile that too few
-            queries would stand behind; or no positions are left for what a language model is to write.
+        RecipeError: the gate requires what is not measured of this task or by this recipe, has no interval or never
+            such a value; a percentile that too few queries would stand behind; or no positions are left for what a
+            language model is to write.
     """
     writes, settings = case.recipe.task.generative, case.recipe.evaluate
     most = room_after((), case)
@@ -72,7 +73,9 @@ def require_measurable(case: Case) -> None:
             f"{case.config.model_type} model has positions for {most}. Lower it."
         )
     for requirement in case.recipe.gate.requirements():
-        _require_metric(case, requirement)
+        required = _require_measured(case, requirement)
+        _require_possible(requirement, required)
+        _require_confidence(case, requirement, required)
         percentile = _PERCENTILES.get(requirement.metric)
         if percentile is None:
             continue
@@ -82,7 +85,7 @@ def require_measurable(case: Case) -> None:
             key = "evaluate.prompts" if writes else "evaluate.latency_rows"
             asked = settings.prompts if writes else settings.latency_rows
             raise RecipeError(
-                f"{_key(case, requirement)}: a {percentile}th percentile needs {needed} queries, and {timed} would be "
+                f"gate.{requirement.key}: a {percentile}th percentile needs {needed} queries, and {timed} would be "
                 f"timed ({key} is {asked}, data.test has {test} rows). Raise {key}, add rows to data.test, or drop the "
                 "threshold."
             )
@@ -91,38 +94,59 @@ def require_measurable(case: Case) -> None:
 _PERCENTILES = {"latency_p95_ms": 95, "latency_p99_ms": 99}
 
 
-def _require_metric(case: Case, requirement: Requirement) -> None:
-    name = requirement.metric
-    if name not in case.recipe.gate.require:
-        return
-    found = metric_for(name, case.recipe.task.answers)
+def _require_measured(case: Case, requirement: Requirement) -> Metric:
+    """The metric that is required, which this task must have and this recipe measure."""
+    found = metric_for(requirement.metric, case.recipe.task.answers)
     if isinstance(found, str):
-        raise RecipeError(f"gate.require: {found}")
-    if found.unit is Unit.SHARE and requirement.threshold > 1 and not found.above_one:
+        raise RecipeError(f"gate.{requirement.key}: {found}")
+    if found.needs_baseline and not case.recipe.train.baseline:
         raise RecipeError(
-            f"gate.require.{name}: {found.words} is a share and never above 1, so '{requirement}' tells nothing. "
-            f"Write {requirement.threshold:g} % as {requirement.threshold / 100:g}."
+            f"gate.{requirement.key}: {found.words} is measured against the baseline, which train.baseline: false "
+            "leaves out. Drop one of the two."
         )
-    if requirement.confident and not found.has_interval:
+    return found
+
+
+def _require_possible(requirement: Requirement, required: Metric) -> None:
+    """That a student can have such a value, and another not."""
+    sign, threshold = requirement.sign, requirement.threshold
+    if threshold > required.ceiling or (sign == ">" and threshold == required.ceiling):
+        never = f"is a share and {'never' if required.most is None else 'of no student'} above {required.ceiling:g}"
         raise RecipeError(
-            f"gate.require.{name}: {found.words} is measured without an interval, so nothing of it holds with 95 % "
-            f"confidence. Write '{requirement.sign} {requirement.threshold:g}'."
+            f"gate.{requirement.key}: {required.words} {never}, so '{sign} {threshold:g}' tells nothing. If "
+            f"{threshold:g} % is meant, write {threshold / 100:g}."
+        )
+    if not required.below_zero and not requirement.from_below and (threshold < 0 or (sign == "<" and threshold == 0)):
+        raise RecipeError(
+            f"gate.{requirement.key}: {required.words} is never below 0, so no student meets '{sign} {threshold:g}'. "
+            "Raise the threshold, or drop it."
         )
 
 
-def thresholds_upside_down(recipe: Recipe) -> Iterator[str]:
+def _require_confidence(case: Case, requirement: Requirement, required: Metric) -> None:
+    """That there is an interval to trust, where it must hold with confidence."""
+    if not requirement.confident:
+        return
+    if not required.has_interval:
+        raise RecipeError(
+            f"gate.{requirement.key}: {required.words} is measured without an interval, so nothing of it holds with "
+            f"95 % confidence. Write '{requirement.sign} {requirement.threshold:g}'."
+        )
+    if len(case.test) < FEWEST_ROWS:
+        raise RecipeError(
+            f"gate.{requirement.key}: nothing of fewer than {FEWEST_ROWS} test rows holds with 95 % confidence, and "
+            f"data.test has {len(case.test)}. Add rows, or write '{requirement.sign} {requirement.threshold:g}'."
+        )
+
+
+def thresholds_upside_down(settings: GateSettings, answers: AnswerKind) -> Iterator[str]:
     """Warnings of thresholds that the worst students meet, and the best may not."""
-    for requirement in recipe.gate.requirements():
+    for requirement in settings.requirements():
         judged = metric(requirement.metric)
         if requirement.from_below == (judged.better == "higher"):
             continue
         way, sign = ("more", ">=") if judged.better == "higher" else ("less", "<=")
         yield (
-            f"warning: gate.require.{requirement.metric}: '{requirement}' passes the worst students, since {way} "
-            f"{judged.named(recipe.task.answers)} is better. Should it be '{sign} {requirement.threshold:g}'?"
+            f"gate.{requirement.key}: '{requirement}' passes the worst students, since {way} "
+            f"{judged.named(answers)} is better. Should it be '{sign} {requirement.threshold:g}'?"
         )
-
-
-def _key(case: Case, requirement: Requirement) -> str:
-    name = requirement.metric
-    return f"gate.require.{name}" if name in case.recipe.gate.require else f"gate.max_{name}"

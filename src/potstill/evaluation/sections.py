@@ -85,7 +85,7 @@ def _floors(evaluation: EvaluateRecord) -> Iterator[Section]:
         [
             Cell(readable(name.removesuffix("_labels")), _ABOUT),
             Cell(f"{floor.labelled_rows:,}"),
-            *(Cell(percent(_of_floor(floor, column))) for column in columns),
+            *(Cell(percent(floor.scores_by_name.get(column))) for column in columns),
         ]
         for name, floor in evaluation.floors.items()
     ]
@@ -98,17 +98,12 @@ def _floors(evaluation: EvaluateRecord) -> Iterator[Section]:
 
 def floor_values(evaluation: EvaluateRecord, floor: Floor) -> list[tuple[str, float | None]]:
     """What a floor reaches in each metric, by the metric's words."""
-    return [
-        (name_in_words(column, evaluation.answers), _of_floor(floor, column)) for column in _floor_columns(evaluation)
-    ]
+    values = floor.scores_by_name
+    return [(name_in_words(column, evaluation.answers), values.get(column)) for column in _floor_columns(evaluation)]
 
 
 def _floor_columns(evaluation: EvaluateRecord) -> list[str]:
     return [each.name for each in columns_of(evaluation.answers)]
-
-
-def _of_floor(floor: Floor, column: str) -> float | None:
-    return floor.scores.get(column) if column not in ("accuracy", "macro_f1") else getattr(floor, column)
 
 
 def _references(evaluation: EvaluateRecord) -> Iterator[Section]:
@@ -147,8 +142,7 @@ def _significance(evaluation: EvaluateRecord) -> Section:
     names += ["McNemar"] if with_p else []
     rows = []
     for each in evaluation.comparisons:
-        own = {"accuracy": each.accuracy_points, "macro_f1": each.macro_f1_points} | each.score_points
-        cells = [points_span(own.get(column.name)) for column in columns]
+        cells = [points_span(each.points_by_name.get(column.name)) for column in columns]
         if words.right_or_wrong:
             cells += [str(each.only_of_right), str(each.only_against_right)]
         cells += [p_value(each)] if with_p else []
@@ -247,8 +241,9 @@ def _answer(each: Disagreement, answer: str | None, words: Wording) -> Cell:
 def _generations(evaluation: EvaluateRecord) -> list[Section]:
     tables = []
     for sample in evaluation.generations:
-        shown = {"asked": sample.prompt, "true response": sample.truth} | sample.said
-        rows = [[Cell(name, _ABOUT), Cell(text, "text", as_is=True)] for name, text in shown.items()]
+        # A list, for a teacher can be called "asked".
+        shown = [("asked", sample.prompt), ("true response", sample.truth), *sample.said.items()]
+        rows = [[Cell(name, _ABOUT), Cell(text, "text", as_is=True)] for name, text in shown]
         tables.append((sample.id, Table([], rows)))
     note = "The likeliest tokens after the same prompts of test rows, chosen by a hash and not by hand."
     return [Section("What the models write", "generations", [note], tables, empty="No samples.")]

@@ -2,8 +2,11 @@
 
 from typing import Literal
 
+import numpy as np
+
 from potstill.evaluation.metrics import METRICS, Metric, Unit, columns_of, metric
 from potstill.evaluation.wording import WORDING
+from potstill.measure import quality
 from potstill.presentation.formats import number, number_span, percent, sentence, share, size, span, times
 from potstill.presentation.tables import Quantity
 from potstill.records import QUERIES_OF_A_PERCENTILE, Estimate, EvaluateRecord, ModelEvaluation
@@ -11,7 +14,7 @@ from potstill.records import QUERIES_OF_A_PERCENTILE, Estimate, EvaluateRecord, 
 TAILS: tuple[Literal[95, 99], ...] = (95, 99)
 """The percentiles of latency that are shown beside the median."""
 _SHOWN_LATER = ("ece", "cross_entropy")
-_NOT_SHOWN = ("top1_agreement", "token_accuracy")
+_NOT_SHOWN = ("top1_agreement",)
 
 
 def quantities(evaluation: EvaluateRecord) -> list[Quantity]:
@@ -95,9 +98,9 @@ def shown(each: Metric, value: Estimate | float | None) -> str:
 
 
 def _retention(evaluation: EvaluateRecord) -> list[Quantity]:
-    best = evaluation.primary("teacher").value
-    kept = [evaluation.primary(name).value / best if best > 0 else 0.0 for name in evaluation.models]
-    return [Quantity("Retention", [percent(each) for each in kept], brief=True)]
+    scores = np.array([evaluation.primary(name).value for name in evaluation.models])
+    shares = quality.retained(scores, np.full_like(scores, evaluation.primary("teacher").value))
+    return [Quantity("Retention", [percent(each) for each in shares.tolist()], brief=True)]
 
 
 def _agreement(evaluation: EvaluateRecord) -> list[Quantity]:

@@ -14,12 +14,18 @@ class Wording:
     """The pipeline of transformers that serves such models, and the tag of their card."""
     card_metrics: tuple[str, ...]
     """As Hugging Face calls them."""
+    auto_class: str
+    """The class of transformers that loads it."""
+    use: str
+    """Python that asks `model` with its `tokenizer`, with the settings of the task in braces."""
     is_a: str
     """What the student is; `{classes}` is the number of its classes."""
     limit: str | None
     """What it cannot do; `{classes}` as above."""
     classes: str | None
     """What its classes are called, where it has some."""
+    imports: tuple[str, ...] = ()
+    """What `use` needs of transformers beside them."""
     floor: str = "logistic"
     """The regression that is fitted on TF-IDF."""
     of_query: str = ""
@@ -49,12 +55,16 @@ class Wording:
 _JUDGED = (
     "What it writes can be wrong, and was judged here by likeness to the teacher and by true responses, not by people."
 )
+_CLASSIFIER = "AutoModelForSequenceClassification"
+_READ = 'inputs = tokenizer("a text", truncation=True, max_length={max_length}, return_tensors="pt")\n'
 _ALWAYS = "It always answers one of its {classes} classes, also where none fits."
 
 WORDING: Mapping[AnswerKind, Wording] = {
     "single_label": Wording(
         pipeline="text-classification",
         card_metrics=("accuracy", "f1"),
+        auto_class=_CLASSIFIER,
+        use=_READ + "print(model.config.id2label[model(**inputs).logits.argmax().item()])",
         is_a="A text classifier of {classes} classes",
         limit=_ALWAYS,
         classes="classes",
@@ -62,6 +72,11 @@ WORDING: Mapping[AnswerKind, Wording] = {
     "multi_label": Wording(
         pipeline="text-classification",
         card_metrics=("accuracy", "f1"),
+        auto_class=_CLASSIFIER,
+        use=_READ
+        + "chances = model(**inputs).logits[0].sigmoid()\n"
+        + "print({{model.config.id2label[number]: chance for number, chance in enumerate(chances.tolist()) "
+        + "if chance > 0.5}})",
         is_a="A text classifier that gives any of {classes} labels",
         limit="It knows {classes} labels alone, and gives those whose probability is above one half.",
         classes="labels",
@@ -72,6 +87,8 @@ WORDING: Mapping[AnswerKind, Wording] = {
     "regression": Wording(
         pipeline="text-classification",
         card_metrics=("r2",),
+        auto_class=_CLASSIFIER,
+        use=_READ + "print(model(**inputs).logits.item())",
         is_a="A model that gives a number for a text",
         limit="It always gives a number, also for a text of another kind than it has learnt.",
         classes=None,
@@ -83,6 +100,10 @@ WORDING: Mapping[AnswerKind, Wording] = {
     "tags": Wording(
         pipeline="token-classification",
         card_metrics=("accuracy", "f1"),
+        auto_class="AutoModelForTokenClassification",
+        use='find = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="first")\n'
+        'print(find("a text of at most {max_length} tokens"))',
+        imports=("pipeline",),
         is_a="A classifier of words with {classes} tags",
         limit=None,
         classes="tags",
@@ -96,6 +117,9 @@ WORDING: Mapping[AnswerKind, Wording] = {
     "text": Wording(
         pipeline="text-generation",
         card_metrics=("perplexity",),
+        auto_class="AutoModelForCausalLM",
+        use='inputs = tokenizer("a text", return_tensors="pt")\n'
+        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))",
         is_a="A language model",
         limit=_JUDGED,
         classes=None,
@@ -106,6 +130,10 @@ WORDING: Mapping[AnswerKind, Wording] = {
     "target": Wording(
         pipeline="text2text-generation",
         card_metrics=("exact_match", "perplexity"),
+        auto_class="AutoModelForSeq2SeqLM",
+        use=_READ
+        + "written = model.generate(**inputs, max_new_tokens={max_target_length})\n"
+        + "print(tokenizer.decode(written[0], skip_special_tokens=True))",
         is_a="An encoder-decoder",
         limit=_JUDGED,
         classes=None,

@@ -199,6 +199,11 @@ def calibration_error(
     return float(gap)
 
 
+def retained(student: Float[np.ndarray, "scores"], teacher: Float[np.ndarray, "scores"]) -> Float[np.ndarray, "scores"]:
+    """Student / teacher; 0 where the teacher has nothing to keep, or, as an R² can be, less than nothing."""
+    return np.asarray(np.divide(student, teacher, out=np.zeros_like(student), where=teacher > 0))
+
+
 def per_class_accuracy(truth: Classes, predicted: Classes, classes: int) -> list[float | None]:
     """Share of each class's rows that were recognised (recall); None for a class without rows."""
     result: list[float | None] = []

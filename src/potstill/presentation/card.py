@@ -29,6 +29,8 @@ class Card:
     floors: Sequence[FloorLine]
     reads: str
     """How much of a text it reads."""
+    timed_as: str
+    """The same of what it is timed on, after its speed."""
     limit: str | None
     classes: str | None
     """What its classes are called, where it has some."""

@@ -27,6 +27,8 @@ def after_run(out: Path, gate: GateRecord, export: ExportRecord, *, runtimes: Ma
             "same command again: what the change does not concern is kept"
         )
     usable = [f"{out / each.folder} with {runtimes[each.kind]}" for each in export.artefacts if each.passed]
+    if not export.artefacts:
+        return f"the recipe exports nothing (export: []); the student itself lies in {out / 'train/student/model'}"
     if not usable:
         return f"no artefact answers as the student does; the student itself lies in {out / 'train/student/model'}"
     return f"load {' or '.join(usable)}"

@@ -96,9 +96,11 @@ def _render(template: Template, run: FinishedRun, words: PageWords, **more: Any)
 
 
 def verdict(evaluation: EvaluateRecord, gate: GateRecord, metric: str) -> str:
-    """Whether the student passed, with the figures that say so; first of all that its teacher is weak, where it is."""
+    """Whether the student passed, with the figures that say so; first of all that its teacher is weak, where it is, and
+    last the warnings of thresholds."""
     student, teacher = (evaluation.primary(name).value for name in ("student", "teacher"))
     weak = "" if gate.weak_teacher is None else f"{gate.weak_teacher} "
+    warned = "".join(f" Warning: {each}" for each in gate.warnings)
     kept = (
         f"{weak}The student keeps {percent(evaluation.retention.value)} of the teacher's {metric} "
         f"({percent(student)} against {percent(teacher)}) "
@@ -107,14 +109,14 @@ def verdict(evaluation: EvaluateRecord, gate: GateRecord, metric: str) -> str:
     if gate.passed:
         met = "its one check is met" if len(gate.checks) == 1 else f"all {len(gate.checks)} checks are met"
         checks = met if gate.checks else "no threshold was set"
-        return f"{kept}; {checks}."
+        return f"{kept}; {checks}.{warned}"
     missed = [check for check in gate.checks if not check.passed]
     figures = ["–" if check.measured is None else measured(check) for check in missed]
     named = ", ".join(
         f"{readable(check.name)} (required {check.required}, measured {figure})"
         for check, figure in zip(missed, figures, strict=True)
     )
-    return f"{kept}, but {len(missed)} of {len(gate.checks)} checks are missed: {named}."
+    return f"{kept}, but {len(missed)} of {len(gate.checks)} checks are missed: {named}.{warned}"
 
 
 def _curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

@@ -105,6 +105,11 @@ def _name(name: str) -> str:
     return short if plain else repr(short)
 
 
+def _console() -> Console:
+    """A terminal that shows texts of the data, such as tags in brackets, as they are."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
 def result_table(evaluation: EvaluateRecord, shown: Sequence[Quantity], floors: Sequence[str]) -> None:
     """Print the comparison of all models, the floors, and what is found."""
     table = Table(title=f"{evaluation.test_rows:,} test rows, {evaluation.measurement.threads} thread(s)")
@@ -114,22 +119,24 @@ def result_table(evaluation: EvaluateRecord, shown: Sequence[Quantity], floors: 
     for each in shown:
         if each.brief:
             table.add_row(each.name, *each.values)
-    console = Console()
+    console = _console()
     console.print(table)
     for line in (*floors, *evaluation.findings):
-        console.print(line, highlight=False)
+        console.print(line)
 
 
 def verdict_lines(gate: GateRecord) -> None:
-    """Print every check, and the verdict."""
-    console = Console()
+    """Print every check, warnings of thresholds, and the verdict."""
+    console = _console()
     for check in gate.checks:
         word = "pass" if check.passed else "FAIL"
-        console.print(f"  {word}  {check.name} {check.required}: {measured(check)}", highlight=False)
+        console.print(f"  {word}  {check.name} {check.required}: {measured(check)}")
+    for warning in gate.warnings:
+        console.print(f"warning: {warning}")
     verdict = f"verdict: {'passed' if gate.passed else 'FAILED'}"
     if gate.weak_teacher is not None:
         verdict += f", {'though' if gate.passed else 'for'} the teacher is too weak. {gate.weak_teacher}"
-    console.print(verdict, style="bold", highlight=False)
+    console.print(verdict, style="bold")
 
 
 def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None:
@@ -153,14 +160,14 @@ def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None
         if teacher.latency_ms is not None and each.latency_ms is not None:
             cells += [f"{each.latency_ms:.1f}", f"{teacher.latency_ms / each.latency_ms:.1f}x"]
         table.add_row(*cells)
-    console = Console()
+    console = _console()
     console.width = max(console.width, 120)
     console.print(table)
     first, design = found[0][1].shape, found[0][1].design
     decoder = "" if first.decoder_layers is None else f"decoder_layers: {first.decoder_layers}, "
     sizes = f"layers: {first.layers}, {decoder}width: {first.width}"
     settings = f"kind: design, name: {design}" if design else sizes
-    console.print(f"In the recipe: student: {{{settings}}}", highlight=False)
+    console.print(f"In the recipe: student: {{{settings}}}")
 
 
 def _shape(shape: ShapeRecord) -> str:

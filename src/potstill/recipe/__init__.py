@@ -157,6 +157,13 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _one_exporter_of_a_kind(self) -> "Recipe":
+        kinds = [exporter.kind for exporter in self.export]
+        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+            raise ValueError(f"export: {twice[0]} is listed twice, and would write its folder twice; drop one.")
+        return self
+
+    @model_validator(mode="after")
     def _alpha_and_weights_exclude_each_other(self) -> "Recipe":
         if self.train.alpha is not None:
             for number, loss in enumerate(self.losses):

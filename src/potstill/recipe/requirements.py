@@ -18,6 +18,8 @@ class Requirement:
     threshold: float
     confident: bool = False
     """Whether the one-sided 95 % bound of the metric must meet it, instead of its value."""
+    key: str = ""
+    """The key of the gate at which it stands."""
 
     def __str__(self) -> str:
         return f"{self.sign} {self.threshold:g}" + (" (95%)" if self.confident else "")
@@ -40,7 +42,7 @@ class Requirement:
 
 
 def parse_requirement(metric: str, text: str) -> Requirement:
-    """`>= 0.92` or `> 0 (95%)`.
+    """`>= 0.92` or `> 0 (95%)`, as it stands in `require`.
 
     Raises:
         ValueError: neither of these forms.
@@ -49,10 +51,10 @@ def parse_requirement(metric: str, text: str) -> Requirement:
     number = _number(found[2]) if found else None
     if found is None or number is None:
         raise ValueError(
-            f"{metric}: {text!r} is no requirement. Write a sign and a number, such as '>= 0.92' or '<= 0.05', and "
-            "'> 0 (95%)' where it must hold with 95 % confidence."
+            f"require.{metric}: {text!r} is no requirement. Write a sign and a number, such as '>= 0.92' or '<= 0.05', "
+            "and '> 0 (95%)' where it must hold with 95 % confidence."
         )
-    return Requirement(metric, cast(Sign, found[1]), number, confident=found[3] is not None)
+    return Requirement(metric, cast(Sign, found[1]), number, found[3] is not None, key=f"require.{metric}")
 
 
 def _number(text: str) -> float | None:

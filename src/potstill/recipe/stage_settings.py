@@ -193,7 +193,7 @@ class GateSettings(Settings):
     @model_validator(mode="after")
     def _requirements_can_be_read(self) -> "GateSettings":
         for name, text in self.require.items():
-            parse_requirement(f"require.{name}", text)
+            parse_requirement(name, text)
         return self
 
     @model_validator(mode="after")
@@ -218,6 +218,6 @@ class GateSettings(Settings):
             threshold = getattr(self, key)
             if key in THRESHOLD_KEYS and threshold is not None:
                 bound, _, name = key.partition("_")
-                yield Requirement(name, ">=" if bound == "min" else "<=", threshold)
+                yield Requirement(name, ">=" if bound == "min" else "<=", threshold, key=key)
         for name, text in self.require.items():
             yield parse_requirement(name, text)

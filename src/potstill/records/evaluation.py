@@ -1,6 +1,7 @@
 """What evaluate leaves: teacher, student and baseline side by side, and what each quantity is called."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
@@ -13,6 +14,15 @@ ProblemTypeName = Literal["single_label_classification", "multi_label_classifica
 AnswerKind = Literal["single_label", "multi_label", "regression", "tags", "text", "target"]
 """What the models of a run answer with: one class, several labels or a number for a text; a tag for each word; text
 after a prompt; or a target for a source, which is right or wrong as a whole."""
+_JUDGED_BY: Mapping[str, AnswerKind] = {
+    "accuracy": "single_label",
+    "micro_f1": "multi_label",
+    "r2": "regression",
+    "entity_f1": "tags",
+    "token_accuracy": "text",
+    "exact_match": "target",
+}
+"""The kind of answers whose primary metric this is; each has one of its own."""
 
 
 QUERIES_OF_A_PERCENTILE = {95: 100, 99: 662}
@@ -21,6 +31,15 @@ QUERIES_OF_A_PERCENTILE = {95: 100, 99: 662}
 Of 100, five lie above the 95th. For the 99th it is the fewest for which MLPerf Inference stops early (its rules,
 "Early stopping"): of fewer, the one that is above it by chance decides what it is.
 """
+
+
+Value = TypeVar("Value")
+
+
+def _by_name(scores: Mapping[str, Value], accuracy: Value | None, macro_f1: Value | None) -> dict[str, Value]:
+    """The metrics of a task by name: `scores`, and those that have a field of their own, where they were measured."""
+    fields = {"accuracy": accuracy, "token_accuracy": accuracy, "macro_f1": macro_f1}
+    return {name: value for name, value in fields.items() if value is not None} | dict(scores)
 
 
 class ModelEvaluation(Part):
@@ -33,8 +52,8 @@ class ModelEvaluation(Part):
     macro_f1: float | None
     macro_f1_interval: Estimate | None
     """Of one class for each text, or of several labels."""
-    scores: dict[str, Estimate] = Field(default_factory=dict)
-    """What else the task measures, by name."""
+    scores: dict[str, Estimate | float] = Field(default_factory=dict)
+    """What else the task measures, by name; what is not resampled has no interval."""
     rmse: Estimate | None = None
     """Where labels are numbers: the root of the mean squared error, in their unit."""
     rmse_from_teacher: Estimate | None = None
@@ -76,10 +95,13 @@ class ModelEvaluation(Part):
     tokens_per_s: float | None = None
 
     def score(self, metric: str) -> Estimate:
-        """A metric of the task by name, such as its primary one."""
-        found = self.scores.get(metric, self.accuracy_interval)
-        assert found is not None, f"{metric} was not measured"
-        return found
+        """A metric of the task by name, such as its primary one, with its interval.
+
+        Raises:
+            KeyError: it was not measured, or has no interval.
+        """
+        with_interval = {name: value for name, value in self.scores.items() if isinstance(value, Estimate)}
+        return _by_name(with_interval, self.accuracy_interval, self.macro_f1_interval)[metric]
 
 
 class Generation(Part):
@@ -106,11 +128,18 @@ class Comparison(Part):
     """None where labels are numbers, of which none is right or wrong."""
     mcnemar_p: float | None
 
+    @property
+    def points_by_name(self) -> dict[str, Estimate]:
+        """The differences in all metrics that were compared."""
+        return _by_name(self.score_points, self.accuracy_points, self.macro_f1_points)
+
     def points(self, metric: str) -> Estimate:
-        """The difference in a metric of the task by name, such as its primary one."""
-        found = self.score_points.get(metric, self.accuracy_points)
-        assert found is not None, f"{metric} was not compared"
-        return found
+        """The difference in a metric of the task by name, such as its primary one.
+
+        Raises:
+            KeyError: it was not compared.
+        """
+        return self.points_by_name[metric]
 
 
 class Agreement(Part):
@@ -139,11 +168,18 @@ class Floor(Part):
     margin: Estimate | None = None
     """The primary metric of the model whose labels these are, minus the floor's, in points."""
 
+    @property
+    def scores_by_name(self) -> dict[str, float]:
+        """All metrics that were measured of it."""
+        return _by_name(self.scores, self.accuracy, self.macro_f1)
+
     def score(self, metric: str) -> float:
-        """A metric of the task by name, such as its primary one."""
-        found = self.scores.get(metric, self.accuracy)
-        assert found is not None, f"{metric} was not measured"
-        return found
+        """A metric of the task by name, such as its primary one.
+
+        Raises:
+            KeyError: it was not measured.
+        """
+        return self.scores_by_name[metric]
 
 
 class Reference(Part):
@@ -239,17 +275,12 @@ class EvaluateRecord(Record):
 
     @property
     def answers(self) -> AnswerKind:
-        """What the models answer with, found out from what was measured of them."""
-        if self.test_words is not None:
-            return "tags"
-        if self.test_tokens is not None:
-            return "target" if self.primary_metric == "exact_match" else "text"
-        kinds: dict[str, AnswerKind] = {
-            "single_label_classification": "single_label",
-            "multi_label_classification": "multi_label",
-            "regression": "regression",
-        }
-        return kinds[self.problem_type]
+        """What the models answer with, found out from what they are judged by.
+
+        Raises:
+            KeyError: no kind of answers is judged by it.
+        """
+        return _JUDGED_BY[self.primary_metric]
 
     def tail_ms(self, model: str, percentile: Literal[95, 99]) -> float | None:
         """A high percentile of a model's latency; None where too few queries stand behind it."""

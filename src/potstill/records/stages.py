@@ -216,6 +216,8 @@ class GateRecord(Record):
     checks: list[Check]
     weak_teacher: str | None = None
     """What the verdict says first, where the teacher was not worth following."""
+    warnings: list[str] = Field(default_factory=list, exclude_if=lambda warnings: not warnings)
+    """Of thresholds that the worst students meet; none in records from before they were kept."""
 
 
 class Artefact(Part):

@@ -1,7 +1,8 @@
 """gate: the recipe's thresholds against what was measured."""
 
-from potstill.evaluation.findings import FEWEST_ROWS, digits, weak_teacher
-from potstill.evaluation.metrics import metric
+from potstill.evaluation.findings import digits, weak_teacher
+from potstill.evaluation.metrics import FEWEST_ROWS, metric
+from potstill.evaluation.queries import thresholds_upside_down
 from potstill.evaluation.references import is_beaten
 from potstill.recipe import GateSettings, Recipe
 from potstill.recipe.requirements import Requirement
@@ -20,7 +21,8 @@ def judge(settings: GateSettings, evaluation: EvaluateRecord) -> GateRecord:
     checks = _of_teacher(evaluation, allowed=settings.allow_weak_teacher)
     checks += [_check(requirement, evaluation) for requirement in settings.requirements()]
     passed = all(check.passed for check in checks)
-    return GateRecord(passed=passed, checks=checks, weak_teacher=weak_teacher(evaluation))
+    warnings = list(thresholds_upside_down(settings, evaluation.answers))
+    return GateRecord(passed=passed, checks=checks, weak_teacher=weak_teacher(evaluation), warnings=warnings)
 
 
 def _check(requirement: Requirement, evaluation: EvaluateRecord) -> Check:

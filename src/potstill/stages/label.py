@@ -35,6 +35,7 @@ from potstill.stages.teacher_members import alone
 from potstill.targets import EvenTail, SparseTarget
 from potstill.tasks.generative import generative
 from potstill.teachers import FrozenTeacher
+from potstill.teachers.self_taught import is_round
 from potstill.training.engine import Engine
 
 TEACHER = "teacher"
@@ -43,11 +44,6 @@ LAST_BITS = ("label.batch_size", "label.batches_per_shard")
 PRECISION = ("label.precision", "source.precision")
 
 Outputs = TypeVar("Outputs")
-
-
-def is_round(name: str) -> bool:
-    """Whether a teacher of this name is a student of an earlier generation."""
-    return name.startswith("generation-")
 
 
 def store_of(name: str) -> str:

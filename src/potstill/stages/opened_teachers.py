@@ -14,11 +14,12 @@ from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir
 from potstill.signals import Ask, Read, Teacher
 from potstill.stages.inputs import Inputs
-from potstill.stages.label import by_part, features_of, is_round, label_source, one_of, store_of
+from potstill.stages.label import by_part, features_of, label_source, one_of, store_of
 from potstill.stages.models import load_teacher, teacher_predictor
 from potstill.stages.scaled_targets import target_scaler_of
 from potstill.tasks.target_scaler import TargetScaler
 from potstill.teachers import CompositeTeacher, FrozenTeacher, Routes, TokenMappedTeacher, routes_by
+from potstill.teachers.self_taught import is_round
 from potstill.training.engine import Engine
 from potstill.training.loop import no_teacher
 

@@ -54,8 +54,8 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
             )
     # What it looks at decides nothing of the plan, so one that is kept must not skip it.
     require_measurable(case_of(recipe, inputs, run.progress))
-    for warning in thresholds_upside_down(recipe):
-        run.progress.line(warning)
+    for warning in thresholds_upside_down(recipe.gate, recipe.task.answers):
+        run.progress.line(f"warning: {warning}")
     depends = {
         "recipe": recipe.model_dump(mode="json", exclude={"gate", "evaluate", "export"}),
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},

@@ -7,6 +7,7 @@ from potstill.stages.inputs import Inputs
 from potstill.stages.label import label, label_features
 from potstill.stages.opened_teachers import Lessons
 from potstill.stages.train import train_student
+from potstill.teachers.self_taught import ROUND
 from potstill.training.engine import Engine
 
 
@@ -16,7 +17,7 @@ def generations(
     """What the last student learns from, and the students before it; for one generation, `first` and none."""
     lessons, earlier = first, {}
     for number in range(1, recipe.rounds):
-        name = f"generation-{number}"
+        name = f"{ROUND}{number}"
         record = train_student(run, recipe, inputs, adapted, lessons, engine, name)
         earlier[name] = record
         teacher = AdaptRecord(adapted=True, location=f"train/{name}/model", digest=record.digest)

@@ -14,10 +14,10 @@ from potstill.schedules import Constant
 from potstill.signals import Read
 from potstill.stages.criteria import kl_from_teacher, true_labels
 from potstill.stages.inputs import Inputs
-from potstill.stages.label import is_round
 from potstill.stages.opened_teachers import Lessons, Teachers, open_teachers
 from potstill.stages.plan import steps_per_epoch
 from potstill.stages.train_member import Member, train_member, trained_length
+from potstill.teachers.self_taught import is_round
 from potstill.training.engine import Engine
 
 

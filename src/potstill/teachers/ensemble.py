@@ -18,6 +18,7 @@ from potstill.signals import Batch, Read, Signals, Teacher
 from potstill.targets import FullTarget, LogitTargets, MixedTargets, MostConfidentTargets
 from potstill.teachers.opening import Routes, Sources
 from potstill.teachers.pretrained import PretrainedTeacher
+from potstill.teachers.self_taught import is_round
 
 Positive = Annotated[float, Field(gt=0)]
 RESERVED = frozenset({"teacher", "student", "baseline", "model", "scratch"})
@@ -26,7 +27,7 @@ RESERVED = frozenset({"teacher", "student", "baseline", "model", "scratch"})
 def _names(members: dict[str, PretrainedTeacher]) -> dict[str, PretrainedTeacher]:
     for name in members:
         # A name is a folder of the run, and a column of its tables.
-        taken = name in RESERVED or name.startswith("generation-")
+        taken = name in RESERVED or is_round(name)
         if taken or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", name):
             raise ValueError(
                 f"{name!r} cannot name a teacher; use letters, digits, - and _, and not {sorted(RESERVED)}"

@@ -13,6 +13,14 @@ from potstill.teachers.one_teacher import OneTeacher
 from potstill.teachers.opening import Sources
 from potstill.teachers.pretrained import PretrainedTeacher
 
+ROUND = "generation-"
+"""How the students of earlier rounds are called, with their number behind it."""
+
+
+def is_round(name: str) -> bool:
+    """Whether a model of a run is a student of an earlier round."""
+    return name.startswith(ROUND)
+
 
 class CheckpointTeacher(OneTeacher):
     """The student of an earlier run, as it ended or at a snapshot on the way.
