@@ -182,6 +182,12 @@ class Recipe(Settings):
             raise ValueError("train.alpha: expected values from 0 (hard labels alone) to 1 (teacher alone).")
         return self
 
+    @model_validator(mode="after")
+    def _some_loss_has_weight(self) -> "Recipe":
+        if not any(value for loss in self.weighted_losses() for value in loss.weight.values()):
+            raise ValueError("losses: every weight is 0 all through training. Give a loss a weight above 0.")
+        return self
+
     def weighted_losses(self) -> tuple[AnyLoss, ...]:
         """The losses with `train.alpha` written into their weights, where the recipe uses it."""
         alpha = self.train.alpha
