@@ -104,6 +104,7 @@ class Recipe(Settings):
             generative=self.task.generative,
             means=self.task.means,
             windows=self.task.windows,
+            freezes_layers=self.task.freezes_layers,
             teacher=self.teacher.kind,
             gives=self.teacher.gives,
             own_ids=self.teacher.own_ids,
