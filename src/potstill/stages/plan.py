@@ -116,7 +116,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         disk_free_bytes=free,
         warnings=[
             *doubts_about_tokenizer(inputs, unknown),
-            *warnings(recipe, inputs, teacher, student, counts, classes, asked),
+            *warnings(recipe, inputs, teacher, student, counts, classes, asked, encoded),
         ],
         classes=classes,
         date=recipe.task.date,
