@@ -1,12 +1,15 @@
-"""What a recipe can name, read off the unions themselves."""
+"""What a recipe can name, read off the unions themselves and the registry of metrics."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
+from potstill.divergences import AnyDivergence
+from potstill.evaluation.metrics import EVERY, METRICS
 from potstill.exporters import AnyExporter
 from potstill.labels import AskedEncoding
 from potstill.losses import AnyLoss
+from potstill.records import AnswerKind
 from potstill.schedules import Schedule
 from potstill.students import AnyStudent, AnyVocabulary
 from potstill.tasks import AnyTask
@@ -18,17 +21,40 @@ COMPONENTS: dict[str, Any] = {
     "students": AnyStudent,
     "vocabularies": AnyVocabulary,
     "losses": AnyLoss,
+    "divergences": AnyDivergence,
     "schedules": Schedule,
     "encodings": AskedEncoding,
     "exporters": AnyExporter,
 }
+METRIC_NAMES = "metrics"
+"""What a gate can require, which is in no union."""
+LISTED = (*COMPONENTS, METRIC_NAMES)
+_ANSWERS: Mapping[AnswerKind, str] = {
+    "single_label": "one class",
+    "multi_label": "several labels",
+    "regression": "numbers",
+    "tags": "tags",
+    "text": "causal_lm",
+    "target": "seq2seq",
+}
+"""What tasks answer with, as a list of metrics calls it."""
 
 
 def describe(what: str) -> Iterator[tuple[str, str]]:
-    """Kind and first line of the docstring of each component."""
+    """Kind and first line of the docstring of each component; the name of each metric, with its unit and direction."""
+    if what == METRIC_NAMES:
+        yield from _metrics()
+        return
     for member in _members(COMPONENTS[what]):
         kind = member.model_fields["kind"].default
         yield kind, (inspect.getdoc(member) or "").splitlines()[0]
+
+
+def _metrics() -> Iterator[tuple[str, str]]:
+    for metric in METRICS:
+        confident = ", takes (95%)" if metric.has_interval else ""
+        of = "" if metric.of == EVERY else f"; of {', '.join(_ANSWERS[each] for each in _ANSWERS if each in metric.of)}"
+        yield metric.name, f"{metric.words} ({metric.unit}): {metric.better} is better{confident}{of}"
 
 
 def _members(union: Any) -> Iterator[Any]:

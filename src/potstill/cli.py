@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,9 @@ import typer
 
 from potstill.errors import PotstillError, RecipeError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=metadata("potstill")["Summary"]
+)
 labels_app = typer.Typer(no_args_is_help=True, help="Inspect, verify or repair a label store.")
 app.add_typer(labels_app, name="labels")
 
@@ -203,16 +205,21 @@ def schema() -> None:
 def list_(
     what: Annotated[
         str,
-        typer.Argument(help="losses, teachers, students, vocabularies, tasks, schedules, encodings or exporters."),
+        typer.Argument(
+            help="tasks, teachers, students, vocabularies, losses, divergences, schedules, encodings, exporters or "
+            "metrics."
+        ),
     ],
 ) -> None:
-    """List the components that a recipe can name."""
-    from potstill.catalogue import COMPONENTS, describe
+    """List what a recipe can name."""
+    from potstill.catalogue import LISTED, describe
 
-    if what not in COMPONENTS:
-        raise RecipeError(f"no components {what!r}; there are: {', '.join(COMPONENTS)}.")
-    for kind, summary in describe(what):
-        typer.echo(f"{kind:24} {summary}")
+    if what not in LISTED:
+        raise RecipeError(f"nothing is listed as {what!r}; there are: {', '.join(LISTED)}.")
+    named = list(describe(what))
+    wide = max(24, *(len(name) for name, _ in named))
+    for name, summary in named:
+        typer.echo(f"{name:{wide}} {summary}")
 
 
 @labels_app.command("inspect")
@@ -343,7 +350,7 @@ _MEMORY = {
 def _of_the_system(error: Exception) -> str | None:
     """What a disk or file system that refuses is to the user; None for an error of the program."""
     where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-    # safetensors writes from Rust and wraps what the system cause_text.
+    # safetensors writes from Rust, and has the system's error in the text of its own.
     wrapped = re.search(r"\(os error (\d+)\)", str(error))
     code = error.errno if isinstance(error, OSError) else int(wrapped[1]) if wrapped else None
     if code == errno.ENOSPC:

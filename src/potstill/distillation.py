@@ -187,9 +187,22 @@ def _as_given(value: Any) -> Any:
 
 def _teacher(teacher: Any) -> Any:
     """The teacher's settings. A folder or file goes before a hub id of the same name, as in a recipe."""
-    if not isinstance(teacher, str | Path):
-        return _as_given(teacher)
-    return {"model": _from_anywhere(teacher) if Path(teacher).exists() else str(teacher)}
+    return _located({"model": str(teacher)} if isinstance(teacher, str | Path) else _as_given(teacher))
+
+
+def _located(teacher: Any) -> Any:
+    """A teacher's settings, or those of a member, with each path that is there named from anywhere."""
+    if not isinstance(teacher, dict):
+        return teacher
+    located: dict[str, Any] = {}
+    for key, value in teacher.items():
+        if key in ("model", "run") and isinstance(value, str) and Path(value).exists():
+            located[key] = _from_anywhere(value)
+        elif key == "of" and isinstance(value, dict):
+            located[key] = {name: _located(member) for name, member in value.items()}
+        else:
+            located[key] = _located(value) if key == "start" else value
+    return located
 
 
 def _student(student: Any) -> Any:

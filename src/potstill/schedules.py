@@ -6,7 +6,7 @@ Progress is the share of optimiser steps already done: 0 at the first step, 1 at
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from potstill.settings import Settings
 
@@ -65,6 +65,16 @@ def _from_number(value: Any) -> Any:
 AnySchedule = Annotated[Constant | Linear | Cosine, Field(discriminator="kind")]
 Schedule = Annotated[AnySchedule, BeforeValidator(_from_number, json_schema_input_type=float | AnySchedule)]
 """A schedule, or a number for a constant one. `values()` gives its extremes: all three are monotone."""
+
+
+def _at_least_zero(schedule: Schedule) -> Schedule:
+    if min(schedule.values()) < 0:
+        raise ValueError(f"a weight must not be negative, got {min(schedule.values()):g}")
+    return schedule
+
+
+Weight = Annotated[Schedule, AfterValidator(_at_least_zero)]
+"""How much a loss counts: a loss of negative weight would drive the student away from what it compares."""
 
 
 def learning_rate_factor(

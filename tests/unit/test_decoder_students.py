@@ -208,8 +208,21 @@ def test_a_pruned_student_is_nearer_to_a_teacher_with_silent_channels_than_a_sli
         ({"width": 24, "heads": 4}, r"At width 24 use one of 3, 6"),
         ({"width": 25}, r"Use a multiple of 3\."),
         ({"width": 24, "dropout": 0.1}, r"student\.dropout: a decoder"),
+        ({"width": 24, "key_value_heads": 2}, r"At this width set student\.heads to one of 2, 4, 6, 12\."),
+        ({"width": 42, "heads": 14, "key_value_heads": 7}, r"At this width set student\.heads to one of 7, 21\."),
+        ({"width": 45, "heads": 9, "key_value_heads": 3}, r"none at this width; set it to a multiple of 6\."),
     ],
 )
 def test_a_decoder_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         student_config(decoder("llama", **GROUPED).config, Shrunk.model_validate({"layers": 2} | change))
+
+
+def test_heads_of_an_odd_number_of_channels_are_refused_since_no_position_can_turn_them() -> None:
+    # Of configurations that state no size of a head, transformers checks none.
+    sizes = {"hidden_size": 42, "num_attention_heads": 6, "num_key_value_heads": 2}
+    config = Qwen2Config(**sizes, vocab_size=40, num_hidden_layers=2)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        CausalLM().new_model(config)(input_ids=torch.arange(4)[None])
+    with pytest.raises(ModelError, match=r"makes heads of 7 channels.*head_dim must be even"):
+        student_config(config, Shrunk(layers=2, width=42))

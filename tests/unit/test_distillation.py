@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from potstill.exporters import Safetensors
 from potstill.measure import speed
 from potstill.progress import Progress
 from potstill.recipe.yaml_file import load_recipe, recipe_of
+from potstill.teachers import PretrainedTeacher
 from tests.conftest import make_project
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -256,6 +257,36 @@ def test_files_are_found_from_the_working_directory_and_named_from_anywhere(reci
     assert made.student.kind == "design" and made.student.name == "tinybert-4"
     for elsewhere in ("organisation/name", "pkg:package/model"):
         assert recipe(elsewhere, None, FILES, task="text_classification").teacher.model == elsewhere
+
+
+MODEL = {"model": "models/a"}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "paths"),
+    [
+        (MODEL, lambda made: [made.model]),
+        (Path("models/a"), lambda made: [made.model]),
+        (PretrainedTeacher(**MODEL), lambda made: [made.model]),
+        ({"kind": "mixture", "of": {"a": MODEL, "run": MODEL}}, lambda made: [each.model for each in made.of.values()]),
+        ({"kind": "generation", "start": MODEL}, lambda made: [made.start.model]),
+        ({"kind": "ema", "start": PretrainedTeacher(**MODEL)}, lambda made: [made.start.model]),
+        ({"kind": "checkpoint", "run": "models/a"}, lambda made: [made.run]),
+    ],
+)
+def test_every_folder_of_a_teacher_is_named_from_anywhere(
+    recipe: Any, tmp_path: Path, teacher: Any, paths: Callable[[Any], list[str]]
+) -> None:
+    """`potstill run` looks for what the recipe in the run directory names from there."""
+    label = {"mode": "online"} if isinstance(teacher, dict) and teacher.get("kind") == "ema" else {}
+    relative = recipe(teacher, None, FILES, task="text_classification", label=label)
+    assert set(paths(relative.teacher)) == {"models/a"}, "a hub id, where there is no such folder"
+    (tmp_path / "models/a").mkdir(parents=True)
+    (tmp_path / "neg").mkdir()
+    located = recipe(teacher, None, FILES, task="text_classification", label=label)
+    assert set(paths(located.teacher)) == {str(tmp_path / "models/a")}
+    classes = {"model": "neg", "run": "pos"}
+    assert recipe(MODEL | {"classes": classes}, None, FILES, task="text_classification").teacher.classes == classes
 
 
 def refusal(out: Path, *arguments: Any, **settings: Any) -> str:

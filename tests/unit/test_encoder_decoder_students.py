@@ -288,3 +288,20 @@ def test_budgets_know_both_stacks(family: str) -> None:
     for settings, made in found:
         again = student_config(config, settings)
         assert again.to_dict() == made.to_dict()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("width", ["slice", "project", "pruned"])
+def test_embeddings_that_are_multiplied_by_the_root_of_the_width_are_cut_as_those_that_are_not(
+    width: Any, tied: bool
+) -> None:
+    """The same teacher in two ways: with `scale_embedding`, and with larger embeddings and a head of its own."""
+    scaled = pair_model("bart", 1, scale_embedding=True, tie_word_embeddings=tied)
+    plain = pair_model("bart", 1, tie_word_embeddings=False)
+    plain.load_state_dict(scaled.state_dict())
+    with torch.no_grad():
+        for each in (plain.model.shared, plain.model.encoder.embed_tokens, plain.model.decoder.embed_tokens):
+            each.weight.mul_(32**0.5)
+    torch.testing.assert_close(say(scaled), say(plain))
+    settings = Shrunk(layers=2, width=16, init=Copy(width=width))
+    torch.testing.assert_close(say(student_of(scaled, settings)), say(student_of(plain, settings)))

@@ -204,6 +204,21 @@ def test_a_decoder_in_another_family_has_the_same_sizes(teacher: str, family: st
     assert model.model.layers[0].self_attn.k_proj.weight.shape == (12, 24)
 
 
+@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize(("width", "groups"), [(24, 2), (10, 1)])
+def test_a_decoder_in_another_family_has_the_teachers_heads(family: str, width: int, groups: int) -> None:
+    """Also where heads times their size are not the width, as in Qwen3."""
+    teacher = decoder_config("qwen3")
+    teacher.head_dim = 16
+    settings = Shrunk(layers=3, width=width, family=family, init=Random())
+    config = student_config(teacher, settings)
+    model = CausalLM().new_model(config).eval()
+    attention = model.model.layers[0].self_attn
+    assert attention.head_dim == 16 and attention.k_proj.weight.shape == (16 * groups, width)
+    with torch.no_grad():
+        assert torch.isfinite(model(input_ids=torch.arange(9)[None]).logits).all()
+
+
 @pytest.mark.parametrize("pair", [("llama", "mistral"), ("mistral", "llama")])
 def test_llama_and_mistral_are_copied_into_each_other(pair: tuple[str, str]) -> None:
     teacher = drawn(CausalLM().new_model(decoder_config(pair[0])))

@@ -17,6 +17,7 @@ from potstill.stages.inputs import read_inputs
 from potstill.stages.plan import make_plan
 from tests.commands import potstill
 from tests.conftest import CLASSES
+from tests.pair_models import SIZES, make_pair_project, make_pair_teacher
 
 HARD = "losses=[{kind: hard_labels, weight: 1}]"
 HIDDEN = "losses=[{kind: hard_labels, weight: 1}, {kind: hidden_states}]"
@@ -138,6 +139,57 @@ def test_a_run_whose_losses_read_no_distributions_stores_none(project: Path) -> 
     steps = [json.loads(line) for line in (project / "run/train/student/metrics.jsonl").read_text().splitlines()]
     first = next(line for line in steps if line["kind"] == "step")
     assert {key.removesuffix(".weight") for key in first if key.endswith(".weight")} == {"hard_labels", "hidden_states"}
+
+
+def with_positions(folder: Path, teacher: Path, most: int) -> Path:
+    """A copy of a teacher that was made for texts of so many tokens."""
+    shutil.copytree(teacher, folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"max_position_embeddings": most}))
+    return folder
+
+
+def test_examples_longer_than_a_teacher_of_computed_positions_was_made_for_are_told(
+    chat_project: Path, chat_teacher_folder: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe(chat_project / "recipe.yaml", [])
+    rows: Any = recipe.task.encode(
+        read_inputs(recipe, chat_project).splits["train"].rows, AutoTokenizer.from_pretrained(chat_teacher_folder), []
+    )
+    longest = int(rows.examples.lengths.max())
+    assert max(rows.lengths) > longest, "rows are packed"
+
+    def told(most: int) -> list[str]:
+        teacher = with_positions(tmp_path / f"made-for-{most}", chat_teacher_folder, most)
+        return [each for each in planned(chat_project, f"teacher.model={teacher}").warnings if "was made" in each]
+
+    assert not told(longest)
+    (train,) = [each for each in told(longest - 1) if each.startswith("train: ")]
+    count = (rows.examples.lengths == longest).sum()
+    assert (
+        f"{count} examples are longer (up to {longest} tokens) than the {longest - 1} positions for which teacher"
+        in train
+    )
+    assert f"Set task.max_length to {longest - 1}." in train
+
+
+def test_sources_and_targets_are_not_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "bart", SIZES["bart"] | {"max_position_embeddings": 16})
+    project = make_pair_project(tmp_path, make_pair_teacher(tmp_path / "bart", "bart"))
+    recipe = load_recipe(project / "recipe.yaml", ["task.max_length=16"])
+    inputs = read_inputs(recipe, project)
+    rows: Any = inputs.encoded(recipe, inputs.splits["train"].rows)
+    assert rows.examples.lengths.max() > 16
+    assert not [each for each in make_plan(recipe, inputs, project / "run").warnings if "was made" in each]
+
+
+def test_of_several_teachers_each_is_told_that_was_made_for_shorter_examples(
+    chat_project: Path, chat_teacher_folder: Path, tmp_path: Path
+) -> None:
+    short = with_positions(tmp_path / "short", chat_teacher_folder, 10)
+    several = f"teacher={{kind: mixture, of: {{a: {{model: '{chat_teacher_folder}'}}, b: {{model: '{short}'}}}}}}"
+    told = [each for each in planned(chat_project, several).warnings if "was made" in each]
+    assert len(told) == 4 and all("for which teacher.of.b was made" in each for each in told)
 
 
 class TestSeveralTeachers:

@@ -93,12 +93,31 @@ def test_words_that_yaml_1_1_takes_for_booleans_stay_text(load: Any, word: str) 
             "train: {alpha: 0.5}\nlosses: [{kind: soft_targets}, {kind: hard_labels, weight: 1}]\n",
             r"train\.alpha and losses\[1\]\.weight both set the weight of hard_labels\. Drop one",
         ),
+        (
+            "losses: [{kind: hard_labels, weight: 0}, {kind: cosine, weight: {kind: cosine, start: 0, end: 0}}]\n",
+            r"losses: every weight is 0 all through training\. Give a loss a weight above 0\.",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_line_and_remedy(load: Any, more: str, message: str) -> None:
     with pytest.raises(RecipeError, match=rf"(?m){message}") as caught:
         load(BASE + more)
     assert "recipe.yaml" in str(caught.value)
+
+
+KINDS = ("soft_targets", "hard_labels", "hidden_states", "embeddings", "cosine", "attention", "relations")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("weight", "got"), [("-1", "-1"), ("{kind: linear, start: 1, end: -0.5}", "-0.5")])
+def test_a_weight_below_zero_is_refused_of_every_loss(load: Any, kind: str, weight: str, got: str) -> None:
+    with pytest.raises(RecipeError, match=rf"losses\[0\]\.weight: a weight must not be negative, got {got}"):
+        load(BASE + f"losses: [{{kind: {kind}, weight: {weight}}}, {{kind: hard_labels}}]\n")
+
+
+def test_a_weight_of_zero_is_one_beside_another(load: Any) -> None:
+    losses = load(BASE + "losses: [{kind: soft_targets, weight: 0}, {kind: hard_labels}]\n").losses
+    assert losses[0].weight.at(0.5) == 0 and losses[1].weight.at(1.0) == 0.5
 
 
 def test_all_mistakes_are_told_together(load: Any) -> None:

@@ -211,6 +211,15 @@ def test_a_parameter_that_the_teacher_has_not_is_named() -> None:
             [r"student\.intermediate: 1/7 of 48 is 6\.85714; made 7 instead"],
         ),
         (Shrunk(layers=3, width=18), 3, 18, []),
+        (
+            Shrunk(layers=3, width=14, init=Random()),
+            3,
+            14,
+            [
+                r"student\.heads: 2\.33333 would be in proportion; made 2\.",
+                r"student\.heads: 2 of 7 channels are made; the teacher's have 6\.",
+            ],
+        ),
     ],
 )
 def test_a_share_that_does_not_divide_takes_the_nearest_legal_shape_and_says_so(

@@ -106,7 +106,7 @@ class ChatTokens:
                         continue
                     responses_cut += cut
                     turns_dropped += len(turns) - len(fitting)
-                    yield _joined(example.id, part, fitting)
+                    yield _concatenated(example.id, part, fitting)
                 rows_cut += before != (dropped, responses_cut, turns_dropped)
 
         kept = TokenFile(fitted())
@@ -270,7 +270,7 @@ def _fitting(turns: list[Turn], room: int) -> tuple[list[Turn], bool]:
     return ([Turn(first.shown, response)] if response else []), True
 
 
-def _joined(row_id: str, part: str, turns: list[Turn]) -> Tokenised:
+def _concatenated(row_id: str, part: str, turns: list[Turn]) -> Tokenised:
     pieces = [(piece, learnt) for turn in turns for piece, learnt in ((turn.shown, False), (turn.response, True))]
     ids = np.array([token for piece, _ in pieces for token in piece], dtype=np.int32)
     trained = np.repeat([learnt for _, learnt in pieces], [len(piece) for piece, _ in pieces])

@@ -84,7 +84,9 @@ def not_a_file(path: Path) -> DataError:
     if path.is_dir():
         return DataError(f"{path}: a folder; expected one .jsonl or .parquet file.{_of_folder(path)}")
     if _PATTERN.search(path.name):
-        return DataError(f"{path}: no such file. data takes one file for each split and no pattern. {_joined(path)}")
+        return DataError(
+            f"{path}: no such file. data takes one file for each split and no pattern. {_concatenating(path)}"
+        )
     hub = "" if path.suffix else ' Rows of the hub are saved first: load_dataset(...)["train"].to_json(...).'
     return DataError(f"{path}: no such file. data takes paths relative to the recipe.{hub}")
 
@@ -99,11 +101,11 @@ def _of_folder(path: Path) -> str:
             )
     for suffix in (".parquet", ".jsonl"):
         if next(path.glob(f"*{suffix}"), None):
-            return " " + _joined(path / f"*{suffix}")
+            return " " + _concatenating(path / f"*{suffix}")
     return ""
 
 
-def _joined(pattern: Path) -> str:
+def _concatenating(pattern: Path) -> str:
     kind = _BUILDERS.get(pattern.suffix.lower(), "json")
     return f'Join them with datasets: load_dataset("{kind}", data_files="{pattern}")["train"].to_json("rows.jsonl").'
 

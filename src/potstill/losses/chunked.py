@@ -14,7 +14,7 @@ from torch import Tensor
 
 from potstill.divergences import ForwardKL
 from potstill.losses.kernels import Kernels, settings_of
-from potstill.losses.sparse_targets import NamedTokens
+from potstill.losses.sparse_targets import SparseTargetTerms
 from potstill.losses.terms import SoftTerm, Term
 from potstill.products import add_product, wide_product
 from potstill.targets import FullTarget, Head, SampledTargets, SparseTarget, Target
@@ -177,9 +177,9 @@ def logit_terms(
         teachers = [target.logits_at(rows, term.temperature, kernels.log_sum_exp) for term in soft]
         sums: Tensor = kernels.full(terms, logits, teachers, labels, settings)
         return sums
-    named = NamedTokens(logits, labels, terms, settings, kernels)
+    sparse = SparseTargetTerms(logits, labels, terms, settings, kernels)
     if soft and isinstance(target, SparseTarget):
-        return named.with_buckets([target.buckets_at(rows, term.temperature) for term in soft])
+        return sparse.with_buckets([target.buckets_at(rows, term.temperature) for term in soft])
     if soft and isinstance(target, SampledTargets):
-        return named.with_samples(target.ids[rows], target.weights[rows], target.entropy[rows])
-    return named.with_labels_alone()
+        return sparse.with_samples(target.ids[rows], target.weights[rows], target.entropy[rows])
+    return sparse.with_labels_alone()

@@ -12,7 +12,7 @@ from potstill.capabilities import Facts
 from potstill.divergences import at_least_float32
 from potstill.losses.model_shapes import Shapes
 from potstill.losses.terms import HardTerm
-from potstill.schedules import Linear, Schedule
+from potstill.schedules import Linear, Weight
 from potstill.settings import Settings
 from potstill.signals import IGNORE_INDEX, Signal, TeacherAt
 
@@ -24,7 +24,7 @@ class HardLabels(Settings):
     """
 
     kind: Literal["hard_labels"] = "hard_labels"
-    weight: Schedule = Linear(start=0.3, end=0.5)
+    weight: Weight = Linear(start=0.3, end=0.5)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:

@@ -15,7 +15,7 @@ from potstill.losses.model_shapes import Shapes
 from potstill.losses.stacks import Stack, layers_in, loss_name, part_of
 from potstill.models import Part, family_named
 from potstill.records import ShapeRecord
-from potstill.schedules import Constant, Schedule
+from potstill.schedules import Constant, Schedule, Weight
 from potstill.settings import Settings
 from potstill.signals import Features, Read, Signal
 
@@ -45,7 +45,7 @@ class HiddenStates(Settings):
     """`weight * distance` of hidden states of chosen layers, averaged over tokens and pairs of layers."""
 
     kind: Literal["hidden_states"] = "hidden_states"
-    weight: Schedule = Constant(value=1.0)
+    weight: Weight = Constant(value=1.0)
     of: Stack | None = Field(default=None, exclude_if=lambda of: of is None)
     """Of encoder-decoders, whose layers are read; listed once for each, where both are."""
     layers: LayerMap = "uniform"
@@ -82,7 +82,7 @@ class Embeddings(Settings):
     """`weight * distance` of the outputs of the embeddings, before the first layer (TinyBERT, arXiv:1909.10351)."""
 
     kind: Literal["embeddings"] = "embeddings"
-    weight: Schedule = Constant(value=1.0)
+    weight: Weight = Constant(value=1.0)
     of: Stack | None = Field(default=None, exclude_if=lambda of: of is None)
     """Of encoder-decoders, whose layers are read; listed once for each, where both are."""
     distance: Distance = "mse"
@@ -111,7 +111,7 @@ class Cosine(Settings):
     """`weight * (1 - cos)` of the angle between the last hidden states, as the head reads them (arXiv:1910.01108)."""
 
     kind: Literal["cosine"] = "cosine"
-    weight: Schedule = Constant(value=1.0)
+    weight: Weight = Constant(value=1.0)
     of: Stack | None = Field(default=None, exclude_if=lambda of: of is None)
     """Of encoder-decoders, whose layers are read; listed once for each, where both are."""
     projection: Literal["learned", "none"] = "none"

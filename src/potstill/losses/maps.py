@@ -12,7 +12,7 @@ from potstill.errors import RecipeError
 from potstill.losses.layer_maps import LayerMap, layer_pairs
 from potstill.losses.model_shapes import Shapes
 from potstill.losses.stacks import Looking, Stack, layers_in, loss_name, part_of, require_maps
-from potstill.schedules import Constant, Schedule
+from potstill.schedules import Constant, Weight
 from potstill.settings import Settings
 from potstill.signals import Features, Read, Signal
 
@@ -43,7 +43,7 @@ class Attention(Settings):
     """
 
     kind: Literal["attention"] = "attention"
-    weight: Schedule = Constant(value=1.0)
+    weight: Weight = Constant(value=1.0)
     of: Looking | None = Field(default=None, exclude_if=lambda of: of is None)
     """Of encoder-decoders, whose maps are read: how source tokens look at each other, target tokens at those before
     them, or (cross) target tokens at the source. Listed once for each that is."""
@@ -118,7 +118,7 @@ class Relations(Settings):
     """
 
     kind: Literal["relations"] = "relations"
-    weight: Schedule = Constant(value=1.0)
+    weight: Weight = Constant(value=1.0)
     stack: Stack | None = Field(default=None, exclude_if=lambda stack: stack is None)
     """Of encoder-decoders, whose vectors are read; listed once for each, where both are."""
     layers: tuple[int, int] | None = None

@@ -46,8 +46,8 @@ class MixedLoss(nn.Module):
         self._kernels = Kernels(compiled=compiled)
 
     @property
-    def reads_answers(self) -> bool:
-        """Whether a loss reads what the student answers, and not features on the way there alone."""
+    def reads_outputs(self) -> bool:
+        """Whether a loss reads the outputs of the student, and not only features on the way to them."""
         return len(self._feature_losses) < len(self.losses)
 
     @property

@@ -21,7 +21,7 @@ from potstill.divergences import (
 from potstill.losses.model_shapes import Shapes
 from potstill.losses.reduction import blank_masked, masked_mean
 from potstill.losses.terms import SoftTerm
-from potstill.schedules import Linear, Schedule
+from potstill.schedules import Linear, Schedule, Weight
 from potstill.settings import Settings
 from potstill.signals import Signal, TeacherAt
 
@@ -56,7 +56,7 @@ class SoftTargets(Settings):
     """
 
     kind: Literal["soft_targets"] = "soft_targets"
-    weight: Schedule = Linear(start=0.7, end=0.5)
+    weight: Weight = Linear(start=0.7, end=0.5)
     temperature: Schedule = Linear(start=4.0, end=1.0)
     """Softening starts strong, so that the order of the wrong classes is learnt, and ends at the distribution
     that will be served."""

@@ -22,7 +22,7 @@ _LEAST_LOG_SHARE = -1e4
 """A log-probability whose product with a probability of zero is zero."""
 
 
-class NamedTokens:
+class SparseTargetTerms:
     """One chunk: its logits, which become the gradient in place, and the terms on it. Use it once."""
 
     def __init__(

@@ -5,7 +5,7 @@ from typing import Literal
 
 from potstill.errors import RecipeError
 from potstill.losses.model_shapes import Shapes
-from potstill.models import Part, family_named, has_two_stacks
+from potstill.models import Part, family_named, is_encoder_decoder
 from potstill.records import ShapeRecord
 
 Stack = Literal["encoder", "decoder"]
@@ -24,13 +24,13 @@ def part_of(of: Looking | None, shapes: Shapes, loss: str, known: Sequence[str],
         RecipeError: none is named of a model that has two, or one is named of a model that has not.
     """
     family = shapes.teacher.family
-    two_stacks = has_two_stacks(family)
-    if two_stacks and of is None:
+    encoder_decoder = is_encoder_decoder(family)
+    if encoder_decoder and of is None:
         raise RecipeError(
             f"losses: {loss} does not say what it reads of a model of two stacks ({family}). Set its {setting} to "
             f"one of {', '.join(known)}; list it once for each."
         )
-    if not two_stacks and of is not None:
+    if not encoder_decoder and of is not None:
         raise RecipeError(
             f"losses: {loss}.{setting} is {of}, and a model of the family {family!r} has one stack. Drop it."
         )

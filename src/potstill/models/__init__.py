@@ -57,8 +57,8 @@ __all__ = [
     "family_named",
     "family_of",
     "final_norm_of",
-    "has_two_stacks",
     "is_a",
+    "is_encoder_decoder",
     "layers_of",
     "most_tokens",
     "spread",
@@ -91,7 +91,7 @@ def is_a(kind: Kind, model_type: str) -> bool:
     return model_type in FAMILIES and FAMILIES[model_type].kind is kind
 
 
-def has_two_stacks(model_type: str) -> bool:
+def is_encoder_decoder(model_type: str) -> bool:
     """Whether models of a type read with one stack and write with another."""
     return is_a(Kind.ENCODER_DECODER, model_type)
 

@@ -1,5 +1,7 @@
 """BART (Lewis et al. 2019, arXiv:1910.13461): BERT's way of norms in both stacks, and a bias of the logits."""
 
+import math
+
 from potstill.models.family import Family, Kind, Positions, Size, Stack
 from potstill.models.roles import Part, Role
 
@@ -53,4 +55,5 @@ FAMILY = Family(
     },
     config_fields={},
     positions=Positions.LEARNT,
+    embedding_scale=lambda config: math.sqrt(config.d_model) if config.scale_embedding else 1.0,
 )

@@ -104,6 +104,7 @@ class Recipe(Settings):
             generative=self.task.generative,
             means=self.task.means,
             windows=self.task.windows,
+            freezes_layers=self.task.freezes_layers,
             teacher=self.teacher.kind,
             gives=self.teacher.gives,
             own_ids=self.teacher.own_ids,
@@ -187,6 +188,12 @@ class Recipe(Settings):
     def _weights_stay_between_0_and_1(self) -> "Recipe":
         if self.train.alpha is not None and not all(0 <= value <= 1 for value in self.train.alpha.values()):
             raise ValueError("train.alpha: expected values from 0 (hard labels alone) to 1 (teacher alone).")
+        return self
+
+    @model_validator(mode="after")
+    def _some_loss_has_weight(self) -> "Recipe":
+        if not any(value for loss in self.weighted_losses() for value in loss.weight.values()):
+            raise ValueError("losses: every weight is 0 all through training. Give a loss a weight above 0.")
         return self
 
     def weighted_losses(self) -> tuple[AnyLoss, ...]:

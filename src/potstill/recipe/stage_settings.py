@@ -67,6 +67,8 @@ class AdaptSettings(OptimiserSettings):
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
         yield from super().refusals(where, facts)
         yield from missing(where, Capability.WEIGHTS, facts)
+        if self.frozen_layers and not facts.freezes_layers:
+            yield f"{where}.frozen_layers: not for {facts.task} yet. Set it to 0."
 
 
 class LabelSettings(Settings):

@@ -7,7 +7,6 @@ from typing import Any
 
 from potstill.capabilities import Capability
 from potstill.data.rows import labelled_rows
-from potstill.errors import RecipeError
 from potstill.locations import GGUF
 from potstill.recipe import AdaptSettings, Recipe
 from potstill.records import AdaptRecord
@@ -131,8 +130,6 @@ def _train(
         settings=settings,
     )
     if settings.frozen_layers:
-        if not task.freezes_layers:
-            raise RecipeError(f"adapt.frozen_layers: not for {task.kind} yet. Set it to 0.")
         frozen = FrozenLayers(model, settings.frozen_layers)
         total = len(rows.ids) + len(validation.ids)
         with run.progress.task("adapt: frozen layers", total, "rows") as advance:

@@ -31,6 +31,7 @@ from potstill.stages.rendering import LABELLED
 from potstill.stages.signal_sources import build_loss, planned_signals
 from potstill.stages.student_search import shape_of
 from potstill.stages.tokenizer_fit import doubts_about_tokenizer, unknown_shares
+from potstill.training.metrics import require_trackers
 
 BYTES_PER_TRAINED_PARAMETER = 12
 """On disk in a checkpoint: weight and both moments of AdamW in float32."""
@@ -69,8 +70,9 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
 
     Raises:
         ModelError: a student that cannot be built from this teacher, or a tokenizer that knows few words of the rows.
-        RecipeError: the disk is too small for what will be written.
+        RecipeError: the disk is too small for what will be written, or a tracker is not installed.
     """
+    require_trackers(recipe.train.trackers)
     shapes = shapes_of(recipe, inputs)
     teacher, student = shapes.teacher, shapes.student
     learnt, asked = planned(recipe, inputs)
@@ -114,7 +116,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         disk_free_bytes=free,
         warnings=[
             *doubts_about_tokenizer(inputs, unknown),
-            *warnings(recipe, inputs, teacher, student, counts, classes, asked),
+            *warnings(recipe, inputs, teacher, student, counts, classes, asked, encoded),
         ],
         classes=classes,
         date=recipe.task.date,

@@ -2,10 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from potstill.data.copies import EXAMPLES, Copy
+from potstill.data.encoded import Encoded
 from potstill.data.fields import in_yaml, shown
 from potstill.data.prepare import Split
+from potstill.data.token_rows import TokenRows
 from potstill.labels import Dense
+from potstill.models import most_tokens
 from potstill.recipe import Recipe
 from potstill.records import ClassCount, ShapeRecord, SplitCounts
 from potstill.stages.class_counts import doubts_about_classes
@@ -13,6 +18,7 @@ from potstill.stages.generate import Requests
 from potstill.stages.heads import heads_told
 from potstill.stages.inputs import Inputs
 from potstill.stages.rendering import date_is_written
+from potstill.stages.teacher_files import Files, named_in
 from potstill.students import Design, design_note, shape_notes
 from potstill.tasks import AnyTask
 
@@ -30,8 +36,12 @@ def warnings(
     counts: Mapping[str, SplitCounts],
     classes: Sequence[ClassCount],
     asked: Requests | None,
+    encoded: Mapping[str, Encoded],
 ) -> list[str]:
-    """Sentences for a person to read before the run. `asked` are the responses that the teacher is to write."""
+    """Sentences for a person to read before the run.
+
+    `asked` are the responses that the teacher is to write, `encoded` the rows that are learnt and measured on.
+    """
     return [
         *heads_told(recipe, inputs),
         *_of_rows(recipe, counts),
@@ -40,6 +50,7 @@ def warnings(
         *_of_recipe(recipe, inputs, teacher, student, counts),
         *_of_prompts(recipe, asked),
         *_of_chats(recipe, inputs, counts),
+        *_of_lengths(recipe, inputs, encoded),
     ]
 
 
@@ -201,6 +212,24 @@ def _of_chats(recipe: Recipe, inputs: Inputs, counts: Mapping[str, SplitCounts])
                 f"{name}: {count.tokens.rows_rewritten:,} rows are learnt without some of the white space around their "
                 "responses, or with their reasoning in another form, since that is how the chat template writes them."
             )
+
+
+def _of_lengths(recipe: Recipe, inputs: Inputs, encoded: Mapping[str, Encoded]) -> Iterator[str]:
+    """Examples with positions that a teacher can compute, and has hardly seen in its training."""
+    teachers: list[tuple[str | None, Files]] = [*inputs.members.items()] or [(None, inputs.lead)]
+    for member, files in teachers:
+        most = getattr(files.config, "max_position_embeddings", None)
+        if most is None or most_tokens(files.config) is not None:
+            continue
+        for split, rows in encoded.items():
+            # Packed rows count from 0 again at each example.
+            lengths = rows.examples.lengths if isinstance(rows, TokenRows) else np.array(rows.lengths)
+            if longer := int((lengths > most).sum()):
+                yield (
+                    f"{split}: {longer:,} examples are longer (up to {lengths.max():,} tokens) than the {most:,} "
+                    f"positions for which {named_in(recipe, member)} was made (max_position_embeddings), and what it "
+                    f"predicts there may be bad. Set task.max_length to {most}."
+                )
 
 
 def _of_rows(recipe: Recipe, counts: Mapping[str, SplitCounts]) -> list[str]:

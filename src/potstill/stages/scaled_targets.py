@@ -10,7 +10,7 @@ from potstill.tasks.target_scaler import TargetScaler
 
 
 def target_scaler_of(recipe: Recipe, rows: Sequence[Any]) -> TargetScaler | None:
-    """The units of the labels of these rows, where they are numbers."""
+    """What brings the labels of these rows to standard units, where they are numbers."""
     return recipe.task.scaler_of(rows)
 
 

@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from potstill.checkpoints import check_files, stated_family
 from potstill.errors import ModelError, RecipeError
 from potstill.locations import GGUF, resolve
-from potstill.models import most_tokens
+from potstill.models import FAMILIES, Size, family_of, most_tokens
 from potstill.models.fitting import require_fitting
 from potstill.recipe import Recipe
 from potstill.run_dir import file_digest, fingerprint
@@ -64,6 +64,7 @@ def read_files(
     task.check_tokenizer(tokenizer, config, where=named_in(recipe, member))
     task.check_folder(location, config)
     _check_lengths(recipe, config)
+    _check_frozen_layers(recipe, config, named_in(recipe, member))
     filled = check_weights(task.new_model, config, location, new_head=recipe.adapt is not None and task.has_head)
     return Files(location, _teacher_digest(location, config), config, filled), tokenizer
 
@@ -82,6 +83,23 @@ def _check_lengths(recipe: Recipe, config: PretrainedConfig) -> None:
             raise ModelError(
                 f"task.{name}: {length} tokens, and this {config.model_type} model has positions for {most}. Lower it."
             )
+
+
+def _check_frozen_layers(recipe: Recipe, config: PretrainedConfig, where: str) -> None:
+    """Raises ModelError: no layer of the teacher would be adapted, or where its layers lie is not known."""
+    frozen = recipe.adapt.frozen_layers if recipe.adapt else 0
+    if not frozen:
+        return
+    if config.model_type not in FAMILIES:
+        raise ModelError(
+            f"adapt.frozen_layers: where the layers of {where} lie, of the family {config.model_type!r}, is not known "
+            "here. Set it to 0."
+        )
+    layers = family_of(config).size(config, Size.LAYERS)
+    if frozen >= layers:
+        raise ModelError(
+            f"adapt.frozen_layers: {where} has {layers} layers, and one must be trained. Set it below {layers}."
+        )
 
 
 def _relative_to(base: Path, model: str) -> str:

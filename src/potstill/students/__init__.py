@@ -14,11 +14,11 @@ from potstill.students.trimming import Trimmed, trim
 from potstill.students.vocabulary import AnyVocabulary, FactorisedVocabulary, FullVocabulary, TrimmedVocabulary
 
 
-def _shrunk_unless_said(value: Any) -> Any:
+def _shrunk_by_default(value: Any) -> Any:
     return {"kind": "shrunk"} | value if isinstance(value, dict) else value
 
 
-AnyStudent = Annotated[Shrunk | Budget | Design, Field(discriminator="kind"), BeforeValidator(_shrunk_unless_said)]
+AnyStudent = Annotated[Shrunk | Budget | Design, Field(discriminator="kind"), BeforeValidator(_shrunk_by_default)]
 
 __all__ = [
     "AnyStudent",

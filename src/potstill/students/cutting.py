@@ -38,8 +38,8 @@ class Cut:
         # A model that multiplies its embeddings by more than its teacher would find them larger: these are smaller.
         scale, its = self._family.embedding_scale, own.embedding_scale
         self._of_embeddings = (scale(teacher) if scale else 1.0) / (its(student) if its else 1.0)
-        # Where the head is the embeddings, what reads them there makes up for that.
-        self._of_final_norm = 1 / self._of_embeddings if getattr(student, "tie_word_embeddings", False) else 1.0
+        # Where the head is the embeddings, the norm that it reads through makes up for that.
+        self._of_last_norm = 1 / self._of_embeddings if getattr(student, "tie_word_embeddings", False) else 1.0
 
     def __call__(self, slot: Slot, tensor: Tensor) -> Tensor:
         """`tensor` is the teacher's, and `slot` its place there.
@@ -66,16 +66,27 @@ class Cut:
     def _factor(self, axis: Axis, slot: Slot) -> float:
         if axis is Axis.READ:
             return self._of_reads
-        return self._of_embeddings if slot.role is Role.TOKEN_EMBEDDING else 1.0
+        if slot.role is Role.TOKEN_EMBEDDING:
+            return self._of_embeddings
+        # The shift of a norm.
+        return self._of_last_norm if self._is_last_norm(slot) else 1.0
 
     def _scale(self, weight: Tensor, slot: Slot) -> Tensor:
         """The diagonal of P^T diag(weight) P, with the factors of a norm."""
         factor = self._of_norms if slot.role.norms_what_is_read else 1.0
-        if slot.role is Role.FINAL_NORM:
-            factor *= self._of_final_norm
+        if self._is_last_norm(slot):
+            factor *= self._of_last_norm
         scaled = self._kept.scale(weight) * factor
         # The one is in no weight, but takes the factor too.
         return scaled + (factor - 1) if self._family.norms_around_one else scaled
+
+    def _is_last_norm(self, slot: Slot) -> bool:
+        """Whether the head reads the stream through this norm: the final one, else that of the last layer's end."""
+        if slot.part is not (last := self._family.layer_stacks[-1]):
+            return False
+        if self._family.stack(last).final_norm is not None:
+            return slot.role is Role.FINAL_NORM
+        return slot.role is Role.FEED_FORWARD_NORM and slot.layer == self._chosen[last][-1]
 
     def _places(self, axis: Axis, slot: Slot) -> Int[Tensor, "_"] | None:
         """Which of the teacher's rows or columns are kept; None where all are, or channels of the stream are made."""

@@ -4,7 +4,7 @@ from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
 from potstill.models import Size, family_of
-from potstill.students.sizes import Copy, Shrunk, layer_map, own_values, size_of
+from potstill.students.sizes import Copy, Shrunk, intermediate_size, layer_map, own_values, size_of
 
 
 def smaller_decoder(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
@@ -12,12 +12,20 @@ def smaller_decoder(teacher: PretrainedConfig, student: Shrunk) -> PretrainedCon
 
     Its heads keep their size, so that rotary positions mean the same, and heads that share keys and values stay
     together, unless the settings name the heads of both. Heads times their size need not be the width.
+
+    Raises:
+        ModelError: sizes that make no legal model, or a teacher that is none.
     """
     family = family_of(teacher)
     whole_width, units = family.size(teacher, Size.WIDTH), family.size(teacher, Size.INTERMEDIATE)
     if student.dropout is not None:
         raise ModelError(
             f"student.dropout: a decoder ({teacher.model_type}) has none between its layers; leave it out."
+        )
+    if family.head_size(teacher) % 2:
+        raise ModelError(
+            f"teacher.model: its config.json makes heads of {family.head_size(teacher)} channels, and rotary positions "
+            "turn channels in pairs. Correct it; head_dim must be even."
         )
     layers = size_of(student.layers, family.size(teacher, Size.LAYERS), "student.layers")
     grouped = family.size(teacher, Size.HEADS) // family.key_value_heads(teacher)
@@ -27,16 +35,11 @@ def smaller_decoder(teacher: PretrainedConfig, student: Shrunk) -> PretrainedCon
         key_value_heads = heads // grouped
     else:
         heads, key_value_heads, size = _other_heads(student, student.key_value_heads, width)
-    intermediate = (
-        max(1, round(units * width / whole_width))
-        if student.intermediate is None
-        else size_of(student.intermediate, units, "student.intermediate")
-    )
     values = own_values(teacher) | family.values(
         {
             Size.LAYERS: layers,
             Size.WIDTH: width,
-            Size.INTERMEDIATE: intermediate,
+            Size.INTERMEDIATE: intermediate_size(student, units, (width, whole_width)),
             Size.HEADS: heads,
             Size.KEY_VALUE_HEADS: key_value_heads,
             Size.HEAD: size,
@@ -89,9 +92,15 @@ def _other_heads(student: Shrunk, key_value_heads: int, width: int) -> tuple[int
     heads = student.heads or 0
     # Rotary positions turn channels in pairs.
     if not heads or heads % key_value_heads or width % (2 * heads):
+        legal = [each for each in range(key_value_heads, width + 1, key_value_heads) if width % (2 * each) == 0]
+        remedy = (
+            f"At this width set student.heads to one of {', '.join(map(str, legal))}."
+            if legal
+            else f"There is none at this width; set it to a multiple of {2 * key_value_heads}."
+        )
         raise ModelError(
             f"student.key_value_heads {key_value_heads}: expected student.heads beside it, a multiple of it that "
-            f"divides the width {width} into heads of an even number of channels."
+            f"divides the width {width} into heads of an even number of channels. {remedy}"
         )
     if isinstance(student.init, Copy):
         raise ModelError(

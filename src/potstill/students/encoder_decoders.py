@@ -6,7 +6,7 @@ from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
 from potstill.models import Size, family_of
-from potstill.students.sizes import Shrunk, own_values, size_of
+from potstill.students.sizes import Shrunk, intermediate_size, own_values, size_of
 
 
 def smaller_encoder_decoder(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
@@ -32,17 +32,12 @@ def smaller_encoder_decoder(teacher: PretrainedConfig, student: Shrunk) -> Pretr
             f"student.width {width} is not {heads} heads of {head_size}, the teacher's size of a head. Set it to a "
             f"multiple of {head_size}, and student.heads to that multiple or not at all."
         )
-    intermediate = (
-        max(1, round(units * width / of_teacher))
-        if student.intermediate is None
-        else size_of(student.intermediate, units, "student.intermediate")
-    )
     sizes: dict[Size, Any] = {
         Size.LAYERS: layers[0],
         Size.DECODER_LAYERS: layers[1],
         Size.WIDTH: width,
         Size.HEADS: heads,
-        Size.INTERMEDIATE: intermediate,
+        Size.INTERMEDIATE: intermediate_size(student, units, (width, of_teacher)),
     }
     if student.dropout is not None:
         sizes[Size.DROPOUT] = student.dropout

@@ -6,7 +6,7 @@ from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
 from potstill.models import Size, family_of
-from potstill.students.sizes import Copy, Shrunk, own_values, size_of
+from potstill.students.sizes import Copy, Shrunk, intermediate_size, own_values, size_of
 
 
 def smaller_encoder(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
@@ -30,15 +30,11 @@ def smaller_encoder(teacher: PretrainedConfig, student: Shrunk) -> PretrainedCon
             f"{head_size}, and copied weights would be cut across heads. Set student.init: {{kind: random}}, "
             f"or {remedy}."
         )
-    if student.intermediate is None:
-        intermediate = round(of_teacher[Size.INTERMEDIATE] * width / of_teacher[Size.WIDTH])
-    else:
-        intermediate = size_of(student.intermediate, of_teacher[Size.INTERMEDIATE], "student.intermediate")
     sizes: dict[Size, Any] = {
         Size.LAYERS: layers,
         Size.WIDTH: width,
         Size.HEADS: heads,
-        Size.INTERMEDIATE: intermediate,
+        Size.INTERMEDIATE: intermediate_size(student, of_teacher[Size.INTERMEDIATE], (width, of_teacher[Size.WIDTH])),
     }
     if student.dropout is not None:
         sizes[Size.DROPOUT] = student.dropout

@@ -1,11 +1,12 @@
 """Families in place of each other: weights that are the same in other words, and a configuration in another family."""
 
+from collections.abc import Collection
 from typing import Any
 
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from potstill.errors import ModelError
-from potstill.models import Kind, family_named, family_of, teaching
+from potstill.models import Kind, Size, family_named, family_of, teaching
 
 _NAMED = ("pad_token_id", "bos_token_id", "eos_token_id", "id2label", "label2id")
 
@@ -33,7 +34,8 @@ def in_family(config: PretrainedConfig, family: str) -> PretrainedConfig:
             f"{', '.join(known_families)}."
         )
     source, target = family_of(config), family_named(family)
-    known = CONFIG_MAPPING[family]().to_dict()
+    # Qwen2's configuration declares no size of a head, though its attention reads one where it is there.
+    known = {*CONFIG_MAPPING[family]().to_dict(), *target.sizes.get(Size.HEAD, ())}
     names = {target.config_fields[field]: name for field, name in source.config_fields.items()}
     values: dict[str, Any] = {}
     for own, name in names.items():
@@ -53,7 +55,7 @@ def in_family(config: PretrainedConfig, family: str) -> PretrainedConfig:
     return CONFIG_MAPPING[family].from_dict(values)
 
 
-def lost_window(config: PretrainedConfig, values: dict[str, Any]) -> int | None:
+def lost_window(config: PretrainedConfig, values: Collection[str]) -> int | None:
     """The window through which a model looks back, where a configuration of such values has none."""
     window: int | None = getattr(config, "sliding_window", None)
     return window if "sliding_window" not in values else None

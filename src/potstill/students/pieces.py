@@ -48,7 +48,7 @@ def with_pieces(rules: Rules, kept: Collection[int]) -> Rules:
     return rules | {
         "model": _smaller_model(rules["model"], numbers),
         "added_tokens": [token | {"id": numbers[token["id"]]} for token in rules["added_tokens"]],
-        "post_processor": _renumbered(rules["post_processor"], numbers),
+        "post_processor": _with_new_ids(rules["post_processor"], numbers),
         "padding": padding and padding | {"pad_id": numbers[padding["pad_id"]]},
     }
 
@@ -73,7 +73,7 @@ def _needed(model: Rules, vocabulary: Mapping[str, int], asked: set[str]) -> set
                     "them, which cannot be trimmed. Use full."
                 )
             alone = {piece for piece in vocabulary if len(piece) == 1} | _bytes(vocabulary)
-            return _joined_from(asked, model["merges"]) | alone | {model.get("unk_token") or ""}
+            return _merged_from(asked, model["merges"]) | alone | {model.get("unk_token") or ""}
         case "Unigram":
             return asked | _of_unigram(model, vocabulary)
         case other:
@@ -114,8 +114,8 @@ def _of_unigram(model: Rules, vocabulary: Mapping[str, int]) -> set[str]:
     return alone | unspelt | {least} | unknown | (_bytes(vocabulary) if model.get("byte_fallback") else set())
 
 
-def _joined_from(asked: Iterable[str], merges: Iterable[Any]) -> set[str]:
-    """The pieces that are asked for, with all that they are joined from."""
+def _merged_from(asked: Iterable[str], merges: Iterable[Any]) -> set[str]:
+    """The pieces that are asked for, with all that they are merged from."""
     ranks = {pair: rank for rank, pair in enumerate(_pairs(merges))}
     found: set[str] = set()
     for piece in asked:
@@ -149,7 +149,7 @@ def _smaller_model(model: Rules, numbers: Mapping[int, int]) -> Rules:
     return model | {"vocab": vocabulary, "merges": merges}
 
 
-def _renumbered(processor: Rules | None, numbers: Mapping[int, int]) -> Rules | None:
+def _with_new_ids(processor: Rules | None, numbers: Mapping[int, int]) -> Rules | None:
     """What is put around a text, with the new ids of its tokens."""
     if processor is None:
         return None
@@ -166,7 +166,7 @@ def _renumbered(processor: Rules | None, numbers: Mapping[int, int]) -> Rules | 
             ends = {end: [processor[end][0], numbers[processor[end][1]]] for end in ("sep", "cls")}
             return processor | ends
         case "Sequence":
-            return processor | {"processors": [_renumbered(each, numbers) for each in processor["processors"]]}
+            return processor | {"processors": [_with_new_ids(each, numbers) for each in processor["processors"]]}
         case other:
             raise ModelError(
                 f"student.vocabulary: the teacher's tokenizer ends with a {other} step, whose tokens cannot be "

@@ -79,6 +79,9 @@ def shape_notes(teacher: PretrainedConfig, student: Shrunk, made: PretrainedConf
         grouped = whole_heads // family.key_value_heads(teacher)
         groups = f", in whole groups of {grouped} that share keys and values" if grouped > 1 else ""
         found.append(f"student.heads: {heads:g} would be in proportion; made {own_heads}{groups}.")
+    sizes = family_of(made).head_size(made), family.head_size(teacher)
+    if student.heads is None and sizes[0] != sizes[1]:
+        found.append(f"student.heads: {own_heads} of {sizes[0]} channels are made; the teacher's have {sizes[1]}.")
     if (window := lost_window(teacher, made.to_dict())) is not None:
         found.append(
             f"student.family: a {made.model_type} has no sliding window of {window} tokens; made "

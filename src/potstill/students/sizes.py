@@ -119,6 +119,16 @@ def size_of(size: int | str, of_teacher: int, where: str, *, unit: int = 1) -> i
     return size
 
 
+def intermediate_size(student: Shrunk, of_teacher: int, widths: tuple[int, int]) -> int:
+    """Feed-forward units: as many as are asked for, else in the teacher's proportion to the width.
+
+    `widths` are the student's and the teacher's.
+    """
+    if student.intermediate is not None:
+        return size_of(student.intermediate, of_teacher, "student.intermediate")
+    return max(1, round(of_teacher * widths[0] / widths[1]))
+
+
 def own_values(teacher: PretrainedConfig) -> dict[str, Any]:
     """The teacher's configuration without what names its files."""
     values: dict[str, Any] = teacher.to_dict()

@@ -1,6 +1,6 @@
 """Numbers in standard units while a model is trained, and in their own on disk.
 
-With the mean m and the standard deviation s of the labelled rows, a value y is (y - m) / s in standard scaler. A model
+With the mean m and the standard deviation s of the labelled rows, a value y is (y - m) / s in standard units. A model
 whose last layer gives W h + b in one unit gives (W / s) h + (b - m) / s in the other, so the change is exact up to
 rounding and is made in the weights: whoever loads a saved model needs to know nothing of it.
 """
@@ -43,7 +43,7 @@ class TargetScaler:
         return values * self.deviation + self.mean
 
     def of_rows(self, rows: EncodedRows) -> EncodedRows:
-        """The rows with their labels in standard scaler."""
+        """The rows with their labels in standard units."""
         return replace(rows, labels=self.standard(torch.from_numpy(rows.labels)).numpy())
 
     def of_teacher(self, teacher: Teacher) -> Teacher:

@@ -22,14 +22,14 @@ from potstill.teachers.self_taught import BornAgainTeacher, CheckpointTeacher, M
 from potstill.teachers.token_mapping import TokenMappedTeacher
 
 
-def _pretrained_unless_said(value: Any) -> Any:
+def _pretrained_by_default(value: Any) -> Any:
     return {"kind": "pretrained"} | value if isinstance(value, dict) else value
 
 
 AnyTeacher = Annotated[
     PretrainedTeacher | Mixture | Routed | CheckpointTeacher | BornAgainTeacher | MovingAverageTeacher,
     Field(discriminator="kind"),
-    BeforeValidator(_pretrained_unless_said),
+    BeforeValidator(_pretrained_by_default),
 ]
 
 __all__ = [

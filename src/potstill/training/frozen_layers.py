@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 
 from potstill.data.batches import batches_by_length
 from potstill.data.encoded import Encoded
-from potstill.errors import ModelError
 from potstill.models import layers_of, stack_of
 from potstill.progress import Advance
 from potstill.signals import Batch
@@ -52,10 +51,7 @@ class FrozenLayers:
 
     def __post_init__(self) -> None:
         self._layers = layers_of(self.model)
-        if self.count >= len(self._layers):
-            raise ModelError(
-                f"adapt.frozen_layers: {self.count} of {len(self._layers)} layers; at least one must be trained."
-            )
+        assert self.count < len(self._layers), "checked with the teacher's files"
         self._embeddings = self.model.base_model.embeddings
 
     def keep(self, rows: Encoded, device: torch.device, batch_size: int, advance: Advance) -> KeptActivations:

@@ -104,7 +104,7 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(job.seed + engine.rank)
     # Losses on features leave out what lies behind them, such as the head.
-    reached = job.loss.reads_answers
+    reached = job.loss.reads_outputs
     module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss, job.teacher), all_reached=reached)
     optimiser = _adamw(module, settings)
     forget_peak(engine.device)

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -58,6 +59,19 @@ def _lines(path: Path) -> list[str]:
     return [f"{line}\n" for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
+def require_trackers(names: Sequence[str]) -> None:
+    """Ask for the packages of a recipe's trackers, without importing them.
+
+    Raises:
+        RecipeError: one that is not installed; says how to.
+    """
+    for name in names:
+        found = find_spec(name)
+        # A folder of this name, such as the one into which wandb writes, is found as a package without a file.
+        if found is None or found.origin is None:
+            raise _not_installed(name)
+
+
 @contextmanager
 def open_trackers(names: Sequence[str], folder: Path, run: str) -> Iterator[list[Tracker]]:
     """The trackers of a recipe, each imported only now; all that were opened are closed, also where the next cannot be.
@@ -103,12 +117,15 @@ class _RunTracker:
 
 
 def _require(package: str) -> Any:
+    require_trackers([package])
     try:
         return importlib.import_module(package)
     except ImportError:
-        raise RecipeError(
-            f"train.trackers: {package} is not installed. Run: pip install 'potstill[{package}]'"
-        ) from None
+        raise _not_installed(package) from None
+
+
+def _not_installed(package: str) -> RecipeError:
+    return RecipeError(f"train.trackers: {package} is not installed. Run: pip install 'potstill[{package}]'")
 
 
 _TRACKERS: dict[str, Callable[[Path, str], Tracker]] = {
