@@ -33,9 +33,10 @@ def test_the_folder_into_which_a_tracker_writes_is_not_its_package(
     monkeypatch.syspath_prepend(str(tmp_path))
     # One that is installed goes before the folder.
     monkeypatch.setattr("sys.path", [str(tmp_path)])
-    for refuses in (lambda: require_trackers(["wandb"]), lambda: open_trackers(["wandb"], tmp_path, "student")):
-        with pytest.raises(RecipeError, match="wandb is not installed"):
-            refuses()
+    with pytest.raises(RecipeError, match="wandb is not installed"):
+        require_trackers(["wandb"])
+    with pytest.raises(RecipeError, match="wandb is not installed"), open_trackers(["wandb"], tmp_path, "student"):
+        pass
 
 
 def test_trackers_that_are_installed_are_planned(project: Path) -> None:
