@@ -259,7 +259,7 @@ class TextClassification(Settings):
         """Token ids of the texts, cut to `max_length`; control-token strings in a text stay text."""
         tokens: list[np.ndarray[Any, np.dtype[np.int32]]] = []
         truncated = 0
-        for ids, cut in _token_ids([row.text for row in rows], tokenizer, self.max_length):
+        for ids, cut in _token_ids(rows, tokenizer, self.max_length):
             truncated += cut
             tokens.append(np.asarray(ids, dtype=np.int32))
         return EncodedRows(
@@ -272,17 +272,17 @@ class TextClassification(Settings):
 
 
 def _token_ids(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Iterator[tuple[Sequence[int], bool]]:
     """The token ids of each text, and whether it was cut."""
     if not tokenizer.is_fast:
         # One that runs in Python does not tell what it cut, and may read a string in a text as a control token.
         one_by_one = TextIds(tokenizer)
-        yield from (one_by_one.within(text, max_length, side=tokenizer.truncation_side) for text in texts)
+        yield from (one_by_one.within(row.text, max_length, side=tokenizer.truncation_side) for row in rows)
         return
-    for start in range(0, len(texts), ENCODE_CHUNK):
-        chunk = texts[start : start + ENCODE_CHUNK]
-        encoded = tokenizer(chunk, truncation=True, max_length=max_length, split_special_tokens=True)
+    for start in range(0, len(rows), ENCODE_CHUNK):
+        texts = [row.text for row in rows[start : start + ENCODE_CHUNK]]
+        encoded = tokenizer(texts, truncation=True, max_length=max_length, split_special_tokens=True)
         for encoding in encoded.encodings:
             yield encoding.ids, bool(encoding.overflowing)
 
