@@ -62,8 +62,7 @@ class Command:
         }
         (self._folder / "stdin").touch()
         self._answers.sendall(json.dumps(ask).encode() + b"\n")
-        self._lines = self._answers.makefile()
-        self.pid = int(self._lines.readline())
+        self.pid = int(_line_of(self._answers))
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -96,6 +95,16 @@ class Command:
         # A process that was killed says nothing: its end of the connection is closed for it.
         self.returncode = int(answer) if answer.strip() else -signal.SIGKILL
         self._answers.close()
+
+
+def _line_of(answers: socket.socket) -> str:
+    """The next line, and no byte of what may lie behind it: a quick command can have ended by the time it is read."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = answers.recv(1)
+        assert byte, "the process that forks has ended"
+        line += byte
+    return line.decode()
 
 
 def record(run: Path, stage: str) -> dict:

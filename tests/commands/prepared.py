@@ -14,7 +14,6 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import Any
 
 MODELS = ("bert", "llama", "t5", "bart", "distilbert", "roberta", "qwen2")
 
@@ -92,14 +91,9 @@ def _prepare(address: str) -> None:
             streams = {stream: f"{folder}/{stream}" for stream in ("stdin", "stdout", "stderr")}
             Path(streams["stdin"]).write_text(request.as_json())
             module = type(request).__module__
-            ask: dict[str, Any] = {
-                "module": module,
-                "arguments": [],
-                "cwd": str(Path.cwd()),
-                "environment": environment,
-            }
+            ask = {"module": module, "arguments": [], "cwd": str(Path.cwd()), "environment": environment, **streams}
             other.connect(address)
-            other.sendall(json.dumps(ask | streams | {"environment": environment}).encode() + b"\n")
+            other.sendall(json.dumps(ask).encode() + b"\n")
             *_, code = other.makefile().read().split()
             out, errors = (Path(streams[stream]).read_text() for stream in ("stdout", "stderr"))
         return subprocess.CompletedProcess([module], int(code), out, errors)

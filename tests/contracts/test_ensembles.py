@@ -194,15 +194,17 @@ class TestRouted:
             settings.member_for("q", "r7")
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        Mixture.model_validate({"of": TWO, "weights": {"a": 3}}),
-        Routed.model_validate({"of": TWO, "by": "domain", "domains": {"a": ["x"], "b": ["y"]}}),
-        Routed.model_validate({"of": TWO, "by": "confidence"}),
-    ],
-    ids=["mixture", "by domain", "by confidence"],
-)
+ENSEMBLES = [
+    pytest.param(Mixture.model_validate({"of": TWO, "weights": {"a": 3}}), id="mixture"),
+    pytest.param(
+        Routed.model_validate({"of": TWO, "by": "domain", "domains": {"a": ["x"], "b": ["y"]}}), id="by domain"
+    ),
+    pytest.param(Routed.model_validate({"of": TWO, "by": "confidence"}), id="by confidence"),
+]
+"""One of each kind, of the teachers a and b."""
+
+
+@pytest.mark.parametrize("settings", ENSEMBLES)
 def test_distributions_are_mixed_on_the_device_of_their_logits(settings: Mixture | Routed) -> None:
     """The device `meta` has no numbers, and refuses tensors of another as an accelerator does."""
     elsewhere = [LogitTargets(torch.empty(4, 5, device="meta", dtype=torch.bfloat16)) for _ in range(2)]

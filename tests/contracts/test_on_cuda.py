@@ -20,6 +20,7 @@ from potstill.tasks import CausalLM
 from potstill.teachers import Mixture, Routed
 from tests.contracts.device_cases import CPU, ENCODINGS, GRID, STATES, TEACHER_HEAD, agree, drawn, run, terms_for
 from tests.contracts.reference import DIVERGENCES
+from tests.contracts.test_ensembles import ENSEMBLES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CUDA = torch.device("cuda")
@@ -87,18 +88,7 @@ def test_products_of_half_precision_keep_their_sums() -> None:
     torch.testing.assert_close(buffer.double().cpu(), 2 * exact, rtol=1e-4, atol=2e-3)
 
 
-OF = {"a": {"model": "x"}, "b": {"model": "y"}}
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        Mixture.model_validate({"of": OF, "weights": {"a": 3}}),
-        Routed.model_validate({"of": OF, "by": "domain", "domains": {"a": ["x"], "b": ["y"]}}),
-        Routed.model_validate({"of": OF, "by": "confidence"}),
-    ],
-    ids=["mixture", "by domain", "by confidence"],
-)
+@pytest.mark.parametrize("settings", ENSEMBLES)
 def test_language_models_answer_together_there(settings: Mixture | Routed, chat_teacher_folder: Path) -> None:
     """Their distributions at each token, and what they write."""
     task = CausalLM(max_length=64)

@@ -242,7 +242,12 @@ def test_confidence_of_fewer_rows_than_give_any_is_refused(project: Path, rows: 
 
 @pytest.mark.parametrize(
     "change",
-    ["gate.min_retention=1.9", "gate.max_drop_points=-1", "gate.require={gain_over_baseline_points: '>= -3 (95%)'}"],
+    [
+        "gate.min_retention=1.9",
+        "gate.max_drop_points=-1",
+        "gate.require={gain_over_baseline_points: '>= -3 (95%)'}",
+        "gate.require={accuracy: '>= 1'}",
+    ],
 )
 def test_what_a_good_student_can_have_is_not_refused(project: Path, change: str) -> None:
     """One that is better than its teacher loses less than nothing, and a gate may let distilling lose."""

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, 
 from potstill.data.tagged import TaggedRow
 from potstill.data.words import EncodedWords, encode_words, windows_of
 from potstill.errors import DataError
+from potstill.models import Part
 from potstill.signals import IGNORE_INDEX
 from potstill.tasks import TokenClassification
 
@@ -110,6 +111,11 @@ def test_a_batch_has_labels_at_first_pieces_alone(tokenizer: PreTrainedTokenizer
     assert (batch.labels[~batch.mask] == IGNORE_INDEX).all() and (batch.labels[1] == IGNORE_INDEX).all()
     assert batch.inputs["attention_mask"].sum(dim=1).tolist() == [encoded.lengths[0], encoded.lengths[1]]
     assert torch.equal(batch.token_weights, batch.mask.float())
+
+
+def test_features_are_of_words_and_maps_of_all_that_these_may_see(tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = rows_of(tokenizer)
+    assert list(rows.feature_sizes(Part.ONLY)) == [(2, 5), (3, 10), (2, 10)]
 
 
 def test_padding_changes_no_row(tokenizer: PreTrainedTokenizerBase) -> None:
