@@ -199,6 +199,8 @@ def test_without_requirements_settings_are_those_of_before() -> None:
         (["gate.require={accuracy: '>= 92'}"], "accuracy is a share and never above 1"),
         (["gate.require={accuracy: '> 1'}"], "accuracy is a share and never above 1, so '> 1' tells nothing"),
         (["gate.require={ece: '< 0'}"], "gate.require.ece: calibration error is never below 0, so no student meets"),
+        (["gate.require={ece: '<= 5'}"], "calibration error is a share and never above 1, so '<= 5' tells nothing"),
+        (["gate.require={size_ratio: '> -1'}"], "gain in size is never below 0, so every student meets '> -1'"),
         (["gate.require={size_bytes: '<= -1'}"], "size of the weights is never below 0"),
         (["gate.require={agreement: '> 1.5 (95%)'}"], "agreement with the teacher is a share and never above 1"),
         (["gate.require={latency_p99_ms: '<= 9'}"], "gate.require.latency_p99_ms: a 99th percentile needs 662 queries"),

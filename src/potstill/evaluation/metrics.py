@@ -221,7 +221,7 @@ METRICS: tuple[Metric, ...] = (
            "RMS difference of the top probability", formula=_rms_difference,
            stored_as="rms_probability_difference", of_teacher=False, brief=False),
     Metric("ece", "calibration error", Unit.NUMBER, "lower", DISTRIBUTIONS, "Calibration error (ECE)",
-           formula=_calibration_error, stored_as="expected_calibration_error", brief=False),
+           formula=_calibration_error, stored_as="expected_calibration_error", brief=False, most=1.0),
     Metric("cross_entropy", "cross-entropy", Unit.NATS, "lower", DISTRIBUTIONS, "Cross-entropy",
            formula=dict.fromkeys(DISTRIBUTIONS - LANGUAGE, _of_distributions(quality.cross_entropy))
            | dict.fromkeys(LANGUAGE, _mean_of_tokens("loss")), stored_as="cross_entropy", brief=False),

@@ -111,14 +111,15 @@ def _require_possible(requirement: Requirement, required: Metric) -> None:
     """That a student can have such a value, and another not."""
     sign, threshold = requirement.sign, requirement.threshold
     if threshold > required.ceiling or (sign == ">" and threshold == required.ceiling):
-        never = f"is a share and {'never' if required.most is None else 'of no student'} above {required.ceiling:g}"
+        never = f"is a share and {'never' if required.ceiling == 1 else 'of no student'} above {required.ceiling:g}"
         raise RecipeError(
             f"gate.{requirement.key}: {required.words} {never}, so '{sign} {threshold:g}' tells nothing. If "
             f"{threshold:g} % is meant, write {threshold / 100:g}."
         )
-    if not required.below_zero and not requirement.from_below and (threshold < 0 or (sign == "<" and threshold == 0)):
+    if not required.below_zero and (threshold < 0 or (sign == "<" and threshold == 0)):
+        who = "every student meets" if requirement.from_below else "no student meets"
         raise RecipeError(
-            f"gate.{requirement.key}: {required.words} is never below 0, so no student meets '{sign} {threshold:g}'. "
+            f"gate.{requirement.key}: {required.words} is never below 0, so {who} '{sign} {threshold:g}'. "
             "Raise the threshold, or drop it."
         )
 
