@@ -95,13 +95,14 @@ def check(recipe: RecipePath, set_: Overrides = None) -> None:
     from potstill.recipe.yaml_file import load_recipe
     from potstill.stages.inputs import read_inputs
     from potstill.stages.judged_rows import case_of
+    from potstill.stages.own_student import with_shared_tokens
     from potstill.stages.plan import example_lines, make_plan
     from potstill.stages.rendering import at_one_date
 
     quiet_libraries()
     loaded = load_recipe(recipe, set_ or [])
     inputs = read_inputs(loaded, recipe.parent, for_console(quiet=False))
-    loaded = at_one_date(loaded, inputs, str)
+    loaded = at_one_date(with_shared_tokens(loaded, inputs.own), inputs, str)
     require_measurable(case_of(loaded, inputs, Progress()))
     for line in plan_lines(make_plan(loaded, inputs, Path())):
         typer.echo(line)

@@ -10,6 +10,7 @@ from potstill.recipe.yaml_file import dump_recipe
 from potstill.records import FinishedRun
 from potstill.run_dir import Record, RunDir, open_run, write_json, write_text
 from potstill.stages.adapt import adapt
+from potstill.stages.as_it_came import as_it_came
 from potstill.stages.evaluate import evaluate
 from potstill.stages.export import export
 from potstill.stages.gate import gate
@@ -17,6 +18,7 @@ from potstill.stages.generate import generate
 from potstill.stages.inputs import read_inputs
 from potstill.stages.label import TEACHER, label, label_features
 from potstill.stages.opened_teachers import Lessons
+from potstill.stages.own_student import with_shared_tokens
 from potstill.stages.plan import plan
 from potstill.stages.rendering import DATE, at_one_date
 from potstill.stages.report import environment, report
@@ -31,6 +33,7 @@ def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[
     """Every stage with its record, in order; each takes only what it reads."""
     run.progress.line("reading data")
     inputs = read_inputs(recipe, base, run.progress)
+    recipe = with_shared_tokens(recipe, inputs.own)
     # What a chat template writes of today is that of the plan from here on.
     recipe = at_one_date(recipe, inputs, partial(run.settled, DATE))
     yield "plan", (planned := plan(run, recipe, inputs))
@@ -43,8 +46,9 @@ def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[
     lessons, earlier = generations(run, recipe, inputs, teacher, Lessons(TEACHER, teacher, labels, features), engine)
     student = train_student(run, recipe, inputs, teacher, lessons, engine)
     baseline = train_baseline(run, recipe, inputs, teacher, engine)
+    came = as_it_came(run, recipe, inputs, teacher, engine)
     yield "train", student
-    yield "evaluate", (measured := evaluate(run, recipe, inputs, teacher, student, baseline, earlier, engine))
+    yield "evaluate", (measured := evaluate(run, recipe, inputs, teacher, student, baseline, earlier, came, engine))
     yield "gate", (verdict := gate(run, recipe, measured))
     yield "export", (exported := export(run, recipe, inputs, student, verdict, engine))
     finished = FinishedRun(planned, teacher, labels, student, baseline, measured, verdict, exported, responses, earlier)

@@ -55,6 +55,12 @@ class Head:
         bias = None if self.bias is None else self.bias.to(dtype)
         return self.activate(at_least_float32(torch.nn.functional.linear(hidden, weight, bias)))
 
+    def of_first(self, tokens: int | None) -> "Head":
+        """The head of the first tokens alone, without a copy of its weight; of all of them where None is given."""
+        if tokens is None or tokens == len(self.weight):
+            return self
+        return replace(self, weight=self.weight[:tokens], bias=None if self.bias is None else self.bias[:tokens])
+
     @property
     def chunk_rows(self) -> int:
         """Positions whose logits are held at a time."""

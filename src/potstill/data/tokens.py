@@ -35,11 +35,14 @@ class TokenFile(Lazy[Tokenised]):
     def __init__(self, examples: Iterable[Tokenised]) -> None:
         lengths, trained, self._keys = array("i"), array("i"), Keys()
         self._parts = array("B")
+        self.largest = -1
+        """The largest token id of all; -1 without any."""
 
         def pieces() -> Iterator[bytes]:
             for example in examples:
                 assert not example.trained[0], "no position predicts a first token"
                 lengths.append(len(example.ids))
+                self.largest = max(self.largest, int(example.ids.max(initial=-1)))
                 trained.append(int(example.trained.sum()))
                 self._keys.add(example.id)
                 self._parts.append(len(example.part.encode()))

@@ -28,7 +28,9 @@ from potstill.runtimes.predictor import Outputs, Predictor, Queries
 Right = npt.NDArray[np.bool_]
 SHOWN_CHARACTERS = 600
 OVER_BASELINE = ("student", "baseline")
-_PAIRS = (("student", "teacher"), OVER_BASELINE, ("baseline", "teacher"))
+CAME = "pretrained"
+"""A student that existed already, as it was before it was trained."""
+_PAIRS = (("student", "teacher"), OVER_BASELINE, ("baseline", "teacher"), ("student", CAME), ("baseline", CAME))
 
 
 @runtime_checkable
@@ -123,7 +125,7 @@ def texts_of(case: Case) -> Queries:
 
 def pairs(models: Sequence[str]) -> list[tuple[str, str]]:
     """The pairs of these models that are compared, the first against the second."""
-    others = [name for name in models if name not in {"teacher", "student", "baseline"}]
+    others = [name for name in models if name not in {"teacher", "student", "baseline", CAME}]
     return [pair for pair in (*_PAIRS, *(("student", other) for other in others)) if set(pair) <= set(models)]
 
 

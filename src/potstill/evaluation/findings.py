@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from potstill.evaluation.answers import CAME
 from potstill.evaluation.metrics import FEWEST_ROWS, Unit, metric, name_in_words
 from potstill.evaluation.references import is_beaten, not_beaten
 from potstill.evaluation.wording import WORDING
@@ -24,6 +25,7 @@ def findings(evaluation: EvaluateRecord, members: Sequence[str] = ()) -> list[st
     found.extend(_of_teacher(evaluation))
     found.extend(_of_floors(evaluation))
     found.extend(_of_baseline(evaluation))
+    found.extend(_of_start(evaluation))
     found.extend(_of_tokens(evaluation))
     found.extend(_of_generations(evaluation))
     found.extend(_of_types(evaluation))
@@ -185,6 +187,21 @@ def _of_baseline(evaluation: EvaluateRecord) -> list[str]:
                 "teacher may change that."
             )
     return found
+
+
+def _of_start(evaluation: EvaluateRecord) -> list[str]:
+    """Of a student that existed already: as it came, fine-tuned on the labelled rows, and distilled."""
+    if CAME not in evaluation.models:
+        return []
+    primary = evaluation.primary_metric
+    told = []
+    for name, how in (("baseline", "fine-tuned on the labelled rows alone"), ("student", "distilled")):
+        pair = _comparison(evaluation, name, CAME)
+        points = None if pair is None else pair.points(primary)
+        if points is not None:
+            told.append(f"{how} {shown(primary, evaluation.primary(name).value)} ({_span(points)})")
+    came = shown(primary, evaluation.primary(CAME).value)
+    return [f"As it came, the student's {name_in_words(primary)} is {came}; {', '.join(told)} ({ONE_SEED})."]
 
 
 def _apart(points: Estimate) -> str:

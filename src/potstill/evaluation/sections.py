@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from potstill.evaluation.answers import CAME
 from potstill.evaluation.findings import margin_unit
 from potstill.evaluation.metrics import Unit, columns_of, metric, name_in_words
 from potstill.evaluation.references import is_beaten
@@ -72,6 +73,8 @@ def _comparison(evaluation: EvaluateRecord) -> Section:
     )
     if "baseline" in evaluation.models:
         after += " The baseline is the same small model trained without the teacher."
+    if CAME in evaluation.models:
+        after += f" The model {CAME!r} is the student as it came, before any training."
     rows = [[Cell(each.name, _ABOUT), *map(Cell, each.values)] for each in quantities(evaluation)]
     table = Table(_head(*evaluation.models), rows)
     return Section("Comparison", "comparison", notes, [(None, table)], after=after)

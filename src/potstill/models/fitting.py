@@ -37,8 +37,8 @@ def require_fitting(model_type: str, task: str, *, where: str = "teacher.model",
     if own is not None:
         instead = " or ".join(each for each, read in _READ_BY.items() if read is own)
         raise ModelError(
-            f"{where}: family {model_type!r} is {own.value}, and {fitting}. Take a teacher of one of "
-            f"these families, which can teach and be cut; for this one use task.kind: {instead}."
+            f"{where}: family {model_type!r} is {own.value}, and {fitting}. Take a {where.partition('.')[0]} of one of "
+            f"these families{', which can teach and be cut' if cut else ''}; for this one use task.kind: {instead}."
         )
     if cut:
         try:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from potstill.presentation.formats import measured
 from potstill.presentation.tables import Quantity
-from potstill.records import ClassCount, EvaluateRecord, GateRecord, PlanRecord, ShapeRecord
+from potstill.records import ClassCount, EvaluateRecord, GateRecord, PlanRecord, ShapeRecord, SharedTokensRecord
 
 CLASSES_SHOWN = 20
 SKIPPED_SHOWN = 3
@@ -71,12 +71,16 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
         yield from _class_lines(plan.classes)
     yield f"{'teacher':12} {_shape(plan.teacher)}; adapted in {plan.adapt_steps:,} steps"
     yield f"{'student':12} {_shape(plan.student)}; trained in {plan.steps:,} steps"
+    if plan.student_source is not None:
+        yield f"{'':12} begins with the weights of {plan.student_source}"
     pieces = plan.student.vocabulary, plan.teacher.vocabulary
     if plan.spelt_share is not None:
         yield (
             f"{'vocabulary':12} {pieces[0]:7,} of the teacher's {pieces[1]:,} pieces; {plan.spelt_share:.1%} of those "
             "of validation are spelt with others"
         )
+    if (shared := plan.shared_tokens) is not None:
+        yield from _shared_lines(shared)
     yield f"{'disk':12} up to {plan.disk_bytes / 1e6:,.0f} MB, of which labels {plan.label_store_bytes / 1e6:,.1f} MB"
     for signal in plan.signals:
         of = f" of layers {', '.join(map(str, signal.layers))}" if signal.layers else ""
@@ -84,6 +88,26 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
         yield f"{'signal':12} {signal.name}{of}: {how}"
     for warning in plan.warnings:
         yield f"warning: {warning}"
+
+
+def _shared_lines(shared: SharedTokensRecord) -> Iterator[str]:
+    """The tokens that teacher and student have in common, and what is done about the others."""
+    rows = shared.teacher_rows, shared.student_rows
+    padded = set(rows) != {shared.count}
+    yield f"{'vocabulary':12} {shared.count:7,} tokens in common" + (
+        f"; of the {rows[0]:,} logits of the teacher and {rows[1]:,} of the student, the others are left out"
+        if padded
+        else ""
+    )
+    if shared.adopted:
+        yield f"{'':12} tokens that the student takes over: {_few(shared.adopted)}"
+    if shared.unknown:
+        yield f"{'':12} tokens that the student has not: {_few(shared.unknown)}"
+
+
+def _few(tokens: Sequence[str]) -> str:
+    more = f" and {len(tokens) - CLASSES_SHOWN:,} more" if len(tokens) > CLASSES_SHOWN else ""
+    return ", ".join(map(_name, tokens[:CLASSES_SHOWN])) + more
 
 
 def _class_lines(classes: Sequence[ClassCount]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from potstill.capabilities import Capability, Facts, Part, missing, missing_of_layers
+from potstill.capabilities import Facts, Part, missing_of_layers
 from potstill.data.prepare import DataSettings
 from potstill.exporters import AnyExporter, Safetensors
 from potstill.labels import AskedEncoding, Dense, LowRank
@@ -71,8 +71,6 @@ class Recipe(Settings):
     def _each_part_has_what_it_needs_of_the_others(self) -> "Recipe":
         facts = self.facts
         refusals = [line for where, part in self._parts() for line in part.refusals(where, facts)]
-        # Every student of a recipe is cut from its teacher's configuration.
-        refusals.extend(missing("student", Capability.CONFIGURATION, facts))
         for number, loss in enumerate(self.losses):
             if loss.reads() - {Signal.LOGITS}:
                 refusals.extend(missing_of_layers(f"losses[{number}]: {loss.kind}", facts))
@@ -87,7 +85,8 @@ class Recipe(Settings):
             "label.responses": self.label.responses,
             "label": self.label,
             "teacher": self.teacher,
-            "student.init": self.student.init,
+            "student": self.student,
+            "student.init": getattr(self.student, "init", None),
             "student.vocabulary": self.student.vocabulary,
             **{f"losses[{number}]": loss for number, loss in enumerate(self.losses)},
             "adapt": self.adapt,

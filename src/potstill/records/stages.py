@@ -96,6 +96,20 @@ class SignalRecord(Part):
     """Of features: 0 is the output of the embeddings."""
 
 
+class SharedTokensRecord(Part):
+    """The tokens that a student which exists already has in common with its teacher."""
+
+    count: int
+    """The ids below it stand for the same in both, and distributions are over these alone."""
+    teacher_rows: int
+    """Of its embedding matrix."""
+    student_rows: int
+    adopted: list[str] = Field(default_factory=list)
+    """Tokens of the teacher that the student learns anew."""
+    unknown: list[str] = Field(default_factory=list)
+    """Tokens of the teacher that the student has not."""
+
+
 class PlanRecord(Record):
     """What will happen, with sizes; made without touching a model's weights."""
 
@@ -115,6 +129,10 @@ class PlanRecord(Record):
     """They leave no room for a response."""
     spelt_share: float | None = None
     """Of a student with a trimmed vocabulary: the share of the pieces of validation that it spells with others."""
+    shared_tokens: SharedTokensRecord | None = None
+    """Of a language model whose student exists already."""
+    student_source: str | None = None
+    """Where a student lies that exists already."""
     disk_bytes: int
     disk_free_bytes: int
     date: datetime | None = None

@@ -20,7 +20,7 @@ from potstill.stages.student_search import (
     sized_candidates,
     within,
 )
-from potstill.students import Budget
+from potstill.students import Budget, Pretrained
 
 ROUNDS, FORWARDS = 3, 5
 
@@ -56,7 +56,9 @@ def costs_of_students(
     config = inputs.lead.config
     teacher = shape_of(recipe, config, inputs.labels)
     flops = flops_per_token(recipe, teacher)
-    like = recipe.student if isinstance(recipe.student, Budget) else inputs.student
+    asked = recipe.student if isinstance(recipe.student, Budget) else inputs.student
+    # In place of one that exists already, those are shown that could be cut from the teacher.
+    like = None if isinstance(asked, Pretrained) else asked
     found = sized_candidates(recipe, config, inputs.labels, like, inputs.vocabulary)
     fitting, named = (
         within(each, flops, parameters=parameters, flops_ratio=flops_ratio)

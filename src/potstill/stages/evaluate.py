@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from potstill.evaluation.answers import CAME
 from potstill.evaluation.evaluate import evaluate_models
 from potstill.measure.weights import HALF, SavedWeights, saved_weights
 from potstill.recipe import Recipe
@@ -36,15 +37,18 @@ def evaluate(
     student: TrainRecord,
     baseline: TrainRecord | None,
     earlier: Mapping[str, TrainRecord],
+    came: AdaptRecord | None,
     engine: Engine,
 ) -> EvaluateRecord:
     """Quality with intervals, speed, memory and size of all models, and how they compare.
 
-    `earlier` are students of earlier rounds, by name.
+    `earlier` are students of earlier rounds, by name, and `came` is a student that existed already, as it was.
     """
     digests = {"teacher": adapted.digest, "student": student.digest}
     if baseline is not None:
         digests["baseline"] = baseline.digest
+    if came is not None:
+        digests[CAME] = came.digest
     digests |= {name: record.digest for name, record in earlier.items()}
     digests |= {name: member.digest for name, member in adapted.members.items()}
     depends = {

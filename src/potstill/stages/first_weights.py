@@ -11,18 +11,23 @@ from potstill.data.splits import stable_order
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, fingerprint
-from potstill.stages.heads import has_head
+from potstill.stages.heads import has_head, student_has_head
 from potstill.stages.inputs import Inputs
 from potstill.stages.models import load_teacher, teacher_folder
-from potstill.students import Copy, Importance, copy_from_teacher, measure_importance
+from potstill.students import Copy, Importance, Pretrained, copy_from_teacher, measure_importance
 from potstill.tasks.generative import generation_config_in, generative
 
 
 def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
-    """The student before training: a function of recipe, teacher and seed."""
+    """The student before training: a function of recipe, teacher and seed; or of the student, where it exists."""
+    torch.manual_seed(recipe.seed)
+    if isinstance(inputs.student, Pretrained):
+        student = _own(recipe, inputs, inputs.student)
+        if student.can_generate():
+            _stop_where_responses_end(student, recipe, inputs)
+        return student
     config = inputs.student_config
     config = type(config).from_dict(config.to_dict() | recipe.task.config_values(inputs.labels))
-    torch.manual_seed(recipe.seed)
     student = recipe.task.new_model(config)
     if student.can_generate():
         if (known := generation_config_in(teacher_folder(recipe, run, adapted).path)) is not None:
@@ -36,6 +41,18 @@ def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptR
         pieces = None if inputs.vocabulary is None else inputs.vocabulary.kept
         copy_from_teacher(student, source, init, importance, pieces)
     return student
+
+
+def _own(recipe: Recipe, inputs: Inputs, student: Pretrained) -> PreTrainedModel:
+    """A student that exists already as it is; the head for classes that it lacks is drawn from torch's generator."""
+    assert inputs.own is not None
+    return recipe.task.load_model(
+        inputs.own.files.location,
+        inputs.labels,
+        student.classes,
+        revision=student.revision,
+        trust_remote_code=student.trust_remote_code,
+    )
 
 
 def _stop_where_responses_end(student: PreTrainedModel, recipe: Recipe, inputs: Inputs) -> None:
@@ -53,6 +70,8 @@ def _stop_where_responses_end(student: PreTrainedModel, recipe: Recipe, inputs: 
 
 def has_learnt_head(recipe: Recipe, inputs: Inputs) -> bool:
     """Whether a student's first head has learnt the form of answer before, as one that was copied has."""
+    if isinstance(inputs.student, Pretrained):
+        return student_has_head(recipe, inputs)
     init = inputs.student.init
     return isinstance(init, Copy) and (init.of == "teacher" or recipe.adapt is None or has_head(recipe, inputs))
 

@@ -7,7 +7,8 @@ from transformers import PreTrainedModel
 
 from potstill.recipe import Recipe
 from potstill.stages.inputs import Inputs
-from potstill.stages.teacher_files import Files
+from potstill.stages.teacher_files import STUDENT, Files
+from potstill.students import Pretrained
 from potstill.tasks.classes import TEACHER, head_names, listed, named_by_hand
 from potstill.teachers import PretrainedTeacher
 
@@ -33,6 +34,43 @@ def has_head(recipe: Recipe, inputs: Inputs) -> bool:
     if filled is not None and filled.new:
         return False
     return not recipe.task.named_outputs or sorted(head_names(config, recipe.lead.classes)) == sorted(inputs.labels)
+
+
+def student_has_head(recipe: Recipe, inputs: Inputs) -> bool:
+    """Whether a student that exists already has a head for this form of answer and these classes, so that it answers
+    before it is trained; one whose models write always does."""
+    task = recipe.task
+    if not task.has_head:
+        return True
+    assert inputs.own is not None and isinstance(inputs.student, Pretrained)
+    config, filled = inputs.own.files.config, inputs.own.files.filled
+    if filled is not None and filled.new:
+        return False
+    if task.named_outputs:
+        # A configuration that does not say of which form its classes are is taken at the recipe's word.
+        return config.problem_type in (None, task.config_values(inputs.labels)["problem_type"]) and (
+            sorted(head_names(config, inputs.student.classes, STUDENT)) == sorted(inputs.labels)
+        )
+    return task.has_form(config, inputs.labels)
+
+
+def student_head_told(recipe: Recipe, inputs: Inputs) -> list[str]:
+    """That the head of a student that exists already is replaced, where it is."""
+    if not isinstance(inputs.student, Pretrained) or student_has_head(recipe, inputs):
+        return []
+    assert inputs.own is not None
+    files, labels = inputs.own.files, inputs.labels
+    absent = files.filled is not None and files.filled.without_head
+    if absent or not recipe.task.named_outputs:
+        return [f"student: {_NEW_HEAD}; so nothing tells how well it does as it comes."]
+    own = head_names(files.config, inputs.student.classes, STUDENT)
+    return [
+        f"student: its head knows other classes ({listed(own)}) than the data ({listed(labels)}), so that {_NEW_HEAD}."
+        f"{named_by_hand(own, labels, STUDENT)}"
+    ]
+
+
+_NEW_HEAD = "its head begins with random weights"
 
 
 def replaced_head(recipe: Recipe, teacher: PretrainedTeacher, files: Files, labels: Sequence[str]) -> list[str] | None:

@@ -17,10 +17,11 @@ from potstill.models import family_of
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.run_dir import fingerprint
+from potstill.stages.own_student import OwnStudent, own_student
 from potstill.stages.piece_counts import student_vocabulary
 from potstill.stages.student_search import chosen_student
 from potstill.stages.teacher_files import Files, named_in, read_files
-from potstill.students import Shrunk, Trimmed, student_config
+from potstill.students import Pretrained, Shrunk, Trimmed, student_config
 from potstill.tasks.loading import TOKEN_TYPES, reads_alike, tokenizer_fingerprint, without_token_types
 
 
@@ -34,12 +35,14 @@ class Inputs:
     """Of the one teacher, or of the lead of an ensemble, from which the student is cut."""
     tokenizer: PreTrainedTokenizerBase
     tokenizer_digest: str
-    student: Shrunk
+    student: Shrunk | Pretrained
     """The recipe's, or what was chosen within its budget."""
     members: Mapping[str, Files] = field(default_factory=dict)
     """Of the members of an ensemble, by name."""
     vocabulary: Trimmed | None = None
-    """The student's, where it is not the teacher's."""
+    """The student's, where it has some of the teacher's pieces."""
+    own: OwnStudent | None = None
+    """Of a student that exists already."""
     known: dict[object, tuple[Sequence[Any], Encoded]] = field(default_factory=dict, compare=False, repr=False)
     """Rows of which token ids were made, with these; in the order of rows, tokenizer and task."""
 
@@ -73,17 +76,30 @@ class Inputs:
     @property
     def student_config(self) -> PretrainedConfig:
         """The student's configuration, without the classes."""
+        if self.own is not None:
+            return self.own.files.config
+        assert isinstance(self.student, Shrunk)
         return student_config(self.lead.config, self.student, self.vocabulary)
 
     @cached_property
     def of_student(self) -> "Inputs":
         """The same with the student's tokenizer: for all models that read as the student does."""
+        if self.own is not None:
+            return self._with_tokenizer(self.own.tokenizer)
         tokenizer = self.tokenizer if self.vocabulary is None else self.vocabulary.tokenizer
         if not family_of(self.student_config).takes_token_types and TOKEN_TYPES in tokenizer.model_input_names:
             tokenizer = without_token_types(tokenizer)
+        return self._with_tokenizer(tokenizer)
+
+    def _with_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> "Inputs":
         if tokenizer is self.tokenizer:
             return self
         return replace(self, tokenizer=tokenizer, tokenizer_digest=tokenizer_fingerprint(tokenizer))
+
+    @cached_property
+    def read_alike(self) -> bool:
+        """Whether teacher and student are shown the same token ids of a text, but for the numbers of the pieces."""
+        return self.own is None or self.own.tokenizer is self.tokenizer
 
 
 def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) -> Inputs:
@@ -111,7 +127,8 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
     vocabulary = student_vocabulary(recipe, rows, labels, lead, tokenizer)
     student = chosen_student(recipe, lead.config, labels, vocabulary)
     digest = tokenizer_fingerprint(tokenizer)
-    inputs = Inputs(splits, labels, lead, tokenizer, digest, student, vocabulary=vocabulary)
+    own = own_student(recipe, base, lead, tokenizer)
+    inputs = Inputs(splits, labels, lead, tokenizer, digest, student, vocabulary=vocabulary, own=own)
     return _with_members(recipe, inputs, base)
 
 

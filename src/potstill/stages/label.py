@@ -256,7 +256,8 @@ def _write_given(labelling: _Labelling, folder: Path) -> LabelRecord:
         return target.sparse
 
     started = time.monotonic()
-    encoder = given_encoder(encoding, inputs.lead.config.get_text_config().vocab_size)
+    vocabulary = recipe.task.shared_tokens or inputs.lead.config.get_text_config().vocab_size
+    encoder = given_encoder(encoding, vocabulary)
     return labelling.write(folder, rows, forward, encoder, "label", started)
 
 

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from potstill.capabilities import Capability
+from potstill.data.words import EncodedWords
 from potstill.labels import LabelStore, StoredFeatures, StoredTeacher
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
@@ -18,7 +19,16 @@ from potstill.stages.label import by_part, features_of, label_source, one_of, st
 from potstill.stages.models import load_teacher, teacher_predictor
 from potstill.stages.scaled_targets import target_scaler_of
 from potstill.tasks.target_scaler import TargetScaler
-from potstill.teachers import CompositeTeacher, FrozenTeacher, Routes, TokenMappedTeacher, routes_by
+from potstill.teachers import (
+    CompositeTeacher,
+    FrozenTeacher,
+    OwnReadingTeacher,
+    OwnWindowsTeacher,
+    Routes,
+    TokenMappedTeacher,
+    answered_by_both,
+    routes_by,
+)
 from potstill.teachers.self_taught import is_round
 from potstill.training.engine import Engine
 from potstill.training.loop import no_teacher
@@ -60,7 +70,22 @@ def open_teachers(
     """
     opened = OpenedTeachers(run, recipe, inputs, lessons, engine, student)
     still = no_teacher if not of_validation else recipe.teacher.open(opened, frozenset())
-    return Teachers(recipe.teacher.open(opened, reads), still)
+    teacher = recipe.teacher.open(opened, reads)
+    if not inputs.read_alike and not is_round(lessons.name):
+        assert not of_validation and not reads, "such a student is compared with its teacher by rows or words alone"
+        teacher = _reading_for_itself(recipe, inputs, teacher)
+    return Teachers(teacher, still)
+
+
+def _reading_for_itself(recipe: Recipe, inputs: Inputs, teacher: Teacher) -> Teacher:
+    """A teacher that is shown the training rows as its own tokenizer reads them."""
+    rows = inputs.splits["train"].rows
+    own = inputs.encoded(recipe, rows)
+    if not isinstance(own, EncodedWords):
+        return OwnReadingTeacher(teacher, own)
+    of_student = inputs.of_student.encoded(recipe, rows)
+    assert isinstance(of_student, EncodedWords)
+    return OwnWindowsTeacher(teacher, own, answered_by_both(of_student, own))
 
 
 @dataclass(frozen=True)

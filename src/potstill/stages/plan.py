@@ -18,7 +18,7 @@ from potstill.evaluation.queries import require_measurable, thresholds_upside_do
 from potstill.labels import Dense, bytes_per_position
 from potstill.losses import Shapes
 from potstill.recipe import OptimiserSettings, Recipe
-from potstill.records import PlanRecord, SplitCounts, TokensRecord
+from potstill.records import PlanRecord, SharedTokensRecord, SplitCounts, TokensRecord
 from potstill.run_dir import RunDir
 from potstill.signals import Signal
 from potstill.stages.class_counts import class_counts
@@ -31,6 +31,7 @@ from potstill.stages.rendering import LABELLED
 from potstill.stages.signal_sources import build_loss, planned_signals
 from potstill.stages.student_search import shape_of
 from potstill.stages.tokenizer_fit import doubts_about_tokenizer, unknown_shares
+from potstill.students import Pretrained
 from potstill.training.metrics import require_trackers
 
 BYTES_PER_TRAINED_PARAMETER = 12
@@ -62,6 +63,8 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
         "teacher": inputs.teachers_digest,
     }
+    if inputs.own is not None:
+        depends["student"] = inputs.own.files.digest
     return run.once("plan", depends, PlanRecord, lambda folder: make_plan(recipe, inputs, folder))
 
 
@@ -112,6 +115,8 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         responses_to_write=sum(isinstance(row, GeneratedResponse) for row in learnt.splits["train"].rows),
         prompts_dropped=len(asked.dropped) if asked else 0,
         spelt_share=_spelt_share(inputs, encoded["validation"]),
+        shared_tokens=_shared_tokens(inputs),
+        student_source=recipe.student.model if isinstance(recipe.student, Pretrained) else None,
         disk_bytes=disk,
         disk_free_bytes=free,
         warnings=[
@@ -208,8 +213,9 @@ def _store_bytes(recipe: Recipe, inputs: Inputs, counts: Mapping[str, SplitCount
     if isinstance(encoding, Dense):
         answers = counts["train"].rows if counts["train"].words is None else counts["train"].words
         return answers * encoding.bytes_per_row(len(inputs.labels))
-    config = inputs.lead.config
-    columns = encoding.columns(config.vocab_size, config.hidden_size, recipe.label.temperatures)
+    config = inputs.lead.config.get_text_config()
+    vocabulary = recipe.task.shared_tokens or config.vocab_size
+    columns = encoding.columns(vocabulary, config.hidden_size, recipe.label.temperatures)
     positions = sum(split.trained_tokens for name in LABELLED if (split := counts[name].tokens))
     return positions * bytes_per_position(columns)
 
@@ -225,6 +231,19 @@ def _spelt_share(inputs: Inputs, validation: Encoded) -> float | None:
         return None
     counts = piece_counts(validation, inputs.tokenizer)
     return 1 - (counts[inputs.vocabulary.kept].sum() / counts.sum()).item()
+
+
+def _shared_tokens(inputs: Inputs) -> SharedTokensRecord | None:
+    if inputs.own is None or (shared := inputs.own.shared) is None:
+        return None
+    teacher, student = shared.rows
+    return SharedTokensRecord(
+        count=shared.count,
+        teacher_rows=teacher,
+        student_rows=student,
+        adopted=list(shared.adopted),
+        unknown=list(shared.unknown),
+    )
 
 
 def _existing(folder: Path) -> Path:

@@ -15,11 +15,11 @@ from potstill.recipe import Recipe
 from potstill.records import ClassCount, ShapeRecord, SplitCounts
 from potstill.stages.class_counts import doubts_about_classes
 from potstill.stages.generate import Requests
-from potstill.stages.heads import heads_told
+from potstill.stages.heads import heads_told, student_head_told
 from potstill.stages.inputs import Inputs
 from potstill.stages.rendering import date_is_written
 from potstill.stages.teacher_files import Files, named_in
-from potstill.students import Design, design_note, shape_notes
+from potstill.students import Design, Shrunk, design_note, shape_notes
 from potstill.tasks import AnyTask
 
 MANY_COPIES = 0.05
@@ -44,6 +44,7 @@ def warnings(
     """
     return [
         *heads_told(recipe, inputs),
+        *student_head_told(recipe, inputs),
         *_of_rows(recipe, counts),
         *_of_fields(inputs.splits),
         *doubts_about_classes(classes, {name: count.labelled for name, count in counts.items()}),
@@ -149,10 +150,12 @@ def _of_validation(task: AnyTask, inputs: Inputs) -> list[str]:
 def _of_capacity(recipe: Recipe, inputs: Inputs, teacher: ShapeRecord, student: ShapeRecord) -> list[str]:
     """Where the student differs from what was asked for, and where it may be too small for its teacher."""
     made = inputs.student_config
-    found = shape_notes(inputs.lead.config, inputs.student, made)
+    found = []
+    if isinstance(inputs.student, Shrunk):
+        found = shape_notes(inputs.lead.config, inputs.student, made)
     if isinstance(recipe.student, Design) and (note := design_note(inputs.lead.config, recipe.student)):
         found.append(note)
-    if student.family != teacher.family:
+    if isinstance(inputs.student, Shrunk) and student.family != teacher.family:
         found.append(
             f"the student is another kind of network ({student.family}) than its teacher ({teacher.family}); what it "
             "is given to start from may fit it less."

@@ -12,6 +12,7 @@ from potstill.records import ShapeRecord
 from potstill.students import (
     Budget,
     Design,
+    Pretrained,
     Shrunk,
     Trimmed,
     candidates,
@@ -79,8 +80,9 @@ def designed_candidates(
 ) -> list[Candidate]:
     """The designs that fit in the teacher, with the recipe's vocabulary and dropout."""
     found = []
+    asked = recipe.student
+    own = {} if isinstance(asked, Pretrained) else {"vocabulary": asked.vocabulary, "dropout": asked.dropout}
     for name in designs_for(teacher):
-        own = {"vocabulary": recipe.student.vocabulary, "dropout": recipe.student.dropout}
         settings = designed(teacher, Design.model_validate({"name": name, **own}))
         try:
             config = student_config(teacher, settings, vocabulary)
@@ -106,7 +108,7 @@ def within(
 
 def chosen_student(
     recipe: Recipe, teacher: PretrainedConfig, labels: Sequence[str], vocabulary: Trimmed | None = None
-) -> Shrunk:
+) -> Shrunk | Pretrained:
     """The student's settings as numbers: the recipe's own, those of its design, or the largest within its budget.
 
     Raises:
@@ -114,7 +116,7 @@ def chosen_student(
         RecipeError: nothing is within it; names the smallest that there is.
     """
     asked = recipe.student
-    if isinstance(asked, Shrunk):
+    if isinstance(asked, Shrunk | Pretrained):
         return asked
     if isinstance(asked, Design):
         return designed(teacher, asked)

@@ -1,4 +1,4 @@
-"""What a teacher's files say of it, without its weights."""
+"""What the files of a teacher, or of a student that exists already, say of it, without its weights."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -14,14 +14,18 @@ from potstill.models.fitting import require_fitting
 from potstill.recipe import Recipe
 from potstill.run_dir import file_digest, fingerprint
 from potstill.runtimes.folder import model_digest
+from potstill.students import Pretrained
 from potstill.tasks.classes import TEACHER
 from potstill.tasks.weights import Filled, check_weights
 from potstill.teachers import CheckpointTeacher, PretrainedTeacher
 
+STUDENT = "student"
+"""Where a recipe names a student that exists already."""
+
 
 @dataclass(frozen=True)
 class Files:
-    """A teacher's own files, of which no weights were read."""
+    """A model's own files, of which no weights were read."""
 
     location: str
     digest: str
@@ -34,39 +38,56 @@ def read_files(
     recipe: Recipe, teacher: PretrainedTeacher, base: Path, member: str | None = None
 ) -> tuple[Files, PreTrainedTokenizerBase]:
     """What a teacher's files say of it, without its weights; `member` is its name in an ensemble."""
+    where = named_in(recipe, member)
     if isinstance(recipe.teacher, CheckpointTeacher) and not (base / teacher.model).is_dir():
         raise RecipeError(
             f"teacher.run: {base / teacher.model} is not there. Finish that run first, with --out "
             f"{base / recipe.teacher.run}; a snapshot must be asked for there with train.snapshots, and the "
             "training must not have stopped before it."
         )
-    location = resolve(_relative_to(base, teacher.model))
+    # Of an ensemble the student is cut from the lead, which is read first and without a name.
+    cut = member is None and not isinstance(recipe.student, Pretrained)
+    files, tokenizer = _read(
+        recipe, teacher, resolve(_relative_to(base, teacher.model)), where, cut=cut, new_head=recipe.adapt is not None
+    )
+    _check_frozen_layers(recipe, files.config, where)
+    return files, tokenizer
+
+
+def read_student_files(recipe: Recipe, student: Pretrained, base: Path) -> tuple[Files, PreTrainedTokenizerBase]:
+    """What the files of a student say of it that exists already; a head for classes that it lacks is drawn anew."""
+    location = resolve(_relative_to(base, student.folder_of(base)))
+    return _read(recipe, student, location, STUDENT, cut=False, new_head=True)
+
+
+def _read(
+    recipe: Recipe,
+    source: PretrainedTeacher | Pretrained,
+    location: str,
+    named: str,
+    *,
+    cut: bool,
+    new_head: bool,
+) -> tuple[Files, PreTrainedTokenizerBase]:
     task = recipe.task
     if location.endswith(GGUF) and not task.reads_gguf:
         raise ModelError(
             f"{location}: GGUF files are read for task.kind: causal_lm alone. Name a folder of safetensors."
         )
-    # Of an ensemble the student is cut from the lead, which is read first and without a name.
-    fits = partial(
-        require_fitting,
-        task=task.kind,
-        where=f"{named_in(recipe, member)}.model",
-        cut=member is None,
-    )
+    fits = partial(require_fitting, task=task.kind, where=f"{named}.model", cut=cut)
     check_files(location)
     if (model_type := stated_family(location)) is not None:
         # Before transformers is asked for a family that it may not know either.
         fits(model_type)
-    where = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
+    where = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
     config = task.load_config(location, **where)
     fits(config.model_type)
     tokenizer = task.load_tokenizer(location, **where)
-    task.check_tokenizer(tokenizer, config, where=named_in(recipe, member))
+    task.check_tokenizer(tokenizer, config, where=named)
     task.check_folder(location, config)
-    _check_lengths(recipe, config)
-    _check_frozen_layers(recipe, config, named_in(recipe, member))
-    filled = check_weights(task.new_model, config, location, new_head=recipe.adapt is not None and task.has_head)
-    return Files(location, _teacher_digest(location, config), config, filled), tokenizer
+    _check_lengths(recipe, config, named)
+    filled = check_weights(task.new_model, config, location, new_head=new_head and task.has_head)
+    return Files(location, _digest(location, config), config, filled), tokenizer
 
 
 def named_in(recipe: Recipe, member: str | None) -> str:
@@ -75,13 +96,15 @@ def named_in(recipe: Recipe, member: str | None) -> str:
     return TEACHER if own is None else f"{TEACHER}.of.{own}"
 
 
-def _check_lengths(recipe: Recipe, config: PretrainedConfig) -> None:
+def _check_lengths(recipe: Recipe, config: PretrainedConfig, named: str) -> None:
     """Raises ModelError: the recipe reads or writes longer texts than the model has positions for."""
+    whose = "" if named != STUDENT else f" ({named}.model)"
     most = most_tokens(config)
     for name, length in recipe.task.lengths.items():
         if most is not None and length > most:
             raise ModelError(
-                f"task.{name}: {length} tokens, and this {config.model_type} model has positions for {most}. Lower it."
+                f"task.{name}: {length} tokens, and this {config.model_type} model{whose} has positions for {most}. "
+                "Lower it."
             )
 
 
@@ -108,7 +131,7 @@ def _relative_to(base: Path, model: str) -> str:
     return str(beside) if not model.startswith("pkg:") and beside.exists() else model
 
 
-def _teacher_digest(location: str, config: PretrainedConfig) -> str:
+def _digest(location: str, config: PretrainedConfig) -> str:
     path = Path(location)
     if path.is_dir():
         return model_digest(path)

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from potstill.data.rows import rows_fingerprint
+from potstill.data.words import EncodedWords
 from potstill.losses import AnyLoss, MixedLoss
 from potstill.recipe import Recipe, TrainSettings
 from potstill.records import AdaptRecord, TrainRecord
@@ -25,8 +26,8 @@ from potstill.stages.opened_teachers import Teachers
 from potstill.stages.plan import shapes_of, total_steps
 from potstill.stages.rendering import tokens_of, with_tokens
 from potstill.stages.scaled_targets import target_scaler_of, with_scaled_targets
-from potstill.students import Copy
-from potstill.teachers import snapshot_name
+from potstill.students import Copy, Pretrained
+from potstill.teachers import answered_by_both, snapshot_name
 from potstill.training.batches import ShuffledRows
 from potstill.training.engine import Engine
 from potstill.training.loop import LAST_BITS, Job, fit
@@ -90,9 +91,12 @@ def _depends_of(
     # What decides the first weights, and is in no other key. Only where it does, so that other runs go on.
     if recipe.teacher.lead_member is not None:
         depends["lead"] = adapted.members[recipe.teacher.lead_member].digest
-    if isinstance(inputs.student.init, Copy) and inputs.student.init.measures:
+    if isinstance(inputs.student, Pretrained):
+        assert inputs.own is not None
+        depends["own"] = inputs.own.files.digest
+    elif isinstance(inputs.student.init, Copy) and inputs.student.init.measures:
         depends["sampled"] = inputs.fingerprint_of("train")
-    if inputs.vocabulary is not None:
+    if inputs.vocabulary is not None or not inputs.read_alike:
         # It follows from more rows than the baseline's.
         depends["tokenizer"] = inputs.of_student.tokenizer_digest
     return depends
@@ -124,6 +128,10 @@ def _train(
     loss = MixedLoss([loss.build(shapes) for loss in member.losses], compiled=settings.compiled)
     teachers = member.open_teachers(model, loss.teacher_reads)
     encoded = with_scaled_targets(recipe, inputs.of_student, rows, scaler)
+    if isinstance(encoded, EncodedWords) and not inputs.read_alike and not member.taught_by_student:
+        as_teacher = inputs.encoded(recipe, rows)
+        assert isinstance(as_teacher, EncodedWords)
+        encoded = answered_by_both(encoded, as_teacher)
     job = Job(
         name=stage,
         model=model,

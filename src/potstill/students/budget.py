@@ -9,9 +9,8 @@ from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
 from potstill.models import Part, Size, family_of
-from potstill.settings import Settings
 from potstill.students.shape import student_config
-from potstill.students.sizes import Copy, FamilyName, Initialisation, Shrunk
+from potstill.students.sizes import Copy, CutStudent, FamilyName, Initialisation, Shrunk
 from potstill.students.trimming import Trimmed
 from potstill.students.vocabulary import AnyVocabulary, FullVocabulary
 
@@ -19,7 +18,7 @@ SHARES = ("1/1", "3/4", "2/3", "1/2", "1/3", "1/4", "1/6", "1/8")
 """Shares of the teacher's depth and width that are tried. Below an eighth a student in one step is hopeless."""
 
 
-class Budget(Settings):
+class Budget(CutStudent):
     """The largest smaller model of the teacher's family within a budget; `potstill students` lists what there is."""
 
     kind: Literal["budget"] = "budget"

@@ -8,9 +8,8 @@ from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
 from potstill.models import Kind, Size, family_of, is_a
-from potstill.settings import Settings
 from potstill.students.layouts import laid_out_alike
-from potstill.students.sizes import Copy, FamilyName, Initialisation, Random, Shrunk
+from potstill.students.sizes import Copy, CutStudent, FamilyName, Initialisation, Random, Shrunk
 from potstill.students.vocabulary import AnyVocabulary, FullVocabulary
 
 
@@ -76,7 +75,7 @@ DesignName = Literal[
 ]
 
 
-class Design(Settings):
+class Design(CutStudent):
     """The shape of a published model, such as DistilBERT's or TinyLlama's, by its name."""
 
     kind: Literal["design"] = "design"

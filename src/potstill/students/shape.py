@@ -5,7 +5,7 @@ from fractions import Fraction
 from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
-from potstill.models import Kind, Part, Size, family_of
+from potstill.models import FAMILIES, Kind, Part, Size, family_of
 from potstill.models.fitting import require_cuttable
 from potstill.records import ShapeRecord
 from potstill.students.decoders import smaller_decoder
@@ -98,6 +98,13 @@ def _sizes(config: PretrainedConfig) -> dict[Size, int]:
 
 
 def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters: int, classes: int) -> ShapeRecord:
+    """The size of a model.
+
+    Raises:
+        ModelError: a family that is not known here, whose configuration does not have the usual names.
+    """
+    if config.model_type not in FAMILIES:
+        return _shape_by_usual_names(config, parameters, embedding_parameters, classes)
     family = family_of(config)
     width, heads, head_size = family.size(config, Size.WIDTH), family.size(config, Size.HEADS), family.head_size(config)
     key_value_width = family.key_value_heads(config) * head_size
@@ -112,6 +119,38 @@ def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters:
         key_value_width=None if key_value_width == width else key_value_width,
         intermediate=family.size(config, Size.INTERMEDIATE),
         vocabulary=config.vocab_size,
+        classes=classes,
+        parameters=parameters,
+        embedding_parameters=embedding_parameters,
+    )
+
+
+_USUAL = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
+"""By these names, configurations of transformers give their sizes, whatever they call them in their files."""
+
+
+def _shape_by_usual_names(
+    config: PretrainedConfig, parameters: int, embedding_parameters: int, classes: int
+) -> ShapeRecord:
+    text = config.get_text_config()
+    if missing := [name for name in _USUAL if getattr(text, name, None) is None]:
+        raise ModelError(
+            f"model family {config.model_type!r}: its configuration has no {missing[0]}, so its sizes are not known. "
+            "Take a model of another family."
+        )
+    layers, width, heads, vocabulary = (int(getattr(text, name)) for name in _USUAL)
+    head_size = getattr(text, "head_dim", None) or width // heads
+    keys = (getattr(text, "num_key_value_heads", None) or heads) * head_size
+    return ShapeRecord(
+        family=config.model_type,
+        layers=layers,
+        width=width,
+        heads=heads,
+        query_width=None if heads * head_size == width else heads * head_size,
+        key_value_width=None if keys == width else keys,
+        # GPT-2's habit, where a configuration says nothing.
+        intermediate=getattr(text, "intermediate_size", None) or 4 * width,
+        vocabulary=vocabulary,
         classes=classes,
         parameters=parameters,
         embedding_parameters=embedding_parameters,

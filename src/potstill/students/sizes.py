@@ -78,7 +78,14 @@ else:
     ]
 
 
-class Shrunk(Settings):
+class CutStudent(Settings):
+    """A student that is cut from its teacher's configuration."""
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        yield from missing(where, Capability.CONFIGURATION, facts)
+
+
+class Shrunk(CutStudent):
     """A smaller model of the teacher's family."""
 
     kind: Literal["shrunk"] = "shrunk"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -87,10 +88,12 @@ class CausalLM(GenerativeSettings):
 
     @property
     def ask(self) -> Ask:
-        return ask_for_hidden_states
+        if self.shared_tokens is None:
+            return ask_for_hidden_states
+        return partial(ask_for_hidden_states, tokens=self.shared_tokens)
 
     def head_of(self, model: PreTrainedModel) -> Head:
-        return head_of(model)
+        return head_of(model).of_first(self.shared_tokens)
 
     def prompts(self, tokenizer: Tokenizer) -> ChatPrompts:
         return ChatPrompts(tokenizer, self.max_length, self.train_on, self.date)
@@ -166,6 +169,7 @@ class CausalLM(GenerativeSettings):
             ModelError: a tokenizer without a chat template or an end token, where rows need it.
         """
         tokenised, counts = self._tokens(tokenizer).tokenise(rows)
+        self.require_shared(tokenised, tokenizer)
         if not tokenised and counts.rows_only_shown:
             raise DataError(
                 f"data: no row has a turn to learn: {counts.rows_only_shown} have a weight of 0 at "
@@ -201,12 +205,13 @@ def _as_weights(config: PretrainedConfig) -> PretrainedConfig:
     return config
 
 
-def ask_for_hidden_states(model: nn.Module, batch: Batch) -> Signals:
-    """Last hidden states, after the final norm, and the head; logits are left to who needs them, in chunks."""
+def ask_for_hidden_states(model: nn.Module, batch: Batch, *, tokens: int | None = None) -> Signals:
+    """Last hidden states, after the final norm, and the head, of the first `tokens` alone where they are given; logits
+    are left to who needs them, in chunks."""
     assert isinstance(model, PreTrainedModel)
     # With a cache, positions that restart are ignored and packed examples would see each other.
     hidden = model.base_model(**batch.inputs, use_cache=False).last_hidden_state
-    return Signals(hidden=hidden, head=head_of(model))
+    return Signals(hidden=hidden, head=head_of(model).of_first(tokens))
 
 
 def head_of(model: PreTrainedModel) -> Head:

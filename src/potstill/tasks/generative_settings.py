@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from pydantic import Field
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from potstill.data.prepare import Split
+from potstill.data.tokens import TokenFile
+from potstill.errors import DataError
 from potstill.run_dir import fingerprint
 from potstill.settings import Settings
 from potstill.signals import Batch, LabelPositions, Signals
@@ -20,6 +23,11 @@ from potstill.tasks.loss_defaults import LossDefaults
 
 class GenerativeSettings(Settings):
     """A task whose answers are tokens of a vocabulary, which the tokenizer's fingerprint pins."""
+
+    shared_tokens: int | None = Field(default=None, ge=1, exclude_if=lambda count: count is None)
+    """Distributions are over the ids below this number alone: all others are left out before the softmax. By default
+    over all rows of the head; of a student that exists already, over the tokens that it has in common with its
+    teacher."""
 
     rows_on_disk: ClassVar[bool] = True
     """Whether encoded rows lie in files, so that they can be kept for as long as the process lives."""
@@ -80,6 +88,23 @@ class GenerativeSettings(Settings):
     def signals(self, outputs: Tensor) -> Signals:
         """Distributions of logits."""
         return Signals(logits=outputs)
+
+    def require_shared(self, examples: TokenFile, tokenizer: Tokenizer) -> None:
+        """Every token of the rows must be one of those that teacher and student have in common.
+
+        Raises:
+            DataError: names the first row with another one.
+        """
+        if self.shared_tokens is None or examples.largest < self.shared_tokens:
+            return
+        row = next(each for each in examples if each.ids.max() >= self.shared_tokens)
+        number = int(row.ids[row.ids >= self.shared_tokens][0])
+        raise DataError(
+            f'data: row "{row.id}" has the token {tokenizer.convert_ids_to_tokens(number)!r} (id {number}), which is '
+            f"not among the {self.shared_tokens:,} that teacher and student have in common. Set student.adopt_tokens: "
+            "true, so that the student learns such tokens, where its embedding matrix has rows for them; or leave the "
+            "row out."
+        )
 
     @property
     def label_positions(self) -> LabelPositions:

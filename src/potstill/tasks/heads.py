@@ -54,6 +54,14 @@ def load_classifier(
     return model
 
 
+def embedding_parameters(model: PreTrainedModel) -> int:
+    """Those of the embeddings with all that belongs to them, where a family has a module for them; else of the words
+    alone."""
+    embeddings = getattr(model.base_model, "embeddings", None)
+    module = embeddings if isinstance(embeddings, nn.Module) else model.get_input_embeddings()
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def in_order(model: PreTrainedModel, classes: Mapping[str, str], labels: Sequence[str]) -> None:
     """Bring the outputs of a classifier into the order of `labels`, which are its own under the names of `classes`."""
     _sort_outputs(output_layer(model)[1], head_names(model.config, classes), labels, model.config)

@@ -4,6 +4,7 @@ They are read by their decoder's last hidden states and their head, as language 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -76,10 +77,12 @@ class Seq2Seq(GenerativeSettings):
 
     @property
     def ask(self) -> Ask:
-        return ask_for_hidden_states
+        if self.shared_tokens is None:
+            return ask_for_hidden_states
+        return partial(ask_for_hidden_states, tokens=self.shared_tokens)
 
     def head_of(self, model: PreTrainedModel) -> Head:
-        return head_of(model)
+        return head_of(model).of_first(self.shared_tokens)
 
     def prompts(self, tokenizer: Tokenizer) -> "Sources":
         return Sources(self._tokens(tokenizer), self.max_target_length)
@@ -147,6 +150,7 @@ class Seq2Seq(GenerativeSettings):
             ModelError: a tokenizer without an end token.
         """
         examples, counts = self._tokens(tokenizer).tokenise(rows)
+        self.require_shared(examples, tokenizer)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         return PairRows(examples, pad or 0, counts)
 
@@ -184,8 +188,9 @@ class Sources:
         return self._tokens.text_ids(row.target or "")
 
 
-def ask_for_hidden_states(model: nn.Module, batch: Batch) -> Signals:
-    """The decoder's last hidden states, after its final norm, and the head; logits are left to who needs them."""
+def ask_for_hidden_states(model: nn.Module, batch: Batch, *, tokens: int | None = None) -> Signals:
+    """The decoder's last hidden states, after its final norm, and the head, of the first `tokens` alone where they are
+    given; logits are left to who needs them."""
     assert isinstance(model, PreTrainedModel)
     inputs = batch.inputs
     attention = inputs["attention_mask"]
@@ -198,7 +203,7 @@ def ask_for_hidden_states(model: nn.Module, batch: Batch) -> Signals:
         encoder_attention_mask=attention,
         use_cache=False,
     )
-    return Signals(hidden=outputs.last_hidden_state, head=head_of(model))
+    return Signals(hidden=outputs.last_hidden_state, head=head_of(model).of_first(tokens))
 
 
 def shifted(targets: Int[Tensor, "rows length"], start: int) -> Int[Tensor, "rows length"]:

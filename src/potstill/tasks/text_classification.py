@@ -27,7 +27,7 @@ from potstill.records import AnswerKind, ProblemTypeName
 from potstill.settings import Settings
 from potstill.signals import Ask, Batch, LabelPositions, Signals
 from potstill.tasks.classes import NO_CLASSES, TEACHER, classes_in_order, config_of, labels_of, require_no_classes
-from potstill.tasks.heads import load_classifier, load_classifier_config, start_at_shares
+from potstill.tasks.heads import embedding_parameters, load_classifier, load_classifier_config, start_at_shares
 from potstill.tasks.loading import load_tokenizer, require_embedded
 from potstill.tasks.loss_defaults import LossDefaults
 from potstill.tasks.problem_types import MultiLabel, Outputs, ProblemType, Regression, SingleLabel
@@ -63,6 +63,7 @@ class TextClassification(Settings):
     default_losses: ClassVar[tuple[str, ...]] = ("soft_targets", "hard_labels")
 
     date: ClassVar[None] = None
+    shared_tokens: ClassVar[None] = None
     templated: ClassVar[bool] = False
     rows_on_disk: ClassVar[bool] = False
     labelled_splits: ClassVar[tuple[str, ...]] = ("train",)
@@ -226,7 +227,7 @@ class TextClassification(Settings):
         return config_of(labels, self.problem.problem_type)
 
     def embedding_parameters(self, model: PreTrainedModel) -> int:
-        return sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
+        return embedding_parameters(model)
 
     def load_config(self, location: str, **where: Any) -> PretrainedConfig:
         return load_classifier_config(location, **where)

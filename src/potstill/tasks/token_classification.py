@@ -26,7 +26,7 @@ from potstill.run_dir import fingerprint
 from potstill.settings import Settings
 from potstill.signals import Ask, Batch, LabelPositions, Signals
 from potstill.tasks.classes import NO_CLASSES, TEACHER, classes_in_order, config_of, ordered
-from potstill.tasks.heads import load_classifier, load_classifier_config
+from potstill.tasks.heads import embedding_parameters, load_classifier, load_classifier_config
 from potstill.tasks.loading import load_tokenizer, require_embedded
 from potstill.tasks.loss_defaults import LossDefaults
 from potstill.tasks.problem_types import Outputs, ProblemType, SingleLabel
@@ -55,6 +55,7 @@ class TokenClassification(Settings):
         return False
 
     date: ClassVar[None] = None
+    shared_tokens: ClassVar[None] = None
     templated: ClassVar[bool] = False
     rows_on_disk: ClassVar[bool] = False
     labelled_splits: ClassVar[tuple[str, ...]] = ("train",)
@@ -213,7 +214,7 @@ class TokenClassification(Settings):
         return config_of(labels)
 
     def embedding_parameters(self, model: PreTrainedModel) -> int:
-        return sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
+        return embedding_parameters(model)
 
     def load_config(self, location: str, **where: Any) -> PretrainedConfig:
         return load_classifier_config(location, **where)

@@ -17,6 +17,7 @@ from potstill.teachers.ensemble import (
 from potstill.teachers.frozen import FrozenTeacher
 from potstill.teachers.moving_average import MovingAverage
 from potstill.teachers.opening import Routes, Sources
+from potstill.teachers.own_reading import OwnReadingTeacher, OwnWindowsTeacher, answered_by_both
 from potstill.teachers.pretrained import PretrainedTeacher
 from potstill.teachers.self_taught import BornAgainTeacher, CheckpointTeacher, MovingAverageTeacher, snapshot_name
 from potstill.teachers.token_mapping import TokenMappedTeacher
@@ -42,11 +43,14 @@ __all__ = [
     "Mixture",
     "MovingAverage",
     "MovingAverageTeacher",
+    "OwnReadingTeacher",
+    "OwnWindowsTeacher",
     "PretrainedTeacher",
     "Routed",
     "Routes",
     "Sources",
     "TokenMappedTeacher",
+    "answered_by_both",
     "combined",
     "lead_of",
     "route_numbers",

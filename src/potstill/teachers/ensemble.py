@@ -21,7 +21,7 @@ from potstill.teachers.pretrained import PretrainedTeacher
 from potstill.teachers.self_taught import is_round
 
 Positive = Annotated[float, Field(gt=0)]
-RESERVED = frozenset({"teacher", "student", "baseline", "model", "scratch"})
+RESERVED = frozenset({"teacher", "student", "baseline", "pretrained", "model", "scratch"})
 
 
 def _names(members: dict[str, PretrainedTeacher]) -> dict[str, PretrainedTeacher]:

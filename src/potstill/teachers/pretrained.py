@@ -1,30 +1,13 @@
 """A teacher from a folder, a hub id, or a model inside an installed package."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_serializer
+from pydantic import Field, model_serializer
 
 from potstill.capabilities import Capability
+from potstill.settings import ClassNames
 from potstill.teachers.one_teacher import OneTeacher
-
-
-def _as_text(value: Any) -> Any:
-    """Names that YAML reads as numbers, as many heads have them."""
-    if not isinstance(value, dict):
-        return value
-    return {_word(name): _word(label) for name, label in value.items()}
-
-
-def _word(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _one_to_one(classes: dict[str, str]) -> dict[str, str]:
-    labels = list(classes.values())
-    if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        raise ValueError(f"two classes of the head are {twice[0]!r} of the data; each needs a name of its own.")
-    return classes
 
 
 class PretrainedTeacher(OneTeacher):
@@ -37,9 +20,7 @@ class PretrainedTeacher(OneTeacher):
     """Branch, tag or commit of a hub id."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you have read that code."""
-    classes: Annotated[dict[str, str], BeforeValidator(_as_text), AfterValidator(_one_to_one)] = Field(
-        default_factory=dict
-    )
+    classes: ClassNames = Field(default_factory=dict)
     """What the classes of the teacher's head are called in the data, such as {LABEL_0: neg, LABEL_1: pos}. One that is
     not named here has the same name in both."""
 
