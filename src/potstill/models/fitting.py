@@ -23,14 +23,19 @@ def require_cuttable(model_type: str, where: str = "teacher.model") -> None:
         raise ModelError(f"{where}: family {model_type!r} cannot be shrunk yet; known: {', '.join(known)}.")
 
 
-def require_fitting(model_type: str, task: str, *, where: str = "teacher.model", cut: bool = True) -> None:
+def require_fitting(
+    model_type: str, task: str, *, where: str = "teacher.model", cut: bool = True, with_head: bool = False
+) -> None:
     """Refuse a teacher of a family that the task does not read, or, where it is to be cut, of one that is not known.
+
+    With `with_head`, a decoder or an encoder-decoder may classify texts and words, too: some have heads for it, and
+    nothing but a head must be known of a model that is not cut.
 
     Raises:
         ModelError: names the families that can teach this task and be cut for it.
     """
     kind = _READ_BY[task]
-    if model_type in teaching(kind):
+    if model_type in teaching(kind) or (with_head and not cut and kind is Kind.ENCODER):
         return
     fitting = f"task.kind: {task} takes {kind.value} ({', '.join(teaching(kind))})"
     own = next((each for each in Kind if each is not kind and model_type in teaching(each)), None)

@@ -127,7 +127,7 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
     vocabulary = student_vocabulary(recipe, rows, labels, lead, tokenizer)
     student = chosen_student(recipe, lead.config, labels, vocabulary)
     digest = tokenizer_fingerprint(tokenizer)
-    own = own_student(recipe, base, lead, tokenizer)
+    own = own_student(recipe, base, labels, lead, tokenizer)
     inputs = Inputs(splits, labels, lead, tokenizer, digest, student, vocabulary=vocabulary, own=own)
     return _with_members(recipe, inputs, base)
 

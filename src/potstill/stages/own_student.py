@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from potstill.errors import ModelError
 from potstill.recipe import Recipe
 from potstill.signals import Signal
-from potstill.stages.teacher_files import Files, read_student_files
+from potstill.stages.teacher_files import STUDENT, Files, read_student_files
 from potstill.students import Pretrained, SharedTokens, shared_tokens
 from potstill.tasks.loading import reads_alike
 
@@ -24,7 +24,9 @@ class OwnStudent:
     """Where labels belong to tokens."""
 
 
-def own_student(recipe: Recipe, base: Path, lead: Files, of_teacher: PreTrainedTokenizerBase) -> OwnStudent | None:
+def own_student(
+    recipe: Recipe, base: Path, labels: list[str], lead: Files, of_teacher: PreTrainedTokenizerBase
+) -> OwnStudent | None:
     """The recipe's student, where it exists already; `lead` are the files of the teacher with this tokenizer.
 
     Raises:
@@ -34,6 +36,8 @@ def own_student(recipe: Recipe, base: Path, lead: Files, of_teacher: PreTrainedT
     if not isinstance(student, Pretrained):
         return None
     files, tokenizer = read_student_files(recipe, student, base)
+    # A head of other classes is replaced; names that fit neither are refused.
+    recipe.task.teacher_labels(files.config, labels, student.classes, new_head=True, where=STUDENT)
     if recipe.task.label_positions == "tokens":
         rows = tuple(each.get_text_config().vocab_size for each in (lead.config, files.config))
         shared = shared_tokens(of_teacher, tokenizer, (rows[0], rows[1]), adopt=student.adopt_tokens)

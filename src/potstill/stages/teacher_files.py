@@ -74,7 +74,8 @@ def _read(
         raise ModelError(
             f"{location}: GGUF files are read for task.kind: causal_lm alone. Name a folder of safetensors."
         )
-    fits = partial(require_fitting, task=task.kind, where=f"{named}.model", cut=cut)
+    with_head = isinstance(recipe.student, Pretrained)
+    fits = partial(require_fitting, task=task.kind, where=f"{named}.model", cut=cut, with_head=with_head)
     check_files(location)
     if (model_type := stated_family(location)) is not None:
         # Before transformers is asked for a family that it may not know either.

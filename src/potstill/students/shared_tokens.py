@@ -56,10 +56,14 @@ def shared_tokens(
         )
     count = min(1 + max(theirs), *rows)
     others = [number for number in differing if number in theirs and number < count]
-    if adopt:
-        return SharedTokens(count, rows, adopted=tuple(theirs[number] for number in others))
-    count = min([count, *others])
-    return SharedTokens(count, rows, unknown=tuple(theirs[number] for number in sorted(theirs) if number >= count))
+    if not adopt:
+        count = min([count, *others])
+    return SharedTokens(
+        count,
+        rows,
+        adopted=tuple(theirs[number] for number in others) if adopt else (),
+        unknown=tuple(theirs[number] for number in sorted(theirs) if number >= count),
+    )
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase) -> Mapping[int, str]:

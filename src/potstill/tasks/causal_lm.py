@@ -1,5 +1,6 @@
 """The next token: chat and code models, which are read by their last hidden states and never by whole logits."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -19,13 +20,14 @@ from potstill.data.dialogues import Example, read_dialogues
 from potstill.data.on_disk import OnDisk, row_named
 from potstill.data.packing import PackedRows, pack
 from potstill.data.reading import Reading
-from potstill.errors import DataError
+from potstill.errors import DataError, ModelError
+from potstill.models import FAMILIES
 from potstill.records import AnswerKind
 from potstill.signals import Ask, Batch, Signals
 from potstill.targets import Head
 from potstill.tasks.chat_prompts import ChatPrompts
 from potstill.tasks.classes import NO_CLASSES
-from potstill.tasks.generative import PROBE_TOKENS, require_same_logits
+from potstill.tasks.generative import PROBE_TOKENS, TOLERANCE, require_same_logits
 from potstill.tasks.generative_settings import GenerativeSettings
 from potstill.tasks.loading import load_config, load_tokenizer
 from potstill.tasks.weights import load_weights
@@ -155,6 +157,8 @@ class CausalLM(GenerativeSettings):
             plain.generation_config = model.generation_config
             model = plain
         require_known_head(model, location)
+        if self.packing:
+            require_packing(model, location)
         return model
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
@@ -209,8 +213,11 @@ def ask_for_hidden_states(model: nn.Module, batch: Batch, *, tokens: int | None 
     """Last hidden states, after the final norm, and the head, of the first `tokens` alone where they are given; logits
     are left to who needs them, in chunks."""
     assert isinstance(model, PreTrainedModel)
+    inputs = dict(batch.inputs)
+    if not _takes_positions(model.base_model):
+        inputs.pop("position_ids", None)
     # With a cache, positions that restart are ignored and packed examples would see each other.
-    hidden = model.base_model(**batch.inputs, use_cache=False).last_hidden_state
+    hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
     return Signals(hidden=hidden, head=head_of(model).of_first(tokens))
 
 
@@ -224,12 +231,56 @@ def head_of(model: PreTrainedModel) -> Head:
     return Head(output.weight, getattr(output, "bias", None), scale, None if cap is None else float(cap))
 
 
+def _takes_positions(model: nn.Module) -> bool:
+    """Whether a model can be told where its tokens stand; BLOOM, for one, sees it from their order alone."""
+    return "position_ids" in inspect.signature(model.forward).parameters
+
+
+def require_packing(model: PreTrainedModel, location: str) -> None:
+    """Compare the states of two examples in one row with those of each by itself.
+
+    Models of families that are known here keep packed examples apart; of others some look at all that stands before.
+
+    Raises:
+        ModelError: it does not keep them apart.
+    """
+    if model.config.model_type in FAMILIES:
+        return
+    ids = torch.arange(PROBE_TOKENS, device=model.device)[None] % model.config.get_text_config().vocab_size
+    half = PROBE_TOKENS // 2
+    positions = torch.arange(half, device=model.device).repeat(2)[None]
+
+    def states(tokens: Tensor, places: Tensor) -> Tensor:
+        inputs = {"input_ids": tokens, "position_ids": places}
+        batch = Batch(("probe",), inputs, tokens, torch.ones_like(tokens, dtype=torch.bool))
+        hidden = ask_for_hidden_states(model, batch).hidden
+        assert hidden is not None
+        return hidden[0, -half:]
+
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        packed, alone = states(ids, positions), states(ids[:, half:], positions[:, half:])
+    model.train(training)
+    if not (packed - alone).abs().max() <= TOLERANCE * alone.abs().max().clamp(min=1.0):
+        raise ModelError(
+            f"{location}: a {model.config.model_type} model looks at examples that share a row with another, for where "
+            "positions restart it does not begin anew. Set task.packing: false."
+        )
+
+
 def require_known_head(model: PreTrainedModel, location: str) -> None:
     """Compare the logits that head and hidden states give with the model's own, on a few tokens.
 
     Raises:
-        ModelError: they differ, so that a loss on hidden states would teach another distribution.
+        ModelError: they differ, so that a loss on hidden states would teach another distribution; or it has no part
+            that gives its last hidden states.
     """
+    if model.base_model is model:
+        raise ModelError(
+            f"{location}: a {model.config.model_type} model has no part that gives its last hidden states, which are "
+            "what is read of language models here. Take one of another family."
+        )
     ids = torch.arange(PROBE_TOKENS, device=model.device)[None] % model.config.get_text_config().vocab_size
 
     def probe() -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from potstill.data.reading import Reading
 from potstill.data.rows import Row, labelled_rows, read_rows, texts_fingerprint
 from potstill.data.special_tokens import TextIds
 from potstill.errors import ModelError
+from potstill.models import Kind, is_a
 from potstill.records import AnswerKind, ProblemTypeName
 from potstill.settings import Settings
 from potstill.signals import Ask, Batch, LabelPositions, Signals
@@ -188,12 +189,20 @@ class TextClassification(Settings):
     def check_tokenizer(
         self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, *, where: str = TEACHER
     ) -> None:
-        """Every token must have a row in the embedding matrix.
+        """Every token must have a row in the embedding matrix, and a decoder must know the token that pads its texts:
+        it answers at the last token that is another one.
 
         Raises:
-            ModelError: names the first token beyond it.
+            ModelError: names the first token beyond it, or the two tokens that pad.
         """
         require_embedded(tokenizer, config, where)
+        known, pad = config.get_text_config().pad_token_id, tokenizer.pad_token_id or 0
+        if is_a(Kind.DECODER, config.model_type) and known != pad:
+            raise ModelError(
+                f"{where}.model: it answers at the last token that is not pad_token_id, which its config.json gives as "
+                f"{known}, and its tokenizer pads with {tokenizer.pad_token} ({pad}). Set pad_token_id in config.json "
+                "to the token that pads."
+            )
 
     def teacher_labels(
         self,

@@ -1,0 +1,166 @@
+"""Students that exist already, through the command line, on tiny teachers: with tokens of their own, from an earlier
+run, and with another padding of the vocabulary."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from potstill.errors import ModelError, RecipeError
+from potstill.labels import LabelStore
+from potstill.recipe.yaml_file import load_recipe
+from potstill.stages.inputs import read_inputs
+from tests.commands import potstill, record, same_weights, stages_that_worked
+from tests.conftest import make_chat_project, make_project
+from tests.tagged_project import make_tagged_project
+from tests.unit.test_shared_tokens import padded
+
+
+def changed(*changes: str) -> list[str]:
+    return [part for change in changes for part in ("--set", change)]
+
+
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path, spelling_teacher_folder: Path) -> Path:
+    """A run whose student spells most words of its teacher, and begins with a head of other classes."""
+    project = make_project(tmp_path_factory.mktemp("classified"), teacher_folder)
+    learnt = ["train.epochs=30", "train.learning_rate=2e-3"]
+    named = changed(f"student={{kind: pretrained, model: {spelling_teacher_folder}}}", *learnt)
+    shown = potstill("check", project / "recipe.yaml", *named).stdout
+    assert f"begins with the weights of {spelling_teacher_folder}" in shown
+    assert "student: its head knows other classes (LABEL_0, LABEL_1) than the data (beast, fruit, metal)" in shown
+    potstill("run", project / "recipe.yaml", "--out", project / "run", *named)
+    return project
+
+
+def test_a_student_with_another_tokenizer_learns_from_its_teachers_labels(classified: Path) -> None:
+    evaluation = record(classified / "run", "evaluate")
+    assert evaluation["models"]["teacher"]["accuracy"] > 0.9
+    # 30 of its rows are labelled; what it knows of the others it has from its teacher.
+    accuracy = {name: model["accuracy"] for name, model in evaluation["models"].items()}
+    assert accuracy["student"] > 0.8 and accuracy["student"] > accuracy["baseline"] + 0.2
+    assert "pretrained" not in evaluation["models"]
+    labelled = json.loads((classified / "run/label/teacher/logits/manifest.json").read_text())
+    own = AutoTokenizer.from_pretrained(classified / "run/train/student/model")
+    assert len(own) > 200
+    assert labelled["rows"] == 90
+    model = AutoModelForSequenceClassification.from_pretrained(classified / "run/train/student/model")
+    assert model.config.num_hidden_layers == 4 and model.config.vocab_size == len(own)
+
+
+def test_the_student_of_a_run_is_the_student_of_another_and_judged_as_it_came(classified: Path) -> None:
+    named = changed(f"student={{kind: pretrained, model: {classified / 'run'}}}", "train.epochs=2")
+    potstill("run", classified / "recipe.yaml", "--out", classified / "again", *named)
+    before, after = (record(classified / name, "evaluate") for name in ("run", "again"))
+    assert list(after["models"]) == ["teacher", "student", "baseline", "pretrained"]
+    assert after["models"]["pretrained"]["accuracy"] == before["models"]["student"]["accuracy"]
+    weights = [
+        classified / folder / "model/model.safetensors" for folder in ("again/train/pretrained", "run/train/student")
+    ]
+    assert same_weights(*weights)
+    pairs = [(each["of"], each["against"]) for each in after["comparisons"]]
+    assert ("student", "pretrained") in pairs and ("baseline", "pretrained") in pairs
+    assert any(line.startswith("As it came, the student's accuracy is") for line in after["findings"])
+    report = (classified / "again/report/report.html").read_text()
+    assert "the student as it came" in report
+    # What it was made of is the same: nothing works again.
+    again = potstill("run", classified / "recipe.yaml", "--out", classified / "again", *named)
+    assert not stages_that_worked(again.stderr)
+
+
+def test_another_student_trains_again_and_keeps_the_labels(classified: Path, teacher_folder: Path) -> None:
+    named = changed(f"student={{kind: pretrained, model: {teacher_folder}}}", "train.epochs=1")
+    before = (classified / "run/label/teacher/logits/result.json").read_bytes()
+    shown = potstill("train", classified / "recipe.yaml", "--out", classified / "run", *named)
+    assert "train/student" in stages_that_worked(shown.stderr)
+    assert (classified / "run/label/teacher/logits/result.json").read_bytes() == before
+    # It has the teacher's own pieces.
+    own = AutoTokenizer.from_pretrained(classified / "run/train/student/model")
+    assert own.get_vocab() == AutoTokenizer.from_pretrained(teacher_folder).get_vocab()
+
+
+@pytest.mark.parametrize("mode", ["stored", "online"])
+def test_words_are_taught_across_tokenizers(
+    tmp_path: Path, teacher_folder: Path, spelling_teacher_folder: Path, mode: str
+) -> None:
+    project = make_tagged_project(tmp_path, teacher_folder)
+    changes = [f"student={{kind: pretrained, model: {spelling_teacher_folder}}}", f"label.mode={mode}"]
+    changes += ["train.epochs=8", "train.baseline=false"]
+    potstill("run", project / "recipe.yaml", "--out", project / "run", *changed(*changes))
+    evaluation = record(project / "run", "evaluate")
+    # A label at another word than its own would teach nothing: most words have the tag O.
+    assert evaluation["models"]["student"]["scores"]["entity_f1"]["value"] > 0.5
+    assert evaluation["agreement"]["student"]["all_rows"]["value"] > 0.85
+
+
+def test_language_models_of_two_paddings(tmp_path: Path, chat_teacher_folder: Path) -> None:
+    project = make_chat_project(tmp_path, chat_teacher_folder)
+    tokens = len(AutoTokenizer.from_pretrained(chat_teacher_folder))
+    teacher = padded(tmp_path / "t", chat_teacher_folder, tokens + 9, 1)
+    student = padded(tmp_path / "s", chat_teacher_folder, tokens + 4, 2)
+    named = changed(f"teacher.model={teacher}", f"student={{kind: pretrained, model: {student}}}")
+    shown = potstill("check", project / "recipe.yaml", *named).stdout
+    assert f"{tokens} tokens in common; of the {tokens + 9} logits of the teacher and {tokens + 4} of the student" in (
+        " ".join(shown.split())
+    )
+    potstill("run", project / "recipe.yaml", "--out", project / "run", *named)
+    evaluation = record(project / "run", "evaluate")
+    models = evaluation["models"]
+    assert models["student"]["kl_mean"] < 0.5 * evaluation["initial_kl_mean"]
+    # The third model is the student as training found it.
+    assert models["pretrained"]["kl_mean"] == pytest.approx(evaluation["initial_kl_mean"], rel=1e-5)
+    codec = LabelStore(project / "run/label/teacher/logits").codec
+    assert codec is not None and tokens in {len(tensor) for tensor in codec.tensors.values()}
+    config = json.loads((project / "run/train/student/model/config.json").read_text())
+    assert config["vocab_size"] == tokens + 4
+
+
+def refused(project: Path, *changes: str) -> str:
+    with pytest.raises((ModelError, RecipeError)) as found:
+        read_inputs(load_recipe(project / "recipe.yaml", list(changes)), project)
+    return str(found.value)
+
+
+def test_what_cannot_be_a_student_is_refused(
+    tmp_path: Path, project: Path, teacher_folder: Path, spelling_teacher_folder: Path, chat_teacher_folder: Path
+) -> None:
+    def student(model: object, **more: object) -> str:
+        return f"student={json.dumps({'kind': 'pretrained', 'model': str(model), **more})}"
+
+    assert "no such folder" in refused(project, student("./none"))
+    states = "losses=[{kind: soft_targets}, {kind: hidden_states, layers: [[1, 2]], weight: 1}]"
+    assert "losses on features (hidden_states) compare the models token by token" in refused(
+        project, student(spelling_teacher_folder), states
+    )
+    assert "student.model: token" in refused(project, student(small_matrix(tmp_path, teacher_folder)))
+    assert "student.classes: the head has no class" in refused(
+        project, student(teacher_folder, classes={"nothing": "fruit"})
+    )
+    moving = "teacher={kind: ema, start: {model: x}}"
+    assert "pretrained does not fit teacher.kind: ema" in refused(
+        project, moving, "label.mode=online", student(teacher_folder)
+    )
+
+
+def small_matrix(folder: Path, source: Path) -> Path:
+    """A model with fewer rows than its tokenizer has tokens."""
+    target = folder / "small"
+    model = AutoModelForSequenceClassification.from_pretrained(source)
+    model.resize_token_embeddings(20)
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(source).save_pretrained(target)
+    return target
+
+
+def test_language_models_of_other_tokens_are_refused(
+    tmp_path: Path, chat_project: Path, chat_teacher_folder: Path
+) -> None:
+    other = padded(tmp_path / "o", chat_teacher_folder, 90, 1)
+    file = other / "tokenizer.json"
+    words = json.loads(file.read_text())
+    vocabulary = words["model"]["vocab"]
+    vocabulary["red"], vocabulary["green"] = vocabulary["green"], vocabulary["red"]
+    file.write_text(json.dumps(words))
+    text = refused(chat_project, f"student={{kind: pretrained, model: {other}}}")
+    assert "its tokenizer is another one than its teacher's" in text and "'red'" in text and "'green'" in text
