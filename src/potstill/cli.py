@@ -80,6 +80,7 @@ def init(
         typer.echo(f"{there[0]} is there already: kept.")
     else:
         project.require_packages()
+        quiet_libraries()
         for line in project.write(folder, for_console(quiet=quiet)):
             typer.echo(line)
     typer.echo(f"next: {project.next_step(folder)}")

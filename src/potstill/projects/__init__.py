@@ -10,6 +10,7 @@ from potstill.errors import DataError
 from potstill.progress import Progress
 from potstill.projects import (
     blank,
+    existing_students,
     license_clauses,
     license_coverage,
     license_names,
@@ -113,6 +114,18 @@ PROJECTS: dict[str, Project] = {
             summary="The same teacher and student for code: functions of the standard library from their docstrings.",
             write=python_code.write,
             needs=DECODER,
+        ),
+        Project(
+            name="own-tokenizer",
+            summary="The licence notices for a small encoder that exists already, with word pieces of its own.",
+            write=existing_students.write_own_tokenizer,
+            needs=LICENCES | ENCODER,
+        ),
+        Project(
+            name="padded-chat",
+            summary="The dialogues of support-chat for a teacher of 49,280 rows and a student of 49,152.",
+            write=existing_students.write_padded_chat,
+            needs=CHATS | DECODER,
         ),
         Project(
             name="blank",

@@ -62,6 +62,13 @@ def write(folder: Path, progress: Progress) -> list[str]:
     Raises:
         DataError: the package with the texts is not installed, or holds other texts than expected.
     """
+    done = write_data(folder, progress)
+    write_recipes(folder, _RECIPES)
+    return done
+
+
+def write_data(folder: Path, progress: Progress) -> list[str]:
+    """The data alone; raises as `write`."""
     paths = sorted(rules_folder().glob("*.RULE"))
     with progress.task("reading notices", len(paths), "files") as advance:
         rules = read_rules(paths, advance)
@@ -87,7 +94,6 @@ def write(folder: Path, progress: Progress) -> list[str]:
     write_text(data / "train.jsonl", _lines(labelled, families) + _lines(pool))
     write_text(data / "validation.jsonl", _lines(validation, families))
     write_text(data / "test.jsonl", _lines(test, families))
-    write_recipes(folder, _RECIPES)
     return [
         f"{rules.read:,} rules read from licensedcode-data (CC-BY-4.0), {len(rules.usable):,} usable",
         f"dropped: {rules.not_notices:,} deprecated or neither notice nor licence text, "

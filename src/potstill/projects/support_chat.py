@@ -113,6 +113,13 @@ def write(folder: Path, progress: Progress) -> list[str]:
     Raises:
         DataError: a package with the conversations is not installed, or holds others than expected.
     """
+    done = write_data(folder, progress)
+    write_recipes(folder, RECIPES)
+    return done
+
+
+def write_data(folder: Path, progress: Progress) -> list[str]:
+    """The data and `DATA.md` alone; raises as `write`."""
     topics = _package_files("chatterbot_corpus", [f"data/english/{topic}.yml" for topic in TOPICS])
     (chats_file,) = _package_files("chitchat_dataset", ["dataset.json"])
     asked, answers = read_answers(topics)
@@ -140,7 +147,6 @@ def write(folder: Path, progress: Progress) -> list[str]:
     for name, dialogues in splits.items():
         write_text(data / f"{name}.jsonl", _lines(dialogues))
     write_text(folder / "DATA.md", DATA_CARD.format(help=len(answers), chats=len(chats)))
-    write_recipes(folder, RECIPES)
     near = len(answers) + len(chats) - len(test) - len(validation) - len(taught_help) - len(taught_chats)
     return [
         f"{asked:,} conversations on {len(TOPICS)} topics read from chatterbot-corpus (BSD), "

@@ -30,7 +30,7 @@ from potstill.stages.plan_warnings import warnings
 from potstill.stages.rendering import LABELLED
 from potstill.stages.signal_sources import build_loss, planned_signals
 from potstill.stages.student_search import shape_of
-from potstill.stages.tokenizer_fit import doubts_about_tokenizer, unknown_shares
+from potstill.stages.tokenizer_fit import doubts_about_own_tokenizer, doubts_about_tokenizer, unknown_shares
 from potstill.students import Pretrained
 from potstill.training.metrics import require_trackers
 
@@ -121,6 +121,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         disk_free_bytes=free,
         warnings=[
             *doubts_about_tokenizer(inputs, unknown),
+            *doubts_about_own_tokenizer(recipe, inputs, encoded),
             *warnings(recipe, inputs, teacher, student, counts, classes, asked, encoded),
         ],
         classes=classes,

@@ -1,6 +1,7 @@
 """Whether a tokenizer is that of its model, as far as the rows tell: how many of their tokens are unknown to it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from potstill.data.batches import batches_by_length
 from potstill.data.encoded import Encoded
 from potstill.errors import ModelError
+from potstill.recipe import Recipe
 from potstill.stages.inputs import Inputs
 from potstill.stages.piece_counts import COUNTED_ROWS
 
@@ -18,6 +20,8 @@ MANY_UNKNOWN = 0.05
 FEWEST_PIECES = 0.9
 """Of a model's rows of embeddings. Matrices are padded to round numbers: Qwen 2.5 has tokens for 99.8 % of its rows, T5
 for 99.9 %."""
+MORE_CUT = 0.05
+"""The share of rows that the student may read less of than its teacher before the plan warns: as of unknown tokens."""
 SAMPLED_ROWS = 2_000
 """Rows of a split that are counted, spread over it: enough to tell 5 % from 1 %."""
 _FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
@@ -59,6 +63,32 @@ def doubts_about_tokenizer(inputs: Inputs, shares: Mapping[str, float]) -> list[
     rows = inputs.lead.config.get_text_config().vocab_size
     if len(inputs.tokenizer) < FEWEST_PIECES * rows:
         found.append(f"{_file(inputs)}: {_sizes(inputs)}. If it is that of another model, copy the right one.")
+    return found
+
+
+def doubts_about_own_tokenizer(recipe: Recipe, inputs: Inputs, counted: Mapping[str, Encoded]) -> list[str]:
+    """Where a student with a tokenizer of its own reads less of the rows than its teacher does; `counted` are the rows
+    as the teacher reads them.
+
+    Raises:
+        ModelError: a split of which most tokens are unknown to it.
+    """
+    if inputs.own is None or inputs.read_alike:
+        return []
+    own = replace(inputs.of_student, lead=inputs.own.files)
+    encoded = {name: own.encoded(recipe, inputs.splits[name].rows) for name in counted}
+    found = [
+        f"{name}: {share:.0%} of the tokens are unknown to the student's tokenizer."
+        for name, share in unknown_shares(own, encoded).items()
+        if share > MANY_UNKNOWN
+    ]
+    for name, rows in encoded.items():
+        more = (rows.truncated - counted[name].truncated) / max(1, len(inputs.splits[name].rows))
+        if more > MORE_CUT:
+            found.append(
+                f"{name}: the student's tokenizer makes more tokens of a text than its teacher's: at "
+                f"{recipe.task.max_length} tokens, {more:.0%} of the rows more are cut. Raise task.max_length."
+            )
     return found
 
 
