@@ -18,7 +18,7 @@ from transformers.masking_utils import sdpa_mask
 
 from potstill.divergences import at_least_float32
 from potstill.errors import ModelError
-from potstill.models import Part, attention_of, family_of, final_norm_of, layers_of, stack_of
+from potstill.models import Part, attention_of, beside_first_of, family_of, final_norm_of, layers_of, stack_of
 from potstill.signals import Batch, Features, Read, Signal
 
 ATTENTION = "potstill_sdpa"
@@ -178,7 +178,7 @@ def capture_features(model: PreTrainedModel, reads: frozenset[Read]) -> Iterator
 
 
 def _hook(model: PreTrainedModel, read: Read, captured: CapturedFeatures) -> torch.utils.hooks.RemovableHandle:
-    layers = layers_of(model, read.part)
+    layers, beside_first = layers_of(model, read.part), beside_first_of(model, read.part)
     if not 0 <= read.layer <= len(layers):
         raise ModelError(f"hidden state {read.layer} of a model of {len(layers)} layers; expected 0 to {len(layers)}.")
     norm = final_norm_of(model, read.part) if read.normed and read.layer == len(layers) else None
@@ -193,6 +193,8 @@ def _hook(model: PreTrainedModel, read: Read, captured: CapturedFeatures) -> tor
         return norm.register_forward_hook(after)
     if read.layer == 0:
         return layers[0].register_forward_pre_hook(before, with_kwargs=True)
+    if read.layer == 1 and beside_first is not None:
+        return beside_first.register_forward_hook(after)
     return layers[read.layer - 1].register_forward_hook(after)
 
 

@@ -29,6 +29,7 @@ from potstill.tasks.classes import NO_CLASSES, TEACHER
 from potstill.tasks.generative import PROBE_TOKENS, require_same_logits
 from potstill.tasks.generative_settings import GenerativeSettings
 from potstill.tasks.loading import load_config, load_tokenizer
+from potstill.tasks.tensors import has_own_head
 from potstill.tasks.weights import load_weights
 
 
@@ -135,7 +136,12 @@ class Seq2Seq(GenerativeSettings):
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """A model with random weights, drawn from torch's global generator."""
-        return AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
+        if has_own_head(config):
+            # transformers ties it all the same, and leaves it apart only where a checkpoint has two that differ.
+            output = model.get_output_embeddings()
+            output.weight = nn.Parameter(torch.empty_like(output.weight).normal_(std=config.initializer_factor))
+        return model
 
     def encode(
         self, rows: Iterable[Pair | GeneratedResponse], tokenizer: Tokenizer, labels: Sequence[str] = ()
