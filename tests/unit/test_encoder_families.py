@@ -196,8 +196,9 @@ def refused(config: PretrainedConfig, **settings: Any) -> str:
 def test_what_cannot_be_cut_is_refused_in_a_sentence() -> None:
     modern, newer, older = (tiny_config(FAMILIES[name]) for name in ("modernbert", "deberta-v2", "deberta"))
     for layers in ("last", "block_influence"):
-        assert f"{layers} can leave out the first layer of a modernbert, which alone reads the stream without" in refused(
-            modern, layers=2, init={"kind": "copy", "layers": layers}
+        assert (
+            f"{layers} can leave out the first layer of a modernbert, which alone reads the stream without"
+            in refused(modern, layers=2, init={"kind": "copy", "layers": layers})
         )
     assert "heads of 3 channels, and rotary positions turn channels in pairs" in refused(
         modern, width=12, heads=4, init={"kind": "random"}
@@ -220,7 +221,9 @@ def test_what_cannot_be_cut_is_refused_in_a_sentence() -> None:
 def test_an_encoder_of_another_family_is_drawn_in_the_teachers_sizes(teacher: str, family: str) -> None:
     source = tiny_config(FAMILIES[teacher])
     made = in_family(source, family)
-    sizes = [FAMILIES[each.model_type].values(dict.fromkeys(FAMILIES[each.model_type].sizes)) for each in (source, made)]
+    sizes = [
+        FAMILIES[each.model_type].values(dict.fromkeys(FAMILIES[each.model_type].sizes)) for each in (source, made)
+    ]
     assert sizes and made.model_type == family and made.vocab_size == 40
     assert made.max_position_embeddings >= 28
     student = student_of(tiny(FAMILIES[teacher], TASKS[0]), TASKS[0], family=family, layers=2, width=12, init=Random())

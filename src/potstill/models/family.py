@@ -140,7 +140,7 @@ class Family:
     not_cut: Callable[[PretrainedConfig], str | None] = lambda config: None
     """Why no student can be cut of a model of this configuration; None where one can."""
     own_head: Callable[[PretrainedConfig], bool] = lambda config: False
-    """Whether the head is a matrix of its own, though transformers says of all such models that it is the embeddings."""
+    """Whether the head is a matrix of its own, though transformers says of all such models that it is tied."""
     norms_around_one: bool = False
     """Whether norms multiply by `1 + weight`."""
     embedding_scale: Callable[[PretrainedConfig], float] | None = None

@@ -30,7 +30,6 @@ FAMILY = replace(
     not_cut=lambda config: (
         None
         if config.share_encoder_decoder_embeddings
-        else "its sources and its targets have a vocabulary each (share_encoder_decoder_embeddings is false), and one "
-        "tokenizer reads both here"
+        else "its sources and its targets have a vocabulary each (share_encoder_decoder_embeddings is false)"
     ),
 )

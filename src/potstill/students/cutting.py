@@ -11,7 +11,6 @@ from potstill.errors import ModelError
 from potstill.models import Axis, Gain, Part, Role, Size, Slot, family_of
 from potstill.students.width_projection import WidthProjection, rows_of
 
-
 _OF_HEADS = (Axis.HEADS, Axis.QUERIES, Axis.KEYS, Axis.QUERIES_KEYS_VALUES, Axis.OF_EACH_HEAD)
 
 

@@ -104,11 +104,18 @@ class Seq2Seq(GenerativeSettings):
         return []
 
     def check_tokenizer(self, tokenizer: Tokenizer, config: PretrainedConfig, *, where: str = TEACHER) -> None:
-        """Every token must have a row in the embedding matrix, and the decoder a token to start from.
+        """Every token must have a row in the embedding matrix, which is that of sources and targets, and the decoder a
+        token to start from.
 
         Raises:
-            ModelError: names what is missing.
+            ModelError: names what is missing, or says that there are two.
         """
+        if not getattr(config, "share_encoder_decoder_embeddings", True):
+            raise ModelError(
+                f"{where}.model: sources and targets of this {config.model_type} model have a vocabulary each "
+                "(share_encoder_decoder_embeddings is false), and here one tokenizer reads both. Take a model that has "
+                "one for both."
+            )
         super().check_tokenizer(tokenizer, config, where=where)
         start_token(config)
 
