@@ -1,21 +1,25 @@
-"""Students of ModernBERT and DeBERTa: exact at full size, legal when cut, and refused in a sentence where they cannot be."""
+"""Students of ModernBERT and DeBERTa: exact at full size, legal when cut, and refused where they cannot be."""
 
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from transformers import DebertaV2Config, PretrainedConfig, PreTrainedModel
 
+from potstill.data.encoded import EncodedRows
 from potstill.errors import ModelError
-from potstill.models import FAMILIES
-from potstill.signals import Batch
+from potstill.features import capture_features
+from potstill.models import FAMILIES, final_norm_of
+from potstill.signals import Batch, Read, Signal
 from potstill.students import Copy, Random, Shrunk, copy_from_teacher, measure_importance, shape_notes, student_config
 from potstill.students.layouts import in_family
 from potstill.tasks import TextClassification, TokenClassification
 from potstill.tasks.text_classification import ask_for_logits
+from potstill.training.frozen_layers import FrozenLayers
 from tests.unit.test_models import tiny, tiny_config
 
 INPUTS = {
@@ -233,3 +237,56 @@ def test_an_encoder_of_another_family_is_drawn_in_the_teachers_sizes(teacher: st
         assert student.deberta.embeddings.position_embeddings is None
     if isinstance(made, DebertaV2Config):
         assert made.pooler_hidden_size == made.hidden_size
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_features_are_those_that_transformers_gives_with_eager_attention(form: str) -> None:
+    """Of a layer with a convolution beside it, what both give; of a window, what its tokens see."""
+    model = teacher_of(form)
+    maps = FAMILIES[model.config.model_type].without_maps is None
+    final_norm = final_norm_of(model) is not None
+    reads = [Read(Signal.HIDDEN_STATES, layer, normed=final_norm and layer == 4) for layer in range(5)]
+    reads += [Read(Signal.ATTENTION, layer) for layer in (1, 2, 3, 4) if maps]
+    with torch.no_grad(), capture_features(model, frozenset(reads)) as taken:
+        model(**INPUTS)
+    found = taken.at(BATCH.tokens)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        said = model(**INPUTS, output_hidden_states=True, output_attentions=True)
+    for read in reads:
+        if read.signal is Signal.ATTENTION:
+            expected = said.attentions[read.layer - 1].transpose(1, 2)[BATCH.tokens]
+            torch.testing.assert_close(found[read].exp(), expected, rtol=1e-4, atol=1e-5)
+        else:
+            torch.testing.assert_close(found[read], said.hidden_states[read.layer][BATCH.tokens], rtol=1e-4, atol=1e-4)
+    if form == "modernbert":
+        token = found[Read(Signal.ATTENTION, 2)].exp()[0]
+        assert (token[:, :3] > 0).all() and not token[:, 3:].any()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_lower_layers_are_kept_as_what_they_compute(form: str) -> None:
+    """And what all layers read, such as embeddings of relative positions, stays as it is while those above are trained."""
+    model = teacher_of(form)
+    tokens = [ids[seen > 0].numpy().astype(np.int32) for ids, seen in zip(*INPUTS.values(), strict=True)]
+    rows = EncodedRows(("a", "b"), tokens, np.zeros(2, dtype=np.int64), pad_id=1, truncated=0)
+    before = say(model)
+    frozen = FrozenLayers(model, 2)
+    kept = frozen.keep(rows, torch.device("cpu"), 2, lambda amount=1, note="": None)
+    assert torch.equal(say(model), before)
+    frozen.detach()
+    inputs = kept.collate([0, 1]).inputs
+    with torch.no_grad():
+        torch.testing.assert_close(model(**inputs).logits, before, rtol=1e-4, atol=1e-4)
+    model.train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    step = torch.optim.SGD(trained, lr=0.1)
+    model(**inputs).logits.square().sum().backward()
+    step.step()
+    model.eval()
+    with torch.no_grad():
+        after = model(**inputs).logits
+    assert not torch.allclose(after, before, atol=1e-3)
+    frozen.restore()
+    torch.testing.assert_close(say(model), after, rtol=1e-4, atol=1e-4)
+    assert all(parameter.requires_grad for parameter in model.parameters())
