@@ -47,6 +47,8 @@ _OF_BART: dict[str, Any] = {
 }
 # Marian begins with padding, and ends with its first token.
 _OF_MARIAN = {"eos_token_id": 0, "forced_eos_token_id": 0, "pad_token_id": 2, "decoder_start_token_id": 2}
+# So that its words are seen beside its positions, as in those that are published.
+_OF_MARIAN |= {"scale_embedding": True}
 SIZES = {"t5": _OF_T5, "mt5": _OF_T5, "bart": _OF_BART, "marian": _OF_BART | _OF_MARIAN}
 
 

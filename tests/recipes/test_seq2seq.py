@@ -128,7 +128,7 @@ def test_the_recipes_for_pairs(tmp_path: Path, pair_teacher_folder: Path, name: 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("family", ["t5", "mt5", "bart", "marian"])
 def test_stored_and_online_labels_of_given_targets_and_two_starts(tmp_path: Path, family: str) -> None:
     project = make_pair_project(tmp_path, make_pair_teacher(tmp_path / "teacher", family))
     starts = {"stored": "{kind: copy}", "online": "{kind: copy, layers: block_influence, width: pruned}"}

@@ -1,6 +1,7 @@
 """Students of ModernBERT and DeBERTa: exact at full size, legal when cut, and refused where they cannot be."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,24 @@ from transformers import DebertaV2Config, PretrainedConfig, PreTrainedModel
 
 from potstill.data.encoded import EncodedRows
 from potstill.errors import ModelError
-from potstill.features import capture_features
+from potstill.features import capture_features, features_at
+from potstill.losses import Attention, MixedLoss, Relations, Shapes
 from potstill.models import FAMILIES, final_norm_of
 from potstill.signals import Batch, Read, Signal
-from potstill.students import Copy, Random, Shrunk, copy_from_teacher, measure_importance, shape_notes, student_config
+from potstill.students import (
+    Copy,
+    Random,
+    Shrunk,
+    copy_from_teacher,
+    measure_importance,
+    model_shape,
+    shape_notes,
+    student_config,
+)
 from potstill.students.layouts import in_family
 from potstill.tasks import TextClassification, TokenClassification
 from potstill.tasks.text_classification import ask_for_logits
+from potstill.teachers import FrozenTeacher
 from potstill.training.frozen_layers import FrozenLayers
 from tests.unit.test_models import tiny, tiny_config
 
@@ -243,10 +255,9 @@ def test_an_encoder_of_another_family_is_drawn_in_the_teachers_sizes(teacher: st
 def test_features_are_those_that_transformers_gives_with_eager_attention(form: str) -> None:
     """Of a layer with a convolution beside it, what both give; of a window, what its tokens see."""
     model = teacher_of(form)
-    maps = FAMILIES[model.config.model_type].without_maps is None
     final_norm = final_norm_of(model) is not None
     reads = [Read(Signal.HIDDEN_STATES, layer, normed=final_norm and layer == 4) for layer in range(5)]
-    reads += [Read(Signal.ATTENTION, layer) for layer in (1, 2, 3, 4) if maps]
+    reads += [Read(Signal.ATTENTION, layer) for layer in (1, 2, 3, 4)]
     with torch.no_grad(), capture_features(model, frozenset(reads)) as taken:
         model(**INPUTS)
     found = taken.at(BATCH.tokens)
@@ -264,9 +275,63 @@ def test_features_are_those_that_transformers_gives_with_eager_attention(form: s
         assert (token[:, :3] > 0).all() and not token[:, 3:].any()
 
 
+@pytest.mark.parametrize("form", ["deberta", "deberta-v2", "deberta, version 3"])
+def test_relations_of_attention_that_no_function_computes_are_those_of_the_definition(form: str) -> None:
+    model = teacher_of(form)
+    signals = (Signal.QUERY_RELATION, Signal.KEY_RELATION, Signal.VALUE_RELATION)
+    reads = [Read(signal, 2, heads=3) for signal in signals]
+    model.train()
+    with torch.no_grad(), capture_features(model, frozenset(reads)) as taken:
+        # Where they are trained: dropout changes the states that layer 2 is given, and not what is read of them.
+        states: list[Tensor] = []
+        attention = model.deberta.encoder.layer[1].attention.self
+        attention.register_forward_pre_hook(lambda module, given: states.append(given[0]))
+        model(**INPUTS)
+        if hasattr(attention, "in_proj"):
+            weight, nothing = attention.in_proj.weight.reshape(4, 3, 6, 24), torch.zeros(24)
+            biases = (attention.q_bias, nothing, attention.v_bias)
+            vectors = [states[0] @ weight[:, at].reshape(24, 24).T + bias for at, bias in enumerate(biases)]
+        else:
+            vectors = [getattr(attention, f"{each}_proj")(states[0]) for each in ("query", "key", "value")]
+    found = taken.at(BATCH.tokens)
+    for read, each in zip(reads, vectors, strict=True):
+        token = 0
+        for row, length in enumerate((11, 7)):
+            cut = each[row, :length].reshape(length, 3, 8).transpose(0, 1)
+            expected = (cut @ cut.transpose(1, 2) / 8**0.5).softmax(dim=-1).transpose(0, 1)
+            own = found[read][token : token + length].exp()
+            torch.testing.assert_close(own[:, :, :length], expected, rtol=1e-4, atol=1e-5)
+            assert not own[:, :, length:].any()
+            token += length
+
+
+@pytest.mark.parametrize("form", ["deberta", "deberta-v2", "modernbert"])
+def test_losses_on_maps_can_be_learnt(form: str) -> None:
+    """Two models of the same form, one of which is driven to the maps of the other."""
+    teacher, student = teacher_of(form), teacher_of(form)
+    for seed, model in enumerate((teacher, student)):
+        torch.manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    shapes = Shapes(*(model_shape(each.config, 1, 1, 3) for each in (student, teacher)))
+    loss = MixedLoss([Attention().build(shapes), Relations(heads=4).build(shapes)])
+    said = FrozenTeacher(teacher, torch.device("cpu"), ask_for_logits, loss.teacher_reads)(BATCH)
+    optimiser = torch.optim.Adam(student.parameters(), lr=1e-2)
+    values = []
+    for _ in range(40):
+        with capture_features(student, loss.student_reads) as taken:
+            own = ask_for_logits(student, BATCH)
+        total = loss(replace(own, features=features_at(taken, BATCH)), said, BATCH, progress=0.0).total
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+        values.append(total.item())
+    assert values[-1] < 0.3 * values[0] and values[0] > 1e-3
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_lower_layers_are_kept_as_what_they_compute(form: str) -> None:
-    """And what all layers read, such as embeddings of relative positions, stays as it is while those above are trained."""
+    """And what all layers read, such as embeddings of relative positions, is not trained with those above."""
     model = teacher_of(form)
     tokens = [ids[seen > 0].numpy().astype(np.int32) for ids, seen in zip(*INPUTS.values(), strict=True)]
     rows = EncodedRows(("a", "b"), tokens, np.zeros(2, dtype=np.int64), pad_id=1, truncated=0)

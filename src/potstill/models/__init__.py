@@ -26,7 +26,7 @@ from potstill.models import (
     t5,
     xlm_roberta,
 )
-from potstill.models.family import Family, Gain, Kind, Positions, Size, Stack
+from potstill.models.family import Family, Gain, Kind, OwnAttention, Positions, Size, Stack
 from potstill.models.roles import Axis, Part, Role, Slot
 
 # In this order they stand in the JSON schema of recipes.
@@ -57,6 +57,7 @@ __all__ = [
     "Family",
     "Gain",
     "Kind",
+    "OwnAttention",
     "Part",
     "Positions",
     "Role",

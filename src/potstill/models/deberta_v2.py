@@ -7,10 +7,11 @@ their content. The largest of version 2 have a convolution beside the first laye
 
 from dataclasses import replace
 
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from potstill.models import bert
-from potstill.models.family import Positions, Size, Stack
+from potstill.models.family import OwnAttention, Positions, Size, Stack
 from potstill.models.roles import Part, Role
 
 WIDTHS = ("hidden_size", "pooler_hidden_size", "embedding_size")
@@ -23,6 +24,25 @@ LAYER = {
     "attention.self.pos_query_proj": Role.POSITION_QUERY,
     "attention.self.pos_key_proj": Role.POSITION_KEY,
 }
+
+
+def by_heads(channels: Tensor, heads: int) -> Tensor:
+    """Channels of all heads as rows x heads x length x size."""
+    return channels.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def heads_of(attention: nn.Module) -> int:
+    heads = attention.num_attention_heads
+    assert isinstance(heads, int)
+    return heads
+
+
+def _vectors(attention: nn.Module, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    made = (attention.get_submodule(f"{each}_proj")(states) for each in ("query", "key", "value"))
+    query, key, value = (by_heads(channels, heads_of(attention)) for channels in made)
+    return query, key, value
+
+
 STACK = Stack(
     layers="encoder.layer",
     attention="attention.self",
@@ -34,6 +54,7 @@ STACK = Stack(
         "encoder.conv.LayerNorm": Role.CONVOLUTION_NORM,
     },
     beside_first="encoder.conv",
+    own_attention=OwnAttention("attention.self.dropout", _vectors),
 )
 OF_VERSION_3 = {
     "relative_attention": True,
@@ -63,10 +84,9 @@ FAMILY = replace(
     base_modules=bert.EMBEDDINGS,
     outside={"pooler.dense": Role.POOLER, "classifier": Role.CLASSIFIER},
     sizes={**bert.FAMILY.sizes, Size.WIDTH: WIDTHS, Size.HEAD: ("attention_head_size",)},
-    config_fields=bert.FAMILY.config_fields | {"classifier_dropout": "cls_dropout"},
+    config_fields={**bert.FAMILY.config_fields, "classifier_dropout": "cls_dropout"},
     positions=Positions.LEARNT_WHERE_SAID,
     not_taken_over=OF_VERSION_3,
     factorised_as=None,
     not_cut=not_cut,
-    without_maps="its attention makes them of content and of positions within itself",
 )

@@ -9,6 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
@@ -65,6 +66,16 @@ class Gain(StrEnum):
 
 
 @dataclass(frozen=True, eq=False)
+class OwnAttention:
+    """Attention that is computed within its module, and not by a function that transformers could have another for."""
+
+    probabilities: str
+    """Within a layer: the module that is given the attention maps, before dropout."""
+    vectors: Callable[[nn.Module, Tensor], tuple[Tensor, Tensor, Tensor]]
+    """Queries, keys and values of each head, of an attention module and the hidden states that it is given."""
+
+
+@dataclass(frozen=True, eq=False)
 class Stack:
     """A stack of layers, or the second attention of one. Names go from the base model (without a head) downwards."""
 
@@ -81,6 +92,8 @@ class Stack:
     """Whether all layers must keep the same heads."""
     beside_first: str | None = None
     """What the first layer's output goes through, together with its input, in those models that have it."""
+    own_attention: OwnAttention | None = None
+    """None where an attention function computes it."""
     first_is_kept: str | None = None
     """Why a student must have the first layer, as the end of a sentence; None where it need not."""
 

@@ -66,9 +66,8 @@ class FrozenLayers:
         self._embeddings = self.model.base_model.embeddings
         self._stack = stack_of(self.model)
         parts = dict(self.model.base_model.named_modules())
-        self._final_norm, self._beside_first = (
-            {name: parts[name]} if name in parts else {} for name in (self._stack.final_norm, self._stack.beside_first)
-        )
+        self._final_norm = {name: part for name, part in parts.items() if name == self._stack.final_norm}
+        self._beside_first = {name: part for name, part in parts.items() if name == self._stack.beside_first}
         shared = (parts[name] for name in self._stack.around if name in parts and name not in self._final_norm)
         self._shared = [each for module in shared for each in module.parameters() if each.requires_grad]
 
