@@ -28,7 +28,8 @@ LAYER = {
 
 def by_heads(channels: Tensor, heads: int) -> Tensor:
     """Channels of all heads as rows x heads x length x size."""
-    return channels.unflatten(-1, (heads, -1)).transpose(1, 2)
+    rows, length, _ = channels.shape
+    return channels.view(rows, length, heads, -1).transpose(1, 2)
 
 
 def heads_of(attention: nn.Module) -> int:
