@@ -336,6 +336,8 @@ def test_lower_layers_are_kept_as_what_they_compute(form: str) -> None:
     tokens = [ids[seen > 0].numpy().astype(np.int32) for ids, seen in zip(*INPUTS.values(), strict=True)]
     rows = EncodedRows(("a", "b"), tokens, np.zeros(2, dtype=np.int64), pad_id=1, truncated=0)
     before = say(model)
+    read_by_all = {name: each for name, each in model.named_parameters() if "rel_" in name or "encoder.L" in name}
+    as_they_were = {name: each.detach().clone() for name, each in read_by_all.items()}
     frozen = FrozenLayers(model, 2)
     kept = frozen.keep(rows, torch.device("cpu"), 2, lambda amount=1, note="": None)
     assert torch.equal(say(model), before)
@@ -353,5 +355,6 @@ def test_lower_layers_are_kept_as_what_they_compute(form: str) -> None:
         after = model(**inputs).logits
     assert not torch.allclose(after, before, atol=1e-3)
     frozen.restore()
+    assert all(torch.equal(each, as_they_were[name]) for name, each in read_by_all.items())
     torch.testing.assert_close(say(model), after, rtol=1e-4, atol=1e-4)
     assert all(parameter.requires_grad for parameter in model.parameters())
