@@ -1,4 +1,4 @@
-"""Tiny random encoder-decoders of both families, and a small task of pairs that they can learn."""
+"""Tiny random encoder-decoders of each family, and a small task of pairs that they can learn."""
 
 import json
 import random
@@ -8,46 +8,48 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    BartConfig,
-    BartForConditionalGeneration,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from potstill.tasks import Seq2Seq
 from tests.conftest import COLOURS, FILLERS, THINGS
 
-SPECIAL = {"t5": ["<pad>", "</s>", "<unk>"], "bart": ["<s>", "<pad>", "</s>", "<unk>"]}
-WORDS = ["the", "is", "what", "colour", "?", *COLOURS, *THINGS, *FILLERS]
-SIZES: dict[str, dict[str, Any]] = {
-    "t5": {
-        "d_model": 32,
-        "d_kv": 8,
-        "d_ff": 48,
-        "num_layers": 4,
-        "num_decoder_layers": 3,
-        "num_heads": 4,
-        "relative_attention_num_buckets": 8,
-        "relative_attention_max_distance": 16,
-        "decoder_start_token_id": 0,
-        "dropout_rate": 0.0,
-    },
-    "bart": {
-        "d_model": 32,
-        "encoder_layers": 4,
-        "decoder_layers": 3,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "encoder_ffn_dim": 48,
-        "decoder_ffn_dim": 48,
-        "max_position_embeddings": 64,
-        "dropout": 0.0,
-        # Small models learn little from BART's own.
-        "init_std": 0.1,
-    },
+SPECIAL = {
+    "t5": ["<pad>", "</s>", "<unk>"],
+    "mt5": ["<pad>", "</s>", "<unk>"],
+    "bart": ["<s>", "<pad>", "</s>", "<unk>"],
+    "marian": ["</s>", "<unk>", "<pad>"],
 }
+WORDS = ["the", "is", "what", "colour", "?", *COLOURS, *THINGS, *FILLERS]
+_OF_T5: dict[str, Any] = {
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 4,
+    "num_decoder_layers": 3,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 16,
+    "decoder_start_token_id": 0,
+    "dropout_rate": 0.0,
+}
+_OF_BART: dict[str, Any] = {
+    "d_model": 32,
+    "encoder_layers": 4,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 64,
+    "dropout": 0.0,
+    # Small models learn little from BART's own.
+    "init_std": 0.1,
+}
+# Marian begins with padding, and ends with its first token.
+_OF_MARIAN = {"eos_token_id": 0, "forced_eos_token_id": 0, "pad_token_id": 2, "decoder_start_token_id": 2}
+# So that its words are seen beside its positions, as in those that are published.
+_OF_MARIAN |= {"scale_embedding": True}
+SIZES = {"t5": _OF_T5, "mt5": _OF_T5, "bart": _OF_BART, "marian": _OF_BART | _OF_MARIAN}
 
 
 def pair_tokenizer(family: str, **special: str) -> PreTrainedTokenizerFast:
@@ -58,7 +60,7 @@ def pair_tokenizer(family: str, **special: str) -> PreTrainedTokenizerFast:
     core.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL[family]])
     around = [(token, words.index(token)) for token in ("<s>", "</s>") if token in words]
     core.post_processor = processors.TemplateProcessing(
-        single="$A </s>" if family == "t5" else "<s> $A </s>", special_tokens=around
+        single="<s> $A </s>" if family == "bart" else "$A </s>", special_tokens=around
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -68,30 +70,28 @@ def pair_tokenizer(family: str, **special: str) -> PreTrainedTokenizerFast:
 
 
 def pair_model(family: str, seed: int, **sizes: Any) -> PreTrainedModel:
-    """Random weights, all of them off their starting points."""
+    """Random weights, all of them off their starting points, and what is made anew where a model is loaded as it is."""
     torch.manual_seed(seed)
-    values = {"vocab_size": len(SPECIAL[family]) + len(WORDS)} | SIZES[family] | sizes
-    model: PreTrainedModel = (
-        T5ForConditionalGeneration(T5Config(**values))
-        if family == "t5"
-        else BartForConditionalGeneration(BartConfig(**values))
-    )
+    model = Seq2Seq().new_model(pair_config(family, **sizes))
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-        if family == "bart":
+        for name, parameter in model.named_parameters():
+            if name not in (model._keys_to_ignore_on_save or ()):
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        if hasattr(model, "final_logits_bias"):
             model.final_logits_bias.normal_()
     return model.eval()
+
+
+def pair_config(family: str, **sizes: Any) -> PretrainedConfig:
+    values = {"vocab_size": len(SPECIAL[family]) + len(WORDS)} | SIZES[family] | sizes
+    config: PretrainedConfig = CONFIG_MAPPING[family](**values)
+    return config
 
 
 def make_pair_teacher(folder: Path, family: str) -> Path:
     """A random encoder-decoder as a folder."""
     torch.manual_seed(13)
-    values = {"vocab_size": len(SPECIAL[family]) + len(WORDS)} | SIZES[family]
-    if family == "t5":
-        T5ForConditionalGeneration(T5Config(**values)).save_pretrained(folder)
-    else:
-        BartForConditionalGeneration(BartConfig(**values)).save_pretrained(folder)
+    Seq2Seq().new_model(pair_config(family)).save_pretrained(folder)
     pair_tokenizer(family).save_pretrained(folder)
     return folder
 

@@ -3,6 +3,7 @@
 Hidden states come from hooks. Maps come from an attention function of our own, which sees queries and keys as they are
 multiplied, with the mask that is used: so rotary positions, grouped heads, causality and packed examples are right
 without a word about them here. It adds to the attention that the model would use anyway, which stays as fast as it is.
+Of families that have no such function, such as DeBERTa, maps come from hooks too.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,16 @@ from transformers.masking_utils import sdpa_mask
 
 from potstill.divergences import at_least_float32
 from potstill.errors import ModelError
-from potstill.models import Part, attention_of, family_of, final_norm_of, layers_of, stack_of
+from potstill.models import (
+    OwnAttention,
+    Part,
+    attention_of,
+    beside_first_of,
+    family_of,
+    final_norm_of,
+    layers_of,
+    stack_of,
+)
 from potstill.signals import Batch, Features, Read, Signal
 
 ATTENTION = "potstill_sdpa"
@@ -89,6 +99,10 @@ class _Attended:
         return torch.log_softmax(scores, dim=-1)
 
 
+def _by_signal(query: _Vectors, key: _Vectors, value: _Vectors) -> dict[Signal, _Vectors]:
+    return {Signal.QUERY_RELATION: query, Signal.KEY_RELATION: key, Signal.VALUE_RELATION: value}
+
+
 def _attention(
     module: nn.Module,
     query: Tensor,
@@ -107,7 +121,7 @@ def _attention(
         causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
         sink(
             _Attended(
-                {Signal.QUERY_RELATION: query, Signal.KEY_RELATION: key, Signal.VALUE_RELATION: value},
+                _by_signal(query, key, value),
                 attention_mask,
                 position_bias,
                 query.shape[-1] ** -0.5 if scaling is None else scaling,
@@ -170,6 +184,8 @@ def capture_features(model: PreTrainedModel, reads: frozenset[Read]) -> Iterator
         for read in sorted(reads):
             if read.signal is Signal.HIDDEN_STATES:
                 stack.callback(_hook(model, read, captured).remove)
+            elif (own := stack_of(model, read.part).own_attention) is not None:
+                stack.callback(_hook_within(model, read, own, captured).remove)
             else:
                 maps.setdefault((read.part, read.layer), []).append(read)
         if maps:
@@ -178,7 +194,7 @@ def capture_features(model: PreTrainedModel, reads: frozenset[Read]) -> Iterator
 
 
 def _hook(model: PreTrainedModel, read: Read, captured: CapturedFeatures) -> torch.utils.hooks.RemovableHandle:
-    layers = layers_of(model, read.part)
+    layers, beside_first = layers_of(model, read.part), beside_first_of(model, read.part)
     if not 0 <= read.layer <= len(layers):
         raise ModelError(f"hidden state {read.layer} of a model of {len(layers)} layers; expected 0 to {len(layers)}.")
     norm = final_norm_of(model, read.part) if read.normed and read.layer == len(layers) else None
@@ -193,7 +209,32 @@ def _hook(model: PreTrainedModel, read: Read, captured: CapturedFeatures) -> tor
         return norm.register_forward_hook(after)
     if read.layer == 0:
         return layers[0].register_forward_pre_hook(before, with_kwargs=True)
+    if read.layer == 1 and beside_first is not None:
+        return beside_first.register_forward_hook(after)
     return layers[read.layer - 1].register_forward_hook(after)
+
+
+def _hook_within(
+    model: PreTrainedModel, read: Read, own: OwnAttention, captured: CapturedFeatures
+) -> torch.utils.hooks.RemovableHandle:
+    """A map of attention that no attention function computes, or a relation of what it multiplies."""
+
+    def maps(module: nn.Module, given: tuple[Any, ...]) -> None:
+        probabilities = at_least_float32(given[0])
+        least = torch.finfo(probabilities.dtype)
+        # Where nothing is seen, as in what other attention leaves.
+        logs = probabilities.clamp(min=least.tiny).log()
+        captured.put(read, logs.masked_fill(probabilities == 0, least.min / 2))
+
+    def relation(module: nn.Module, given: tuple[Any, ...]) -> None:
+        states, mask = given[:2]
+        attended = _Attended(_by_signal(*own.vectors(module, states)), mask.bool(), None, 1.0, causal=False)
+        captured.put(read, attended.relation(read.signal, read.heads))
+
+    if read.signal is not Signal.ATTENTION:
+        return attention_of(model, read.layer - 1, read.part).register_forward_pre_hook(relation)
+    layer = layers_of(model, read.part)[read.layer - 1]
+    return layer.get_submodule(own.probabilities).register_forward_pre_hook(maps)
 
 
 @contextmanager

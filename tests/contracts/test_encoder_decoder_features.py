@@ -27,17 +27,11 @@ from tests.contracts.feature_reference import shape
 from tests.pair_models import SPECIAL, pair_model, pair_tokenizer
 
 CPU = torch.device("cpu")
-FAMILIES = ("t5", "bart")
-SMALL: dict[str, dict[str, Any]] = {
-    "t5": {"num_layers": 2, "num_decoder_layers": 1, "d_model": 16, "num_heads": 2},
-    "bart": {
-        "encoder_layers": 2,
-        "decoder_layers": 1,
-        "d_model": 16,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-    },
-}
+FAMILIES = ("t5", "mt5", "bart", "marian")
+_OF_T5 = {"num_layers": 2, "num_decoder_layers": 1, "d_model": 16, "num_heads": 2}
+_OF_BART = {"encoder_layers": 2, "decoder_layers": 1, "d_model": 16}
+_OF_BART |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+SMALL: dict[str, dict[str, Any]] = {"t5": _OF_T5, "mt5": _OF_T5, "bart": _OF_BART, "marian": _OF_BART}
 LOSSES = [
     HiddenStates(of="encoder"),
     HiddenStates(of="decoder", final_norm="before", distance="normalised_mse"),
@@ -106,7 +100,7 @@ def test_features_are_those_that_transformers_gives_with_eager_attention(family:
     layers = {Part.ENCODER: 4, Part.DECODER: 3, Part.CROSS: 3}
     reads = [Read(Signal.ATTENTION, layer, part=part) for part in layers for layer in range(1, layers[part] + 1)]
     stacks = (Part.ENCODER, Part.DECODER)
-    normed = family == "t5"
+    normed = family in ("t5", "mt5")
     reads += [
         Read(Signal.HIDDEN_STATES, layer, normed=normed and layer == layers[part], part=part)
         for part in stacks

@@ -22,7 +22,7 @@ from potstill.tasks.seq2seq import ask_for_hidden_states, head_of, require_known
 from potstill.teachers import FrozenTeacher
 from tests.pair_models import SPECIAL, WORDS, pair_model, pair_tokenizer
 
-FAMILIES = ("t5", "bart")
+FAMILIES = ("t5", "mt5", "bart", "marian")
 PAIRS = [
     Pair("a", "what colour is the hat ?", "red is the hat"),
     Pair("b", "w1 hat", "blue"),

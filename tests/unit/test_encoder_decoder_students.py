@@ -1,10 +1,11 @@
 """Students of encoder-decoders: legal shapes, and first weights cut from the teacher."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import BartConfig, BertConfig, PreTrainedModel, T5Config
+from transformers import CONFIG_MAPPING, AutoModelForSeq2SeqLM, BartConfig, BertConfig, PreTrainedModel, T5Config
 
 from potstill.errors import ModelError
 from potstill.models import Kind, Part, layers_of, stack_of, teaching
@@ -18,6 +19,7 @@ from potstill.students import (
     Shrunk,
     candidates,
     copy_from_teacher,
+    copying,
     measure_importance,
     model_shape,
     shape_notes,
@@ -25,9 +27,10 @@ from potstill.students import (
 )
 from potstill.tasks import Seq2Seq
 from potstill.tasks.seq2seq import ask_for_hidden_states, shifted, start_token
-from tests.pair_models import SIZES, pair_model
+from tests.pair_models import SIZES, pair_config, pair_model, pair_tokenizer
 
 FAMILIES = teaching(Kind.ENCODER_DECODER)
+OF_T5 = ("t5", "mt5")
 SOURCE = torch.tensor([[5, 9, 7, 12, 3], [8, 6, 4, 1, 1]])
 SEEN = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 SHOWN = torch.tensor([[2, 7, 9], [2, 11, 4]])
@@ -80,6 +83,75 @@ def test_a_copy_in_the_teachers_own_shape_is_the_teacher(
     assert torch.equal(say(student), say(teacher))
 
 
+def loaded(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The model out of a folder, which must fill it to the last tensor."""
+    model.save_pretrained(folder)
+    again, info = type(model).from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    again.eval()
+    assert isinstance(again, PreTrainedModel)
+    return again
+
+
+@pytest.mark.parametrize("width", ["slice", "project", "pruned"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_smaller_student_comes_out_of_its_folder_as_it_went_in(family: str, width: Any, tmp_path: Path) -> None:
+    settings = Shrunk(layers=2, decoder_layers=1, width="1/2", intermediate=20, init=Copy(width=width))
+    student = student_of(pair_model(family, 1), settings)
+    assert torch.isfinite(say(student)).all()
+    assert torch.equal(say(loaded(student, tmp_path)), say(student))
+
+
+@pytest.mark.parametrize("family", OF_T5)
+def test_a_head_that_a_checkpoint_has_beside_its_embeddings_goes_into_the_student(family: str, tmp_path: Path) -> None:
+    """Which transformers says is tied, in mT5 and in T5 of version 1.1, whatever their config.json says."""
+    values = SIZES[family] | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+    torch.manual_seed(2)
+    made = AutoModelForSeq2SeqLM.from_config(CONFIG_MAPPING[family](vocab_size=50, **values)).eval()
+    assert made.lm_head.weight is made.shared.weight
+    made.lm_head.weight = torch.nn.Parameter(torch.randn(50, 32))
+    made.save_pretrained(tmp_path / "teacher")
+    teacher = Seq2Seq().load_model(str(tmp_path / "teacher")).eval()
+    student = student_of(teacher, Shrunk(layers="1/1", decoder_layers="1/1", width="1/1"))
+    assert torch.equal(say(made), say(teacher)) and torch.equal(say(teacher), say(student))
+    narrow = student_of(teacher, Shrunk(layers=2, width="1/2"))
+    assert torch.equal(narrow.lm_head.weight, teacher.lm_head.weight[:, :16])
+    assert torch.equal(say(loaded(narrow, tmp_path / "student")), say(narrow))
+    # Where all is tied, as in T5 of version 1, so it stays.
+    assert (first := pair_model("t5", 1)).lm_head.weight is first.shared.weight
+    random = student_of(teacher, Shrunk(layers=2, width="1/2", init=Random()))
+    assert random.lm_head.weight is not random.shared.weight and random.lm_head.weight.std() > 0.5
+
+
+@pytest.mark.parametrize(("width", "kept"), [(16, slice(0, 16, 2)), (32, slice(0, 16))])
+def test_marians_positions_are_computed_and_its_channels_are_those_of_like_frequency(width: int, kept: slice) -> None:
+    teacher = pair_model("marian", 1)
+    student = student_of(teacher, Shrunk(layers=2, width=width))
+    whole = teacher.model.encoder.embed_positions.weight
+    halves = torch.arange(32).reshape(2, 16)[:, kept].reshape(-1)
+    for stack in (student.model.encoder, student.model.decoder):
+        torch.testing.assert_close(stack.embed_positions.weight, whole[:, halves])
+        # They are multiplied by the root of the width.
+        words = teacher.model.shared.weight[:, halves] * (32 / width) ** 0.5
+        torch.testing.assert_close(stack.embed_tokens.weight, words)
+
+
+@pytest.mark.parametrize("width", [31, 27, 20, 17, 9, 4, 3, 2, 1])
+def test_each_of_these_channels_is_another_one_of_its_half(width: int) -> None:
+    found = copying._of_like_frequency(width, 32).tolist()
+    assert len(set(found)) == width and found == sorted(found)
+    sines = found[: (width + 1) // 2]
+    assert all(0 <= each < 16 for each in sines) and all(16 <= each < 32 for each in found[len(sines) :])
+
+
+def test_vocabularies_of_source_and_target_that_differ_are_refused() -> None:
+    config = pair_config("marian", share_encoder_decoder_embeddings=False)
+    with pytest.raises(ModelError, match=r"teacher.model: .* a vocabulary each \(share_encoder_decoder_embeddings"):
+        student_config(config, Shrunk())
+    with pytest.raises(ModelError, match=r"teacher.model: .* a vocabulary each \(share_encoder_decoder_embeddings"):
+        Seq2Seq().check_tokenizer(pair_tokenizer("marian"), config)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_student_of_random_weights_is_not_its_teacher(family: str) -> None:
     teacher = pair_model(family, 1)
@@ -103,7 +175,7 @@ def test_each_stack_has_the_chosen_layers_and_t5s_bias_of_the_first(
             for name in kept:
                 taken = whole[0].state_dict() if "relative_attention_bias" in name else given
                 assert torch.equal(kept[name], taken[name]), (number, name)
-    if family == "t5":
+    if family in OF_T5:
         assert any("relative_attention_bias" in name for name in stacks(student)[1][0].state_dict())
     else:
         assert torch.equal(student.final_logits_bias, teacher.final_logits_bias)
@@ -181,7 +253,7 @@ def test_importance_is_that_of_its_definitions_in_each_stack_and_each_attention(
             made = (heard[part, number + 1, "given"] if number + 1 < len(layers) else tops[part])[mask]
             turned = 1 - torch.cosine_similarity(given, made, dim=-1).mean()
             torch.testing.assert_close(found.layers[part][number], turned, rtol=1e-4, atol=1e-6)
-            norm = (lambda states: states) if family == "bart" else layer.get_submodule("layer.0.layer_norm")
+            norm = (lambda states: states) if family not in OF_T5 else layer.get_submodule("layer.0.layer_norm")
             channels += norm(given).detach().square().mean(dim=0).sqrt()
     torch.testing.assert_close(found.channels, channels)
 
@@ -198,7 +270,7 @@ def test_pruned_keeps_the_channels_heads_and_units_of_most_importance(family: st
         stack = Part.DECODER if part is Part.CROSS else part
         chosen = best(found.layers[stack], 2).tolist()
         # T5's layers share a bias for each head, so in all of a stack the same heads are kept.
-        together = family == "t5" and part is not Part.CROSS
+        together = family in OF_T5 and part is not Part.CROSS
         names = stack_of(teacher, part)
         for own, source in enumerate(chosen):
             importance = found.heads[part][chosen].sum(dim=0) if together else found.heads[part][source]

@@ -28,14 +28,29 @@ TASKS: dict[Kind, tuple[Any, ...]] = {
 }
 SIZES = {Size.WIDTH: 24, Size.HEADS: 4, Size.INTERMEDIATE: 32, Size.LAYERS: 4, Size.DECODER_LAYERS: 3}
 SIZES |= {Size.KEY_VALUE_HEADS: 2, Size.HEAD: 8, Size.EMBEDDING: 24}
+OF_ALL_PARTS: dict[str, dict[str, Any]] = {
+    "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 2},
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ["c2p", "p2c"],
+        "position_buckets": 4,
+        "norm_rel_ebd": "layer_norm",
+        "conv_kernel_size": 3,
+        "type_vocab_size": 2,
+        "attention_head_size": 6,
+    },
+    "modernbert": {"local_attention": 4, "attention_bias": True, "mlp_bias": True, "norm_bias": True}
+    | {"classifier_bias": True},
+}
+"""What makes a model have all parts that its family can have."""
 MODELS = [(family, task) for family in FAMILIES.values() for task in TASKS[family.kind]]
 
 
 def tiny_config(family: Family, **values: Any) -> PretrainedConfig:
     sizes = family.values({size: value for size, value in SIZES.items() if size in family.sizes})
-    config: PretrainedConfig = CONFIG_MAPPING[family.name](
-        **sizes, vocab_size=40, pad_token_id=1, max_position_embeddings=30, num_labels=3, **values
-    )
+    values = OF_ALL_PARTS.get(family.name, {}) | values
+    usual = {"vocab_size": 40, "pad_token_id": 1, "max_position_embeddings": 30, "num_labels": 3}
+    config: PretrainedConfig = CONFIG_MAPPING[family.name](**sizes | usual | values)
     return config
 
 
@@ -172,7 +187,11 @@ def test_each_family_is_known_by_the_name_that_configurations_have_for_it() -> N
 def test_positions_are_counted_as_each_family_counts_them() -> None:
     most = {name: most_tokens(tiny_config(family)) for name, family in FAMILIES.items()}
     assert {name for name, count in most.items() if count == 28} == {"roberta", "xlm-roberta", "camembert"}
-    assert {name for name, count in most.items() if count == 30} == {"bert", "distilbert", "electra", "bart"}
+    assert {name for name, count in most.items() if count == 30} == {
+        *("bert", "distilbert", "electra", "bart", "marian", "deberta", "deberta-v2")
+    }
+    for name in ("deberta", "deberta-v2"):
+        assert most_tokens(tiny_config(FAMILIES[name], position_biased_input=False)) is None
     assert most_tokens(PretrainedConfig()) is None
 
 

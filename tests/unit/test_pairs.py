@@ -1,16 +1,18 @@
 """Pairs of source and target: reading them, and their token ids and batches against a naive construction."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import MarianTokenizer, PreTrainedTokenizerFast
 
 from potstill.data.columns import Columns
 from potstill.data.generated import GeneratedResponse
@@ -94,6 +96,43 @@ def test_a_tokenizer_whose_special_tokens_are_words_of_its_own_spells_their_stri
     ids = PairTokens(tokenizer, 40, 40).target_ids("MIT </s> T").tolist()
     assert ids.count(1) == 1 and ids[-1] == 1
     assert "".join(tokenizer.decode(ids[:-1]).split()) == "MIT</s>T"
+
+
+@pytest.fixture
+def marian_tokenizer(tmp_path: Path) -> Any:
+    """Two models of pieces, of which the target's cuts each word into letters, and one list of pieces for both."""
+    pieces: dict[str, int] = {}
+    for side, size in (("source", 60), ("target", 20)):
+        written = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(["red green blue cup hat"] * 40 + ["der hut ist rot blau"] * 40),
+            model_writer=written,
+            vocab_size=size,
+            hard_vocab_limit=False,
+            minloglevel=3,
+        )
+        (tmp_path / f"{side}.spm").write_bytes(written.getvalue())
+        model = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+        for number in range(3, model.get_piece_size()):
+            pieces.setdefault(model.id_to_piece(number), len(pieces) + 2)
+    vocabulary = {"</s>": 0, "<unk>": 1, **pieces, "<pad>": len(pieces) + 2}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "MarianTokenizer"}))
+    # It recommends another package, by which punctuation would be brought into one form.
+    with pytest.warns(UserWarning, match="sacremoses"):
+        return MarianTokenizer.from_pretrained(tmp_path)
+
+
+def test_a_tokenizer_that_cuts_targets_by_other_rules_does(marian_tokenizer: Any) -> None:
+    tokens = PairTokens(marian_tokenizer, 40, 40)
+    source, target = tokens.source_ids("red hat")[0].tolist(), tokens.target_ids("red hat").tolist()
+    assert source == marian_tokenizer("red hat").input_ids
+    assert target == marian_tokenizer(text_target="red hat").input_ids
+    assert source != target and source[-1] == target[-1] == 0 and tokens.text_ids("red hat") == target[:-1]
+    assert marian_tokenizer.decode(target[:-1]) == "red hat"
+    # A string of a special token stays text in both.
+    for ids in (tokens.source_ids("red</s>")[0].tolist(), tokens.target_ids("red</s>").tolist()):
+        assert ids.count(0) == 1
 
 
 def test_what_a_teacher_wrote_stays_the_tokens_that_it_wrote() -> None:

@@ -35,20 +35,20 @@ class PairTokens:
 
     def source_ids(self, source: str) -> tuple[TokenIds, bool]:
         """What the encoder reads, and whether the text was cut for it; what the tokenizer puts around a text stays."""
-        ids, cut = self._texts.within(source, self.max_source)
+        ids, cut = self._sources.within(source, self.max_source)
         # A text of which no token is left still needs one for the decoder to look at.
         return np.array(ids or [self.end], dtype=np.int32), cut
 
     def target_ids(self, target: str) -> TokenIds:
         """All that the decoder must say, up to the token that ends it."""
-        before, after = self._texts.around
+        before, after = self._targets.around
         ids = [*before, *self.text_ids(target), *after]
         # Some tokenizers leave the end to the model.
         return np.array(ids if ids[-1] == self.end else [*ids, self.end], dtype=np.int32)
 
     def text_ids(self, text: str) -> list[int]:
-        """A text alone, with nothing put before or after it."""
-        return self._texts.alone(text)
+        """A target alone, with nothing put before or after it."""
+        return self._targets.alone(text)
 
     def tokenise(self, rows: Iterable[Pair | GeneratedResponse]) -> tuple[TokenFile, TokenCounts]:
         """Answered rows as tokens, the source first, and the counts of what did not fit.
@@ -100,8 +100,12 @@ class PairTokens:
         return end_token(self.tokenizer)
 
     @cached_property
-    def _texts(self) -> TextIds:
+    def _sources(self) -> TextIds:
         return TextIds(self.tokenizer)
+
+    @cached_property
+    def _targets(self) -> TextIds:
+        return TextIds(self.tokenizer, target=True)
 
 
 @dataclass(frozen=True, eq=False)

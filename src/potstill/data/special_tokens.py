@@ -47,17 +47,27 @@ class SpecialTokens:
         return ids if self.ids.isdisjoint(ids) else None
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, split_special_tokens: bool) -> list[int]:
-    """Token ids of a text alone, with nothing put before or after it."""
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, split_special_tokens: bool, target: bool = False
+) -> list[int]:
+    """Token ids of a text alone, with nothing put before or after it; of a target, as the tokenizer reads targets."""
     ids: list[int] = tokenizer(
-        text, add_special_tokens=False, split_special_tokens=split_special_tokens, verbose=False
+        **_given(text, target=target),
+        add_special_tokens=False,
+        split_special_tokens=split_special_tokens,
+        verbose=False,
     ).input_ids
     return ids
 
 
-def around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+def _given(text: str, *, target: bool) -> dict[str, str]:
+    return {"text_target" if target else "text": text}
+
+
+def around(tokenizer: PreTrainedTokenizerBase, *, target: bool = False) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after a text."""
-    bare, full = (list(tokenizer("a", add_special_tokens=special).input_ids) for special in (False, True))
+    text = _given("a", target=target)
+    bare, full = (list(tokenizer(**text, add_special_tokens=special).input_ids) for special in (False, True))
     place = next(place for place in range(len(full)) if full[place : place + len(bare)] == bare)
     return full[:place], full[place + len(bare) :]
 
@@ -83,6 +93,8 @@ class TextIds:
     truncation: so what is cut is known, whatever the tokenizer runs in."""
 
     tokenizer: PreTrainedTokenizerBase
+    target: bool = False
+    """Whether they are targets, which some tokenizers cut by other rules than sources: Marian's has two models."""
 
     def alone(self, text: str) -> list[int]:
         """A text alone. Where the tokenizer reads the string of a special token as that token, it is spelled out.
@@ -90,7 +102,7 @@ class TextIds:
         Unigram models do, though asked not to: their special tokens are words of theirs, and likely ones. So do many
         tokenizers that run in Python.
         """
-        ids = token_ids(self.tokenizer, text, split_special_tokens=True)
+        ids = self._ids(text)
         if self._structural.isdisjoint(ids):
             return ids
         return [
@@ -108,7 +120,10 @@ class TextIds:
     @cached_property
     def around(self) -> tuple[list[int], list[int]]:
         """What the tokenizer puts before and after a text."""
-        return around(self.tokenizer)
+        return around(self.tokenizer, target=self.target)
+
+    def _ids(self, text: str) -> list[int]:
+        return token_ids(self.tokenizer, text, split_special_tokens=True, target=self.target)
 
     @cached_property
     def _structural(self) -> frozenset[int]:
@@ -119,7 +134,7 @@ class TextIds:
 
     def _spelled(self, token: int) -> list[int]:
         characters = str(self.tokenizer.convert_ids_to_tokens(token))
-        ids = [each for one in characters for each in token_ids(self.tokenizer, one, split_special_tokens=True)]
+        ids = [each for one in characters for each in self._ids(one)]
         return [each for each in ids if each not in self._structural]
 
 

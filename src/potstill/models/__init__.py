@@ -11,17 +11,22 @@ from potstill.models import (
     bart,
     bert,
     camembert,
+    deberta,
+    deberta_v2,
     distilbert,
     electra,
     llama,
+    marian,
     mistral,
+    modernbert,
+    mt5,
     qwen2,
     qwen3,
     roberta,
     t5,
     xlm_roberta,
 )
-from potstill.models.family import Family, Gain, Kind, Positions, Size, Stack
+from potstill.models.family import Family, Gain, Kind, OwnAttention, Positions, Size, Stack
 from potstill.models.roles import Axis, Part, Role, Slot
 
 # In this order they stand in the JSON schema of recipes.
@@ -32,12 +37,17 @@ _LISTED = (
     camembert.FAMILY,
     distilbert.FAMILY,
     electra.FAMILY,
+    deberta.FAMILY,
+    deberta_v2.FAMILY,
+    modernbert.FAMILY,
     llama.FAMILY,
     mistral.FAMILY,
     qwen2.FAMILY,
     qwen3.FAMILY,
     t5.FAMILY,
+    mt5.FAMILY,
     bart.FAMILY,
+    marian.FAMILY,
 )
 FAMILIES = {family.name: family for family in _LISTED}
 
@@ -47,6 +57,7 @@ __all__ = [
     "Family",
     "Gain",
     "Kind",
+    "OwnAttention",
     "Part",
     "Positions",
     "Role",
@@ -54,6 +65,7 @@ __all__ = [
     "Slot",
     "Stack",
     "attention_of",
+    "beside_first_of",
     "family_named",
     "family_of",
     "final_norm_of",
@@ -133,6 +145,12 @@ def final_norm_of(model: PreTrainedModel, part: Part = Part.ONLY) -> nn.Module |
     """The norm after the last layer, where the family has one."""
     name = stack_of(model, part).final_norm
     return None if name is None else model.base_model.get_submodule(name)
+
+
+def beside_first_of(model: PreTrainedModel, part: Part = Part.ONLY) -> nn.Module | None:
+    """What the first layer's output goes through, where the model has it."""
+    name = stack_of(model, part).beside_first
+    return None if name is None else dict(model.base_model.named_modules()).get(name)
 
 
 def spread(student_layers: int, teacher_layers: int) -> list[int]:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
@@ -47,6 +48,10 @@ class Positions(StrEnum):
     LEARNT = "learnt"
     LEARNT_AFTER_PADDING = "learnt after padding"
     """Counted from the id of the padding token, so that the first positions are never used."""
+    LEARNT_WHERE_SAID = "learnt where said"
+    """Where `position_biased_input` is true; else all that is known of positions is how far they are apart."""
+    SINUSOIDAL = "sinusoidal"
+    """In a table that follows from the model's width, and is made anew where a model is loaded."""
 
 
 class Gain(StrEnum):
@@ -58,6 +63,16 @@ class Gain(StrEnum):
     """In the norms through which the stream is read."""
     NORMS_OF_PRUNED = "norms of pruned"
     """There, but only where the most important channels were kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class OwnAttention:
+    """Attention that is computed within its module, and not by a function that transformers could have another for."""
+
+    probabilities: str
+    """Within a layer: the module that is given the attention maps, before dropout."""
+    vectors: Callable[[nn.Module, Tensor], tuple[Tensor, Tensor, Tensor]]
+    """Queries, keys and values of each head, of an attention module and the hidden states that it is given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +90,12 @@ class Stack:
     """Whether layers read the stream through norms; else they norm what they add to it."""
     one_choice_of_heads: bool = False
     """Whether all layers must keep the same heads."""
+    beside_first: str | None = None
+    """What the first layer's output goes through, together with its input, in those models that have it."""
+    own_attention: OwnAttention | None = None
+    """None where an attention function computes it."""
+    first_is_kept: str | None = None
+    """Why a student must have the first layer, as the end of a sentence; None where it need not."""
 
     @property
     def attention_out(self) -> str:
@@ -129,6 +150,10 @@ class Family:
     """False where a model refuses the `token_type_ids` that the tokenizers of its teachers give."""
     not_taken_over: Mapping[str, Any] = field(default_factory=dict)
     """What a configuration that is made from another family's must say beside what it takes over."""
+    not_cut: Callable[[PretrainedConfig], str | None] = lambda config: None
+    """Why no student can be cut of a model of this configuration; None where one can."""
+    own_head: Callable[[PretrainedConfig], bool] = lambda config: False
+    """Whether the head is a matrix of its own, though transformers says of all such models that it is tied."""
     norms_around_one: bool = False
     """Whether norms multiply by `1 + weight`."""
     embedding_scale: Callable[[PretrainedConfig], float] | None = None
@@ -238,5 +263,7 @@ class Family:
     def most_tokens(self, config: PretrainedConfig) -> int | None:
         """The tokens of the longest text that a model has positions for; None where positions are computed."""
         if self.positions is Positions.COMPUTED:
+            return None
+        if self.positions is Positions.LEARNT_WHERE_SAID and not config.position_biased_input:
             return None
         return int(config.max_position_embeddings - self.unused_positions(config))

@@ -33,8 +33,14 @@ class Axis(StrEnum):
     """The channels of all heads."""
     KEYS = "keys"
     """The channels of all heads that have keys and values of their own."""
+    QUERIES_KEYS_VALUES = "queries, keys and values"
+    """The channels of all heads: of queries, then of keys, then of values."""
+    OF_EACH_HEAD = "queries, keys and values of each head"
+    """The channels of the first head's queries, of its keys, of its values; then those of the next head."""
     UNITS = "units"
     """Of the feed-forward layer."""
+    GATES_AND_UNITS = "gates and units"
+    """The gates of all units, then the units."""
     READ = "read"
     """Channels of the stream, as a matrix reads them."""
     STREAM = "stream"
@@ -53,9 +59,19 @@ class Role(StrEnum):
     TYPE_EMBEDDING = "token type embedding"
     EMBEDDING_NORM = "norm of the embeddings"
     EMBEDDING_PROJECTION = "projection of factorised embeddings"
+    RELATIVE_EMBEDDING = "embedding of relative positions"
+    """Read as the stream is, by all layers."""
+    RELATIVE_NORM = "norm of the embeddings of relative positions"
     QUERY = "query"
     KEY = "key"
     VALUE = "value"
+    QUERY_KEY_VALUE = "query, key and value in one"
+    QUERY_KEY_VALUE_BY_HEAD = "query, key and value in one, head by head"
+    QUERY_BIAS = "bias of the queries"
+    """A tensor by itself, without a module, as the next one."""
+    VALUE_BIAS = "bias of the values"
+    POSITION_QUERY = "query of relative positions"
+    POSITION_KEY = "key of relative positions"
     QUERY_NORM = "norm within each head's queries"
     KEY_NORM = "norm within each head's keys"
     ATTENTION_OUT = "attention output"
@@ -66,13 +82,18 @@ class Role(StrEnum):
     RELATIVE_BIAS = "bias by relative position"
     FEED_FORWARD_IN = "feed-forward in"
     FEED_FORWARD_GATE = "feed-forward gate"
+    FEED_FORWARD_GATE_IN = "feed-forward gate and in, in one"
     FEED_FORWARD_OUT = "feed-forward out"
     FEED_FORWARD_NORM = "norm of the feed-forward layer"
     """As that of the attention."""
     FEED_FORWARD_OUT_NORM = "norm of the feed-forward output"
+    CONVOLUTION = "convolution beside the first layer"
+    """Over neighbouring tokens: its input is the first layer's, and its output is added to that layer's."""
+    CONVOLUTION_NORM = "norm of the first layer with its convolution"
     FINAL_NORM = "final norm"
     POOLER = "pooler"
     """From the first token's state to what the classifier reads."""
+    POOLER_NORM = "norm of the pooler"
     CLASSIFIER = "classifier"
     """The last layer of a head for classes."""
     HEAD = "head"
@@ -121,9 +142,17 @@ _AXES: dict[Role, dict[str, tuple[Axis, ...]]] = {
     Role.TYPE_EMBEDDING: {"weight": (Axis.WHOLE, Axis.STREAM)},
     Role.EMBEDDING_NORM: _NORM,
     Role.EMBEDDING_PROJECTION: _map(Axis.WRITTEN, Axis.WHOLE),
+    Role.RELATIVE_EMBEDDING: {"weight": (Axis.WHOLE, Axis.STREAM)},
+    Role.RELATIVE_NORM: _NORM,
     Role.QUERY: _map(Axis.QUERIES, Axis.READ),
     Role.KEY: _map(Axis.KEYS, Axis.READ),
     Role.VALUE: _map(Axis.KEYS, Axis.READ),
+    Role.QUERY_KEY_VALUE: _map(Axis.QUERIES_KEYS_VALUES, Axis.READ),
+    Role.QUERY_KEY_VALUE_BY_HEAD: _map(Axis.OF_EACH_HEAD, Axis.READ),
+    Role.QUERY_BIAS: {"": (Axis.QUERIES,)},
+    Role.VALUE_BIAS: {"": (Axis.KEYS,)},
+    Role.POSITION_QUERY: _map(Axis.QUERIES, Axis.READ),
+    Role.POSITION_KEY: _map(Axis.KEYS, Axis.READ),
     Role.QUERY_NORM: {"weight": (Axis.WHOLE,)},
     Role.KEY_NORM: {"weight": (Axis.WHOLE,)},
     Role.ATTENTION_OUT: _map(Axis.WRITTEN, Axis.QUERIES),
@@ -132,11 +161,15 @@ _AXES: dict[Role, dict[str, tuple[Axis, ...]]] = {
     Role.RELATIVE_BIAS: {"weight": (Axis.WHOLE, Axis.HEADS)},
     Role.FEED_FORWARD_IN: _map(Axis.UNITS, Axis.READ),
     Role.FEED_FORWARD_GATE: _map(Axis.UNITS, Axis.READ),
+    Role.FEED_FORWARD_GATE_IN: _map(Axis.GATES_AND_UNITS, Axis.READ),
     Role.FEED_FORWARD_OUT: _map(Axis.WRITTEN, Axis.UNITS),
     Role.FEED_FORWARD_NORM: _NORM,
     Role.FEED_FORWARD_OUT_NORM: _NORM,
+    Role.CONVOLUTION: {"weight": (Axis.WRITTEN, Axis.READ, Axis.WHOLE), "bias": (Axis.WRITTEN,)},
+    Role.CONVOLUTION_NORM: _NORM,
     Role.FINAL_NORM: _NORM,
     Role.POOLER: _map(Axis.WRITTEN, Axis.READ),
+    Role.POOLER_NORM: _NORM,
     Role.CLASSIFIER: _map(Axis.WHOLE, Axis.READ),
     Role.HEAD: _map(Axis.VOCABULARY, Axis.STREAM),
     Role.LOGITS_BIAS: {"": (Axis.WHOLE, Axis.VOCABULARY)},

@@ -1,4 +1,4 @@
-"""T5 (Raffel et al. 2019, arXiv:1910.10683) and its version 1.1, whose feed-forward layers have a gate.
+"""T5 (Raffel et al. 2019, arXiv:1910.10683) and its version 1.1: feed-forward layers with a gate, a head of its own.
 
 T5 biases attention by distance in the first layer of each stack, and every layer of it uses that bias: a student takes
 it from there, whichever layers it keeps, with the same heads in all.
@@ -66,6 +66,8 @@ FAMILY = Family(
         Size.DROPOUT: ("dropout_rate",),
     },
     config_fields={},
+    # Version 1.1, of which transformers says it by leaving what the decoder gives as it is.
+    own_head=lambda config: not config.scale_decoder_outputs,
     # Whatever reads the stream reads it through a norm, the head too: the factor goes there. A small T5 of licence
     # names before any training, KL from the teacher at widths 144, 128 and 96 of 192, all layers: sliced 0.12, 0.25
     # and 2.10 so, 0.19, 0.45 and 2.77 with the factor where the layers read alone, 0.19, 0.44 and 3.16 without; pruned

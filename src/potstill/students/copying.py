@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
-from potstill.models import Family, Part, Role, Size, Slot, family_of
+from potstill.models import Family, Part, Positions, Role, Size, Slot, family_of
 from potstill.students.cutting import Cut
 from potstill.students.factorised import fill_embeddings, is_factorised, principal_directions
 from potstill.students.importance import Importance
@@ -52,7 +52,7 @@ def copy_from_teacher(
     embeddings = teacher.get_input_embeddings().weight.detach().float()
     embeddings = embeddings if pieces is None else embeddings[pieces]
     kept = WidthProjection(
-        _basis(embeddings, own.size(student.config, Size.WIDTH), settings, importance),
+        _basis(embeddings, own.size(student.config, Size.WIDTH), settings, importance, family),
         importance if settings.width == "pruned" else None,
     )
     own_layers, whole = own.layer_counts(student.config), family.layer_counts(teacher.config)
@@ -81,9 +81,13 @@ def copy_from_teacher(
 
 
 def saved_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """The parameters, each once, and the buffers that are saved with them: what a model is made of."""
-    yield from model.named_parameters()
-    saved = model.state_dict()
+    """The parameters, each once, and the buffers that are saved with them: what a model is made of.
+
+    Not what its class makes anew where it is loaded, such as the table of sinusoidal positions.
+    """
+    computed = set(model._keys_to_ignore_on_save or ())
+    saved = model.state_dict().keys() - computed
+    yield from ((name, parameter) for name, parameter in model.named_parameters() if name not in computed)
     yield from ((name, buffer) for name, buffer in model.named_buffers() if name in saved)
 
 
@@ -139,12 +143,29 @@ def _layers(
 
 
 def _basis(
-    embeddings: Float[Tensor, "vocabulary width"], size: int, settings: Copy, importance: Importance | None
+    embeddings: Float[Tensor, "vocabulary width"],
+    size: int,
+    settings: Copy,
+    importance: Importance | None,
+    family: Family,
 ) -> Float[Tensor, "width {size}"]:
     width = embeddings.shape[1]
     if size == width or settings.width == "slice":
-        return torch.eye(width)[:, :size]
+        sinusoidal = family.positions is Positions.SINUSOIDAL
+        return torch.eye(width)[:, _of_like_frequency(size, width) if sinusoidal else torch.arange(size)]
     if settings.width == "pruned":
         assert importance is not None
         return torch.eye(width)[:, largest(importance.channels, size)]
     return principal_directions(embeddings, size)
+
+
+def _of_like_frequency(size: int, width: int) -> Int[Tensor, "{size}"]:
+    """The channels of a stream in which sinusoidal positions have the frequencies of a narrower one's.
+
+    Sines stand in the first half and cosines in the second; from each, as many are taken at an even distance.
+    """
+
+    def spread_over(count: int) -> Int[Tensor, "_"]:
+        return (torch.arange(count) * width / size + 0.5).floor().long()
+
+    return torch.cat([spread_over((size + 1) // 2), (width + 1) // 2 + spread_over(size // 2)])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers import PretrainedConfig
@@ -9,6 +10,8 @@ from transformers import PretrainedConfig
 from potstill.errors import ModelError
 from potstill.models import Axis, Gain, Part, Role, Size, Slot, family_of
 from potstill.students.width_projection import WidthProjection, rows_of
+
+_OF_HEADS = (Axis.HEADS, Axis.QUERIES, Axis.KEYS, Axis.QUERIES_KEYS_VALUES, Axis.OF_EACH_HEAD)
 
 
 class Cut:
@@ -28,8 +31,11 @@ class Cut:
         self._pieces = pieces
         self._head = self._family.head_size(teacher)
         self._groups = own.key_value_heads(student)
-        self._grouped = self._family.size(teacher, Size.HEADS) // self._family.key_value_heads(teacher)
-        self._units = own.size(student, Size.INTERMEDIATE)
+        self._whole_heads = self._family.size(teacher, Size.HEADS)
+        self._grouped = self._whole_heads // self._family.key_value_heads(teacher)
+        self._units, self._whole_units = (
+            each.size(config, Size.INTERMEDIATE) for each, config in ((own, student), (self._family, teacher))
+        )
         in_norms = self._family.gain is Gain.NORMS or (
             self._family.gain is Gain.NORMS_OF_PRUNED and kept.importance is not None
         )
@@ -56,9 +62,10 @@ class Cut:
         made = tensor.float() if tensor.is_floating_point() else tensor
         for number, axis in enumerate(axes):
             if (places := self._places(axis, slot)) is not None:
-                made = made[places] if number == 0 else made[:, places]
-        if axes[-1] in (Axis.READ, Axis.STREAM):
-            made = self._kept.read(made) * self._factor(axes[-1], slot)
+                made = made.index_select(number, places)
+        for number, axis in enumerate(axes):
+            if axis in (Axis.READ, Axis.STREAM):
+                made = self._kept.read(made.movedim(number, -1)).movedim(-1, number) * self._factor(axis, slot)
         if axes[0] is Axis.WRITTEN:
             made = self._kept.write(made)
         return self._scale(made, slot) if axes[0] is Axis.SCALE else made
@@ -92,9 +99,10 @@ class Cut:
         """Which of the teacher's rows or columns are kept; None where all are, or channels of the stream are made."""
         if axis is Axis.VOCABULARY:
             return self._pieces
-        if axis is Axis.UNITS:
-            return self._kept.units(self._layer(slot), self._units, part=slot.part)
-        if axis not in (Axis.HEADS, Axis.QUERIES, Axis.KEYS):
+        if axis in (Axis.UNITS, Axis.GATES_AND_UNITS):
+            units = self._kept.units(self._layer(slot), self._units, part=slot.part)
+            return units if axis is Axis.UNITS else torch.cat([units, self._whole_units + units])
+        if axis not in _OF_HEADS:
             return None
         stack = self._family.stack(slot.part)
         layers = self._chosen[slot.part.stack] if stack.one_choice_of_heads else [self._layer(slot)]
@@ -102,7 +110,13 @@ class Cut:
         if axis is Axis.KEYS:
             return rows_of(groups, self._head)
         heads = rows_of(groups, self._grouped)
-        return heads if axis is Axis.HEADS else rows_of(heads, self._head)
+        if axis is Axis.OF_EACH_HEAD:
+            return rows_of(heads, 3 * self._head)
+        queries = rows_of(heads, self._head)
+        if axis is Axis.QUERIES_KEYS_VALUES:
+            keys = self._whole_heads * self._head + rows_of(groups, self._head)
+            return torch.cat([queries, keys, keys + self._whole_heads // self._grouped * self._head])
+        return heads if axis is Axis.HEADS else queries
 
     @staticmethod
     def _layer(slot: Slot) -> int:

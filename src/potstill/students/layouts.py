@@ -56,6 +56,8 @@ def in_family(config: PretrainedConfig, family: str) -> PretrainedConfig:
 
 
 def lost_window(config: PretrainedConfig, values: Collection[str]) -> int | None:
-    """The window through which a model looks back, where a configuration of such values has none."""
+    """The window through which a decoder looks back, where a configuration of such values has none."""
+    if family_of(config).kind is not Kind.DECODER:
+        return None
     window: int | None = getattr(config, "sliding_window", None)
     return window if "sliding_window" not in values else None

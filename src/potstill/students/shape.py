@@ -46,6 +46,8 @@ _SMALLER = {
 
 def _smaller(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
     require_cuttable(teacher.model_type)
+    if (reason := family_of(teacher).not_cut(teacher)) is not None:
+        raise ModelError(f"teacher.model: no student can be cut of this {teacher.model_type} model: {reason}.")
     kind = family_of(teacher).kind
     if student.key_value_heads is not None and kind is not Kind.DECODER:
         raise ModelError(

@@ -42,8 +42,10 @@ class WidthProjection:
         return tensor @ self.basis
 
     def write(self, tensor: Tensor) -> Tensor:
-        written: Tensor = self.basis.T @ tensor
-        return written
+        # Of a convolution, which has more axes, each place in its window by itself.
+        rows = tensor.flatten(1) if tensor.dim() > 2 else tensor
+        written: Tensor = self.basis.T @ rows
+        return written.reshape(-1, *tensor.shape[1:])
 
     def scale(self, tensor: Float[Tensor, "width"]) -> Float[Tensor, "student_width"]:
         """The diagonal of P^T diag(tensor) P."""

@@ -30,6 +30,7 @@ from potstill.tasks.classes import NO_CLASSES, TEACHER
 from potstill.tasks.generative import PROBE_TOKENS, require_same_logits
 from potstill.tasks.generative_settings import GenerativeSettings
 from potstill.tasks.loading import load_config, load_tokenizer
+from potstill.tasks.tensors import has_own_head
 from potstill.tasks.weights import load_weights
 
 
@@ -106,11 +107,18 @@ class Seq2Seq(GenerativeSettings):
         return []
 
     def check_tokenizer(self, tokenizer: Tokenizer, config: PretrainedConfig, *, where: str = TEACHER) -> None:
-        """Every token must have a row in the embedding matrix, and the decoder a token to start from.
+        """Every token must have a row in the embedding matrix, which is that of sources and targets, and the decoder a
+        token to start from.
 
         Raises:
-            ModelError: names what is missing.
+            ModelError: names what is missing, or says that there are two.
         """
+        if not getattr(config, "share_encoder_decoder_embeddings", True):
+            raise ModelError(
+                f"{where}.model: sources and targets of this {config.model_type} model have a vocabulary each "
+                "(share_encoder_decoder_embeddings is false), and here one tokenizer reads both. Take a model that has "
+                "one for both."
+            )
         super().check_tokenizer(tokenizer, config, where=where)
         start_token(config)
 
@@ -138,7 +146,12 @@ class Seq2Seq(GenerativeSettings):
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """A model with random weights, drawn from torch's global generator."""
-        return AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
+        if has_own_head(config):
+            # transformers ties it all the same, and leaves it apart only where a checkpoint has two that differ.
+            output = model.get_output_embeddings()
+            output.weight = nn.Parameter(torch.empty_like(output.weight).normal_(std=config.initializer_factor))
+        return model
 
     def encode(
         self, rows: Iterable[Pair | GeneratedResponse], tokenizer: Tokenizer, labels: Sequence[str] = ()

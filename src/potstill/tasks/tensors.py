@@ -7,6 +7,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.checkpoints import Stored, same_rows
 from potstill.errors import ModelError
+from potstill.models import FAMILIES
 
 _PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 """Types of weights that are read as they are. Numbers of any other need scales, which a configuration would explain."""
@@ -90,12 +91,16 @@ def require_tied(model: PreTrainedModel, location: str) -> None:
 
 
 def _tied(model: PreTrainedModel) -> dict[str, str]:
-    """Which weights the configuration says are others. T5 says so of all; where it does not scale what its decoder
-    gives, it is one of a version 1.1, whose config.json says the opposite."""
-    if getattr(model.config, "scale_decoder_outputs", True) is False:
+    """Which weights the configuration says are others. T5 says so of all, and mT5 too."""
+    if has_own_head(model.config):
         return {}
     tied: dict[str, str] = model.get_expanded_tied_weights_keys(all_submodels=True)
     return tied
+
+
+def has_own_head(config: PretrainedConfig) -> bool:
+    """Whether the output layer is a matrix of its own though transformers says that it is tied."""
+    return config.model_type in FAMILIES and FAMILIES[config.model_type].own_head(config)
 
 
 def _names(model: PreTrainedModel, name: str) -> tuple[str, str]:

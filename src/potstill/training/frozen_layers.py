@@ -1,6 +1,6 @@
 """The lower layers of an encoder frozen, and what they compute kept: a pass costs only the layers above."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -42,9 +42,20 @@ class _GivenEmbeddings(nn.Module):
         return inputs_embeds
 
 
+class _NotThere(nn.Module):
+    """Stands in for what is beside the first layer, in a model that begins above it: what that layer gives is all."""
+
+    def forward(self, before: Tensor, after: Tensor, *_: object) -> Tensor:
+        return after
+
+
 @dataclass
 class FrozenLayers:
-    """Splits an encoder for the time of its training; `restore` makes it whole again."""
+    """Splits an encoder for the time of its training; `restore` makes it whole again.
+
+    What all layers read, such as embeddings of relative positions, is frozen with those below: else these would compute
+    something else in the end than what is kept of them.
+    """
 
     model: PreTrainedModel
     count: int
@@ -53,6 +64,12 @@ class FrozenLayers:
         self._layers = layers_of(self.model)
         assert self.count < len(self._layers), "checked with the teacher's files"
         self._embeddings = self.model.base_model.embeddings
+        self._stack = stack_of(self.model)
+        parts = dict(self.model.base_model.named_modules())
+        self._final_norm = {name: part for name, part in parts.items() if name == self._stack.final_norm}
+        self._beside_first = {name: part for name, part in parts.items() if name == self._stack.beside_first}
+        shared = (parts[name] for name in self._stack.around if name in parts and name not in self._final_norm)
+        self._shared = [each for module in shared for each in module.parameters() if each.requires_grad]
 
     def keep(self, rows: Encoded, device: torch.device, batch_size: int, advance: Advance) -> KeptActivations:
         """Compute the frozen layers once for all rows, without dropout."""
@@ -60,6 +77,8 @@ class FrozenLayers:
         training = base.training
         base.eval()
         self._put(self._layers[: self.count])
+        # It is of what comes out of the last layer.
+        self._replace(self._final_norm, nn.Identity())
         hidden: dict[int, Tensor] = {}
         with torch.inference_mode():
             for indices in batches_by_length(rows.lengths, batch_size):
@@ -69,6 +88,7 @@ class FrozenLayers:
                     hidden[index] = states[place, : rows.lengths[index]].clone()
                 advance(len(indices))
         self._put(self._layers)
+        self._replace(self._final_norm)
         base.train(training)
         # Copies made outside inference mode, since tensors from inside it cannot enter autograd.
         return KeptActivations(rows, [hidden[index].clone() for index in range(len(rows.ids))])
@@ -76,12 +96,23 @@ class FrozenLayers:
     def detach(self) -> None:
         """Leave only the trained layers in the model."""
         self._put(self._layers[self.count :])
+        self._replace(self._beside_first, _NotThere())
+        for parameter in self._shared:
+            parameter.requires_grad_(False)
         self.model.base_model.embeddings = _GivenEmbeddings()
 
     def restore(self) -> None:
         self._put(self._layers)
+        self._replace(self._beside_first)
+        for parameter in self._shared:
+            parameter.requires_grad_(True)
         self.model.base_model.embeddings = self._embeddings
+
+    def _replace(self, parts: Mapping[str, nn.Module], instead: nn.Module | None = None) -> None:
+        """Put something in place of parts of the model, or the parts themselves again."""
+        for name, part in parts.items():
+            self.model.base_model.set_submodule(name, part if instead is None else instead)
 
     def _put(self, layers: nn.Module) -> None:
         """Make these the layers of the model."""
-        self.model.base_model.set_submodule(stack_of(self.model).layers, layers)
+        self.model.base_model.set_submodule(self._stack.layers, layers)
