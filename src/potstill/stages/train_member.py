@@ -20,6 +20,7 @@ from potstill.signals import Read
 from potstill.stages.first_weights import has_learnt_head, initial_student, weights_digest
 from potstill.stages.heads import begin_head
 from potstill.stages.inputs import Inputs
+from potstill.stages.lora import ADAPTER, BASE, begin_lora, leave_adapter, merged
 from potstill.stages.models import save_model
 from potstill.stages.opened_teachers import Teachers
 from potstill.stages.plan import shapes_of, total_steps
@@ -31,6 +32,9 @@ from potstill.training.batches import ShuffledRows
 from potstill.training.engine import Engine
 from potstill.training.loop import LAST_BITS, Job, fit
 from potstill.training.metrics import METRICS, open_trackers
+
+STUDENT = "student"
+"""The member that is the student of the run."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +116,17 @@ def _train(
     steps = total_steps(settings, trained_length(recipe, inputs))
 
     def save(name: str) -> None:
-        with scaler.unscaled_outputs(model) if scaler else nullcontext():
+        with scaler.unscaled_outputs(model) if scaler else nullcontext(), merged(adapter):
             save_model(model, inputs.of_student.tokenizer, folder / name, engine)
 
     model = initial_student(recipe, inputs, run, adapted)
     initial = weights_digest(model)
+    if settings.lora is not None and member.name == STUDENT:
+        # Beside these stands its adapter, and that of each other member, which begins with the same.
+        save_model(model, inputs.of_student.tokenizer, folder / BASE, engine)
     scaler = target_scaler_of(recipe, inputs.splits["train"].rows)
     begin_head(recipe, inputs, model, inputs.splits["train"].rows, known=has_learnt_head(recipe, inputs))
+    adapter = begin_lora(recipe, inputs, model, settings, "train", engine)
     torch.manual_seed(recipe.seed)  # the projections
     shapes = shapes_of(recipe, inputs, taught_by_student=member.taught_by_student)
     loss = MixedLoss([loss.build(shapes) for loss in member.losses], compiled=settings.compiled)
@@ -141,6 +149,11 @@ def _train(
     )
     with open_trackers(settings.trackers if engine.is_main else (), folder, member.name) as trackers:
         done = fit(replace(job, trackers=trackers), folder, engine, run.progress)
+    lora = None
+    if adapter is not None:
+        base = f"../../{STUDENT}/{BASE}"
+        with scaler.unscaled_outputs(model) if scaler else nullcontext():
+            lora = leave_adapter(recipe, adapter, job.validation, folder / ADAPTER, engine, base=base)
     save("model")
     return TrainRecord(
         digest=model_digest(folder / "model"),
@@ -153,8 +166,10 @@ def _train(
         stopped_early=done.stopped_early,
         train_rows=len(rows),
         labelled_rows=sum(row.labelled for row in rows),
+        lora=lora,
         files=folder_files(folder / "model", relative_to=folder)
         | _files_of_snapshots(folder)
+        | (folder_files(folder / ADAPTER, relative_to=folder) if lora else {})
         | {METRICS: file_digest(folder / METRICS)},
     )
 
