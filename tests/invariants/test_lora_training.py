@@ -1,4 +1,4 @@
-"""A training through LoRA: exact after a kill, the same in pieces and processes, with checkpoints of what is trained."""
+"""A training through LoRA: exact after a kill, the same in pieces and processes; checkpoints of what is trained."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def taught_by_its_average(of: Job) -> Job:
     return replace(of, teacher=MovingAverage(of.model, CPU, ask_for_logits, decay=0.9, every=1))
 
 
-@pytest.mark.parametrize("calls", [1, 8, 17, 41])
+@pytest.mark.parametrize("calls", [8, *(pytest.param(calls, marks=pytest.mark.long) for calls in (1, 17, 41))])
 def test_broken_anywhere_it_resumes_to_bitwise_the_same_weights_and_losses(tmp_path: Path, calls: int) -> None:
     """With dropout, in the model and beside it, and two micro-batches a step."""
     whole, _ = with_lora(job(micro_batch_size=4))
@@ -89,6 +89,7 @@ def test_one_batch_of_8_equals_8_batches_of_1(tmp_path: Path) -> None:
     np.testing.assert_allclose(runs[0], runs[1], rtol=2e-4)
 
 
+@pytest.mark.long
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     one = two_jobs()
     fit(one, tmp_path / "one", OneProcess(CPU), Progress())
