@@ -1,5 +1,7 @@
 """An adapter in a model: put in, merged into the weights for the time of a saving, and written as a folder."""
 
+import importlib
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +36,17 @@ def require_peft(where: str) -> None:
         raise RecipeError(f"{where}: peft is not installed. Run: pip install 'potstill[lora]'")
 
 
+def _peft() -> Any:
+    """The package, without what another that it imports where it is there says of kernels that nothing here uses."""
+    other = logging.getLogger("bitsandbytes")
+    level = other.level
+    other.setLevel(logging.ERROR)
+    try:
+        return importlib.import_module("peft")
+    finally:
+        other.setLevel(level)
+
+
 def add_adapter(
     model: PreTrainedModel, settings: LoraSettings, modules: LoraModules, *, seed: int, still: torch.dtype | None = None
 ) -> "Adapter":
@@ -43,12 +56,11 @@ def add_adapter(
     function of the seed and B is zero, so at first the model gives what it gave. `still` is the type in which all other
     weights are held, and the model is saved; by default they stay as they are.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
+    peft = _peft()
     if still is not None:
         _cast(model.parameters(), still)
     saved_as = {name: parameter.dtype for name, parameter in _of(model, modules.full)}
-    config = LoraConfig(
+    config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
@@ -58,7 +70,7 @@ def add_adapter(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, model)
+        peft.inject_adapter_in_model(config, model)
     for parameter in _trained(model, modules):
         parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
         parameter.requires_grad_()
@@ -112,8 +124,6 @@ class Adapter:
 
     def save(self, folder: Path, *, base: str, revision: str | None, task: str) -> None:
         """Write it as files of peft, for the model that is called `base`; `task` is the type that peft has for it."""
-        from peft import LoraConfig
-
         tensors = {}
         for name in self.modules.adapted:
             for matrix in ("lora_A", "lora_B"):
@@ -128,7 +138,7 @@ class Adapter:
         owned = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         folder.mkdir(parents=True, exist_ok=True)
         save_file(owned, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = LoraConfig(
+        config = _peft().LoraConfig(
             r=self.settings.rank,
             lora_alpha=self.settings.alpha,
             lora_dropout=self.settings.dropout,

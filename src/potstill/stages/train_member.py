@@ -169,7 +169,7 @@ def _train(
         lora=lora,
         files=folder_files(folder / "model", relative_to=folder)
         | _files_of_snapshots(folder)
-        | (folder_files(folder / ADAPTER, relative_to=folder) if lora else {})
+        | _files_of_adapter(folder)
         | {METRICS: file_digest(folder / METRICS)},
     )
 
@@ -190,6 +190,12 @@ def _snapshots(settings: TrainSettings, steps: int, save: Callable[[float], None
             save(share)
 
     return {step: partial(save_all, shares) for step, shares in due.items()}
+
+
+def _files_of_adapter(folder: Path) -> dict[str, str]:
+    """Those of an adapter, and of the weights beside which it stands where these lie here."""
+    found = (folder_files(folder / name, relative_to=folder) for name in (ADAPTER, BASE) if (folder / name).is_dir())
+    return dict(pair for files in found for pair in files.items())
 
 
 def _files_of_snapshots(folder: Path) -> dict[str, str]:
