@@ -181,6 +181,7 @@ def of_recipe(project: Path, teacher: Path) -> Path:
     return recipe
 
 
+@pytest.mark.long
 def test_the_recipe_of_a_chat_model(tmp_path: Path, chat_teacher_folder: Path) -> None:
     """recipes/lora_chat.yaml, on a tiny teacher whose embeddings are its output layer."""
     project = make_chat_project(tmp_path, chat_teacher_folder)
