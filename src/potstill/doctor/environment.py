@@ -19,6 +19,7 @@ EXTRAS = {
     "dev": "tests and checks of the package itself",
     "docs": "the pages of docs/ as a site",
     "gguf": "teachers in GGUF files",
+    "lora": "narrow matrices that are trained beside the weights",
     "tensorboard": "curves of a training in TensorBoard",
     "trackio": "curves of a training in Trackio",
     "wandb": "curves of a training in Weights & Biases",

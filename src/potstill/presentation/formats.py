@@ -1,6 +1,6 @@
 """Numbers and names as people read them."""
 
-from potstill.records import Check, Comparison, Estimate
+from potstill.records import Check, Comparison, Estimate, LoraRecord
 
 
 def percent(share: float | None) -> str:
@@ -40,6 +40,15 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:,.1f} GB"
+
+
+def lora_words(lora: LoraRecord) -> str:
+    """How much of a model LoRA trains."""
+    full = f", and {', '.join(lora.modules_to_save)} in full" if lora.modules_to_save else ""
+    return (
+        f"LoRA of rank {lora.rank} beside {lora.adapted_modules:,} linear layers{full}: {lora.trained_parameters:,} of "
+        f"{lora.parameters:,} parameters are trained ({lora.trained_parameters / lora.parameters:.2%})"
+    )
 
 
 def number(value: float | None) -> str:

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from potstill.presentation import charts
 from potstill.presentation.card import Card
-from potstill.presentation.formats import measured, number, percent, readable, size
+from potstill.presentation.formats import lora_words, measured, number, percent, readable, size
 from potstill.presentation.tables import Section
 from potstill.presentation.times import stage_times
 from potstill.records import EvaluateRecord, FinishedRun, GateRecord, ShapeRecord
@@ -200,7 +200,7 @@ def _environment(*, autoescape: bool) -> Environment:
         # Every value that a template prints goes through here, so that none is forgotten.
         finalize=visible,
     )
-    for function in (percent, size, number, readable, measured, layers_named, in_cell, fenced):
+    for function in (percent, size, number, readable, measured, lora_words, layers_named, in_cell, fenced):
         environment.filters[function.__name__] = function
     environment.filters["json_text"] = lambda text: json.dumps(text, ensure_ascii=False)
     return environment

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.table import Table
 
-from potstill.presentation.formats import measured
+from potstill.presentation.formats import lora_words, measured
 from potstill.presentation.tables import Quantity
 from potstill.records import ClassCount, EvaluateRecord, GateRecord, PlanRecord, ShapeRecord, SharedTokensRecord
 
@@ -70,9 +70,13 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
         yield f"{'classes':12} {len(plan.labels):7,}"
         yield from _class_lines(plan.classes)
     yield f"{'teacher':12} {_shape(plan.teacher)}; adapted in {plan.adapt_steps:,} steps"
+    if plan.adapt_lora is not None:
+        yield f"{'':12} {lora_words(plan.adapt_lora)}"
     yield f"{'student':12} {_shape(plan.student)}; trained in {plan.steps:,} steps"
     if plan.student_source is not None:
         yield f"{'':12} begins with the weights of {plan.student_source}"
+    if plan.lora is not None:
+        yield f"{'':12} {lora_words(plan.lora)}"
     pieces = plan.student.vocabulary, plan.teacher.vocabulary
     if plan.spelt_share is not None:
         yield (

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from potstill.capabilities import Capability, Facts, missing
 from potstill.labels import AskedEncoding
+from potstill.lora import LoraSettings
 from potstill.recipe.requirements import Requirement, parse_requirement
 from potstill.schedules import Schedule
 from potstill.settings import Settings
@@ -45,6 +46,9 @@ class OptimiserSettings(Settings):
     """Newest checkpoints kept beside the best one, until the stage is done."""
     precision: Precision = "auto"
     """auto: bfloat16 where the accelerator has it, else float32."""
+    lora: LoraSettings | None = Field(default=None, exclude_if=lambda lora: lora is None)
+    """Train narrow matrices beside the weights in place of the weights, which takes a fraction of the memory. Asks for
+    a learning rate about ten times as high."""
     compiled: bool = False
     """Compile the passes of a language model's loss: about a fifth less time in the loss, after half a minute."""
 

@@ -85,6 +85,31 @@ class ShapeRecord(Part):
     embedding_parameters: int
 
 
+class LoraRecord(Part):
+    """What LoRA trains of a model."""
+
+    rank: int
+    scale: float
+    """What the product of the two matrices is multiplied by."""
+    adapted_modules: int
+    """Linear layers that have two matrices beside them."""
+    modules_to_save: list[str]
+    """Modules that are trained in full."""
+    trained_parameters: int
+    parameters: int
+    """Of the model."""
+
+
+class MergedLora(LoraRecord):
+    """The same of a model that was trained so."""
+
+    dtype: str
+    """The type in which the merged model is saved; the adapter is saved in float32."""
+    merge_error: float
+    """The largest difference between an output of the merged model and of the one with its adapter, on validation rows,
+    as a share of the largest output."""
+
+
 class SignalRecord(Part):
     """What training reads of the teacher."""
 
@@ -118,6 +143,10 @@ class PlanRecord(Record):
     teacher: ShapeRecord
     student: ShapeRecord
     steps: int
+    lora: LoraRecord | None = Field(default=None, exclude_if=lambda lora: lora is None)
+    """Where the student is trained so."""
+    adapt_lora: LoraRecord | None = Field(default=None, exclude_if=lambda lora: lora is None)
+    """Where the teacher is adapted so; of several, the lead's."""
     generations: int = 1
     """Students trained one after the other, each by the one before, in so many steps each."""
     adapt_steps: int
@@ -155,6 +184,8 @@ class AdaptRecord(Record):
     best_step: int = 0
     best_validation_loss: float | None = None
     best_validation_accuracy: float | None = None
+    lora: MergedLora | None = Field(default=None, exclude_if=lambda lora: lora is None)
+    """Where it was adapted so; `adapter/` then lies beside `model/`."""
     members: dict[str, "AdaptRecord"] = Field(default_factory=dict)
     """All teachers by name, where there are several; the rest is then of the lead, but for the digest, of all."""
 
@@ -218,6 +249,8 @@ class TrainRecord(Record):
     stopped_early: bool
     train_rows: int
     labelled_rows: int
+    lora: MergedLora | None = Field(default=None, exclude_if=lambda lora: lora is None)
+    """Where it was trained so; `adapter/` then lies beside `model/`."""
 
 
 class Check(Part):

@@ -15,6 +15,7 @@ from potstill.runtimes.folder import model_digest
 from potstill.stages.criteria import true_labels
 from potstill.stages.heads import begin_head, has_head, in_another_order, replaced_head
 from potstill.stages.inputs import Inputs
+from potstill.stages.lora import ADAPTER, base_name, begin_lora, leave_adapter, merged
 from potstill.stages.models import save_model, write_model
 from potstill.stages.plan import adapt_split, total_steps
 from potstill.stages.scaled_targets import target_scaler_of, with_scaled_targets
@@ -114,6 +115,7 @@ def _train(
     labelled = labelled_rows(adapt_split(inputs).rows)
     scaler = target_scaler_of(recipe, labelled)
     begin_head(recipe, inputs, model, labelled, known=has_head(recipe, inputs))
+    adapter = begin_lora(recipe, inputs, model, settings, "adapt", engine)
     rows = with_scaled_targets(recipe, inputs, labelled, scaler)
     validation = with_scaled_targets(recipe, inputs, inputs.splits["validation"].rows, scaler)
     job = Job(
@@ -140,8 +142,14 @@ def _train(
         frozen.restore()
     else:
         done = fit(job, folder, engine, run.progress)
+    lora = None
     with scaler.unscaled_outputs(model) if scaler else nullcontext():
-        save_model(model, inputs.tokenizer, folder / "model", engine)
+        if adapter is not None:
+            base = base_name(teacher.model)
+            at = folder / ADAPTER
+            lora = leave_adapter(recipe, adapter, validation, at, engine, base=base, revision=teacher.revision)
+        with merged(adapter):
+            save_model(model, inputs.tokenizer, folder / "model", engine)
     return AdaptRecord(
         adapted=True,
         location=f"{stage}/model",
@@ -150,5 +158,8 @@ def _train(
         best_step=done.best_step,
         best_validation_loss=done.best_validation_loss,
         best_validation_accuracy=done.best_validation_accuracy,
-        files=folder_files(folder / "model", relative_to=folder) | {METRICS: file_digest(folder / METRICS)},
+        lora=lora,
+        files=folder_files(folder / "model", relative_to=folder)
+        | (folder_files(folder / ADAPTER, relative_to=folder) if lora else {})
+        | {METRICS: file_digest(folder / METRICS)},
     )

@@ -18,13 +18,14 @@ from potstill.evaluation.queries import require_measurable, thresholds_upside_do
 from potstill.labels import Dense, bytes_per_position
 from potstill.losses import Shapes
 from potstill.recipe import OptimiserSettings, Recipe
-from potstill.records import PlanRecord, SharedTokensRecord, SplitCounts, TokensRecord
+from potstill.records import LoraRecord, PlanRecord, ShapeRecord, SharedTokensRecord, SplitCounts, TokensRecord
 from potstill.run_dir import RunDir
 from potstill.signals import Signal
 from potstill.stages.class_counts import class_counts
 from potstill.stages.generate import planned
 from potstill.stages.inputs import Inputs
 from potstill.stages.judged_rows import case_of
+from potstill.stages.lora import planned_lora
 from potstill.stages.piece_counts import piece_counts
 from potstill.stages.plan_warnings import warnings
 from potstill.stages.rendering import LABELLED
@@ -36,6 +37,8 @@ from potstill.training.metrics import require_trackers
 
 BYTES_PER_TRAINED_PARAMETER = 12
 """On disk in a checkpoint: weight and both moments of AdamW in float32."""
+BYTES_PER_PARAMETER = 4
+"""On disk in a model."""
 GIVEN_TEACHER = "teacher"
 """The folder of the run directory for a teacher that was given as a loaded model: no stage writes there."""
 
@@ -90,11 +93,11 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
     store_bytes = recipe.rounds * sum(
         signal.size_bytes * (max(1, len(inputs.members)) if signal.name == Signal.LOGITS else 1) for signal in signals
     )
+    adapt_lora, lora = planned_lora(recipe, inputs)
     checkpoints = recipe.train.keep_checkpoints + 1 + recipe.rounds + len(recipe.train.snapshots)
-    disk = store_bytes + BYTES_PER_TRAINED_PARAMETER * (
-        checkpoints * student.parameters
-        + (checkpoints * teacher.parameters * max(1, len(inputs.members)) if recipe.adapt else 0)
-    )
+    disk = store_bytes + _trained_bytes(checkpoints, student, lora)
+    if recipe.adapt:
+        disk += max(1, len(inputs.members)) * _trained_bytes(checkpoints, teacher, adapt_lora)
     free = shutil.disk_usage(_existing(folder)).free
     if disk > free:
         raise RecipeError(
@@ -108,6 +111,8 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         teacher=teacher,
         student=student,
         steps=total_steps(recipe.train, len(encoded["train"].lengths)),
+        lora=lora,
+        adapt_lora=adapt_lora,
         generations=recipe.rounds,
         adapt_steps=total_steps(recipe.adapt, _adapt_rows(recipe, inputs)) if recipe.adapt else 0,
         label_store_bytes=store_bytes,
@@ -219,6 +224,14 @@ def _store_bytes(recipe: Recipe, inputs: Inputs, counts: Mapping[str, SplitCount
     columns = encoding.columns(vocabulary, config.hidden_size, recipe.label.temperatures)
     positions = sum(split.trained_tokens for name in LABELLED if (split := counts[name].tokens))
     return positions * bytes_per_position(columns)
+
+
+def _trained_bytes(checkpoints: int, shape: ShapeRecord, lora: LoraRecord | None) -> int:
+    """What a training leaves on disk at most, with so many checkpoints and models."""
+    if lora is None:
+        return BYTES_PER_TRAINED_PARAMETER * checkpoints * shape.parameters
+    # The models whole, with the one that it begins with; of checkpoints what is trained.
+    return checkpoints * (BYTES_PER_PARAMETER * lora.parameters + BYTES_PER_TRAINED_PARAMETER * lora.trained_parameters)
 
 
 def _adapt_rows(recipe: Recipe, inputs: Inputs) -> int:

@@ -17,6 +17,7 @@ from potstill.stages.class_counts import doubts_about_classes
 from potstill.stages.generate import Requests
 from potstill.stages.heads import heads_told, student_head_told
 from potstill.stages.inputs import Inputs
+from potstill.stages.lora import doubts_about_rates
 from potstill.stages.rendering import date_is_written
 from potstill.stages.teacher_files import Files, named_in
 from potstill.students import Design, Shrunk, design_note, shape_notes
@@ -49,6 +50,7 @@ def warnings(
         *_of_fields(inputs.splits),
         *doubts_about_classes(classes, {name: count.labelled for name, count in counts.items()}),
         *_of_recipe(recipe, inputs, teacher, student, counts),
+        *doubts_about_rates(recipe, teacher, student),
         *_of_prompts(recipe, asked),
         *_of_chats(recipe, inputs, counts),
         *_of_lengths(recipe, inputs, encoded),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError, RecipeError
 from potstill.recipe import Recipe
@@ -35,12 +35,17 @@ class Candidate:
     """The name of its design, where it has one."""
 
 
+def skeleton_of(recipe: Recipe, config: PretrainedConfig, labels: Sequence[str]) -> PreTrainedModel:
+    """A model of this configuration with shapes and no weights."""
+    values = config.to_dict() | recipe.task.config_values(labels)
+    # As everything on the meta device.
+    with torch.device("meta"):
+        return recipe.task.new_model(type(config).from_dict(values))
+
+
 def shape_of(recipe: Recipe, config: PretrainedConfig, labels: Sequence[str]) -> ShapeRecord:
     """The size of a model of this configuration, made without weights."""
-    values = config.to_dict() | recipe.task.config_values(labels)
-    # On the meta device a model has shapes and no weights.
-    with torch.device("meta"):
-        model = recipe.task.new_model(type(config).from_dict(values))
+    model = skeleton_of(recipe, config, labels)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return model_shape(model.config, parameters, recipe.task.embedding_parameters(model), len(labels))
 

@@ -21,6 +21,7 @@ from potstill.signals import Read
 from potstill.stages.first_weights import has_learnt_head, initial_student, weights_digest
 from potstill.stages.heads import begin_head
 from potstill.stages.inputs import Inputs
+from potstill.stages.lora import ADAPTER, BASE, base_of_student, begin_lora, leave_adapter, merged
 from potstill.stages.models import save_model
 from potstill.stages.opened_teachers import Teachers
 from potstill.stages.plan import shapes_of, total_steps
@@ -32,6 +33,9 @@ from potstill.training.batches import ShuffledRows
 from potstill.training.engine import Engine
 from potstill.training.loop import LAST_BITS, Job, fit
 from potstill.training.metrics import METRICS, open_trackers
+
+STUDENT = "student"
+"""The member that is the student of the run."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +120,18 @@ def _train(
     steps = total_steps(settings, trained_length(recipe, inputs))
 
     def save(name: str) -> None:
-        with scaler.unscaled_outputs(model) if scaler else nullcontext():
+        with scaler.unscaled_outputs(model) if scaler else nullcontext(), merged(adapter):
             save_model(model, inputs.of_student.tokenizer, folder / name, engine)
 
     model = initial_student(recipe, inputs, run, adapted)
     initial = weights_digest(model)
+    own_base = base_of_student(inputs)
+    if settings.lora is not None and own_base is None and member.name == STUDENT:
+        # Beside these stands its adapter, and that of each other member, which begins with the same.
+        save_model(model, inputs.of_student.tokenizer, folder / BASE, engine)
     scaler = target_scaler_of(recipe, inputs.splits["train"].rows)
     begin_head(recipe, inputs, model, inputs.splits["train"].rows, known=has_learnt_head(recipe, inputs))
+    adapter = begin_lora(recipe, inputs, model, settings, "train", engine)
     torch.manual_seed(recipe.seed)  # the projections
     shapes = shapes_of(recipe, inputs, taught_by_student=member.taught_by_student)
     loss = MixedLoss([loss.build(shapes) for loss in member.losses], compiled=settings.compiled)
@@ -149,6 +158,13 @@ def _train(
     )
     with open_trackers(settings.trackers if engine.is_main else (), folder, member.name) as trackers:
         done = fit(replace(job, trackers=trackers), folder, engine, run.progress)
+    lora = None
+    if adapter is not None:
+        base, revision = own_base or (f"../../{STUDENT}/{BASE}", None)
+        with scaler.unscaled_outputs(model) if scaler else nullcontext():
+            lora = leave_adapter(
+                recipe, adapter, job.validation, folder / ADAPTER, engine, base=base, revision=revision
+            )
     save("model")
     return TrainRecord(
         digest=model_digest(folder / "model"),
@@ -161,8 +177,10 @@ def _train(
         stopped_early=done.stopped_early,
         train_rows=len(rows),
         labelled_rows=sum(row.labelled for row in rows),
+        lora=lora,
         files=folder_files(folder / "model", relative_to=folder)
         | _files_of_snapshots(folder)
+        | _files_of_adapter(folder)
         | {METRICS: file_digest(folder / METRICS)},
     )
 
@@ -183,6 +201,12 @@ def _snapshots(settings: TrainSettings, steps: int, save: Callable[[float], None
             save(share)
 
     return {step: partial(save_all, shares) for step, shares in due.items()}
+
+
+def _files_of_adapter(folder: Path) -> dict[str, str]:
+    """Those of an adapter, and of the weights beside which it stands where these lie here."""
+    found = (folder_files(folder / name, relative_to=folder) for name in (ADAPTER, BASE) if (folder / name).is_dir())
+    return dict(pair for files in found for pair in files.items())
 
 
 def _files_of_snapshots(folder: Path) -> dict[str, str]:

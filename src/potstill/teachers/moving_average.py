@@ -28,7 +28,9 @@ class MovingAverage(nn.Module):
         every: int,
     ) -> None:
         super().__init__()
-        self.model = copy.deepcopy(student)
+        # Weights that no step changes are their own average, and need not be there twice.
+        frozen = {id(parameter): parameter for parameter in student.parameters() if not parameter.requires_grad}
+        self.model = copy.deepcopy(student, frozen)
         self._frozen = FrozenTeacher(self.model, device, ask, reads)
         self._decay = decay
         self._every = every
@@ -51,6 +53,7 @@ class MovingAverage(nn.Module):
             return
         decay = min(self._decay, (1 + taken) / (10 + taken))
         for average, new in zip(self.model.parameters(), student.parameters(), strict=True):
-            average.lerp_(new.to(average.dtype), 1 - decay)
+            if average is not new:
+                average.lerp_(new.to(average.dtype), 1 - decay)
         for kept, now in zip(self.model.buffers(), student.buffers(), strict=True):
             kept.copy_(now)

@@ -83,6 +83,13 @@ class ModelWithLoss(nn.Module):
         # One that moves is kept in the checkpoints, though nothing of it is trained.
         self.moving = teacher if isinstance(teacher, nn.Module) else None
 
+    @property
+    def still(self) -> frozenset[str]:
+        """Parameters that no step changes: the frozen ones of the model, also where its moving average shares them."""
+        frozen = {id(parameter) for parameter in self.model.parameters() if not parameter.requires_grad}
+        named = self.named_parameters(remove_duplicate=False)
+        return frozenset(name for name, parameter in named if id(parameter) in frozen)
+
     def forward(self, batch: Batch, teacher: Signals, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         with capture_features(self.model, self.loss.student_reads) as captured:
             outputs = self.ask(self.model, batch)

@@ -5,8 +5,8 @@ the module.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,23 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.nn.parallel import DistributedDataParallel
+
+from potstill.errors import CheckpointError
 
 _OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
 # A parameter that no loss reaches, as a classifier beside losses on features alone, has no moments to restore.
 _OF_MOMENTS = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
+
+
+@runtime_checkable
+class HasStill(Protocol):
+    """A module of which some parameters stay as they are all through its training."""
+
+    @property
+    def still(self) -> frozenset[str]:
+        """Their names."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,7 @@ class TrainingState:
     """Whole tensors of a module and its optimiser, in the memory of the processor."""
 
     weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """Without those that stay as they are: who trains on has them from where they came from."""
     moments: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """Of each parameter, what the optimiser holds of it, by name."""
     groups: list[dict[str, Any]] = field(default_factory=list)
@@ -36,7 +50,12 @@ class TrainingState:
 
 def state_of(module: nn.Module, optimiser: torch.optim.Optimizer) -> TrainingState:
     """The state of a module and its optimiser."""
-    weights: dict[str, Any] = get_model_state_dict(module, options=_OPTIONS)
+    still = _still(module)
+    frozen = {name for name, parameter in _inner(module).named_parameters() if not parameter.requires_grad}
+    # Where nothing else is frozen, what is still need not even be copied.
+    options = replace(_OPTIONS, ignore_frozen_params=bool(still) and frozen <= still)
+    found: dict[str, Any] = get_model_state_dict(module, options=options)
+    weights = {name: tensor for name, tensor in found.items() if name not in still}
     of_optimiser: dict[str, Any] = get_optimizer_state_dict(module, optimiser, options=_OPTIONS)
     return TrainingState(weights, of_optimiser["state"], of_optimiser["param_groups"])
 
@@ -49,8 +68,30 @@ def load_state(module: nn.Module, optimiser: torch.optim.Optimizer, state: Train
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Restore the module alone, in place."""
-    set_model_state_dict(module, dict(weights), options=_OPTIONS)
+    """Restore the module alone, in place.
+
+    Raises:
+        CheckpointError: weights of the module that do not stay as they are, are not among these.
+    """
+    still = _still(module)
+    if not still:
+        set_model_state_dict(module, dict(weights), options=_OPTIONS)
+        return
+    if missing := _inner(module).state_dict().keys() - still - weights.keys():
+        raise CheckpointError(f"a checkpoint has no {min(missing)}, so it is one of another training.")
+    set_model_state_dict(module, dict(weights), options=replace(_OPTIONS, strict=False))
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    """The module that was wrapped, whose names are those of a state."""
+    inner = module.module if isinstance(module, DistributedDataParallel) else module
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
+def _still(module: nn.Module) -> frozenset[str]:
+    inner = _inner(module)
+    return inner.still if isinstance(inner, HasStill) else frozenset()
 
 
 def random_states_of(device: torch.device) -> dict[str, Tensor]:
