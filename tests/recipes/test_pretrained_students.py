@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from potstill.errors import ModelError, RecipeError
@@ -104,6 +105,30 @@ def test_another_student_trains_again_and_keeps_the_labels(classified: Path, tea
     # It has the teacher's own pieces.
     own = AutoTokenizer.from_pretrained(classified / "run/train/student/model")
     assert own.get_vocab() == AutoTokenizer.from_pretrained(teacher_folder).get_vocab()
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft 0.21 asks for it
+def test_the_adapter_of_one_stands_beside_the_model_that_it_was(classified: Path, teacher_folder: Path) -> None:
+    recipe = of_recipe(classified, "own_tokenizer", encoder=teacher_folder, student=classified / "run")
+    changes = ["train.lora={rank: 4}", "train.epochs=1", "train.learning_rate=2e-2", "train.baseline=false"]
+    potstill("train", *recipe, "--out", classified / "lora", *changed(*changes))
+    student = classified / "lora/train/student"
+    # Its own weights are not copied into the run.
+    assert not (student / "base").exists()
+    named = json.loads((student / "adapter/adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == classified.joinpath("run").name
+    from peft import PeftModel
+
+    base = AutoModelForSequenceClassification.from_pretrained(classified / "run/train/student/model")
+    beside = PeftModel.from_pretrained(base, student / "adapter").eval()
+    merged = AutoModelForSequenceClassification.from_pretrained(student / "model").eval()
+    ids = torch.tensor([[2, 250, 251, 3]])
+    with torch.inference_mode():
+        logits = [model(input_ids=ids).logits for model in (beside, merged)]
+    assert torch.allclose(*logits, atol=1e-4)
+    assert not same_weights(
+        student / "model/model.safetensors", classified / "run/train/student/model/model.safetensors"
+    )
 
 
 @pytest.mark.parametrize("mode", ["stored", "online"])

@@ -158,9 +158,9 @@ class PlanRecord(Record):
     """They leave no room for a response."""
     spelt_share: float | None = None
     """Of a student with a trimmed vocabulary: the share of the pieces of validation that it spells with others."""
-    shared_tokens: SharedTokensRecord | None = None
+    shared_tokens: SharedTokensRecord | None = Field(default=None, exclude_if=lambda shared: shared is None)
     """Of a language model whose student exists already."""
-    student_source: str | None = None
+    student_source: str | None = Field(default=None, exclude_if=lambda source: source is None)
     """Where a student lies that exists already."""
     disk_bytes: int
     disk_free_bytes: int
