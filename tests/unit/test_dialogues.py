@@ -152,7 +152,7 @@ def turns(*messages: Any) -> dict[str, Any]:
         ),
         (turns({**USER, "content": []}), r'"messages\[0\]\.content": empty'),
         (turns({**USER, "content": "\ud800"}), r'"messages\[0\]\.content": U\+D800 is not valid Unicode'),
-        (turns(USER, {**ANSWER, "tool_calls": [{}]}), r'"messages\[1\]": tool_calls are not supported'),
+        (turns(USER, {**ANSWER, "tool_calls": [{}]}), r'"messages\[1\]\.tool_calls": a call without the name of its'),
         (turns({**USER, "reasoning_content": "x"}), r'"messages\[0\]": reasoning_content in a turn of the user'),
         (turns({**USER, "thinking": "x"}), r'"messages\[0\]": thinking in a turn of the user; only assistants'),
         (

@@ -8,13 +8,13 @@ from typing import Any, TypeAlias
 
 from potstill.data.columns import KINDS, OPTIONAL, Columns
 from potstill.data.fields import RESPONSES, Form
-from potstill.data.files import RepeatedKey, json_value
 from potstill.data.generated import GeneratedResponse
 from potstill.data.meanings import BESIDE_PROMPT, IN_CHATS, PAIRS_OF_PROMPTS, PART_OF_PROMPT
 from potstill.data.on_disk import OnDisk
+from potstill.data.places import Place, without_nulls
 from potstill.data.reading import Reading
 from potstill.data.rows import domain_in, id_in, read_each, text_id
-from potstill.data.turns import Message, Place, read_turn
+from potstill.data.turns import Message, read_turn
 
 CONVERSATIONS = "conversations"
 """What ShareGPT's form calls the messages."""
@@ -88,7 +88,7 @@ class Conversation:
     @classmethod
     def of(cls, content: list[Any]) -> "Conversation":
         identity, messages, *others = content
-        return cls(identity, tuple(Message(*message) for message in messages), *others)
+        return cls(identity, tuple(map(Message.of, messages)), *others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class PlainText:
 
 
 def _text_of(messages: Iterable[Message]) -> str:
-    return "\n\n".join(part for message in messages for part in (message.reasoning, message.content) if part)
+    return "\n\n".join(part for message in messages for part in (message.reasoning, message.said) if part)
 
 
 def _given(domain: str | None) -> list[str]:
@@ -278,7 +278,7 @@ class _Reader:
     def _conversation(self, given: dict[str, Any], column: str) -> Conversation:
         turns = given[column]
         if isinstance(turns, str) and turns.lstrip().startswith("["):
-            turns = self._parsed(column, turns)
+            turns = self.at.parsed(column, turns)
         if not isinstance(turns, list) or not turns:
             kind = "an empty list" if isinstance(turns, list) else type(turns).__name__
             raise self.at.error(f' "{column}": expected a list of turns with role and content, found {kind}')
@@ -301,19 +301,19 @@ class _Reader:
 
     def _tools(self, value: Any) -> str | None:
         column = self.columns.tools
-        tools = self._parsed(column, value)
+        tools = self.at.parsed(column, value)
         # Parquet, and JSON that datasets wrote, give every object every key, with nulls. A text has its author's alone.
         if self.at.path.suffix.lower() == ".parquet" or not isinstance(value, str):
-            tools = _without_nulls(tools)
+            tools = without_nulls(tools)
         if not isinstance(tools, list | None) or not all(isinstance(tool, dict) for tool in tools or []):
             raise self.at.error(f' "{column}": expected a list of objects, as JSON or as its text. Correct it')
-        return self._json(column, tools) if tools else None
+        return self.at.json(column, tools) if tools else None
 
     def _template_kwargs(self, value: Any) -> str | None:
         column = self.columns.chat_template_kwargs
-        values = self._parsed(column, value)
+        values = self.at.parsed(column, value)
         if self.at.path.suffix.lower() == ".parquet":
-            values = _without_nulls(values)
+            values = without_nulls(values)
         if not isinstance(values, dict | None):
             raise self.at.error(f' "{column}": expected an object of values by name, found {type(values).__name__}')
         # Of these an empty value is what a template gets without it.
@@ -327,24 +327,7 @@ class _Reader:
                 f' "{column}": {", ".join(taken)}: of apply_chat_template itself, and not read from rows. Drop it; '
                 "what the model is to be shown, such as documents, goes into a turn"
             )
-        return self._json(column, values) if values else None
-
-    def _parsed(self, column: str, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return json_value(value) if value.strip() else None
-        except RepeatedKey as error:
-            raise self.at.error(f' "{column}": an object in its text has the key "{error}" twice. Correct it') from None
-        except (ValueError, RecursionError):
-            raise self.at.error(f' "{column}": a text that is no JSON. Correct it') from None
-
-    def _json(self, column: str, value: Any) -> str:
-        def refuse(inner: Any) -> None:
-            kind = type(inner).__name__
-            raise self.at.error(f' "{column}": a value of type {kind}, which JSON does not have. Write it as text')
-
-        return self.at.text(column, json.dumps(value, ensure_ascii=False, default=refuse))
+        return self.at.json(column, values) if values else None
 
     def _completion(self, given: dict[str, Any]) -> Completion:
         names = self.columns
@@ -384,9 +367,3 @@ class _Reader:
     def _kinds(self) -> str:
         *others, last = [f'"{getattr(self.columns, kind)}"' for kind in KINDS if kind not in self.absent]
         return f"{', '.join(others)} or {last}" if others else last
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
