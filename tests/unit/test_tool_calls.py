@@ -1,4 +1,4 @@
-"""Calls of tools and their results in the forms that data sets have, and one clear error for each that cannot be read."""
+"""Calls of tools and their results in the forms that data sets have, with one clear error for each that is none."""
 
 import json
 from pathlib import Path

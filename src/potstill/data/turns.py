@@ -187,7 +187,7 @@ def _refuse_others(at: Place, where: str, role: Role, given: Mapping[str, Any]) 
 
 
 def _named(keys: Collection[str], given: Mapping[str, Any]) -> str:
-    return " and ".join(key for key in keys if given.get(key) not in EMPTY)
+    return " and ".join(key for key in keys if given.get(key, "") not in EMPTY)
 
 
 def _part(at: Place, where: str, part: Any, ignore: Collection[str]) -> str:
