@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from potstill.data.columns import Columns
-from potstill.data.dialogues import read_dialogues
+from potstill.data.dialogue_rows import read_dialogues
 from potstill.data.fields import MOST_NAMES, OTHERS
 from potstill.data.pairs import read_pairs
 from potstill.data.prepare import DataSettings, Read, prepare

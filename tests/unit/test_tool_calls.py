@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from potstill.data.columns import Columns
-from potstill.data.dialogues import Conversation, read_dialogues
+from potstill.data.dialogue_rows import read_dialogues
+from potstill.data.dialogues import Conversation
 from potstill.data.places import Place
 from potstill.data.tool_calls import ToolCall, problem_of_calls
 from potstill.data.turns import Message, read_turn

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from potstill.data.dialogues import read_dialogues
+from potstill.data.dialogue_rows import read_dialogues
 from potstill.data.places import Place
 from potstill.data.reading import Reading
 from potstill.data.rows import Columns
