@@ -313,7 +313,7 @@ class HeldOut:
 
 
 def _whole(text: Readings) -> int:
-    return hash(same_text_key(text if isinstance(text, str) else text[-1]).lower())
+    return hash(tuple(same_text_key(each).lower() for each in ((text,) if isinstance(text, str) else text)))
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from potstill.data.dialogues import prompt_of
-from potstill.data.encoded import Encoded
+from potstill.data.encoded import TOKEN_TYPES, Encoded
 from potstill.data.prepare import Split, prepare
 from potstill.data.rows import DataRow
 from potstill.errors import DataError, ModelError
@@ -21,7 +21,7 @@ from potstill.stages.piece_counts import student_vocabulary
 from potstill.stages.student_search import chosen_student
 from potstill.stages.teacher_files import Files, named_in, read_files
 from potstill.students import Shrunk, Trimmed, student_config
-from potstill.tasks.loading import TOKEN_TYPES, reads_alike, tokenizer_fingerprint, without_token_types
+from potstill.tasks.loading import reads_alike, tokenizer_fingerprint, without_token_types
 
 
 @dataclass(frozen=True)
