@@ -127,7 +127,7 @@ def test_a_field_that_the_recipe_names_is_read_whatever_it_is_called(tmp_path: P
         ("question", "sentence"),
         ("question", "context"),
         ("query", "passage"),
-        ("text", "text_pair"),
+        ("body", "text2"),
         ("text", "text2"),
         ("text_a", "text_b"),
         ("text", "hypothesis"),
