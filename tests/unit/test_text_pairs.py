@@ -214,6 +214,7 @@ def test_the_card_shows_how_a_pair_is_asked() -> None:
     assert 'tokenizer("a text", truncation' in loading_code("single_label", task)
 
 
+@pytest.mark.long
 def test_pairs_go_through_every_stage(project: Path) -> None:
     """The class is said by the second text alone, so that whoever does not read it learns nothing."""
     for path in (project / "data").iterdir():

@@ -31,6 +31,9 @@ class Columns(Settings):
     """For token classification: a list of words."""
     tags: str = "tags"
     """A list with a tag for each word. May be missing or null: such a row is unlabelled."""
+    spans: str = "spans"
+    """In place of words and tags, beside a `text`: a list of objects with `start` and `end` in characters and `label`
+    (or `tag`, `type`); it may also be called `entities`. May be missing or null: such a row is unlabelled."""
     domain: str = "domain"
     """May be missing or null: of what kind a row is, for several teachers that know different kinds."""
     messages: str = "messages"
@@ -90,7 +93,7 @@ class Columns(Settings):
     def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Without the columns of later versions where they have their names, so that a run from before goes on."""
         values = handler(self)
-        for name in ("tools", "chat_template_kwargs", "input", "text_pair"):
+        for name in ("tools", "chat_template_kwargs", "input", "text_pair", "spans"):
             if values[name] == name:
                 del values[name]
         return values
