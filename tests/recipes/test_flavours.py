@@ -87,7 +87,8 @@ def losses_of(run: Path, name: str = "student") -> set[str]:
 def test_every_recipe_is_listed_and_has_a_test() -> None:
     names = {path.stem for path in RECIPES.glob("*.yaml")}
     others = {"born_again", "assistant_first", "assistant_second", "token_classification", "chat_hidden_states"}
-    assert names == {*ALONE, *SEVERAL, *PAIRS, *OTHER_ANSWERS, *others}
+    forms = {"sharegpt"}
+    assert names == {*ALONE, *SEVERAL, *PAIRS, *OTHER_ANSWERS, *others, *forms}
     listed = (RECIPES / "README.md").read_text()
     assert all(f"`{name}.yaml`" in listed for name in names)
 
