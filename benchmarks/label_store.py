@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from potstill.data.chat_tokens import ChatTokens
 from potstill.data.columns import Columns
-from potstill.data.dialogues import read_dialogues
+from potstill.data.dialogue_rows import read_dialogues
 from potstill.data.packing import pack
 from potstill.divergences import ForwardKL
 from potstill.labels.error import as_tensors, measure_error, stored_distribution

@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, 
 from potstill.data.batches import RowOrder
 from potstill.data.chat_tokens import ChatTokens
 from potstill.data.columns import Columns
-from potstill.data.dialogues import read_dialogues
+from potstill.data.dialogue_rows import read_dialogues
 from potstill.data.packing import PackedRows, pack
 from potstill.labels import Fitted, LabelSource, LabelStore, PositionEncoding, StoredTeacher, StoreWriter
 from potstill.labels.low_rank import LowRank

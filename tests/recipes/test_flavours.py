@@ -88,7 +88,7 @@ def test_every_recipe_is_listed_and_has_a_test() -> None:
     names = {path.stem for path in RECIPES.glob("*.yaml")}
     others = {"own_tokenizer", "earlier_student", "padded"}  # tested in test_pretrained_students.py
     others |= {"born_again", "assistant_first", "assistant_second", "token_classification", "chat_hidden_states"}
-    others |= {"lora_chat"}
+    others |= {"lora_chat", "sharegpt"}
     assert names == {*ALONE, *SEVERAL, *PAIRS, *OTHER_ANSWERS, *others}
     listed = (RECIPES / "README.md").read_text()
     assert all(f"`{name}.yaml`" in listed for name in names)

@@ -107,7 +107,7 @@ def test_another_student_trains_again_and_keeps_the_labels(classified: Path, tea
     assert own.get_vocab() == AutoTokenizer.from_pretrained(teacher_folder).get_vocab()
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft 0.21 asks for it
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning")  # of what peft asks transformers
 def test_the_adapter_of_one_stands_beside_the_model_that_it_was(classified: Path, teacher_folder: Path) -> None:
     recipe = of_recipe(classified, "own_tokenizer", encoder=teacher_folder, student=classified / "run")
     changes = ["train.lora={rank: 4}", "train.epochs=1", "train.learning_rate=2e-2", "train.baseline=false"]

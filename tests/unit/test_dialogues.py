@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from potstill.data.columns import Columns
-from potstill.data.dialogues import (
-    ARGUMENTS,
-    Completion,
-    Conversation,
-    Example,
-    PlainText,
-    columns_read,
-    read_dialogues,
-)
+from potstill.data.dialogue_rows import ARGUMENTS, columns_read, read_dialogues
+from potstill.data.dialogues import Completion, Conversation, Example, PlainText
 from potstill.data.reading import Reading
 from potstill.data.turns import Message
 from potstill.errors import DataError
@@ -152,7 +145,7 @@ def turns(*messages: Any) -> dict[str, Any]:
         ),
         (turns({**USER, "content": []}), r'"messages\[0\]\.content": empty'),
         (turns({**USER, "content": "\ud800"}), r'"messages\[0\]\.content": U\+D800 is not valid Unicode'),
-        (turns(USER, {**ANSWER, "tool_calls": [{}]}), r'"messages\[1\]": tool_calls are not supported'),
+        (turns(USER, {**ANSWER, "tool_calls": [{}]}), r'"messages\[1\]\.tool_calls": a call without the name of its'),
         (turns({**USER, "reasoning_content": "x"}), r'"messages\[0\]": reasoning_content in a turn of the user'),
         (turns({**USER, "thinking": "x"}), r'"messages\[0\]": thinking in a turn of the user; only assistants'),
         (
@@ -212,8 +205,16 @@ def turns(*messages: Any) -> dict[str, Any]:
         (turns({"role": "system", "content": "x"}, ANSWER), r"expected a user turn first, .*found the assistant's"),
         (turns(USER, {"role": "system", "content": "x"}), r'"messages": ends with a system turn'),
         ({"prompt": ""}, r'"prompt": empty; use "text" for a text without a prompt'),
-        ({"prompt": [USER]}, r'"prompt": expected text, found list\. Put turns into "messages"'),
-        ({"prompt": "x", "completion": [ANSWER]}, r'"completion": expected text, found list\. Put turns'),
+        ({"prompt": []}, r'"prompt": expected a list of turns with role and content, found an empty list'),
+        ({"prompt": [USER, ANSWER]}, r'"prompt": ends with a turn of the assistant, after which .* Move it to "comp'),
+        ({"prompt": [ANSWER, USER]}, r'"prompt": expected a user turn first, .*found the assistant\'s'),
+        ({"prompt": [USER], "completion": [USER]}, r'"completion": expected turns of the assistant first and last, f'),
+        ({"prompt": [USER], "completion": [ANSWER, USER]}, r"found one of the user\. Move what comes before"),
+        ({"prompt": [USER], "completion": []}, r'"completion": expected a list of turns .*found an empty list'),
+        ({"prompt": [USER], "completion": " "}, r'"completion": empty; use null where the teacher is to write it'),
+        ({"prompt": [USER], "input": "x"}, r'has "input" beside turns in "prompt"\. Write it into a turn; data\.ign'),
+        ({"prompt": [{"role": "user"}]}, r'"prompt\[0\]\.content": expected text, found NoneType'),
+        ({"prompt": "x", "completion": [ANSWER]}, r'"completion": expected text, found list\. Put turns into "messa'),
         ({"prompt": "x", "completion": ""}, r'"completion": empty; use null where the teacher is to write it'),
         ({"prompt": "x", "id": "\udc00"}, r'"id": U\+DC00 is not valid Unicode'),
         ({"prompt": "x", "id": ""}, r'"id": empty; use null to name the row by its content'),

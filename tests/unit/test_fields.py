@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from potstill.data.columns import Columns
-from potstill.data.dialogues import read_dialogues
+from potstill.data.dialogue_rows import read_dialogues
 from potstill.data.fields import MOST_NAMES, OTHERS
 from potstill.data.pairs import read_pairs
 from potstill.data.prepare import DataSettings, Read, prepare
@@ -127,7 +127,7 @@ def test_a_field_that_the_recipe_names_is_read_whatever_it_is_called(tmp_path: P
         ("question", "sentence"),
         ("question", "context"),
         ("query", "passage"),
-        ("text", "text_pair"),
+        ("body", "text2"),
         ("text", "text2"),
         ("text_a", "text_b"),
         ("text", "hypothesis"),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from potstill.data.columns import Columns
-from potstill.data.dialogues import read_dialogues
+from potstill.data.dialogue_rows import read_dialogues
 from potstill.data.meanings import stands_in
 from potstill.data.pairs import read_pairs
 from potstill.data.prepare import Read

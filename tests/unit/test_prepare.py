@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potstill.data.dialogues import read_dialogues
+from potstill.data.dialogue_rows import read_dialogues
 from potstill.data.prepare import DataSettings, NearCopies, prepare
 from potstill.data.rows import Row, read_rows
 from potstill.data.splits import stable_fraction, stable_order

@@ -45,7 +45,11 @@ def test_parquet_and_other_names_of_columns(tmp_path: Path) -> None:
     ("row", "said"),
     [
         ({"words": ["a"]}, r'line 1 has no "tokens"; found \[\'words\'\]. Set data.columns.tokens'),
-        ({"text": "a", "entities": [{"start": 0}]}, r'has no "tokens"; .* Write words and tags as lists: \{"tokens": '),
+        (
+            {"text": None, "entities": []},
+            r'has no "tokens"; .* Write words and tags as lists: \{"tokens": .* or a text',
+        ),
+        ({"text": "a", "entities": [{"start": 0}]}, r'"entities\[0\]": no end or end_offset; found'),
         ({"tokens": ["a"], "tags": "O"}, r'"tags": expected a list, found str. Write a list with a tag for each word'),
         ({"tokens": ["a"], "tags": [None]}, '"tags": expected text, found NoneType at word 0. Write O, or null'),
         ({"tokens": ["a"], "tags": [0.0]}, "found the number 0.0. Write tags by their names"),

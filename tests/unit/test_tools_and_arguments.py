@@ -10,11 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from potstill.data.columns import Columns
-from potstill.data.dialogues import (
-    Conversation,
-    prompt_of,
-    read_dialogues,
-)
+from potstill.data.dialogue_rows import read_dialogues
+from potstill.data.dialogues import Conversation, prompt_of
 from potstill.data.reading import Reading
 from potstill.errors import DataError
 from tests.unit.test_dialogues import ANSWER, USER, read, turns

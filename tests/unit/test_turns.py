@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from potstill.data.dialogues import read_dialogues
+from potstill.data.dialogue_rows import read_dialogues
+from potstill.data.places import Place
 from potstill.data.reading import Reading
 from potstill.data.rows import Columns
-from potstill.data.turns import Message, Place, read_turn
+from potstill.data.turns import Message, read_turn
 from potstill.errors import DataError
 
 

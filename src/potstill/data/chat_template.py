@@ -7,12 +7,12 @@ placeholder for the response, for what it writes after one.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from potstill.data.dialogues import Conversation
+from potstill.data.guarded import Shown, strings_of
 from potstill.data.reasoning_blocks import (
     END,
     after_prompt,
@@ -20,10 +20,13 @@ from potstill.data.reasoning_blocks import (
     lead_of,
     lead_without_reasoning,
     problem_of_block,
+    said_after,
+    without_empty_block,
 )
 from potstill.data.rendering import Template
-from potstill.data.shown_turns import problem_of_shown
+from potstill.data.shown_turns import FIX_OF_CALLS, problem_of_shown
 from potstill.data.special_tokens import SpecialTokens, any_of, ids_after, token_ids
+from potstill.data.tool_calls import FORMS, CallForm, problem_of_calls
 from potstill.data.turns import REASONING, Message
 from potstill.errors import DataError, ModelError
 
@@ -59,12 +62,13 @@ class Chat:
         self._special = special_tokens
         tools = json.loads(conversation.tools) if conversation.tools else None
         values = json.loads(conversation.template_kwargs) if conversation.template_kwargs else {}
-        self._plain = _Shown(conversation.messages, tools, values)
+        self._plain = Shown(conversation.messages, tools, values)
         # No content holds its own hash, so these strings occur nowhere else.
         whole = repr(conversation.messages) + conversation.beside
         digest = hashlib.sha256(whole.encode()).hexdigest()[:32]
         self._content, self._reasoning = f"{digest}content", f"{digest}reasoning"
-        texts = [conversation.text, *_strings([tools, values])]
+        arguments = [json.loads(call.arguments) for message in conversation.messages for call in message.calls]
+        texts = [conversation.text, *strings_of([tools, values, arguments])]
         strings = sorted({string for text in texts for string in special_tokens.strings.findall(text)})
         self._texts = {f"{digest}text{number:04}": string for number, string in enumerate(strings)}
         self._placeholders = any_of(self._texts)
@@ -73,14 +77,7 @@ class Chat:
         def guarded(text: str) -> str:
             return special_tokens.strings.sub(lambda match: names[match.group()], text)
 
-        self._guarded = _Shown(
-            tuple(
-                Message(message.role, guarded(message.content), message.reasoning and guarded(message.reasoning))
-                for message in conversation.messages
-            ),
-            _with_strings(tools, guarded),
-            {name: _with_strings(value, guarded) for name, value in values.items()},
-        )
+        self._guarded = self._plain.changed(guarded)
         self._messages = self._guarded.messages
         answers = [number for number, message in enumerate(conversation.messages) if message.role == "assistant"]
         self._learnt = [(number, conversation.messages[number].learnt) for number in answers]
@@ -160,22 +157,26 @@ class Chat:
         shown = self._rendered(self._messages[:turns], add_generation_prompt=True)
         if self._texts:
             plain = self._of(self._plain, self._plain.messages[:turns], add_generation_prompt=True)
-            if self._placeholders.sub(lambda match: self._texts[match.group()], shown) != plain:
-                strings = ", ".join(map(repr, self._texts.values()))
-                raise DataError(
-                    f'row "{self._row}": the chat template rewrites a content that holds {strings}, which it must '
-                    "not, for the string to stay text. Drop the string or the row."
-                )
+            self._require_written(shown, plain)
         if self._guarded.tools:
             # With none at all, a tokenizer that has a template of its own for tools would take another.
             none: list[Any] | None = [] if isinstance(self._tokenizer.chat_template, dict) else None
-            without = _Shown(self._messages, none, self._guarded.values)
+            without = Shown(self._messages, none, self._guarded.values)
             if shown == self._of(without, self._messages[:turns], add_generation_prompt=True):
                 raise DataError(
                     f'row "{self._row}": the chat template does not write the tools, so no model would be shown them. '
                     "Use a template that does, or leave them out with data.ignore: [tools]."
                 )
         return shown
+
+    def _require_written(self, shown: str, plain: str) -> None:
+        """Raises DataError: a text with placeholders is not as the plain one has it."""
+        if self._placeholders.sub(lambda match: self._texts[match.group()], shown) != plain:
+            strings = ", ".join(map(repr, self._texts.values()))
+            raise DataError(
+                f'row "{self._row}": the chat template rewrites a content that holds {strings}, which it must '
+                "not, for the string to stay text. Drop the string or the row."
+            )
 
     def _whole_prompt(self) -> str:
         prompt = self._prompt(self._turns_shown)
@@ -189,12 +190,9 @@ class Chat:
     def _response(self, number: int, prompt: str) -> tuple[str, str]:
         """What the assistant must say as message `number`, up to its end-of-turn token, and that token."""
         message = self._messages[number]
-        asked, reasoning = None, ""
-        if message.reasoning is not None:
-            # With its own white space around the placeholder, of which the template may leave out some.
-            reasoning = message.reasoning.strip()
-            start = len(message.reasoning) - len(message.reasoning.lstrip())
-            asked = message.reasoning[:start] + self._reasoning + message.reasoning[start + len(reasoning) :]
+        if message.calls:
+            return self._calling(number, prompt)
+        asked, reasoning = self._asked_reasoning(message)
         whole, end = self._around(number, Message("assistant", self._content, asked))
         if asked is not None and self._reasoning in whole:
             self.rewritten |= asked not in whole or self._reasoning_key != REASONING[0]
@@ -211,6 +209,94 @@ class Chat:
         response = after_prompt(prompt, lead + content + end.string[: end.end()])
         self._refuse(problem_of_block(prompt, response, turn=number, switches=self._switches))
         return response, end.group()
+
+    def _asked_reasoning(self, message: Message) -> tuple[str | None, str]:
+        """The reasoning of a message as a placeholder in its own white space, of which the template may leave out some,
+        and what the placeholder stands for."""
+        if message.reasoning is None:
+            return None, ""
+        reasoning = message.reasoning.strip()
+        start = len(message.reasoning) - len(message.reasoning.lstrip())
+        return message.reasoning[:start] + self._reasoning + message.reasoning[start + len(reasoning) :], reasoning
+
+    def _calling(self, number: int, prompt: str) -> tuple[str, str]:
+        """As `_response`, of a message that calls tools: all that the template writes after the prompt.
+
+        No placeholder is given for the content, for many templates write calls otherwise where there is one.
+        """
+        message = self._messages[number]
+        asked, reasoning = self._asked_reasoning(message)
+        shown = (*self._messages[:number], replace(message, reasoning=asked))
+        whole = self._rendered(shown, add_generation_prompt=False)
+        if self._texts:
+            bare = (*self._plain.messages[:number], replace(self._plain.messages[number], reasoning=asked))
+            self._require_written(whole, self._of(self._plain, bare, add_generation_prompt=False))
+        # Not any token that is kept whole: what closes a call ends no turn.
+        last = next(reversed(list(self._special.strings.finditer(whole))), None)
+        said = None if last is None else said_after(prompt, whole[: last.end()])
+        if last is None or not said or whole[last.end() :].strip():
+            raise DataError(
+                f'row "{self._row}": the chat template does not write turn {number}, which calls tools, after its '
+                "prompt and with a special token at its end, so nobody can say what a student should learn of it. "
+                f"{FIX_OF_CALLS}."
+            )
+        names = [call.name for call in message.calls]
+        content = message.content.strip()
+        if message.reasoning is None:
+            said = without_empty_block(prompt, said, message.content, [content or names[0], names[0]])
+        elif asked is not None and self._reasoning in said:
+            self.rewritten |= asked not in said or self._reasoning_key != REASONING[0]
+            said = said.replace(self._reasoning, reasoning)
+        else:
+            said = f"<think>\n{message.reasoning}\n</think>\n\n{said}"
+        self._require_calls(number, said[: -len(last.group())])
+        self.rewritten |= message.content not in said
+        response = after_prompt(prompt, said)
+        self._refuse(problem_of_block(prompt, response, turn=number, switches=self._switches))
+        return response, last.group()
+
+    def _require_calls(self, number: int, said: str) -> None:
+        """Raises DataError: the content of a message, or one of its calls, is not in what the template writes of it."""
+        message = self._messages[number]
+        content, bare = "".join(message.content.split()), "".join(said.split())
+        lost = problem_of_calls(bare.replace(content, "", 1), message.calls) if content in bare else "the content"
+        if lost:
+            raise self._without_calls(number, lost)
+
+    def _without_calls(self, number: int, lost: str) -> DataError:
+        return DataError(
+            f'row "{self._row}": the chat template does not write {lost} in turn {number}, so nobody would learn or be '
+            f"shown it. {FIX_OF_CALLS}."
+        )
+
+    @cached_property
+    def _call_form(self) -> CallForm:
+        """How the template takes calls: the first form in which it writes all of one."""
+        calling = [number for number, message in enumerate(self._messages) if message.calls]
+        # Of a content that is empty more depends.
+        number = next((number for number in calling if not self._messages[number].content), calling[0])
+        problems: list[DataError] = []
+        for form in FORMS:
+            try:
+                lost = self._lost_calls(number, form)
+            except DataError as error:
+                problems.append(error)
+                continue
+            if lost is None:
+                return form
+            problems.append(self._without_calls(number, lost))
+        raise problems[0]
+
+    def _lost_calls(self, number: int, form: CallForm) -> str | None:
+        """What of the calls of a message is not in what the template writes of it in this form."""
+        # Under whichever name reasoning goes, calls are the same.
+        prompt, whole = (
+            self._of(self._guarded, self._messages[:end], add_generation_prompt=asks, key=REASONING[0], form=form)
+            for end, asks in ((number, True), (number + 1, False))
+        )
+        message = self._messages[number]
+        said = said_after(prompt, whole) or ""
+        return problem_of_calls(said.replace(message.content.strip(), "", 1), message.calls)
 
     def _content_within(self, number: int, lead: str, rest: str) -> str:
         """The content of message `number` as the template writes it between `lead` and `rest`: many trim it."""
@@ -287,8 +373,15 @@ class Chat:
         return self._of(self._guarded, messages, add_generation_prompt=add_generation_prompt, key=self._reasoning_key)
 
     def _of(
-        self, shown: "_Shown", messages: tuple[Message, ...], *, add_generation_prompt: bool, key: str | None = None
+        self,
+        shown: Shown,
+        messages: tuple[Message, ...],
+        *,
+        add_generation_prompt: bool,
+        key: str | None = None,
+        form: CallForm | None = None,
     ) -> str:
+        calls = any(message.calls for message in messages)
         return self._template.rendered(
             self._row,
             messages,
@@ -296,35 +389,5 @@ class Chat:
             values=shown.values,
             reasoning_key=key or self._reasoning_key,
             add_generation_prompt=add_generation_prompt,
+            call_form=form or (self._call_form if calls else FORMS[0]),
         )
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """What a template is given."""
-
-    messages: tuple[Message, ...]
-    tools: list[Any] | None
-    values: dict[str, Any]
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """All strings in a value of JSON, names included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield name
-            yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
-
-
-def _with_strings(value: Any, change: Callable[[str], str]) -> Any:
-    """The value with each of its strings changed."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {change(name): _with_strings(inner, change) for name, inner in value.items()}
-    return [_with_strings(inner, change) for inner in value] if isinstance(value, list) else value

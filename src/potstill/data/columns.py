@@ -21,6 +21,9 @@ class Columns(Settings):
     id: str = "id"
     """Rows without this column are named by a hash of their content."""
     text: str = "text"
+    text_pair: str = "text_pair"
+    """May be missing in all rows: a second text, read with the first as a pair, as the tokenizer encodes pairs: premise
+    and hypothesis, question and passage, two sentences."""
     label: str = "label"
     """May be missing or null: such a row is unlabelled. A class, or as the task says: a list of them, which is empty
     for a text that is labelled with none, or a number."""
@@ -28,6 +31,9 @@ class Columns(Settings):
     """For token classification: a list of words."""
     tags: str = "tags"
     """A list with a tag for each word. May be missing or null: such a row is unlabelled."""
+    spans: str = "spans"
+    """In place of words and tags, beside a `text`: a list of objects with `start` and `end` in characters and `label`
+    (or `tag`, `type`); it may also be called `entities`. May be missing or null: such a row is unlabelled."""
     domain: str = "domain"
     """May be missing or null: of what kind a row is, for several teachers that know different kinds."""
     messages: str = "messages"
@@ -57,6 +63,8 @@ class Columns(Settings):
                 raise ValueError(
                     f'{renamed[name]} and {role} are both "{name}"; expected a column for each. Drop one of the two'
                 )
+        if "text_pair" in self.model_fields_set and not self.of_pairs:
+            raise ValueError(f'text_pair is "{self.text_pair}", as another column is. Drop one of the two')
         for roles in REQUIRED:
             one, other = (getattr(self, role) for role in roles)
             if one == other:
@@ -64,6 +72,11 @@ class Columns(Settings):
                 how = f"Set data.columns.{own} to the one that holds the {own}" if own else "Drop one of the two"
                 raise ValueError(f'{" and ".join(roles)} are both "{one}"; expected a column for each. {how}')
         return self
+
+    @property
+    def of_pairs(self) -> frozenset[str]:
+        """The column of a second text, where no other has its name."""
+        return frozenset({self.text_pair}) - {self.id, self.text, self.label, self.domain}
 
     @property
     def given_away(self) -> frozenset[str]:
@@ -80,7 +93,7 @@ class Columns(Settings):
     def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Without the columns of later versions where they have their names, so that a run from before goes on."""
         values = handler(self)
-        for name in ("tools", "chat_template_kwargs", "input"):
+        for name in ("tools", "chat_template_kwargs", "input", "text_pair", "spans"):
             if values[name] == name:
                 del values[name]
         return values

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from potstill.data.dialogues import Conversation
 from potstill.data.ids import Index, Keys
 from potstill.data.near_copies import HeldOut, Readings, same_text_key
-from potstill.data.rows import DataRow
+from potstill.data.rows import DataRow, Row
 from potstill.progress import Progress
 
 EXAMPLES = 3
@@ -70,6 +70,9 @@ def duplicates(splits: Mapping[str, Sequence[DataRow]]) -> dict[str, Copies]:
         own, with_label, labelled = Keys(), Keys(), []
         for row in rows:
             key = same_text_key(row.text)
+            if isinstance(row, Row) and row.second_at is not None:
+                # The same words are another pair where the second text begins elsewhere.
+                key += f" {len(row.texts[0].split())}"
             if isinstance(row, Conversation):
                 # The same turns ask for something else with other tools.
                 key += row.beside
@@ -153,6 +156,9 @@ def near_copies(
 
 
 def _readings(row: DataRow) -> Readings:
+    # A pair is copied where both of its texts are: one premise has many hypotheses, and each pair its own label.
+    if isinstance(row, Row) and row.second_at is not None:
+        return row.texts
     # Without the system turn first, by which what is shared by many rows alone makes no candidates.
     return row.own_text, row.text
 

@@ -12,6 +12,9 @@ import torch
 from potstill.models import Part
 from potstill.signals import Batch
 
+TOKEN_TYPES = "token_type_ids"
+"""The input that tells a model of which of two texts a token is."""
+
 
 @runtime_checkable
 class BatchSource(Protocol):
@@ -60,6 +63,8 @@ class EncodedRows:
     """A class for each row, rows x labels in {0, 1} where a row has several, or numbers."""
     pad_id: int
     truncated: int
+    types: list[npt.NDArray[np.int8]] | None = None
+    """Of which of two texts each token is, where the rows are pairs and the model is told."""
 
     @cached_property
     def lengths(self) -> Sequence[int]:
@@ -86,10 +91,16 @@ class EncodedRows:
             tokens = self.tokens[index]
             input_ids[place, : len(tokens)] = tokens
             attention[place, : len(tokens)] = 1
+        inputs = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention)}
+        if self.types is not None:
+            types = np.zeros_like(input_ids)
+            for place, index in enumerate(indices):
+                types[place, : len(self.types[index])] = self.types[index]
+            inputs[TOKEN_TYPES] = torch.from_numpy(types)
         labels = torch.from_numpy(self.labels[list(indices)])
         return Batch(
             ids=tuple(self.ids[index] for index in indices),
-            inputs={"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention)},
+            inputs=inputs,
             labels=labels,
             mask=torch.ones_like(labels, dtype=torch.bool),
             whole_rows=True,
@@ -102,4 +113,5 @@ class EncodedRows:
             labels=self.labels[list(indices)],
             pad_id=self.pad_id,
             truncated=self.truncated,
+            types=None if self.types is None else [self.types[index] for index in indices],
         )

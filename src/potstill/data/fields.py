@@ -279,7 +279,7 @@ class Unread:
             f'{self._unlabelled:,} of {self._rows:,} rows have no "{label}", and {each.unlabelled:,} of these have '
             f"{shown(name)}, first {each.first_unlabelled}, which looks like it"
         )
-        if each.nested and self._form.labels is TAGS:
+        if each.nested and self._form.setting == "tags" and self._form.labels is TAGS:
             return (
                 f'{missing}, but holds spans. Write a tag for each word instead, such as "{label}": ["B-PER", "I-PER", '
                 f'"O"]. {leaves_out(name)}'

@@ -49,6 +49,16 @@ def read_records(path: Path, refuse: Refuse = at_once) -> Iterator[tuple[str, An
     return _json_list(path, refuse) if suffix == ".json" and _begins_with_bracket(path) else _json_lines(path, refuse)
 
 
+def first_record(path: Path) -> dict[str, Any]:
+    """The first object of a file, by which its form is told; nothing where there is none.
+
+    Raises:
+        DataError: as `read_records`, but for lines that are no JSON.
+    """
+    records = (record for _, record in read_records(path, refuse=lambda error: None))
+    return next((record for record in records if isinstance(record, dict)), {})
+
+
 class RepeatedKey(ValueError):
     """A key that one object of JSON has twice, so that one of its values would be lost."""
 

@@ -140,21 +140,25 @@ TOOLS = Meaning("the functions that the model may call (tools of chat templates)
 REASONING = Meaning("what was thought before the answer (reasoning_content of chat templates)", _has_value)
 SEEN = Meaning("what the model is shown beside the text; only text is read", _is_shown)
 LEARNT = Meaning("which tokens are to be learnt; all are learnt here", _leaves_out)
-SECOND = Meaning(
+_OF_TWO = (
     "a second text, which the answer may depend on; one text is read. Write both into that one, as the teacher is to "
-    "see them",
+    "see them"
+)
+SECOND = Meaning(
+    "a second text, which the answer may depend on. Name it in data.columns.text_pair, and the two are read as a pair; "
+    "what is more than two, write into one of them, as the teacher is to see it",
     _has_text,
     alike=False,
 )
-PART = Meaning(SECOND.words, _has_text, alike=False, inside=False)
+PART = Meaning(_OF_TWO, _has_text, alike=False, inside=False)
 """A second text beside one that is often made of it."""
 PART_OF_PROMPT = Meaning(
-    f"{SECOND.words}, or name it in data.columns.input, which is put after a prompt",
+    f"{_OF_TWO}, or name it in data.columns.input, which is put after a prompt",
     _has_text,
     alike=False,
     inside=False,
 )
-LONG_PART = Meaning(SECOND.words, _has_prose, alike=False, inside=False)
+LONG_PART = Meaning(_OF_TWO, _has_prose, alike=False, inside=False)
 CHOICES = Meaning(
     "what the answer is chosen from (choices of a multiple choice); write it into the text that is read",
     _has_text,

@@ -21,7 +21,7 @@ from potstill.progress import Advance, unseen
 _WORD = re.compile(r"\w+")
 _ROUNDING = 1e-9  # 0.56 * 25 is a little more than 14: a share that is just reached counts
 
-_SPACELESS = (
+SPACELESS = (
     (0x0E00, 0x0FFF),
     (0x1000, 0x109F),
     (0x1780, 0x17FF),
@@ -113,7 +113,7 @@ _PLAIN = _Patterns(_WORD, re.compile(rf"\w+|{_RUNS}|[^\w\s]"))
 
 
 @cache
-def _marks_and_joiners() -> tuple[tuple[int, int], ...]:
+def marks_and_joiners() -> tuple[tuple[int, int], ...]:
     """Marks above, below and after letters, which `\\w` does not hold, and what joins letters or emoji, as ranges."""
     # All marks are in these planes.
     planes = (range(0x300, 0x20000), range(0xE0000, 0xE1000))
@@ -126,7 +126,7 @@ def _marks_and_joiners() -> tuple[tuple[int, int], ...]:
 @cache
 def _special() -> frozenset[str]:
     """The characters for which the plain patterns will not do, but for the rare Han, which are beyond all of them."""
-    ranges = (*_marks_and_joiners(), *_SPACELESS[:-1])
+    ranges = (*marks_and_joiners(), *SPACELESS[:-1])
     return frozenset(chr(code) for first, last in ranges for code in range(first, last + 1))
 
 
@@ -140,7 +140,7 @@ def _full(*, wide: bool) -> _Patterns:
     def those_in(ranges: Iterable[tuple[int, int]]) -> str:
         return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges if wide or last <= 0xFFFF)
 
-    joined, spaceless = those_in(_marks_and_joiners()), those_in(_SPACELESS)
+    joined, spaceless = those_in(marks_and_joiners()), those_in(SPACELESS)
     letter = rf"[^\W{spaceless}]"
     word = rf"{letter}+(?:[{joined}]+{letter}*)*|[{spaceless}][{joined}]*"
     return _Patterns(re.compile(word), re.compile(rf"{word}|{_RUNS}|[^\w\s][{joined}]*"))
@@ -156,7 +156,7 @@ def _read(text: str) -> tuple[str, _Patterns]:
         return text.lower(), _PLAIN
     folded = unicodedata.normalize("NFC", text.translate(_FOLDED)).lower()
     highest = max(folded, default="")
-    if highest < chr(_SPACELESS[-1][0]) and _special().isdisjoint(folded):
+    if highest < chr(SPACELESS[-1][0]) and _special().isdisjoint(folded):
         return folded, _PLAIN
     return folded, _full(wide=highest > "\uffff")
 
@@ -313,7 +313,7 @@ class HeldOut:
 
 
 def _whole(text: Readings) -> int:
-    return hash(same_text_key(text if isinstance(text, str) else text[-1]).lower())
+    return hash(tuple(same_text_key(each).lower() for each in ((text,) if isinstance(text, str) else text)))
 
 
 @runtime_checkable

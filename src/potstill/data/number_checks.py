@@ -1,13 +1,16 @@
-"""Questions about labels that are numbers: which stand for no label, and which differ by less than float32 can tell."""
+"""Labels that are numbers: which stand for no label, and which differ by less than float32 can tell."""
 
+import math
 from array import array
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from potstill.data.label_checks import Seen, no_label
+from potstill.errors import DataError
 
 NO_NUMBER = frozenset({-1.0, -99.0, -100.0, -999.0, -9999.0, 9999.0})
 """Numbers that stand for a row without a label: -1 in GLUE's test sets, -100 in losses of torch, runs of nines in
@@ -18,6 +21,37 @@ LOST = 0.01
 """Of the standard deviation of the labels: the rounding error over which an error of that size in every prediction
 would be taken for none."""
 LEAST = float(np.finfo(np.float32).tiny)
+MOST = float(np.finfo(np.float32).max)
+
+
+def number_in(path: Path, place: str, column: str, value: Any) -> float:
+    """A number.
+
+    Raises:
+        DataError: it is none, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        hint = " Write it without quotes." if isinstance(value, str) and _is_number(value) else ""
+        raise DataError(f'{path}: {place} "{column}": expected a number, found {type(value).__name__}.{hint}')
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise DataError(f'{path}: {place} "{column}": expected a finite number; use null for a row without a label.')
+    if abs(number) > MOST:
+        raise DataError(
+            f'{path}: {place} "{column}": {number:.3g} is too large for float32, in which models answer; expected at '
+            f"most {MOST:.2g}. Divide all labels by a constant, or take their logarithms."
+        )
+    return number
+
+
+def _is_number(value: str) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 class NumberTally:

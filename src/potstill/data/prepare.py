@@ -181,7 +181,7 @@ def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, Split]:
         else:
             notes = how.files[path]
             found[name] = Split(rows, len(rows) + notes.bad, notes=notes)
-    tallies = (how.classes, how.tags, how.numbers)
+    tallies = (how.pairs, how.classes, how.tags, how.numbers)
     asked = [problem for tally in tallies for problem in tally.problems(settings.allow_labels)]
     if problems or asked:
         raise DataError("\n".join([*problems.values(), *asked]))

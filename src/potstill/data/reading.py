@@ -1,6 +1,6 @@
 """How the rows of files are read, and what was found in the files beside the rows."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +65,31 @@ class Refusals:
             raise DataError("\n".join([*several, *self.first]))
 
 
+class PairTally:
+    """Which rows have a second text, over all files: all have one, or none has."""
+
+    def __init__(self) -> None:
+        self._counts = {True: 0, False: 0}
+        self._first: dict[bool, str] = {}
+        self._column = ""
+
+    def add(self, path: Path, place: str, column: str, *, paired: bool) -> None:
+        """Count a row; `column` is that of second texts."""
+        self._counts[paired] += 1
+        self._first.setdefault(paired, f"{path}: {place}")
+        self._column = column
+
+    def problems(self, allowed: Collection[str]) -> Iterator[str]:
+        """One error where some rows are pairs and some are not, or the recipe names a column that none has."""
+        with_both, alone = self._counts[True], self._counts[False]
+        if alone and (with_both or self._column != "text_pair"):
+            yield (
+                f'data: {alone:,} of {with_both + alone:,} rows have no "{self._column}", first {self._first[False]}, '
+                'and a row without it is no pair. Write it in each row, as "" where it is empty, or leave it out of '
+                f"all with data.ignore: [{self._column}]."
+            )
+
+
 @dataclass
 class Reading:
     """One for all files of a recipe, since labels are compared over all of them."""
@@ -75,6 +100,7 @@ class Reading:
     classes: ClassTally = field(default_factory=ClassTally)
     tags: TagTally = field(default_factory=TagTally)
     numbers: NumberTally = field(default_factory=NumberTally)
+    pairs: PairTally = field(default_factory=PairTally)
     files: dict[Path, FileNotes] = field(default_factory=dict)
 
     def begin(self, path: Path) -> FileNotes:

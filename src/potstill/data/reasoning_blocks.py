@@ -8,6 +8,7 @@ _OPENED = re.compile(r"<think>(\s*)\Z")
 _CLOSED = re.compile(r"</think>\s*\Z")
 _OPENING = re.compile(r"\s*<think>")
 _EMPTY = re.compile(r"<think>\s*</think>\s*")
+_CLOSED_EMPTY = re.compile(r"<think>\s*</think>\s*\Z")
 _EMPTY_REST = re.compile(r"(?:<think>\s*)?</think>\s*")
 
 
@@ -24,6 +25,21 @@ def lead_of(prompt: str, whole: str) -> str:
     opened = _OPENED.search(prompt)
     stem = prompt[: opened.start()] if opened else prompt
     return whole[len(stem) :] if whole.startswith(stem) else ""
+
+
+def said_after(prompt: str, whole: str) -> str | None:
+    """As `lead_of`, where the prompt may also end with an empty block that `whole` does not have; None where `whole`
+    does not go on from the prompt."""
+    stems = (prompt[: opened.start()] if (opened := _OPENED.search(prompt)) else prompt, _CLOSED_EMPTY.sub("", prompt))
+    return next((whole[len(stem) :] for stem in stems if whole.startswith(stem)), None)
+
+
+def without_empty_block(prompt: str, said: str, content: str, before: Sequence[str]) -> str:
+    """What follows a prompt, without an empty block that stands before all of these."""
+    block = _EMPTY.search(said)
+    if block is None or any(each in said[: block.start()] for each in before):
+        return said
+    return lead_without_reasoning(prompt, said[: block.end()], content) + said[block.end() :]
 
 
 def lead_without_reasoning(prompt: str, lead: str, content: str) -> str:

@@ -11,6 +11,7 @@ from jinja2 import TemplateError, TemplateSyntaxError, meta
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
+from potstill.data.tool_calls import FORMS, CallForm
 from potstill.data.turns import Message
 from potstill.errors import DataError, ModelError
 
@@ -40,6 +41,7 @@ class Template:
         values: dict[str, Any],
         reasoning_key: str,
         add_generation_prompt: bool,
+        call_form: CallForm = FORMS[0],
     ) -> str:
         """The text of the turns; `row` is named in errors.
 
@@ -47,11 +49,7 @@ class Template:
             DataError: turns that the template refuses.
             ModelError: a date that cannot be set.
         """
-        turns = [
-            {"role": message.role, "content": message.content}
-            | ({} if message.reasoning is None else {reasoning_key: message.reasoning})
-            for message in messages
-        ]
+        turns = [_turn(message, reasoning_key, call_form) for message in messages]
 
         def written(tools: list[Any] | None, values: dict[str, Any]) -> str:
             with self._clock():
@@ -130,6 +128,20 @@ class Template:
             turns = [{"role": "user", "content": "x"}]
             shown = self.tokenizer.apply_chat_template(turns, chat_template=probe, tokenize=False)
         return bool(shown == str(MOMENTS[0]))
+
+
+def _turn(message: Message, reasoning_key: str, form: CallForm) -> dict[str, Any]:
+    """A turn as templates take it."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning is not None:
+        turn[reasoning_key] = message.reasoning
+    if message.calls:
+        turn["content"] = message.content or form.empty
+        turn["tool_calls"] = [call.given(as_text=form.arguments_as_text) for call in message.calls]
+    for key, value in (("tool_call_id", message.call_id), ("name", message.name)):
+        if value is not None:
+            turn[key] = value
+    return turn
 
 
 @contextmanager

@@ -24,7 +24,8 @@ from potstill.data.reading import Reading
 from potstill.errors import DataError
 
 SETTING = "Set data.columns.text to the column that holds the text."
-MOST = float(np.finfo(np.float32).max)
+BETWEEN = "\n\n"
+"""What stands between the two texts of a pair where both are read as one."""
 OWN_ID = "Give each row an id of its own; rows without one are named by their text."
 
 
@@ -70,8 +71,17 @@ Label = str | tuple[str, ...] | float
 class Row:
     id: str
     text: str
+    """Of a pair both, with a blank line between them."""
     label: Label | None
     domain: str | None = None
+    second_at: int | None = None
+    """Of a pair, where the second text begins."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The one text, or the two of a pair."""
+        at = self.second_at
+        return (self.text,) if at is None else (self.text[: at - len(BETWEEN)], self.text[at:])
 
     @property
     def own_text(self) -> str:
@@ -83,7 +93,9 @@ class Row:
 
     @property
     def content(self) -> list[Any]:
-        # Without a domain as it ever was, so that a run from before there were any goes on.
+        # Without a domain and a pair as it ever was, so that a run from before there were any goes on.
+        if self.second_at is not None:
+            return [self.id, self.text, self.label, self.domain, self.second_at]
         return [self.id, self.text, self.label, *([] if self.domain is None else [self.domain])]
 
     @property
@@ -95,8 +107,8 @@ class Row:
 
     @classmethod
     def of(cls, content: list[Any]) -> "Row":
-        identity, text, label, *domain = content
-        return cls(identity, text, tuple(label) if isinstance(label, list) else label, *domain)
+        identity, text, label, *rest = content
+        return cls(identity, text, tuple(label) if isinstance(label, list) else label, *rest)
 
 
 LabelIn = Callable[[Path, str, str, Any], Label]
@@ -149,36 +161,6 @@ def classes_in(path: Path, place: str, column: str, value: Any) -> tuple[str, ..
     return tuple(sorted(names))
 
 
-def number_in(path: Path, place: str, column: str, value: Any) -> float:
-    """A number.
-
-    Raises:
-        DataError: it is none, or not finite.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        hint = " Write it without quotes." if isinstance(value, str) and _is_number(value) else ""
-        raise DataError(f'{path}: {place} "{column}": expected a number, found {type(value).__name__}.{hint}')
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise DataError(f'{path}: {place} "{column}": expected a finite number; use null for a row without a label.')
-    if abs(number) > MOST:
-        raise DataError(
-            f'{path}: {place} "{column}": {number:.3g} is too large for float32, in which models answer; expected at '
-            f"most {MOST:.2g}. Divide all labels by a constant, or take their logarithms."
-        )
-    return number
-
-
-def _is_number(value: str) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except ValueError:
-        return False
-
-
 def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in, *, how: Reading | None = None) -> OnDisk[Row]:
     """All rows of a file, in its order. Blank lines count as nothing.
 
@@ -193,10 +175,11 @@ def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in, *, how
             how.numbers.add(path, place, row.label)
         elif row.labelled:
             how.classes.add(path, place, record[columns.label], row.classes)
+        how.pairs.add(path, place, columns.text_pair, paired=row.second_at is not None)
         return row
 
     form = Form(
-        reads=frozenset({columns.id, columns.text, columns.label, columns.domain}),
+        reads=frozenset({columns.id, columns.text, columns.label, columns.domain} | columns.of_pairs),
         id=columns.id,
         text=columns.text,
         label=columns.label,
@@ -206,7 +189,11 @@ def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in, *, how
         beside=BESIDE_TEXT,
         pairs=PAIRS_OF_TEXTS,
     )
-    return read_each(path, row_of, lambda row: row.text, form=form, how=how)
+    return read_each(path, row_of, _stands_for, form=form, how=how)
+
+
+def _stands_for(row: Row) -> str:
+    return row.text if row.second_at is None else json.dumps(row.texts)
 
 
 def read_each(
@@ -281,7 +268,10 @@ def rows_fingerprint(rows: Sequence[DataRow]) -> str:
 
 def texts_fingerprint(rows: Sequence[DataRow]) -> str:
     """sha256 over ids and texts alone: what a classifier's answers depend on."""
-    return _digest([row.id, row.text] for row in rows)
+    return _digest(
+        [row.id, row.text, *([row.second_at] if isinstance(row, Row) and row.second_at is not None else [])]
+        for row in rows
+    )
 
 
 def _digest(values: Iterable[list[Any]]) -> str:
@@ -311,7 +301,11 @@ def _row(path: Path, place: str, record: Any, columns: Columns, label_in: LabelI
         label = label_in(path, place, columns.label, label)
     identity = id_in(path, place, columns.id, record.get(columns.id))
     domain = domain_in(path, place, columns.domain, record.get(columns.domain))
-    return Row(text_id(text) if identity is None else identity, text, label, domain)
+    if not columns.of_pairs or (second := record.get(columns.text_pair)) is None:
+        return Row(text_id(text) if identity is None else identity, text, label, domain)
+    second = string_in(path, place, columns.text_pair, second)
+    own = text_id(json.dumps([text, second])) if identity is None else identity
+    return Row(own, text + BETWEEN + second, label, domain, len(text + BETWEEN))
 
 
 def within(record: Mapping[str, Any], *columns: str) -> str | None:

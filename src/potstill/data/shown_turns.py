@@ -2,9 +2,11 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from potstill.data.reasoning_blocks import after_reasoning
+from potstill.data.tool_calls import problem_of_calls
 from potstill.data.turns import Message
 
 _SWITCH = re.compile(r"/(?:no_?)?think\b")
@@ -13,6 +15,7 @@ _FIXES = {
     "system": "Fold it into a user turn, or use a template that writes system turns",
     "tool": "Use a template that writes tool turns, or drop the row",
 }
+FIX_OF_CALLS = "Use a template that writes the calls of tools, or drop the row"
 _OTHER_FIX = "Use a template that writes all turns as they are and in their order, or drop the row"
 
 
@@ -23,17 +26,36 @@ def problem_of_shown(prompt: str, messages: Sequence[Message]) -> str | None:
     reasoning may be gone. White space may differ, and a content may stand there as a string of JSON.
     """
     # The second reading is slow, and few prompts need it.
-    if _first_missing(prompt, messages, str.strip, _bare) is None:
-        return None
-    number = _first_missing(_without_space(prompt), messages, _without_space, _escaped)
+    number = _first_missing(prompt, messages, str.strip, _bare)
+    if number is not None:
+        number = _first_missing(_without_space(prompt), messages, _without_space, _escaped)
     if number is None:
-        return None
+        return next((_lost(number, lost) for number, lost in _calls_missing(prompt, messages)), None)
     message = messages[number]
+    if (
+        message.calls
+        and _first_missing(_without_space(prompt), [replace(message, calls=())], _without_space, _escaped) is None
+    ):
+        return _lost(number, f"the call of {message.calls[0].name}")
     found = any(form in _without_space(prompt) for form in map(_without_space, _escaped(message)))
     how = "where it stands in the row" if found else "as it is"
     return (
         f"does not write turn {number} ({message.role}) {how}, so a model would not be shown what the row says. "
         f"{_FIXES.get(message.role, _OTHER_FIX)}."
+    )
+
+
+def _calls_missing(prompt: str, messages: Sequence[Message]) -> Iterator[tuple[int, str]]:
+    """The turns of which something of their calls is not in the prompt, and what."""
+    for number, message in enumerate(messages):
+        if message.calls and (lost := problem_of_calls(prompt, message.calls)):
+            yield number, lost
+
+
+def _lost(number: int, lost: str) -> str:
+    return (
+        f"does not write {lost} in turn {number} (assistant), so a model would not be shown what the row says. "
+        f"{FIX_OF_CALLS}."
     )
 
 
@@ -52,6 +74,10 @@ def _first_missing(
             return number
         if in_order:
             place = min(found)
+        for name in (read(call.name) for call in message.calls):
+            if (start := prompt.find(name, place)) < 0:
+                return number
+            place = start + len(name)
     return None
 
 

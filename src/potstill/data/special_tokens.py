@@ -1,7 +1,7 @@
 """Token ids of texts, and the strings that must stay text in what the data give to a chat template."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -116,6 +116,20 @@ class TextIds:
         room = max(0, most - len(before) - len(after))
         shown = ids[:room] if side == "right" else ids[max(0, len(ids) - room) :]
         return [*before, *shown, *after], len(ids) > room
+
+    def pair_within(
+        self, texts: Sequence[str], most: int, *, side: Literal["left", "right"] = "right"
+    ) -> tuple[list[int], list[int], bool]:
+        """Two texts in at most so many tokens, the type of each token, and whether one was cut: always the longer one,
+        so that a short second text stays whole beside a long first one."""
+        first, second = map(self.alone, texts)
+        room = max(0, most - len(self.tokenizer.build_inputs_with_special_tokens([], [])))
+        over = max(0, len(first) + len(second) - room)
+        for _ in range(over):
+            longer = first if len(first) > len(second) else second
+            del longer[-1 if side == "right" else 0]
+        ids = self.tokenizer.build_inputs_with_special_tokens(first, second)
+        return ids, self.tokenizer.create_token_type_ids_from_sequences(first, second), over > 0
 
     @cached_property
     def around(self) -> tuple[list[int], list[int]]:

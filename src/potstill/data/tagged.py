@@ -1,17 +1,23 @@
 """Rows of words and their tags, for token classification, by the conventions of Hugging Face datasets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from potstill.data.columns import Columns
 from potstill.data.fields import TAGS, Form
+from potstill.data.files import first_record
 from potstill.data.meanings import IN_TAGS
 from potstill.data.on_disk import OnDisk
+from potstill.data.places import Place
 from potstill.data.reading import Reading
 from potstill.data.rows import domain_in, id_in, read_each, string_in, text_id
+from potstill.data.spans import Scheme, read_spans, require_texts, tagged_words
 from potstill.errors import DataError
+
+ENTITIES = "entities"
+"""What many data sets call spans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,29 +80,60 @@ OF_WORDS = _Fixes(
 )
 
 
-def read_tagged(path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[TaggedRow]:
-    """All rows of a file, in its order.
+def read_tagged(
+    path: Path, columns: Columns, *, how: Reading | None = None, scheme: Scheme = "iob2"
+) -> OnDisk[TaggedRow]:
+    """All rows of a file, in its order: words with their tags, or texts whose spans become tags of this scheme.
 
     Raises:
         DataError: the file, its bad rows by line or row number, or a field whose meaning would be lost.
     """
     how = how or Reading()
+    first = {name: value for name, value in first_record(path).items() if name not in how.ignore}
+    of_spans = _has_spans(first, columns)
+    spans = _column_of_spans(first, columns)
 
     def row_of(place: str, record: Any) -> TaggedRow:
-        row = _row(path, place, record, columns)
+        if isinstance(record, dict) and _has_spans(record, columns):
+            row = _row_of_spans(Place(path, place), record, columns, spans, scheme)
+        else:
+            row = _row(path, place, record, columns)
         how.tags.add(path, place, row.tags or ())
         return row
 
+    read = (columns.text, spans) if of_spans else (columns.tokens, columns.tags)
     form = Form(
-        reads=frozenset({columns.id, columns.tokens, columns.tags, columns.domain}),
+        reads=frozenset({columns.id, *read, columns.domain}),
         id=columns.id,
-        text=columns.tokens,
-        label=columns.tags,
-        setting="tags",
+        text=read[0],
+        label=read[1],
+        setting="spans" if of_spans else "tags",
         meanings=IN_TAGS,
         labels=TAGS,
     )
     return read_each(path, row_of, lambda row: row.text, form=form, how=how)
+
+
+def _has_spans(record: Mapping[str, Any], columns: Columns) -> bool:
+    """Whether a row is a text with spans, or one without any, in place of words."""
+    return record.get(columns.tokens) is None and record.get(columns.text) is not None
+
+
+def _column_of_spans(record: Mapping[str, Any], columns: Columns) -> str:
+    other = columns.spans == "spans" and columns.spans not in record and ENTITIES in record
+    return ENTITIES if other else columns.spans
+
+
+def _row_of_spans(at: Place, record: Mapping[str, Any], columns: Columns, column: str, scheme: Scheme) -> TaggedRow:
+    text, value = at.text(columns.text, record[columns.text]), record.get(column)
+    spans = [] if value is None else read_spans(at, column, value)
+    if value is not None:
+        require_texts(at, value, spans, text)
+    tokens, tags = tagged_words(at, text, spans, scheme)
+    identity = id_in(at.path, at.place, columns.id, record.get(columns.id))
+    domain = domain_in(at.path, at.place, columns.domain, record.get(columns.domain))
+    own = text_id(" ".join(tokens)) if identity is None else identity
+    return TaggedRow(own, tuple(tokens), None if value is None else tuple(tags), domain)
 
 
 def _row(path: Path, place: str, record: Any, columns: Columns) -> TaggedRow:
@@ -128,7 +165,10 @@ def _row(path: Path, place: str, record: Any, columns: Columns) -> TaggedRow:
 def _how_to_write(record: Any) -> str:
     if isinstance(record, dict) and any(isinstance(each, str) for each in _first_items(record)):
         return "Set data.columns.tokens to the column that holds the words."
-    return 'Write words and tags as lists: {"tokens": ["Ann", "came"], "tags": ["B-PER", "O"]}.'
+    return (
+        'Write words and tags as lists: {"tokens": ["Ann", "came"], "tags": ["B-PER", "O"]}; or a text with spans: '
+        '{"text": "Ann came", "spans": [{"start": 0, "end": 3, "label": "PER"}]}.'
+    )
 
 
 def _first_items(record: dict[str, Any]) -> list[Any]:

@@ -3,13 +3,12 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, get_args
 
+from potstill.data.places import Place
 from potstill.data.reading import PARTS_OF_TURNS
 from potstill.data.reasoning_blocks import without_repeated
-from potstill.data.rows import string_in
-from potstill.errors import DataError
+from potstill.data.tool_calls import CALLS, ToolCall, calls_in, read_calls
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -24,8 +23,15 @@ SHAREGPT: Mapping[Any, Role] = {
     "user": "user",
     "gpt": "assistant",
     "assistant": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
 }
 """Who speaks under `from` in ShareGPT's form."""
+CALLING = "function_call"
+"""Who speaks there where the value is a call of a tool, as JSON."""
+RESULT_OF = ("tool_call_id", "name")
+"""What a tool's turn says of the call that it answers; many templates write neither."""
 OTHER_ROLES: Mapping[Any, Role] = {
     "developer": "system",
     "human": "user",
@@ -53,31 +59,34 @@ class Message:
     """What an assistant thought before it answered."""
     learnt: bool = True
     """Or, of an assistant's turn, only shown."""
+    calls: tuple[ToolCall, ...] = ()
+    """The tools that an assistant calls; the content may then be empty."""
+    call_id: str | None = None
+    """Of a tool's turn, the call that it answers."""
+    name: str | None = None
+    """Of a tool's turn, the function that was called."""
 
     @property
     def values(self) -> list[Any]:
-        """As JSON has it; without a word of being learnt where it is, as it was before a turn could say."""
-        return [self.role, self.content, self.reasoning, *([] if self.learnt else [False])]
+        """As JSON has it; without what it does not say, as it was before a turn could say so."""
+        tools = [[call.values for call in self.calls], self.call_id, self.name] if self._of_tools else []
+        return [self.role, self.content, self.reasoning, *([self.learnt] if tools or not self.learnt else []), *tools]
 
+    @classmethod
+    def of(cls, values: list[Any]) -> "Message":
+        """The inverse of `values`."""
+        role, content, reasoning, *rest = values
+        learnt, calls, *of_result = rest if len(rest) > 1 else [*(rest or [True]), []]
+        return cls(role, content, reasoning, learnt, tuple(ToolCall(*call) for call in calls), *of_result)
 
-@dataclass(frozen=True)
-class Place:
-    """Where a row stands, for the error."""
+    @property
+    def said(self) -> str:
+        """Content and calls, for people to read."""
+        return "\n\n".join(part for part in (self.content, *(call.text for call in self.calls)) if part)
 
-    path: Path
-    place: str
-
-    def error(self, problem: str) -> DataError:
-        return DataError(f"{self.path}: {self.place}{problem}.")
-
-    def text(self, where: str, value: Any) -> str:
-        return string_in(self.path, self.place, where, value)
-
-    def filled(self, where: str, value: Any, fix: str) -> str:
-        text = self.text(where, value)
-        if not text.strip():
-            raise self.error(f' "{where}": empty; {fix}')
-        return text
+    @property
+    def _of_tools(self) -> bool:
+        return bool(self.calls) or self.call_id is not None or self.name is not None
 
 
 def read_turn(at: Place, where: str, turn: Any, ignore: Collection[str]) -> Message:
@@ -91,18 +100,16 @@ def read_turn(at: Place, where: str, turn: Any, ignore: Collection[str]) -> Mess
     # Parquet gives every turn every key, with nulls.
     ignore = frozenset(ignore) - PARTS_OF_TURNS
     given = {key: value for key, value in turn.items() if value is not None and key not in ignore}
-    if given.get("tool_calls"):
-        raise at.error(f' "{where}": tool_calls are not supported. Write the call into content, or drop the row')
+    speaker = given.get("from")
     role, content = _role_and_content(at, where, given)
-    _refuse_others(at, where, given)
-    if isinstance(content, list):
-        content = "".join(_part(at, f"{where}.content[{number}]", part, ignore) for number, part in enumerate(content))
-    if not isinstance(content, str):
-        fix = "Drop the turn, or write its text" if content is None else "Write it as text"
-        raise at.error(f' "{where}.content": expected text, found {type(content).__name__}. {fix}')
-    # Without a turn of the system, many templates write one of their own; with an empty one they do not.
-    text = at.text if role == "system" else partial(at.filled, fix="drop the turn")
-    content = text(f"{where}.content", content)
+    _refuse_others(at, where, role, given)
+    if speaker == CALLING:
+        calls, content = calls_in(at, f"{where}.value", content), ""
+    else:
+        calls = read_calls(at, where, given)
+    if calls and role != "assistant":
+        raise at.error(f' "{where}": {_named(CALLS, given)} in a turn of the {role}; only assistants call tools')
+    content = _content(at, where, role, content, ignore, may_be_empty=bool(calls))
     reasoning = _reasoning(at, where, role, given)
     if reasoning is not None:
         answer = without_repeated(content, reasoning)
@@ -111,8 +118,24 @@ def read_turn(at: Place, where: str, turn: Any, ignore: Collection[str]) -> Mess
                 f' "{where}": the content begins with <think> and other reasoning than that beside it. Keep the '
                 "reasoning in one of the two places"
             )
-        content = at.filled(f"{where}.content", answer, "drop the turn")
-    return Message(role, content, reasoning, _learnt(at, where, role, given))
+        content = answer if calls else at.filled(f"{where}.content", answer, "drop the turn")
+    of_result = {key: at.text(f"{where}.{key}", given[key]) for key in RESULT_OF if given.get(key, "") not in EMPTY}
+    learnt = _learnt(at, where, role, given)
+    return Message(role, content, reasoning, learnt, calls, of_result.get("tool_call_id"), of_result.get("name"))
+
+
+def _content(at: Place, where: str, role: Role, content: Any, ignore: Collection[str], *, may_be_empty: bool) -> str:
+    if isinstance(content, list):
+        content = "".join(_part(at, f"{where}.content[{number}]", part, ignore) for number, part in enumerate(content))
+    if content is None and may_be_empty:
+        return ""
+    if not isinstance(content, str):
+        fix = "Drop the turn, or write its text" if content is None else "Write it as text"
+        raise at.error(f' "{where}.content": expected text, found {type(content).__name__}. {fix}')
+    # Without a turn of the system, many templates write one of their own; with an empty one they do not. What a tool
+    # answers may be nothing.
+    empty = may_be_empty or role in ("system", "tool")
+    return (at.text if empty else partial(at.filled, fix="drop the turn"))(f"{where}.content", content)
 
 
 def _role_and_content(at: Place, where: str, given: dict[str, Any]) -> tuple[Role, Any]:
@@ -151,16 +174,20 @@ def _advice(role: Any) -> str:
     return f'Write "role": "{meant}" instead, or drop the row' if meant else "Write one of these, or drop the row"
 
 
-def _refuse_others(at: Place, where: str, given: Mapping[str, Any]) -> None:
-    known = (*REASONING, *WEIGHTS, "tool_calls")
+def _refuse_others(at: Place, where: str, role: Role, given: Mapping[str, Any]) -> None:
+    known = (*REASONING, *WEIGHTS, *CALLS, *(RESULT_OF if role == "tool" else ()))
     # Interfaces write all keys that they know, many of them empty (refusal, annotations, audio of OpenAI's).
     unknown = [str(key) for key, value in given.items() if key not in known and value not in EMPTY]
     if unknown:
         names = ", ".join(f'"{key}"' for key in unknown)
         raise at.error(
-            f' "{where}": {names} would not be read; of a turn role, content, {", ".join(known[:-1])} are. Say that '
+            f' "{where}": {names} would not be read; of a turn role, content, {", ".join(known)} are. Say that '
             f"it may go with data.ignore: [{', '.join(unknown)}], or drop the row"
         )
+
+
+def _named(keys: Collection[str], given: Mapping[str, Any]) -> str:
+    return " and ".join(key for key in keys if given.get(key, "") not in EMPTY)
 
 
 def _part(at: Place, where: str, part: Any, ignore: Collection[str]) -> str:

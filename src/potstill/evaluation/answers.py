@@ -118,8 +118,8 @@ def outputs_of(case: Case, predictors: Mapping[str, Predictor]) -> tuple[dict[st
 
 
 def texts_of(case: Case) -> Queries:
-    """The texts of test rows, by which speed is measured."""
-    texts = tuple(row.text for row in case.timed_rows)
+    """The texts of test rows, by which speed is measured, of pairs both."""
+    texts = tuple(row.text if row.second_at is None else list(row.texts) for row in case.timed_rows)
     return Queries("texts", texts, {"max_length": case.recipe.task.max_length})
 
 

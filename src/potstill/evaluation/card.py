@@ -48,12 +48,14 @@ def card_of(evaluation: EvaluateRecord, plan: PlanRecord, task: Mapping[str, Any
         classes=words.classes,
         labelled="tokens" if words.queries == "prompts" else "rows",
         labels="distributions" if words.queries == "prompts" else "scores",
-        loading=loading_code(kind, task),
+        loading=loading_code(kind, task, pairs=test.pairs > 0),
     )
 
 
-def loading_code(kind: AnswerKind, task: Mapping[str, Any]) -> str:
-    """Python that loads a student and asks it."""
+def loading_code(kind: AnswerKind, task: Mapping[str, Any], *, pairs: bool = False) -> str:
+    """Python that loads a student and asks it, about one text or about a pair."""
     words = WORDING[kind]
     names = ", ".join((words.auto_class, "AutoTokenizer", *words.imports))
-    return _OPEN.format(auto=words.auto_class, names=names) + words.use.format_map(task)
+    return _OPEN.format(auto=words.auto_class, names=names) + words.use.format_map(
+        {**task, "texts": '"a text", "a second text"' if pairs else '"a text"'}
+    )

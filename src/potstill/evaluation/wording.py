@@ -56,7 +56,7 @@ _JUDGED = (
     "What it writes can be wrong, and was judged here by likeness to the teacher and by true responses, not by people."
 )
 _CLASSIFIER = "AutoModelForSequenceClassification"
-_READ = 'inputs = tokenizer("a text", truncation=True, max_length={max_length}, return_tensors="pt")\n'
+_READ = 'inputs = tokenizer({texts}, truncation=True, max_length={max_length}, return_tensors="pt")\n'
 _ALWAYS = "It always answers one of its {classes} classes, also where none fits."
 
 WORDING: Mapping[AnswerKind, Wording] = {

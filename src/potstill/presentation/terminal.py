@@ -50,6 +50,7 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
         yield (
             f"{name:12} {split.rows:7,} rows, {split.labelled:,} labelled, {split.truncated:,} "
             f"{'cut' if split.words is None else 'with words that are not read'}"
+            + (", of two texts each" if split.pairs else "")
             + (f"; dropped {losses}" if losses else "")
         )
         if split.tokens is not None:

@@ -33,6 +33,8 @@ class SplitCounts(Part):
     read: int
     rows: int
     labelled: int
+    pairs: int = Field(default=0, exclude_if=lambda pairs: not pairs)
+    """Rows of two texts that are classified together."""
     truncated: int
     blank_dropped: int
     duplicates_dropped: int

@@ -52,9 +52,11 @@ def _of_texts(request: SpeedRequest) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(request.model, trust_remote_code=trusted)
     turns = _turns(request, _models(request, AutoModelForSequenceClassification))
 
-    def answer(texts: Sequence[str]) -> None:
+    def answer(texts: Sequence[str | list[str]]) -> None:
+        # Of pairs the first texts and the second ones.
+        columns = [list(texts)] if isinstance(texts[0], str) else map(list, zip(*texts, strict=True))
         encoded = tokenizer(
-            list(texts), truncation=True, max_length=request.settings["max_length"], padding=True, return_tensors="pt"
+            *columns, truncation=True, max_length=request.settings["max_length"], padding=True, return_tensors="pt"
         )
         inputs = encoded.to(device)
         for model in next(turns):

@@ -9,11 +9,11 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from potstill.data.dialogues import prompt_of
-from potstill.data.encoded import Encoded
+from potstill.data.encoded import TOKEN_TYPES, Encoded
 from potstill.data.prepare import Split, prepare
 from potstill.data.rows import DataRow
 from potstill.errors import DataError, ModelError
-from potstill.models import family_of
+from potstill.models import FAMILIES
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.run_dir import fingerprint
@@ -22,7 +22,7 @@ from potstill.stages.piece_counts import student_vocabulary
 from potstill.stages.student_search import chosen_student
 from potstill.stages.teacher_files import Files, named_in, read_files
 from potstill.students import Pretrained, Shrunk, Trimmed, student_config
-from potstill.tasks.loading import TOKEN_TYPES, reads_alike, tokenizer_fingerprint, without_token_types
+from potstill.tasks.loading import reads_alike, tokenizer_fingerprint, without_token_types
 
 
 @dataclass(frozen=True)
@@ -85,21 +85,20 @@ class Inputs:
     def of_student(self) -> "Inputs":
         """The same with the student's tokenizer: for all models that read as the student does."""
         if self.own is not None:
-            return self._with_tokenizer(self.own.tokenizer)
-        tokenizer = self.tokenizer if self.vocabulary is None else self.vocabulary.tokenizer
-        if not family_of(self.student_config).takes_token_types and TOKEN_TYPES in tokenizer.model_input_names:
+            tokenizer = self.own.tokenizer
+        else:
+            tokenizer = self.tokenizer if self.vocabulary is None else self.vocabulary.tokenizer
+        family = FAMILIES.get(self.student_config.model_type)
+        if family is not None and not family.takes_token_types and TOKEN_TYPES in tokenizer.model_input_names:
             tokenizer = without_token_types(tokenizer)
-        return self._with_tokenizer(tokenizer)
-
-    def _with_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> "Inputs":
         if tokenizer is self.tokenizer:
             return self
         return replace(self, tokenizer=tokenizer, tokenizer_digest=tokenizer_fingerprint(tokenizer))
 
-    @cached_property
+    @property
     def read_alike(self) -> bool:
         """Whether teacher and student are shown the same token ids of a text, but for the numbers of the pieces."""
-        return self.own is None or self.own.tokenizer is self.tokenizer
+        return self.own is None or self.own.reads_alike
 
 
 def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) -> Inputs:

@@ -20,6 +20,8 @@ class OwnStudent:
     files: Files
     tokenizer: PreTrainedTokenizerBase
     """By which it reads: its own, or the teacher's where that makes the same token ids, or labels belong to tokens."""
+    reads_alike: bool = True
+    """Whether it is shown the same token ids as its teacher."""
     shared: SharedTokens | None = None
     """Where labels belong to tokens."""
 
@@ -42,7 +44,7 @@ def own_student(
         rows = tuple(each.get_text_config().vocab_size for each in (lead.config, files.config))
         shared = shared_tokens(of_teacher, tokenizer, (rows[0], rows[1]), adopt=student.adopt_tokens)
         # What is learnt are the teacher's token ids, in the form that its template gives to the rows.
-        return OwnStudent(files, of_teacher, shared)
+        return OwnStudent(files, of_teacher, shared=shared)
     if reads_alike(tokenizer, of_teacher):
         return OwnStudent(files, of_teacher)
     if compared := sorted({loss.kind for loss in recipe.losses if loss.reads() - {Signal.LOGITS}}):
@@ -51,7 +53,7 @@ def own_student(
             f"({', '.join(compared)}) compare the models token by token. Leave these losses out, or take a student "
             "that reads as its teacher does."
         )
-    return OwnStudent(files, tokenizer)
+    return OwnStudent(files, tokenizer, reads_alike=False)
 
 
 def with_shared_tokens(recipe: Recipe, own: OwnStudent | None) -> Recipe:

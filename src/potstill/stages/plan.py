@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from potstill.data.chat_tokens import marked_text
-from potstill.data.encoded import Encoded
+from potstill.data.encoded import Encoded, EncodedRows
 from potstill.data.generated import GeneratedResponse
 from potstill.data.prepare import Split
 from potstill.data.reading import FileNotes
@@ -189,6 +189,7 @@ def _counts(split: Split, encoded: Encoded) -> SplitCounts:
         read=split.read,
         rows=len(split.rows),
         labelled=split.labelled,
+        pairs=sum(row.second_at is not None for row in split.rows) if isinstance(encoded, EncodedRows) else 0,
         truncated=encoded.truncated,
         blank_dropped=split.blank_dropped,
         duplicates_dropped=split.duplicates_dropped,

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from potstill.data.chat_tokens import ChatTokens
 from potstill.data.columns import Columns
-from potstill.data.dialogues import Example, read_dialogues
+from potstill.data.dialogue_rows import read_dialogues
+from potstill.data.dialogues import Example
 from potstill.data.on_disk import OnDisk, row_named
 from potstill.data.packing import PackedRows, pack
 from potstill.data.reading import Reading

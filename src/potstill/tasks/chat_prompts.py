@@ -50,7 +50,7 @@ class ChatPrompts:
         if isinstance(row, Completion):
             return row.prompt, row.completion or ""
         *before, last = row.messages
-        return before[-1].content, last.content
+        return before[-1].said, last.said
 
     def reference(self, row: Conversation | Completion) -> list[int]:
         return token_ids(self._tokens.tokenizer, self.shown(row)[1], split_special_tokens=True)

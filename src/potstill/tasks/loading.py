@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from potstill.data.encoded import TOKEN_TYPES
 from potstill.errors import ModelError
 from potstill.locations import is_hub_id
 
-TOKEN_TYPES = "token_type_ids"
 _UNREADABLE = (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError, RuntimeError)
 _MALFORMED = (KeyError, TypeError, AttributeError)
 

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from potstill.data.number_checks import number_in
 from potstill.data.on_disk import row_named
-from potstill.data.rows import LabelIn, Row, class_in, classes_in, number_in
+from potstill.data.rows import LabelIn, Row, class_in, classes_in
 from potstill.errors import DataError
 from potstill.records import AnswerKind
 from potstill.signals import IGNORE_INDEX, Batch, Signals

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, model_serializer
 from torch import nn
 from transformers import (
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 from potstill.data.columns import Columns
-from potstill.data.encoded import EncodedRows
+from potstill.data.encoded import TOKEN_TYPES, EncodedRows
 from potstill.data.on_disk import OnDisk
 from potstill.data.prepare import Split
 from potstill.data.reading import Reading
@@ -267,34 +268,49 @@ class TextClassification(Settings):
 
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> EncodedRows:
         """Token ids of the texts, cut to `max_length`; control-token strings in a text stay text."""
-        tokens: list[np.ndarray[Any, np.dtype[np.int32]]] = []
-        truncated = 0
-        for ids, cut in _token_ids(rows, tokenizer, self.max_length):
-            truncated += cut
-            tokens.append(np.asarray(ids, dtype=np.int32))
+        encoded = list(_encodings(rows, tokenizer, self.max_length))
+        told = TOKEN_TYPES in tokenizer.model_input_names and any(each.types is not None for each in encoded)
         return EncodedRows(
             ids=tuple(row.id for row in rows),
-            tokens=tokens,
+            tokens=[each.ids for each in encoded],
             labels=self.problem.targets(rows, labels),
             pad_id=tokenizer.pad_token_id or 0,
-            truncated=truncated,
+            truncated=sum(each.cut for each in encoded),
+            # Alone, a text has but one type, which models take where they are told none.
+            types=[np.zeros(len(each.ids), np.int8) if each.types is None else each.types for each in encoded]
+            if told
+            else None,
         )
 
 
-def _token_ids(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> Iterator[tuple[Sequence[int], bool]]:
-    """The token ids of each text, and whether it was cut."""
+class _Encoding(NamedTuple):
+    ids: npt.NDArray[np.int32]
+    types: npt.NDArray[np.int8] | None
+    """Of a pair, which text each token is of."""
+    cut: bool
+
+
+def _encodings(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[_Encoding]:
+    """The tokens of each text, or of each pair, of which the longer text is cut first."""
     if not tokenizer.is_fast:
         # One that runs in Python does not tell what it cut, and may read a string in a text as a control token.
-        one_by_one = TextIds(tokenizer)
-        yield from (one_by_one.within(row.text, max_length, side=tokenizer.truncation_side) for row in rows)
+        one_by_one, side = TextIds(tokenizer), tokenizer.truncation_side
+        for row in rows:
+            if row.second_at is None:
+                ids, cut = one_by_one.within(row.text, max_length, side=side)
+                yield _Encoding(np.asarray(ids, dtype=np.int32), None, cut)
+            else:
+                ids, kinds, cut = one_by_one.pair_within(row.texts, max_length, side=side)
+                yield _Encoding(np.asarray(ids, dtype=np.int32), np.asarray(kinds, dtype=np.int8), cut)
         return
     for start in range(0, len(rows), ENCODE_CHUNK):
-        texts = [row.text for row in rows[start : start + ENCODE_CHUNK]]
-        encoded = tokenizer(texts, truncation=True, max_length=max_length, split_special_tokens=True)
-        for encoding in encoded.encodings:
-            yield encoding.ids, bool(encoding.overflowing)
+        chunk = rows[start : start + ENCODE_CHUNK]
+        # All rows are pairs, or none is.
+        columns = map(list, zip(*(row.texts for row in chunk), strict=True))
+        encoded = tokenizer(*columns, truncation="longest_first", max_length=max_length, split_special_tokens=True)
+        for row, each in zip(chunk, encoded.encodings, strict=True):
+            types = None if row.second_at is None else np.asarray(each.type_ids, dtype=np.int8)
+            yield _Encoding(np.asarray(each.ids, dtype=np.int32), types, bool(each.overflowing))
 
 
 def ask_for_answer(model: nn.Module, batch: Batch, *, problem: ProblemType) -> Signals:

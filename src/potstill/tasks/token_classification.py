@@ -1,10 +1,10 @@
 """One class for each word: entities, clauses and other spans, in documents of any length."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 from transformers import (
     AutoModelForTokenClassification,
     PretrainedConfig,
@@ -17,6 +17,7 @@ from potstill.data.on_disk import OnDisk, row_named
 from potstill.data.prepare import Split
 from potstill.data.reading import Reading
 from potstill.data.rows import texts_fingerprint
+from potstill.data.spans import Scheme
 from potstill.data.tagged import TaggedRow, read_tagged
 from potstill.data.words import EncodedWords, encode_words, load_word_tokenizer
 from potstill.errors import DataError, ModelError
@@ -42,6 +43,18 @@ class TokenClassification(Settings):
     overlap: int = Field(default=32, ge=0)
     """Pieces that neighbouring windows share: each word is answered in the window that shows more around it. A quarter
     of the window; the question answering examples of transformers share a third (128 of 384)."""
+
+    scheme: Scheme = "iob2"
+    """In which tags spans of characters are written; a teacher that has classes has those of its own. IOB2 is the most
+    common one. Rows that have tags keep them as they are."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without a scheme where it is the usual one, so that a run from before it could be set goes on."""
+        values = handler(self)
+        if self.scheme == "iob2":
+            del values["scheme"]
+        return values
 
     @model_validator(mode="after")
     def _windows_go_on(self) -> "TokenClassification":
@@ -141,7 +154,7 @@ class TokenClassification(Settings):
         return fingerprint({"overlap": self.overlap, "rows": texts_fingerprint(splits["train"].rows)})
 
     def read(self, path: Path, columns: Columns, *, how: Reading | None = None) -> OnDisk[TaggedRow]:
-        return read_tagged(path, columns, how=how)
+        return read_tagged(path, columns, how=how, scheme=self.scheme)
 
     def label_names(self, splits: Mapping[str, Sequence[TaggedRow]]) -> list[str]:
         """The tags, in order, from the rows that teach; the held-out rows must add none.
