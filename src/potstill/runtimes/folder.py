@@ -1,5 +1,6 @@
 """The folder of a saved model, and whether it is as this run wrote it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.measure.weights import SavedWeights
-from potstill.run_dir import fingerprint, folder_files
+from potstill.run_dir import file_digest, fingerprint, folder_files
 from potstill.tasks import AnyTask
 
 
@@ -40,6 +41,6 @@ class ModelFolder:
         return task.load_model(str(self.path), trust_remote_code=self.trust_remote_code)
 
 
-def model_digest(folder: Path) -> str:
-    """Digest of all files of a saved model: weights, configuration and tokenizer."""
-    return fingerprint(folder_files(folder, relative_to=folder))
+def model_digest(folder: Path, digest: Callable[[Path], str] = file_digest) -> str:
+    """Digest of all files of a saved model: weights, configuration and tokenizer. `digest` gives that of each."""
+    return fingerprint(folder_files(folder, relative_to=folder, digest=digest))

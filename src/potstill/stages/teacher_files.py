@@ -12,7 +12,8 @@ from potstill.locations import GGUF, resolve
 from potstill.models import FAMILIES, Size, family_of, most_tokens
 from potstill.models.fitting import require_fitting
 from potstill.recipe import Recipe
-from potstill.run_dir import file_digest, fingerprint
+from potstill.remembered_digests import remembered_digest
+from potstill.run_dir import fingerprint
 from potstill.runtimes.folder import model_digest
 from potstill.students import Pretrained
 from potstill.tasks.classes import TEACHER
@@ -134,7 +135,7 @@ def _relative_to(base: Path, model: str) -> str:
 def _digest(location: str, config: PretrainedConfig) -> str:
     path = Path(location)
     if path.is_dir():
-        return model_digest(path)
+        return model_digest(path, remembered_digest)
     if path.is_file():
-        return file_digest(path)
+        return remembered_digest(path)
     return fingerprint({"hub": location, "commit": getattr(config, "_commit_hash", None)})
