@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.table import Table
 
-from potstill.presentation.formats import measured
+from potstill.presentation.formats import measured, weights_lines
 from potstill.presentation.tables import Quantity
 from potstill.records import ClassCount, EvaluateRecord, GateRecord, PlanRecord, ShapeRecord, SharedTokensRecord
 
@@ -70,6 +70,7 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
         yield f"{'classes':12} {len(plan.labels):7,}"
         yield from _class_lines(plan.classes)
     yield f"{'teacher':12} {_shape(plan.teacher)}; adapted in {plan.adapt_steps:,} steps"
+    yield from (f"{'':12} {line}" for line in weights_lines(plan.weights))
     yield f"{'student':12} {_shape(plan.student)}; trained in {plan.steps:,} steps"
     if plan.student_source is not None:
         yield f"{'':12} begins with the weights of {plan.student_source}"

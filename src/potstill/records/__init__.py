@@ -38,6 +38,7 @@ from potstill.records.stages import (
     SplitCounts,
     TokensRecord,
     TrainRecord,
+    WeightsRecord,
 )
 
 __all__ = [
@@ -74,4 +75,5 @@ __all__ = [
     "SplitCounts",
     "TokensRecord",
     "TrainRecord",
+    "WeightsRecord",
 ]

@@ -110,6 +110,17 @@ class SharedTokensRecord(Part):
     """Tokens of the teacher that the student has not."""
 
 
+class WeightsRecord(Part):
+    """The weights of a teacher."""
+
+    stored: str
+    """The type of most of their bytes, as torch calls it."""
+    answers: str
+    """The type in which they are held while it answers."""
+    why: str = ""
+    """Where the two are not one, or need not be."""
+
+
 class PlanRecord(Record):
     """What will happen, with sizes; made without touching a model's weights."""
 
@@ -117,6 +128,8 @@ class PlanRecord(Record):
     splits: dict[str, SplitCounts]
     teacher: ShapeRecord
     student: ShapeRecord
+    weights: dict[str, WeightsRecord] = Field(default_factory=dict)
+    """Of each teacher that is not simply in float32."""
     steps: int
     generations: int = 1
     """Students trained one after the other, each by the one before, in so many steps each."""

@@ -10,6 +10,7 @@ from potstill.errors import ModelError
 from potstill.measure.weights import SavedWeights
 from potstill.run_dir import file_digest, fingerprint, folder_files
 from potstill.tasks import AnyTask
+from potstill.teachers.loaded_as import IN_FLOAT32, LoadedAs
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class ModelFolder:
     """Its weights as they are served, which may be in another type than those in the folder."""
     digest: str | None = None
     """Of all its files, where this run wrote them."""
+    loaded_as: LoadedAs = IN_FLOAT32
 
     def require_unchanged(self) -> None:
         """Raises ModelError: its files are not those that this run wrote."""
@@ -38,7 +40,7 @@ class ModelFolder:
             ModelError: it cannot be loaded, or was changed since this run wrote it.
         """
         self.require_unchanged()
-        return task.load_model(str(self.path), trust_remote_code=self.trust_remote_code)
+        return task.load_model(str(self.path), how=self.loaded_as.arguments, trust_remote_code=self.trust_remote_code)
 
 
 def model_digest(folder: Path, digest: Callable[[Path], str] = file_digest) -> str:

@@ -62,6 +62,7 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
         "recipe": recipe.model_dump(mode="json", exclude={"gate", "evaluate", "export"}),
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
         "teacher": inputs.teachers_digest,
+        **inputs.loaded_as_in_digests,
     }
     if inputs.own is not None:
         depends["student"] = inputs.own.files.digest
@@ -107,6 +108,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         splits=counts,
         teacher=teacher,
         student=student,
+        weights={name: files.weights for name, files in inputs.teachers.items() if files.weights},
         steps=total_steps(recipe.train, len(encoded["train"].lengths)),
         generations=recipe.rounds,
         adapt_steps=total_steps(recipe.adapt, _adapt_rows(recipe, inputs)) if recipe.adapt else 0,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from potstill.tasks.loading import explained, place_of, quiet
 from potstill.tasks.misfits import OF_ADAPTERS, begins_anew, misfit, wrapper_of
 from potstill.tasks.other_heads import require_no_other_head, require_same_head
 from potstill.tasks.tensors import require_finite, require_plain, require_plain_types, require_tied, require_tied_files
+
+AS_TRAINED: Mapping[str, Any] = MappingProxyType({})
+"""How a model is loaded to be trained, or compared: in float32."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,9 @@ class Filled:
 
 
 def load_weights(auto: Any, location: str, *, new_head: bool = False, **given: Any) -> tuple[PreTrainedModel, Filled]:
-    """A model in float32, of which every weight comes from the checkpoint; with `new_head`, all but its head.
+    """A model of which every weight comes from the checkpoint; with `new_head`, all but its head.
+
+    In float32, where nothing else is `given`.
 
     Raises:
         ModelError: it cannot be loaded, or the checkpoint is not that of such a model.

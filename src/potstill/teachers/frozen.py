@@ -1,5 +1,6 @@
 """A model in the role of the teacher: frozen, in eval mode, and only asked."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -7,13 +8,14 @@ from transformers import PreTrainedModel
 
 from potstill.features import capture_features, features_at
 from potstill.signals import Ask, Batch, Read, Signals
-from potstill.targets import HiddenTargets
+from potstill.targets import Head, HiddenTargets
 
 
 class FrozenTeacher:
     """`teacher(batch) -> Signals` from a model's forward pass, without gradients, dropout or router noise.
 
-    With the features that are read of it, of the tokens that count.
+    With the features that are read of it, of the tokens that count. One in half precision computes in its own type,
+    also under autocast; what it gives is in float32, or is multiplied so that the sums are.
     """
 
     def __init__(
@@ -23,15 +25,34 @@ class FrozenTeacher:
         self._device = device
         self._ask = ask
         self._reads = reads
+        self._half = model.dtype.itemsize < 4
+        self._head: Head | None = None
 
     def __call__(self, batch: Batch) -> Signals:
         """The outputs of the model; where these are hidden states, its distributions at the unmasked positions."""
         batch = batch.to(self._device)
         # Not inference mode: what it makes may not be kept for a backward pass, and losses on features keep it.
-        with torch.no_grad(), capture_features(self._model, self._reads) as captured:
+        own_type = torch.autocast(self._device.type, enabled=False) if self._half else nullcontext()
+        with torch.no_grad(), own_type, capture_features(self._model, self._reads) as captured:
             outputs = self._ask(self._model, batch)
         outputs = replace(outputs, features=features_at(captured, batch))
+        if self._half:
+            outputs = self._widened(outputs)
         if outputs.hidden is None or outputs.head is None:
             return outputs
         hidden = outputs.hidden.reshape(-1, outputs.hidden.shape[-1])[batch.mask.reshape(-1)]
         return Signals(target=HiddenTargets(hidden, outputs.head), features=outputs.features)
+
+    def _widened(self, outputs: Signals) -> Signals:
+        """The same in float32, in which each number of half precision is exact."""
+        if outputs.head is not None and self._head is None:
+            # A copy, where the device needs one: made once.
+            self._head = outputs.head.with_wide_sums()
+        return replace(
+            outputs,
+            logits=None if outputs.logits is None else outputs.logits.float(),
+            mean=None if outputs.mean is None else outputs.mean.float(),
+            hidden=None if outputs.hidden is None else outputs.hidden.float(),
+            head=self._head,
+            features={read: values.float() for read, values in outputs.features.items()},
+        )

@@ -7,6 +7,7 @@ from pydantic import Field, model_serializer
 
 from potstill.capabilities import Capability
 from potstill.settings import ClassNames
+from potstill.teachers.loaded_as import WeightsType
 from potstill.teachers.one_teacher import OneTeacher
 
 
@@ -23,6 +24,10 @@ class PretrainedTeacher(OneTeacher):
     classes: ClassNames = Field(default_factory=dict)
     """What the classes of the teacher's head are called in the data, such as {LABEL_0: neg, LABEL_1: pos}. One that is
     not named here has the same name in both."""
+
+    dtype: Literal["auto"] | WeightsType = "auto"
+    """The type of the weights while the teacher answers. auto: as they are stored, where the device computes in it and
+    label.precision asks for no other. What is computed of its last hidden states, and every loss, is in float32."""
 
     @property
     def gives(self) -> frozenset[Capability]:
@@ -45,8 +50,10 @@ class PretrainedTeacher(OneTeacher):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without names of classes where there are none, so that a run from before there were any goes on."""
+        """Without what is not set, so that a run from before it could be goes on."""
         values = handler(self)
+        if self.dtype == "auto":
+            del values["dtype"]
         if not self.classes:
             del values["classes"]
         return values
