@@ -64,6 +64,10 @@ class Head:
             return self
         return replace(self, weight=self.weight[:tokens], bias=None if self.bias is None else self.bias[:tokens])
 
+    def on(self, device: torch.device) -> "Head":
+        """The same on a device."""
+        return replace(self, weight=self.weight.to(device), bias=None if self.bias is None else self.bias.to(device))
+
     def with_wide_sums(self) -> "Head":
         """The same, so that the sums of its products stay in float32: a CUDA device keeps them so of half precision;
         elsewhere they would be rounded to the type of the weight, which is copied into float32."""

@@ -15,6 +15,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from potstill.errors import ModelError, PotstillError
+from potstill.loaded_as import IN_FLOAT32, LoadedAs, WeightsType, computes_in
 from potstill.presentation.formats import weights_lines
 from potstill.progress import Progress
 from potstill.recipe.yaml_file import load_recipe
@@ -29,7 +30,6 @@ from potstill.tasks import causal_lm
 from potstill.tasks.causal_lm import CausalLM, require_known_head
 from potstill.tasks.text_classification import TextClassification
 from potstill.teachers import FrozenTeacher
-from potstill.teachers.loaded_as import IN_FLOAT32, LoadedAs, WeightsType, computes_in
 from tests.commands import potstill, record, stages_that_worked
 
 CPU = torch.device("cpu")

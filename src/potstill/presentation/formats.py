@@ -93,4 +93,8 @@ def weights_lines(weights: Mapping[str, WeightsRecord]) -> Iterator[str]:
             told = f"in {each.answers}, as its weights are stored"
         else:
             told = f"in {each.answers}, and its weights are stored in {each.stored}"
+        if each.quantization is not None:
+            told += f", with those of its linear layers in {each.quantization}"
+        if each.spread:
+            told += ", spread over the devices of this machine"
         yield f"the {whose} answers {told}{f', {each.why}' if each.why else ''}"

@@ -117,6 +117,10 @@ class WeightsRecord(Part):
     """The type of most of their bytes, as torch calls it."""
     answers: str
     """The type in which they are held while it answers."""
+    quantization: str | None = None
+    """In how many bits those of its linear layers are held then."""
+    spread: bool = False
+    """Whether they are spread over several devices."""
     why: str = ""
     """Where the two are not one, or need not be."""
 

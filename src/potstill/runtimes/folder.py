@@ -7,10 +7,10 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
+from potstill.loaded_as import IN_FLOAT32, LoadedAs
 from potstill.measure.weights import SavedWeights
 from potstill.run_dir import file_digest, fingerprint, folder_files
 from potstill.tasks import AnyTask
-from potstill.teachers.loaded_as import IN_FLOAT32, LoadedAs
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from potstill.data.batches import batches_by_length
 from potstill.data.splits import stable_order
+from potstill.loaded_as import IN_FLOAT32, LoadedAs
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, fingerprint
@@ -16,7 +17,6 @@ from potstill.stages.inputs import Inputs
 from potstill.stages.models import load_teacher, teacher_folder
 from potstill.students import Copy, Importance, Pretrained, copy_from_teacher, measure_importance
 from potstill.tasks.generative import generation_config_in, generative
-from potstill.teachers.loaded_as import IN_FLOAT32, LoadedAs
 
 
 def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:

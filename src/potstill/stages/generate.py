@@ -20,6 +20,7 @@ from potstill.data.reading import Refusals
 from potstill.data.rows import OWN_ID, DataRow
 from potstill.data.tokens import Prompt
 from potstill.errors import DataError, LabelStoreError
+from potstill.loaded_as import placed
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, ResponsesRecord
 from potstill.run_dir import SCRATCH, RunDir, file_digest
@@ -164,7 +165,7 @@ def _write(
     asked: Requests,
     engine: Engine,
 ) -> ResponsesRecord:
-    model = load_teacher(recipe, run, adapted, inputs.lead.loaded_as).to(engine.device).eval()
+    model = placed(load_teacher(recipe, run, adapted, inputs.lead.loaded_as), engine.device).eval()
     ends = asked.ends | end_tokens([ends_of(model)], inputs.tokenizer)
     done = folder / SCRATCH
     done.mkdir(exist_ok=True)

@@ -20,6 +20,7 @@ from potstill.labels.labelling import label_rows, record_of
 from potstill.labels.row_encoders import RowEncoder, StatesOfRows, TokensOfRows, dense_encoder, given_encoder
 from potstill.labels.store import READABLE
 from potstill.labels.top_k import TopK
+from potstill.loaded_as import IN_FLOAT32, LoadedAs
 from potstill.models import Part
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
@@ -35,7 +36,6 @@ from potstill.stages.teacher_members import alone
 from potstill.targets import EvenTail, SparseTarget
 from potstill.tasks.generative import generative
 from potstill.teachers import FrozenTeacher
-from potstill.teachers.loaded_as import IN_FLOAT32, LoadedAs
 from potstill.teachers.self_taught import is_round
 from potstill.training.engine import Engine
 
@@ -314,7 +314,7 @@ def _write_logits(labelling: _Labelling, folder: Path, asked: Dense | FitSetting
     if isinstance(asked, Dense):
         encoder = dense_encoder(asked, task.label_positions, len(inputs.labels))
     else:
-        head = generative(task).head_of(model).with_wide_sums()
+        head = generative(task).head_of(model).on(labelling.engine.device).with_wide_sums()
         encoder = TokensOfRows(fit_encoding(folder, rows, forward, head, asked, labelling.run.progress), head)
     return labelling.write(folder, rows, forward, encoder, "label", started)
 

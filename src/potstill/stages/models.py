@@ -4,6 +4,7 @@ from pathlib import Path
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from potstill.loaded_as import IN_FLOAT32, LoadedAs
 from potstill.locations import local_folder
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
@@ -12,7 +13,6 @@ from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import Predictor, open_predictor
 from potstill.stages.inputs import Inputs
 from potstill.tasks.generative import GENERATION_CONFIG
-from potstill.teachers.loaded_as import IN_FLOAT32, LoadedAs
 from potstill.training.engine import Engine
 
 

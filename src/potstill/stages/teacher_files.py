@@ -8,6 +8,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from potstill.checkpoints import check_files, stated_family
 from potstill.errors import ModelError, RecipeError
+from potstill.loaded_as import HALF, IN_FLOAT32, LoadedAs
 from potstill.locations import GGUF, resolve
 from potstill.models import FAMILIES, Size, family_of, most_tokens
 from potstill.models.fitting import require_fitting
@@ -21,7 +22,6 @@ from potstill.students import Pretrained
 from potstill.tasks.classes import TEACHER
 from potstill.tasks.weights import Filled, check_weights
 from potstill.teachers import CheckpointTeacher, PretrainedTeacher
-from potstill.teachers.loaded_as import HALF, IN_FLOAT32, LoadedAs
 
 STUDENT = "student"
 """Where a recipe names a student that exists already."""

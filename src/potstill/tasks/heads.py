@@ -74,7 +74,8 @@ def answer_in_float32(model: PreTrainedModel) -> None:
 
     Of two bytes an output has 8 or 11 bits: in bfloat16 there is no number between 5.3125 and 5.34375.
     """
-    if linear := _outside_of_encoder(model):
+    linear = _outside_of_encoder(model)
+    if linear and linear[-1][1].weight.is_floating_point():
         linear[-1][1].float().register_forward_pre_hook(_widened)
 
 

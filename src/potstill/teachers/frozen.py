@@ -4,9 +4,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from potstill.divergences import at_least_float32
 from potstill.features import capture_features, features_at
+from potstill.loaded_as import placed
 from potstill.signals import Ask, Batch, Read, Signals
 from potstill.targets import Head, HiddenTargets
 
@@ -21,11 +24,13 @@ class FrozenTeacher:
     def __init__(
         self, model: PreTrainedModel, device: torch.device, ask: Ask, reads: frozenset[Read] = frozenset()
     ) -> None:
-        self._model = model.to(device).eval().requires_grad_(False)
+        self._model = placed(model, device).eval().requires_grad_(False)
         self._device = device
         self._ask = ask
         self._reads = reads
         self._half = model.dtype.itemsize < 4
+        # Its layers may lie on several devices.
+        self._mapped = getattr(model, "hf_device_map", None) is not None
         self._head: Head | None = None
 
     def __call__(self, batch: Batch) -> Signals:
@@ -36,23 +41,26 @@ class FrozenTeacher:
         with torch.no_grad(), own_type, capture_features(self._model, self._reads) as captured:
             outputs = self._ask(self._model, batch)
         outputs = replace(outputs, features=features_at(captured, batch))
-        if self._half:
-            outputs = self._widened(outputs)
+        if self._half or self._mapped:
+            outputs = self._brought(outputs)
         if outputs.hidden is None or outputs.head is None:
             return outputs
         hidden = outputs.hidden.reshape(-1, outputs.hidden.shape[-1])[batch.mask.reshape(-1)]
         return Signals(target=HiddenTargets(hidden, outputs.head), features=outputs.features)
 
-    def _widened(self, outputs: Signals) -> Signals:
-        """The same in float32, in which each number of half precision is exact."""
+    def _brought(self, outputs: Signals) -> Signals:
+        """The same on this teacher's device and in float32, in which each number of half precision is exact."""
         if outputs.head is not None and self._head is None:
             # A copy, where the device needs one: made once.
-            self._head = outputs.head.with_wide_sums()
+            self._head = outputs.head.on(self._device).with_wide_sums()
         return replace(
             outputs,
-            logits=None if outputs.logits is None else outputs.logits.float(),
-            mean=None if outputs.mean is None else outputs.mean.float(),
-            hidden=None if outputs.hidden is None else outputs.hidden.float(),
+            logits=None if outputs.logits is None else self._here(outputs.logits),
+            mean=None if outputs.mean is None else self._here(outputs.mean),
+            hidden=None if outputs.hidden is None else self._here(outputs.hidden),
             head=self._head,
-            features={read: values.float() for read, values in outputs.features.items()},
+            features={read: self._here(feature) for read, feature in outputs.features.items()},
         )
+
+    def _here(self, values: Tensor) -> Tensor:
+        return at_least_float32(values.to(self._device))

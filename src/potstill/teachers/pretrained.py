@@ -6,8 +6,8 @@ from typing import Any, Literal
 from pydantic import Field, model_serializer
 
 from potstill.capabilities import Capability
+from potstill.loaded_as import Quantization, WeightsType
 from potstill.settings import ClassNames
-from potstill.teachers.loaded_as import WeightsType
 from potstill.teachers.one_teacher import OneTeacher
 
 
@@ -28,6 +28,12 @@ class PretrainedTeacher(OneTeacher):
     dtype: Literal["auto"] | WeightsType = "auto"
     """The type of the weights while the teacher answers. auto: as they are stored, where the device computes in it and
     label.precision asks for no other. What is computed of its last hidden states, and every loss, is in float32."""
+
+    quantization: Quantization | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Hold the weights of the linear layers in so many bits while the teacher answers (bitsandbytes), for one that does
+    not fit otherwise. The student is cut from the weights as they are stored."""
+    device_map: Literal["auto"] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """auto: spread the layers over all GPUs of the machine, for a teacher that is larger than one of them."""
 
     @property
     def gives(self) -> frozenset[Capability]:
