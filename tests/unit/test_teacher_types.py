@@ -135,7 +135,7 @@ def test_logits_are_sums_in_float32_of_products_of_the_own_type(name: WeightsTyp
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             target = teacher(batch).target
         assert isinstance(target, HiddenTargets) and target.hidden.dtype == torch.float32
-        assert torch.equal(target.hidden, states.float())
+        assert torch.equal(target.hidden, states.float()) and target.head.weight.dtype == torch.float32
         logits = target.logits_at(slice(None), 1.0, plain_log_sum_exp)
         assert logits.dtype == torch.float32
         largest = expected.abs().max()
