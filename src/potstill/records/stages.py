@@ -132,7 +132,7 @@ class PlanRecord(Record):
     splits: dict[str, SplitCounts]
     teacher: ShapeRecord
     student: ShapeRecord
-    weights: dict[str, WeightsRecord] = Field(default_factory=dict)
+    weights: dict[str, WeightsRecord] = Field(default_factory=dict, exclude_if=lambda weights: not weights)
     """Of each teacher that is not simply in float32."""
     steps: int
     generations: int = 1
