@@ -24,6 +24,9 @@ app.add_typer(labels_app, name="labels")
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 Out = Annotated[Path, typer.Option("--out", help="The run directory; the same one resumes.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set train.epochs=3.")]
+Rehash = Annotated[
+    bool, typer.Option("--rehash", help="Hash the teacher's weights anew, whatever this machine remembers of them.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 StoreFolder = Annotated[Path, typer.Argument(help="The folder of a label store.")]
 
@@ -87,13 +90,14 @@ def init(
 
 
 @app.command()
-def check(recipe: RecipePath, set_: Overrides = None) -> None:
+def check(recipe: RecipePath, set_: Overrides = None, rehash: Rehash = False) -> None:
     """Validate a recipe and show its plan; writes nothing."""
     from potstill.evaluation.queries import require_measurable, thresholds_upside_down
     from potstill.presentation.next_steps import after_check
     from potstill.presentation.terminal import plan_lines
     from potstill.progress import Progress, for_console
     from potstill.recipe.yaml_file import load_recipe
+    from potstill.remembered_digests import rehashed
     from potstill.stages.inputs import read_inputs
     from potstill.stages.judged_rows import case_of
     from potstill.stages.own_student import with_shared_tokens
@@ -102,7 +106,8 @@ def check(recipe: RecipePath, set_: Overrides = None) -> None:
 
     quiet_libraries()
     loaded = load_recipe(recipe, set_ or [])
-    inputs = read_inputs(loaded, recipe.parent, for_console(quiet=False))
+    with rehashed(rehash):
+        inputs = read_inputs(loaded, recipe.parent, for_console(quiet=False))
     loaded = at_one_date(with_shared_tokens(loaded, inputs.own), inputs, str)
     require_measurable(case_of(loaded, inputs, Progress()))
     for line in plan_lines(make_plan(loaded, inputs, Path())):
@@ -115,8 +120,10 @@ def check(recipe: RecipePath, set_: Overrides = None) -> None:
 
 
 def _stage_command(name: str, summary: str) -> None:
-    def command(recipe: RecipePath, out: Out, set_: Overrides = None, quiet: Quiet = False) -> None:
-        _run(recipe, out, set_ or [], quiet, until="report" if name == "run" else name)
+    def command(
+        recipe: RecipePath, out: Out, set_: Overrides = None, quiet: Quiet = False, rehash: Rehash = False
+    ) -> None:
+        _run(recipe, out, set_ or [], quiet, until="report" if name == "run" else name, rehash=rehash)
 
     command.__doc__ = summary
     app.command(name)(command)
@@ -142,11 +149,13 @@ def students(
     measure: Annotated[bool, typer.Option(help="Measure latencies on this machine.")] = True,
     set_: Overrides = None,
     quiet: Quiet = False,
+    rehash: Rehash = False,
 ) -> None:
     """List the students that there are under a budget, with what each costs; writes nothing."""
     from potstill.presentation.terminal import students_table
     from potstill.progress import for_console
     from potstill.recipe.yaml_file import load_recipe
+    from potstill.remembered_digests import rehashed
     from potstill.stages.candidates import costs_of_students
     from potstill.stages.inputs import read_inputs
 
@@ -154,7 +163,8 @@ def students(
     limit = None if parameters is None else parameters_of(parameters)
     loaded = load_recipe(recipe, set_ or [])
     progress = for_console(quiet=quiet)
-    inputs = read_inputs(loaded, recipe.parent, progress)
+    with rehashed(rehash):
+        inputs = read_inputs(loaded, recipe.parent, progress)
     teacher, found = costs_of_students(
         loaded, inputs, progress, parameters=limit, flops_ratio=flops_ratio, most=most, measured=measure
     )
@@ -256,7 +266,7 @@ def labels_repair(folder: StoreFolder) -> None:
     typer.echo(f"removed {', '.join(bad)}; now run potstill label" if bad else f"{folder}: nothing to repair")
 
 
-def _run(recipe: Path, out: Path, overrides: list[str], quiet: bool, until: str) -> None:
+def _run(recipe: Path, out: Path, overrides: list[str], quiet: bool, until: str, *, rehash: bool) -> None:
     from potstill import stopping
 
     stopping.install()
@@ -267,10 +277,12 @@ def _run(recipe: Path, out: Path, overrides: list[str], quiet: bool, until: str)
     from potstill.presentation.terminal import plan_lines, result_table, verdict_lines
     from potstill.progress import for_console
     from potstill.recipe.yaml_file import load_recipe
+    from potstill.remembered_digests import rehashed
     from potstill.training.engine import is_main_process
 
     loaded = load_recipe(recipe, overrides)
-    records: dict[str, Any] = run_recipe(loaded, recipe.parent, out, for_console(quiet=quiet), until)
+    with rehashed(rehash):
+        records: dict[str, Any] = run_recipe(loaded, recipe.parent, out, for_console(quiet=quiet), until)
     if not is_main_process():
         return
     if until in ("plan", "adapt", "label", "train"):

@@ -168,6 +168,7 @@ class CapturedFeatures:
     def of(self, read: Read, tokens: Bool[Tensor, "rows length"]) -> Tensor:
         """One feature of these tokens."""
         feature = self._whole[read]
+        tokens = tokens.to(feature.device)
         return feature[tokens] if read.signal is Signal.HIDDEN_STATES else feature.transpose(1, 2)[tokens]
 
 

@@ -270,10 +270,10 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_files(folder: Path, *, relative_to: Path) -> dict[str, str]:
+def folder_files(folder: Path, *, relative_to: Path, digest: Callable[[Path], str] = file_digest) -> dict[str, str]:
     """The sha256 of every file below `folder`, by path relative to `relative_to`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(relative_to).as_posix(): file_digest(path) for path in files}
+    return {path.relative_to(relative_to).as_posix(): digest(path) for path in files}
 
 
 def write_text(path: Path, text: str) -> None:

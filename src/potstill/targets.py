@@ -47,6 +47,9 @@ class Head:
         kind, dtype = hidden.device.type, hidden.dtype
         if torch.is_autocast_enabled(kind) and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(kind)
+        elif self.weight.is_cuda and self.weight.dtype.itemsize < 4 and dtype == torch.float32:
+            # States of a model of half precision are numbers of its type, whatever type they are in now.
+            dtype = self.weight.dtype
         weight = self.weight.to(dtype)
         if dtype.itemsize < 4:
             with torch.autocast(kind, enabled=False):
@@ -60,6 +63,17 @@ class Head:
         if tokens is None or tokens == len(self.weight):
             return self
         return replace(self, weight=self.weight[:tokens], bias=None if self.bias is None else self.bias[:tokens])
+
+    def on(self, device: torch.device) -> "Head":
+        """The same on a device."""
+        return replace(self, weight=self.weight.to(device), bias=None if self.bias is None else self.bias.to(device))
+
+    def with_wide_sums(self) -> "Head":
+        """The same, so that the sums of its products stay in float32: a CUDA device keeps them so of half precision;
+        elsewhere they would be rounded to the type of the weight, which is copied into float32."""
+        if self.weight.is_cuda or self.weight.dtype.itemsize >= 4:
+            return self
+        return replace(self, weight=self.weight.float(), bias=None if self.bias is None else self.bias.float())
 
     @property
     def chunk_rows(self) -> int:

@@ -56,16 +56,16 @@ class LabelSource(BaseModel):
     """The classes in the order of the logits."""
     max_length: int
     precision: str
+    weights: str | None = None
+    """How the teacher's weights were held, where it was not in float32."""
     tokens: str | None = None
     """Of models that write: digest of the token ids that the rows became, and of which of them are learnt."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without tokens where they are not known, as in stores of earlier versions."""
+        """Without what is not known, or always was so, as in stores of earlier versions."""
         values = handler(self)
-        if self.tokens is None:
-            del values["tokens"]
-        return values
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def _shard_name(name: str) -> str:

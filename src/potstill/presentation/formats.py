@@ -1,6 +1,8 @@
 """Numbers and names as people read them."""
 
-from potstill.records import Check, Comparison, Estimate, LoraRecord
+from collections.abc import Iterator, Mapping
+
+from potstill.records import Check, Comparison, Estimate, LoraRecord, WeightsRecord
 
 
 def percent(share: float | None) -> str:
@@ -90,3 +92,18 @@ def measured(check: Check) -> str:
         return number(check.measured)
     side = "at least" if check.required.startswith(">") else "at most"
     return f"{number(check.measured)}, {side} {number(check.bound)} (95 %)"
+
+
+def weights_lines(weights: Mapping[str, WeightsRecord]) -> Iterator[str]:
+    """How teachers hold their weights while they answer, each in a sentence."""
+    for name, each in weights.items():
+        whose = name if name == "teacher" else f"teacher {name}"
+        if each.stored == each.answers:
+            told = f"in {each.answers}, as its weights are stored"
+        else:
+            told = f"in {each.answers}, and its weights are stored in {each.stored}"
+        if each.quantization is not None:
+            told += f", with those of its linear layers in {each.quantization}"
+        if each.spread:
+            told += ", spread over the devices of this machine"
+        yield f"the {whose} answers {told}{f', {each.why}' if each.why else ''}"

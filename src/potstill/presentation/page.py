@@ -14,7 +14,16 @@ from ruamel.yaml import YAML
 
 from potstill.presentation import charts
 from potstill.presentation.card import Card
-from potstill.presentation.formats import lora_words, measured, number, percent, readable, size
+from potstill.presentation.formats import (
+    lora_words,
+    measured,
+    number,
+    percent,
+    readable,
+    sentence,
+    size,
+    weights_lines,
+)
 from potstill.presentation.tables import Section
 from potstill.presentation.times import stage_times
 from potstill.records import EvaluateRecord, FinishedRun, GateRecord, ShapeRecord
@@ -91,6 +100,7 @@ def _render(template: Template, run: FinishedRun, words: PageWords, **more: Any)
         trainings=[(name, trained) for name, trained in trainings.items() if trained is not None],
         verdict=verdict(run.evaluation, run.gate, words.metric),
         words=words,
+        weights=[sentence(line) for line in weights_lines(run.plan.weights)],
         **more,
     )
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.table import Table
 
-from potstill.presentation.formats import lora_words, measured
+from potstill.presentation.formats import lora_words, measured, weights_lines
 from potstill.presentation.tables import Quantity
 from potstill.records import ClassCount, EvaluateRecord, GateRecord, PlanRecord, ShapeRecord, SharedTokensRecord
 
@@ -73,6 +73,7 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
     yield f"{'teacher':12} {_shape(plan.teacher)}; adapted in {plan.adapt_steps:,} steps"
     if plan.adapt_lora is not None:
         yield f"{'':12} {lora_words(plan.adapt_lora)}"
+    yield from (f"{'':12} {line}" for line in weights_lines(plan.weights))
     yield f"{'student':12} {_shape(plan.student)}; trained in {plan.steps:,} steps"
     if plan.student_source is not None:
         yield f"{'':12} begins with the weights of {plan.student_source}"

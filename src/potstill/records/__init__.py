@@ -40,6 +40,7 @@ from potstill.records.stages import (
     SplitCounts,
     TokensRecord,
     TrainRecord,
+    WeightsRecord,
 )
 
 __all__ = [
@@ -78,4 +79,5 @@ __all__ = [
     "SplitCounts",
     "TokensRecord",
     "TrainRecord",
+    "WeightsRecord",
 ]

@@ -137,6 +137,21 @@ class SharedTokensRecord(Part):
     """Tokens of the teacher that the student has not."""
 
 
+class WeightsRecord(Part):
+    """The weights of a teacher."""
+
+    stored: str
+    """The type of most of their bytes, as torch calls it."""
+    answers: str
+    """The type in which they are held while it answers."""
+    quantization: str | None = None
+    """In how many bits those of its linear layers are held then."""
+    spread: bool = False
+    """Whether they are spread over several devices."""
+    why: str = ""
+    """Where the two are not one, or need not be."""
+
+
 class PlanRecord(Record):
     """What will happen, with sizes; made without touching a model's weights."""
 
@@ -144,6 +159,8 @@ class PlanRecord(Record):
     splits: dict[str, SplitCounts]
     teacher: ShapeRecord
     student: ShapeRecord
+    weights: dict[str, WeightsRecord] = Field(default_factory=dict, exclude_if=lambda weights: not weights)
+    """Of each teacher that is not simply in float32."""
     steps: int
     lora: LoraRecord | None = Field(default=None, exclude_if=lambda lora: lora is None)
     """Where the student is trained so."""

@@ -68,6 +68,7 @@ class EnsemblePredictor:
         return Loads(
             tuple(folder for one in each for folder in one.folders),
             trusted=tuple(folder for one in each for folder in one.trusted),
+            held={folder: held for one in each for folder, held in one.held.items()},
             in_turn=self.by_domain,
         )
 

@@ -22,6 +22,8 @@ class Loads:
     runtime: str = "transformers"
     trusted: tuple[str, ...] = ()
     """Those of the folders whose own code may run."""
+    held: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """How the weights of those are held that cannot be held in float32 on one device."""
     in_turn: bool = False
     """Of several, each query is answered by one, as where rows are routed by domain, instead of by all."""
 

@@ -1,6 +1,7 @@
 """Models that transformers loads from a folder."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from potstill.capabilities import Capability
 from potstill.data.batches import batches_by_length
 from potstill.data.encoded import Encoded
 from potstill.data.tokens import Prompt
+from potstill.loaded_as import placed
 from potstill.measure.weights import SavedWeights, saved_weights
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.greedy import greedy
@@ -30,7 +32,10 @@ OF_LANGUAGE_MODEL = OF_HEAD | {Capability.TOP_K, Capability.TEXT}
 
 
 class TransformersPredictor:
-    """A saved model of one of the task's classes, in float32. `model` can be one that is in memory already."""
+    """A saved model of one of the task's classes, held as its folder says.
+
+    `model` can be one that is in memory already.
+    """
 
     asks_others = False
 
@@ -52,6 +57,7 @@ class TransformersPredictor:
         self._ready = False
         self._frozen: FrozenTeacher | None = None
         self._parameters: Parameters | None = None
+        self._served: SavedWeights | None = None
         self._outputs: tuple[Encoded, Outputs] | None = None
         self._target: tuple[Batch, FullTarget] | None = None
 
@@ -67,8 +73,11 @@ class TransformersPredictor:
             self._model = self._folder.load(self._task)
             self._ready = False
         if not self._ready:
-            self._model.to(self.device).eval()
-            total = sum(parameter.numel() for parameter in self._model.parameters())
+            placed(self._model, self.device).eval()
+            # Of weights in few bits several are in one number.
+            total = self._model.num_parameters()
+            if self._folder is not None and (told := self._folder.loaded_as).quantization is not None:
+                self._served = SavedWeights(str(told.told), self._model.get_memory_footprint())
             self._parameters = Parameters(total, total - self._task.embedding_parameters(self._model))
             self._ready = True
         return self._model
@@ -81,12 +90,14 @@ class TransformersPredictor:
 
     def weights(self) -> SavedWeights:
         assert self._folder is not None
-        return self._folder.served or saved_weights(self._folder.path)
+        return self._served or self._folder.served or saved_weights(self._folder.path)
 
     def loads(self) -> Loads:
         assert self._folder is not None
         folder = str(self._folder.path)
-        return Loads((folder,), trusted=(folder,) if self._folder.trust_remote_code else ())
+        trusted = (folder,) if self._folder.trust_remote_code else ()
+        held = self._folder.loaded_as
+        return Loads((folder,), trusted=trusted, held={folder: asdict(held)} if held.special else {})
 
     def chunk_rows(self) -> int:
         return generative(self._task).head_of(self.model).chunk_rows

@@ -25,17 +25,16 @@ def measure(request: SpeedRequest) -> dict[str, Any]:
 def _models(request: SpeedRequest, auto: Any) -> list[Any]:
     import torch
 
-    return [
-        auto.from_pretrained(
-            folder,
-            dtype=getattr(torch, request.dtype),
-            use_safetensors=True,
-            trust_remote_code=request.loads.trusts(folder),
-        )
-        .to(request.device)
-        .eval()
-        for folder in request.loads.folders
-    ]
+    from potstill.loaded_as import LoadedAs, placed
+
+    def loaded(folder: str) -> Any:
+        held = request.loads.held.get(folder)
+        how = {"dtype": getattr(torch, request.dtype)} if held is None else LoadedAs(**held).arguments
+        trusted = request.loads.trusts(folder)
+        model = auto.from_pretrained(folder, **how, use_safetensors=True, trust_remote_code=trusted)
+        return placed(model, torch.device(request.device)).eval()
+
+    return [loaded(folder) for folder in request.loads.folders]
 
 
 def _turns(request: SpeedRequest, models: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -22,6 +22,7 @@ from potstill.stages.judged_rows import case_of
 from potstill.stages.models import teacher_folder, teacher_predictor
 from potstill.stages.teacher_files import Files
 from potstill.stages.teacher_members import alone
+from potstill.stages.teacher_weights import stored_type
 from potstill.teachers import Mixture, Routed
 from potstill.training.engine import Engine
 
@@ -59,6 +60,7 @@ def evaluate(
         "task": recipe.task,
         "seed": recipe.seed,
         "several": recipe.teacher if recipe.teacher.members else None,
+        **inputs.loaded_as_in_digests,
         # How models are measured and compared: a run that was measured in another way is measured again.
         "measures": MEASURES,
     }
@@ -87,12 +89,13 @@ def _predictors(
     predictors: dict[str, Predictor] = {}
     for name, digest in digests.items():
         if name == "teacher":
-            folder = served_as(teacher_folder(recipe, run, adapted), adapted, inputs.lead)
+            folder = served_as(teacher_folder(recipe, run, adapted, inputs.lead.loaded_as), adapted, inputs.lead)
             predictors[name] = teacher_predictor(recipe, run, inputs, adapted, engine, folder)
         elif name in adapted.members:
             own, own_inputs = alone(recipe, inputs, name)
             member = adapted.members[name]
-            folder = served_as(teacher_folder(own, run, member), member, own_inputs.lead)
+            own_folder = teacher_folder(own, run, member, own_inputs.lead.loaded_as)
+            folder = served_as(own_folder, member, own_inputs.lead)
             predictors[name] = opened(folder, inputs.tokenizer)
         else:
             folder = ModelFolder(run.path("train", name, "model"), digest=digest)
@@ -111,14 +114,6 @@ def served_as(folder: ModelFolder, adapted: AdaptRecord, source: Files) -> Model
     if adapted.converted and Path(source.location).exists():
         return replace(folder, served=saved_weights(Path(source.location)))
     weights = saved_weights(folder.path)
-    if (adapted.adapted or adapted.converted) and (came_in := _type_of(source)) in HALF:
+    if (adapted.adapted or adapted.converted) and (came_in := stored_type(source.location, source.config)) in HALF:
         weights = SavedWeights(came_in, weights.size_bytes // 2)
     return replace(folder, served=weights)
-
-
-def _type_of(source: Files) -> str:
-    """The type of a teacher's own files; of one on a hub as its configuration says."""
-    path = Path(source.location)
-    if path.is_dir():
-        return saved_weights(path).type
-    return str(getattr(source.config, "dtype", None)).removeprefix("torch.")

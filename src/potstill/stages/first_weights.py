@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from potstill.data.batches import batches_by_length
 from potstill.data.splits import stable_order
+from potstill.loaded_as import IN_FLOAT32, LoadedAs
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
 from potstill.run_dir import RunDir, fingerprint
@@ -36,7 +37,11 @@ def initial_student(recipe: Recipe, inputs: Inputs, run: RunDir, adapted: AdaptR
         _stop_where_responses_end(student, recipe, inputs)
     init = inputs.student.init
     if isinstance(init, Copy):
-        source = _original(recipe, inputs) if init.of == "original" else load_teacher(recipe, run, adapted)
+        # What is cut is made float32 tensor by tensor; what is measured is computed in it, and a run writes in it.
+        exact = recipe.adapt is None and not adapted.converted and not init.measures
+        held = inputs.lead.as_stored if exact else IN_FLOAT32
+        original = init.of == "original"
+        source = _original(recipe, inputs, held) if original else load_teacher(recipe, run, adapted, held)
         importance = _importance(recipe, inputs, source, init.sample) if init.measures else None
         pieces = None if inputs.vocabulary is None else inputs.vocabulary.kept
         copy_from_teacher(student, source, init, importance, pieces)
@@ -85,12 +90,17 @@ def _importance(recipe: Recipe, inputs: Inputs, teacher: PreTrainedModel, sample
     return measure_importance(teacher, batches, recipe.task.ask)
 
 
-def _original(recipe: Recipe, inputs: Inputs) -> PreTrainedModel:
+def _original(recipe: Recipe, inputs: Inputs, held: LoadedAs) -> PreTrainedModel:
     """The lead teacher before it was adapted; the head that it lacks is drawn anew."""
     lead = recipe.lead
     labels = inputs.labels if recipe.adapt else None
     return recipe.task.load_model(
-        inputs.lead.location, labels, lead.classes, revision=lead.revision, trust_remote_code=lead.trust_remote_code
+        inputs.lead.location,
+        labels,
+        lead.classes,
+        how=held.arguments,
+        revision=lead.revision,
+        trust_remote_code=lead.trust_remote_code,
     )
 
 

@@ -5,6 +5,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence, Set
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -19,6 +20,7 @@ from potstill.data.reading import Refusals
 from potstill.data.rows import OWN_ID, DataRow
 from potstill.data.tokens import Prompt
 from potstill.errors import DataError, LabelStoreError
+from potstill.loaded_as import placed
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, ResponsesRecord
 from potstill.run_dir import SCRATCH, RunDir, file_digest
@@ -133,6 +135,7 @@ def generate(
         "precision": engine.precision(recipe.label.precision),
         "seed": recipe.seed,
         "teacher": adapted.digest,
+        **inputs.loaded_as_in_digests,
         "tokenizer": inputs.tokenizer_digest,
         "task": recipe.task.model_dump(mode="json", exclude={"packing"}),
         "data": inputs.fingerprint_of("train"),
@@ -162,7 +165,7 @@ def _write(
     asked: Requests,
     engine: Engine,
 ) -> ResponsesRecord:
-    model = load_teacher(recipe, run, adapted).to(engine.device).eval()
+    model = placed(load_teacher(recipe, run, adapted, inputs.lead.loaded_as), engine.device).eval()
     ends = asked.ends | end_tokens([ends_of(model)], inputs.tokenizer)
     done = folder / SCRATCH
     done.mkdir(exist_ok=True)
@@ -178,7 +181,8 @@ def _write(
                 continue
             number = next(free)
             seed = hash_seed(recipe.seed, number)
-            with engine.autocast(recipe.label.precision):
+            # A model in half precision computes in its own type.
+            with nullcontext() if inputs.lead.loaded_as.half else engine.autocast(recipe.label.precision):
                 drafts = write_responses(
                     model,
                     [request.prompt for request in each],

@@ -22,6 +22,7 @@ from potstill.stages.piece_counts import student_vocabulary
 from potstill.stages.student_search import chosen_student
 from potstill.stages.teacher_files import Files, named_in, read_files
 from potstill.students import Pretrained, Shrunk, Trimmed, student_config
+from potstill.tasks.classes import TEACHER
 from potstill.tasks.loading import reads_alike, tokenizer_fingerprint, without_token_types
 
 
@@ -65,6 +66,21 @@ class Inputs:
 
     def fingerprint_of(self, split: str) -> str:
         return self.splits[split].fingerprint
+
+    @property
+    def teachers(self) -> Mapping[str, Files]:
+        """Of all teachers, by name."""
+        return self.members or {TEACHER: self.lead}
+
+    @property
+    def loaded_as(self) -> dict[str, str]:
+        """How the weights of teachers are held while they answer, of those that are not in float32."""
+        return {name: told for name, files in self.teachers.items() if (told := files.loaded_as.told)}
+
+    @property
+    def loaded_as_in_digests(self) -> dict[str, dict[str, str]]:
+        """The same as a part of what a stage was made from, so that others go on as they did."""
+        return {"weights": self.loaded_as} if self.loaded_as else {}
 
     @property
     def teachers_digest(self) -> str:

@@ -20,6 +20,7 @@ from potstill.labels.labelling import label_rows, record_of
 from potstill.labels.row_encoders import RowEncoder, StatesOfRows, TokensOfRows, dense_encoder, given_encoder
 from potstill.labels.store import READABLE
 from potstill.labels.top_k import TopK
+from potstill.loaded_as import IN_FLOAT32, LoadedAs
 from potstill.models import Part
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
@@ -88,7 +89,11 @@ class _Labelling:
 
     @cached_property
     def source(self) -> LabelSource:
-        return label_source(self.recipe, self.inputs, self.adapted, self.engine)
+        return label_source(self.recipe, self.inputs, self.adapted, self.engine, self.name)
+
+    def model(self) -> PreTrainedModel:
+        """The teacher, loaded to answer."""
+        return load_teacher(self.recipe, self.run, self.adapted, answering(self.inputs, self.name))
 
     def frozen(self, model: PreTrainedModel, reads: frozenset[Read] = frozenset()) -> Teacher:
         """The teacher with this model, in the recipe's precision."""
@@ -170,15 +175,25 @@ def one_of(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, member: str) ->
     return own, replace(files, splits=inputs.splits), adapted.members[member]
 
 
-def label_source(recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine) -> LabelSource:
+def answering(inputs: Inputs, name: str) -> LoadedAs:
+    """How the weights of the teacher with these stores are held while it answers: a student of an earlier round as it
+    was trained."""
+    return IN_FLOAT32 if is_round(name) else inputs.lead.loaded_as
+
+
+def label_source(
+    recipe: Recipe, inputs: Inputs, adapted: AdaptRecord, engine: Engine, name: str = TEACHER
+) -> LabelSource:
     """What the labels of a teacher are made from, as their store names it."""
+    loaded_as = answering(inputs, name)
     return LabelSource(
         teacher=adapted.digest,
         tokenizer=inputs.tokenizer_digest,
         data=recipe.task.labelled_data(inputs.splits),
         labels=tuple(inputs.labels),
         max_length=recipe.task.max_length,
-        precision=engine.precision(recipe.label.precision),
+        precision=loaded_as.type if loaded_as.half else engine.precision(recipe.label.precision),
+        weights=loaded_as.told,
         tokens=tokens_of(recipe, inputs),
     )
 
@@ -283,7 +298,7 @@ def _write_logits(labelling: _Labelling, folder: Path, asked: Dense | FitSetting
         return _write_outputs(labelling, folder, asked)
     recipe, inputs, task = labelling.recipe, labelling.inputs, labelling.recipe.task
     rows = labelling.rows_of(task.labelled_splits)
-    model = load_teacher(recipe, labelling.run, labelling.adapted)
+    model = labelling.model()
     scaler = target_scaler_of(recipe, inputs.splits["train"].rows)
     if scaler:
         # In half precision numbers far from zero would lose what tells them apart.
@@ -299,7 +314,7 @@ def _write_logits(labelling: _Labelling, folder: Path, asked: Dense | FitSetting
     if isinstance(asked, Dense):
         encoder = dense_encoder(asked, task.label_positions, len(inputs.labels))
     else:
-        head = generative(task).head_of(model)
+        head = generative(task).head_of(model).on(labelling.engine.device).with_wide_sums()
         encoder = TokensOfRows(fit_encoding(folder, rows, forward, head, asked, labelling.run.progress), head)
     return labelling.write(folder, rows, forward, encoder, "label", started)
 
@@ -309,7 +324,7 @@ def _label_stack(labelling: _Labelling, where: str, encoding: States) -> LabelRe
 
     def work(folder: Path) -> LabelRecord:
         rows = labelling.rows_of(("train",))
-        model = load_teacher(labelling.recipe, labelling.run, labelling.adapted)
+        model = labelling.model()
         teacher = labelling.frozen(model, frozenset(state.read for state in encoding.states))
 
         def forward(batch: Batch) -> Features:

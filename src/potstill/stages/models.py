@@ -4,6 +4,7 @@ from pathlib import Path
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from potstill.loaded_as import IN_FLOAT32, LoadedAs
 from potstill.locations import local_folder
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord
@@ -15,20 +16,23 @@ from potstill.tasks.generative import GENERATION_CONFIG
 from potstill.training.engine import Engine
 
 
-def load_teacher(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> PreTrainedModel:
+def load_teacher(
+    recipe: Recipe, run: RunDir, adapted: AdaptRecord, loaded_as: LoadedAs = IN_FLOAT32
+) -> PreTrainedModel:
     """The teacher that is distilled: the adapted one of this run, or the recipe's own."""
-    return teacher_folder(recipe, run, adapted).load(recipe.task)
+    return teacher_folder(recipe, run, adapted, loaded_as).load(recipe.task)
 
 
-def teacher_folder(recipe: Recipe, run: RunDir, adapted: AdaptRecord) -> ModelFolder:
+def teacher_folder(recipe: Recipe, run: RunDir, adapted: AdaptRecord, loaded_as: LoadedAs = IN_FLOAT32) -> ModelFolder:
     """Where the teacher that is distilled lies; one of the hub is fetched as the recipe says."""
     if adapted.adapted or adapted.converted:
         # Of an ensemble the record's digest is that of all.
         own = next((each for each in adapted.members.values() if each.location == adapted.location), adapted)
-        return ModelFolder(run.path(adapted.location), digest=own.digest)
+        return ModelFolder(run.path(adapted.location), digest=own.digest, loaded_as=loaded_as)
     teacher = recipe.lead
     trusted = teacher.trust_remote_code
-    return ModelFolder(local_folder(adapted.location, revision=teacher.revision, trust_remote_code=trusted), trusted)
+    path = local_folder(adapted.location, revision=teacher.revision, trust_remote_code=trusted)
+    return ModelFolder(path, trusted, loaded_as=loaded_as)
 
 
 def teacher_predictor(
@@ -41,7 +45,7 @@ def teacher_predictor(
 ) -> Predictor:
     """What answers for the teacher that is distilled: a model in a folder, or whatever its settings name."""
     return open_predictor(
-        folder or teacher_folder(recipe, run, adapted),
+        folder or teacher_folder(recipe, run, adapted, inputs.lead.loaded_as),
         task=recipe.task,
         tokenizer=inputs.tokenizer,
         device=engine.device,

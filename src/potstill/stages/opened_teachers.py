@@ -15,7 +15,7 @@ from potstill.records import AdaptRecord, LabelRecord
 from potstill.run_dir import RunDir
 from potstill.signals import Ask, Read, Teacher
 from potstill.stages.inputs import Inputs
-from potstill.stages.label import by_part, features_of, label_source, one_of, store_of
+from potstill.stages.label import answering, by_part, features_of, label_source, one_of, store_of
 from potstill.stages.models import load_teacher, teacher_predictor
 from potstill.stages.scaled_targets import target_scaler_of
 from potstill.tasks.target_scaler import TargetScaler
@@ -158,7 +158,7 @@ class OpenedTeachers:
     @cached_property
     def _model(self) -> PreTrainedModel:
         """Loaded once, whether for distributions, for features, or for both."""
-        model = load_teacher(self.recipe, self.run, self.lessons.teacher)
+        model = load_teacher(self.recipe, self.run, self.lessons.teacher, answering(self.inputs, self.lessons.name))
         if self._scaler:
             # Before its forward passes: in half precision numbers far from zero would lose what tells them apart.
             self._scaler.standardise(model)
@@ -187,5 +187,5 @@ class OpenedTeachers:
     def _store(self, path: str) -> LabelStore:
         store = LabelStore(self.run.path(path))
         inputs = self.inputs.of_student if is_round(self.lessons.name) else self.inputs
-        store.require(label_source(self.recipe, inputs, self.lessons.teacher, self.engine))
+        store.require(label_source(self.recipe, inputs, self.lessons.teacher, self.engine, self.lessons.name))
         return store

@@ -65,6 +65,7 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
         "recipe": recipe.model_dump(mode="json", exclude={"gate", "evaluate", "export"}),
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
         "teacher": inputs.teachers_digest,
+        **inputs.loaded_as_in_digests,
     }
     if inputs.own is not None:
         depends["student"] = inputs.own.files.digest
@@ -110,6 +111,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         splits=counts,
         teacher=teacher,
         student=student,
+        weights={name: files.weights for name, files in inputs.teachers.items() if files.weights},
         steps=total_steps(recipe.train, len(encoded["train"].lengths)),
         lora=lora,
         adapt_lora=adapt_lora,

@@ -1,6 +1,6 @@
 """What the files of a teacher, or of a student that exists already, say of it, without its weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -8,12 +8,16 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from potstill.checkpoints import check_files, stated_family
 from potstill.errors import ModelError, RecipeError
+from potstill.loaded_as import HALF, IN_FLOAT32, LoadedAs
 from potstill.locations import GGUF, resolve
 from potstill.models import FAMILIES, Size, family_of, most_tokens
 from potstill.models.fitting import require_fitting
 from potstill.recipe import Recipe
-from potstill.run_dir import file_digest, fingerprint
+from potstill.records import WeightsRecord
+from potstill.remembered_digests import remembered_digest
+from potstill.run_dir import fingerprint
 from potstill.runtimes.folder import model_digest
+from potstill.stages.teacher_weights import stored_type, weights_of
 from potstill.students import Pretrained
 from potstill.tasks.classes import TEACHER
 from potstill.tasks.weights import Filled, check_weights
@@ -32,6 +36,15 @@ class Files:
     config: PretrainedConfig
     filled: Filled | None = None
     """How its checkpoint fills a model of the task; None where that is not known before it is loaded."""
+    loaded_as: LoadedAs = IN_FLOAT32
+    """How its weights are held while it answers."""
+    weights: WeightsRecord | None = None
+    """What is to be said of them, of a teacher."""
+
+    @property
+    def as_stored(self) -> LoadedAs:
+        """In the type of the files, so that no weight is rounded, and none takes more memory than it must."""
+        return next((LoadedAs(each) for each in HALF if self.weights and each == self.weights.stored), IN_FLOAT32)
 
 
 def read_files(
@@ -51,7 +64,8 @@ def read_files(
         recipe, teacher, resolve(_relative_to(base, teacher.model)), where, cut=cut, new_head=recipe.adapt is not None
     )
     _check_frozen_layers(recipe, files.config, where)
-    return files, tokenizer
+    loaded_as, weights = weights_of(recipe, teacher, stored_type(files.location, files.config), where)
+    return replace(files, loaded_as=loaded_as, weights=weights), tokenizer
 
 
 def read_student_files(recipe: Recipe, student: Pretrained, base: Path) -> tuple[Files, PreTrainedTokenizerBase]:
@@ -135,7 +149,7 @@ def _relative_to(base: Path, model: str) -> str:
 def _digest(location: str, config: PretrainedConfig) -> str:
     path = Path(location)
     if path.is_dir():
-        return model_digest(path)
+        return model_digest(path, remembered_digest)
     if path.is_file():
-        return file_digest(path)
+        return remembered_digest(path)
     return fingerprint({"hub": location, "commit": getattr(config, "_commit_hash", None)})

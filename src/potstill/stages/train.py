@@ -51,6 +51,7 @@ def train_student(
             "features": _digest_of_all(lessons.features),
             # What decides how the teacher's answers are used, and is in no digest of theirs.
             "kind": recipe.teacher if recipe.teacher.settings_decide else None,
+            **inputs.loaded_as_in_digests,
         },
     )
     return train_member(run, recipe, inputs, adapted, engine, student)

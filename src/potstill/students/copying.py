@@ -110,7 +110,7 @@ def _weights_for(student: PreTrainedModel, teacher: PreTrainedModel) -> dict[Slo
     if own.has(Role.TYPE_EMBEDDING) and not family.has(Role.TYPE_EMBEDDING):
         weights[types] = torch.zeros(student.config.type_vocab_size, weights[positions].shape[1])
     elif family.has(Role.TYPE_EMBEDDING) and not own.has(Role.TYPE_EMBEDDING):
-        weights[positions] = weights[positions] + weights[types][0]
+        weights[positions] = weights[positions].float() + weights[types][0].float()
     return weights
 
 

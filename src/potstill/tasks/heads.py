@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.tasks.classes import head_names, name_outputs, names_of
 from potstill.tasks.loading import explained, load_config
-from potstill.tasks.weights import load_weights
+from potstill.tasks.weights import AS_TRAINED, load_weights
 
 
 def load_classifier_config(location: str, **where: Any) -> PretrainedConfig:
@@ -33,9 +33,12 @@ def load_classifier(
     config: PretrainedConfig,
     values: Mapping[str, Any] | None,
     classes: Mapping[str, str],
+    how: Mapping[str, Any] = AS_TRAINED,
     **where: Any,
 ) -> PreTrainedModel:
-    """The model in float32; where `values` say which classes its configuration should have, with a head for these.
+    """The model, in float32 where `how` does not say otherwise.
+
+    Where `values` say which classes its configuration should have, with a head for these.
 
     Outputs go by the names of their classes: of a head with the same ones they are brought into the order asked for,
     and a head with others is drawn anew, for its weights would mean something else under new names.
@@ -44,7 +47,11 @@ def load_classifier(
         ModelError: it cannot be loaded, or its checkpoint does not fill it.
     """
     if values is None:
-        return load_weights(auto, location, config=config, **where)[0]
+        model, _ = load_weights(auto, location, config=config, **where, **how)
+        if how:
+            answer_in_float32(model)
+        return model
+    assert not how, "what gets a head is trained"
     model, found = load_weights(auto, location, new_head=True, **values, **where)
     name, last = output_layer(model)
     if found.new.isdisjoint(f"{name}.{parameter}" for parameter, _ in last.named_parameters()):
@@ -60,6 +67,20 @@ def embedding_parameters(model: PreTrainedModel) -> int:
     embeddings = getattr(model.base_model, "embeddings", None)
     module = embeddings if isinstance(embeddings, nn.Module) else model.get_input_embeddings()
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def answer_in_float32(model: PreTrainedModel) -> None:
+    """Let the last layer of a model in half precision compute in float32, so that its outputs are not rounded.
+
+    Of two bytes an output has 8 or 11 bits: in bfloat16 there is no number between 5.3125 and 5.34375.
+    """
+    linear = _outside_of_encoder(model)
+    if linear and linear[-1][1].weight.is_floating_point():
+        linear[-1][1].float().register_forward_pre_hook(_widened)
+
+
+def _widened(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(each.float() for each in given)
 
 
 def in_order(model: PreTrainedModel, classes: Mapping[str, str], labels: Sequence[str]) -> None:
@@ -120,15 +141,20 @@ def output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
     Raises:
         ModelError: there is none outside of the encoder.
     """
-    inside = f"{model.base_model_prefix}."
-    linear = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not name.startswith(inside)
-    ]
+    linear = _outside_of_encoder(model)
     if not linear:
         raise ModelError(
             f"{model.config.model_type}: its head has no linear layer outside of the encoder. Take a teacher whose "
             "head has one, such as BERT's."
         )
     return linear[-1]
+
+
+def _outside_of_encoder(model: PreTrainedModel) -> list[tuple[str, nn.Linear]]:
+    """The linear layers behind the base model, by name."""
+    inside = f"{model.base_model_prefix}."
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(inside)
+    ]

@@ -31,7 +31,7 @@ from potstill.tasks.generative import PROBE_TOKENS, require_same_logits
 from potstill.tasks.generative_settings import GenerativeSettings
 from potstill.tasks.loading import load_config, load_tokenizer
 from potstill.tasks.tensors import has_own_head
-from potstill.tasks.weights import load_weights
+from potstill.tasks.weights import AS_TRAINED, load_weights
 
 
 class Seq2Seq(GenerativeSettings):
@@ -133,14 +133,16 @@ class Seq2Seq(GenerativeSettings):
         location: str,
         labels: Sequence[str] | None = None,
         classes: Mapping[str, str] = NO_CLASSES,
+        *,
+        how: Mapping[str, Any] = AS_TRAINED,
         **where: Any,
     ) -> PreTrainedModel:
-        """The model in float32. Never reads pickle files.
+        """The model, in float32 where `how` does not say otherwise. Never reads pickle files.
 
         Raises:
             ModelError: it cannot be loaded, or makes its logits in a way that is not known here.
         """
-        model, _ = load_weights(AutoModelForSeq2SeqLM, location, use_safetensors=True, **where)
+        model, _ = load_weights(AutoModelForSeq2SeqLM, location, use_safetensors=True, **where, **how)
         require_known_head(model, location)
         return model
 

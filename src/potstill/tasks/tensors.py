@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.checkpoints import Stored, same_rows
@@ -137,6 +138,26 @@ def require_finite(model: PreTrainedModel, location: str) -> None:
         f"{first.numel():,}), even if no text of yours should need them. The training that it is of diverged, or a "
         "type of fewer bits could not hold them: take an earlier checkpoint, or one in float32."
     )
+
+
+BLOCK = 64
+"""Weights that share a scale in 4 bits (arXiv:2305.14314)."""
+
+
+def require_whole_blocks(model: PreTrainedModel, location: str) -> None:
+    """On a processor bitsandbytes multiplies rows of whole blocks alone.
+
+    Raises:
+        ModelError: names the first layer in 4 bits with other rows.
+    """
+    if not getattr(model, "is_loaded_in_4bit", False) or model.device.type != "cpu":
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not module.weight.is_floating_point() and module.in_features % BLOCK:
+            raise ModelError(
+                f"{location}: {name} has {module.in_features} inputs, and weights in 4 bits are multiplied on a "
+                f"processor in blocks of {BLOCK}. Set teacher.quantization: 8bit, or use a GPU."
+            )
 
 
 def _finite(weight: torch.Tensor) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import Field, model_serializer
 from torch import nn
 from transformers import (
@@ -34,6 +35,7 @@ from potstill.tasks.loading import load_tokenizer, require_embedded
 from potstill.tasks.loss_defaults import LossDefaults
 from potstill.tasks.problem_types import MultiLabel, Outputs, ProblemType, Regression, SingleLabel
 from potstill.tasks.target_scaler import TargetScaler
+from potstill.tasks.weights import AS_TRAINED
 
 ENCODE_CHUNK = 1024
 
@@ -250,9 +252,13 @@ class TextClassification(Settings):
         location: str,
         labels: Sequence[str] | None = None,
         classes: Mapping[str, str] = NO_CLASSES,
+        *,
+        how: Mapping[str, Any] = AS_TRAINED,
         **where: Any,
     ) -> PreTrainedModel:
-        """The model in float32, where `labels` are given with a head for them. Never reads pickle files.
+        """The model, where `labels` are given with a head for them, in float32 where `how` does not say otherwise.
+
+        Never reads pickle files.
 
         Raises:
             ModelError: it cannot be loaded, or its checkpoint does not fill it.
@@ -260,11 +266,11 @@ class TextClassification(Settings):
         values = None if labels is None else self.config_values(labels)
         config = load_classifier_config(location, **where)
         where |= {"use_safetensors": True}
-        return load_classifier(AutoModelForSequenceClassification, location, config, values, classes, **where)
+        return load_classifier(AutoModelForSequenceClassification, location, config, values, classes, how, **where)
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """A model with random weights, drawn from torch's global generator."""
-        return AutoModelForSequenceClassification.from_config(config)
+        return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
 
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> EncodedRows:
         """Token ids of the texts, cut to `max_length`; control-token strings in a text stay text."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import Field, model_serializer, model_validator
 from transformers import (
     AutoModelForTokenClassification,
@@ -32,6 +33,7 @@ from potstill.tasks.loading import load_tokenizer, require_embedded
 from potstill.tasks.loss_defaults import LossDefaults
 from potstill.tasks.problem_types import Outputs, ProblemType, SingleLabel
 from potstill.tasks.text_classification import ask_for_logits
+from potstill.tasks.weights import AS_TRAINED
 
 
 class TokenClassification(Settings):
@@ -240,9 +242,13 @@ class TokenClassification(Settings):
         location: str,
         labels: Sequence[str] | None = None,
         classes: Mapping[str, str] = NO_CLASSES,
+        *,
+        how: Mapping[str, Any] = AS_TRAINED,
         **where: Any,
     ) -> PreTrainedModel:
-        """The model in float32, where `labels` are given with a head for them. Never reads pickle files.
+        """The model, where `labels` are given with a head for them, in float32 where `how` does not say otherwise.
+
+        Never reads pickle files.
 
         Raises:
             ModelError: it cannot be loaded, or its checkpoint does not fill it.
@@ -250,11 +256,11 @@ class TokenClassification(Settings):
         values = None if labels is None else config_of(labels)
         config = load_classifier_config(location, **where)
         where |= {"use_safetensors": True}
-        return load_classifier(AutoModelForTokenClassification, location, config, values, classes, **where)
+        return load_classifier(AutoModelForTokenClassification, location, config, values, classes, how, **where)
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """A model with random weights, drawn from torch's global generator."""
-        return AutoModelForTokenClassification.from_config(config)
+        return AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
 
     def encode(
         self, rows: Sequence[TaggedRow], tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]

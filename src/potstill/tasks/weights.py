@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,10 +12,20 @@ from transformers import PretrainedConfig, PreTrainedModel
 from potstill.checkpoints import check_files, gguf_tensors, stored_tensors
 from potstill.errors import ModelError
 from potstill.models import Kind, is_a
-from potstill.tasks.loading import explained, place_of, quiet
+from potstill.tasks.loading import explained, load_config, place_of, quiet
 from potstill.tasks.misfits import OF_ADAPTERS, begins_anew, misfit, wrapper_of
 from potstill.tasks.other_heads import require_no_other_head, require_same_head
-from potstill.tasks.tensors import require_finite, require_plain, require_plain_types, require_tied, require_tied_files
+from potstill.tasks.tensors import (
+    require_finite,
+    require_plain,
+    require_plain_types,
+    require_tied,
+    require_tied_files,
+    require_whole_blocks,
+)
+
+AS_TRAINED: Mapping[str, Any] = MappingProxyType({})
+"""How a model is loaded to be trained, or compared: in float32."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,9 @@ class Filled:
 
 
 def load_weights(auto: Any, location: str, *, new_head: bool = False, **given: Any) -> tuple[PreTrainedModel, Filled]:
-    """A model in float32, of which every weight comes from the checkpoint; with `new_head`, all but its head.
+    """A model of which every weight comes from the checkpoint; with `new_head`, all but its head.
+
+    In float32, where nothing else is `given`.
 
     Raises:
         ModelError: it cannot be loaded, or the checkpoint is not that of such a model.
@@ -39,6 +52,9 @@ def load_weights(auto: Any, location: str, *, new_head: bool = False, **given: A
     check_files(place, tokenizer=False)
     given = {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True} | given
     with explained(place), quiet():
+        quantised: Any = given.get("quantization_config")
+        if quantised is not None:
+            quantised.llm_int8_skip_modules = _behind_the_base(auto, location, given)
         model, info = auto.from_pretrained(location, **given)
     if not new_head:
         require_same_head(model.config, model, place)
@@ -47,7 +63,22 @@ def load_weights(auto: Any, location: str, *, new_head: bool = False, **given: A
     found = filled(model, info, place, new_head=new_head)
     require_tied(model, place)
     require_finite(model, place)
+    require_whole_blocks(model, place)
     return model, found
+
+
+def _behind_the_base(auto: Any, location: str, given: Mapping[str, Any]) -> list[str]:
+    """The modules of a model that make its outputs, which keep all of their bits."""
+    where = {name: given[name] for name in ("revision", "trust_remote_code") if name in given}
+    config = given.get("config") or load_config(location, **where)
+    with torch.device("meta"):
+        skeleton = auto.from_config(config, trust_remote_code=given.get("trust_remote_code", False))
+    prefix = skeleton.base_model_prefix
+    children = {name for name, _ in skeleton.named_children()}
+    if prefix in children:
+        return sorted(children - {prefix})
+    output = skeleton.get_output_embeddings()
+    return [name for name, module in skeleton.named_modules() if module is output]
 
 
 def check_weights(

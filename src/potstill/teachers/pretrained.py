@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, model_serializer
 
 from potstill.capabilities import Capability
+from potstill.loaded_as import Quantization, WeightsType
 from potstill.settings import ClassNames
 from potstill.teachers.one_teacher import OneTeacher
 
@@ -23,6 +24,16 @@ class PretrainedTeacher(OneTeacher):
     classes: ClassNames = Field(default_factory=dict)
     """What the classes of the teacher's head are called in the data, such as {LABEL_0: neg, LABEL_1: pos}. One that is
     not named here has the same name in both."""
+
+    dtype: Literal["auto"] | WeightsType = "auto"
+    """The type of the weights while the teacher answers. auto: as they are stored, where the device computes in it and
+    label.precision asks for no other. What is computed of its last hidden states, and every loss, is in float32."""
+
+    quantization: Quantization | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Hold the weights of the linear layers in so many bits while the teacher answers (bitsandbytes), for one that does
+    not fit otherwise. The student is cut from the weights as they are stored."""
+    device_map: Literal["auto"] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """auto: spread the layers over all GPUs of the machine, for a teacher that is larger than one of them."""
 
     @property
     def gives(self) -> frozenset[Capability]:
@@ -45,8 +56,10 @@ class PretrainedTeacher(OneTeacher):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without names of classes where there are none, so that a run from before there were any goes on."""
+        """Without what is not set, so that a run from before it could be goes on."""
         values = handler(self)
+        if self.dtype == "auto":
+            del values["dtype"]
         if not self.classes:
             del values["classes"]
         return values

@@ -121,6 +121,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def process_count() -> int:
+    """How many processes work on the job: those that torchrun started, or this one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def start_engine() -> Iterator[Engine]:
     """The engine of this process: one of several where torchrun started it, else alone.
@@ -128,7 +133,7 @@ def start_engine() -> Iterator[Engine]:
     Raises:
         TrainingError: torchrun started more processes here than there are devices.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = process_count()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
     if cuda and local_rank >= (devices := torch.cuda.device_count()):
