@@ -33,8 +33,14 @@ class Axis(StrEnum):
     """The channels of all heads."""
     KEYS = "keys"
     """The channels of all heads that have keys and values of their own."""
+    QUERIES_KEYS_VALUES = "queries, keys and values"
+    """The channels of all heads: of queries, then of keys, then of values."""
     UNITS = "units"
     """Of the feed-forward layer."""
+    GATES_AND_UNITS = "gates and units"
+    """The gates of all units, then the units."""
+    EXPERTS = "experts"
+    """A row of the router for each expert, or a matrix."""
     READ = "read"
     """Channels of the stream, as a matrix reads them."""
     STREAM = "stream"
@@ -56,8 +62,11 @@ class Role(StrEnum):
     QUERY = "query"
     KEY = "key"
     VALUE = "value"
+    QUERY_KEY_VALUE = "query, key and value in one"
     QUERY_NORM = "norm within each head's queries"
     KEY_NORM = "norm within each head's keys"
+    QUERIES_NORM = "norm of all heads' queries together"
+    KEYS_NORM = "norm of all heads' keys together"
     ATTENTION_OUT = "attention output"
     ATTENTION_NORM = "norm of the attention"
     """Before it, of what it reads; in families that norm the sum of stream and attention, of that sum."""
@@ -66,10 +75,16 @@ class Role(StrEnum):
     RELATIVE_BIAS = "bias by relative position"
     FEED_FORWARD_IN = "feed-forward in"
     FEED_FORWARD_GATE = "feed-forward gate"
+    FEED_FORWARD_GATE_IN = "feed-forward gate and in, in one"
     FEED_FORWARD_OUT = "feed-forward out"
     FEED_FORWARD_NORM = "norm of the feed-forward layer"
     """As that of the attention."""
     FEED_FORWARD_OUT_NORM = "norm of the feed-forward output"
+    ROUTER = "router"
+    """From what a layer reads to the scores of its experts."""
+    EXPERTS_GATE_IN = "gates and ins of the experts"
+    """A tensor by itself, as the next one."""
+    EXPERTS_OUT = "outs of the experts"
     FINAL_NORM = "final norm"
     POOLER = "pooler"
     """From the first token's state to what the classifier reads."""
@@ -124,17 +139,25 @@ _AXES: dict[Role, dict[str, tuple[Axis, ...]]] = {
     Role.QUERY: _map(Axis.QUERIES, Axis.READ),
     Role.KEY: _map(Axis.KEYS, Axis.READ),
     Role.VALUE: _map(Axis.KEYS, Axis.READ),
+    Role.QUERY_KEY_VALUE: _map(Axis.QUERIES_KEYS_VALUES, Axis.READ),
     Role.QUERY_NORM: {"weight": (Axis.WHOLE,)},
     Role.KEY_NORM: {"weight": (Axis.WHOLE,)},
+    # Of fewer heads, each channel has the variance that it had: the root mean square is over those alone.
+    Role.QUERIES_NORM: {"weight": (Axis.QUERIES,)},
+    Role.KEYS_NORM: {"weight": (Axis.KEYS,)},
     Role.ATTENTION_OUT: _map(Axis.WRITTEN, Axis.QUERIES),
     Role.ATTENTION_NORM: _NORM,
     Role.ATTENTION_OUT_NORM: _NORM,
     Role.RELATIVE_BIAS: {"weight": (Axis.WHOLE, Axis.HEADS)},
     Role.FEED_FORWARD_IN: _map(Axis.UNITS, Axis.READ),
     Role.FEED_FORWARD_GATE: _map(Axis.UNITS, Axis.READ),
+    Role.FEED_FORWARD_GATE_IN: _map(Axis.GATES_AND_UNITS, Axis.READ),
     Role.FEED_FORWARD_OUT: _map(Axis.WRITTEN, Axis.UNITS),
     Role.FEED_FORWARD_NORM: _NORM,
     Role.FEED_FORWARD_OUT_NORM: _NORM,
+    Role.ROUTER: {"weight": (Axis.EXPERTS, Axis.READ)},
+    Role.EXPERTS_GATE_IN: {"": (Axis.EXPERTS, Axis.GATES_AND_UNITS, Axis.READ)},
+    Role.EXPERTS_OUT: {"": (Axis.EXPERTS, Axis.WRITTEN, Axis.UNITS)},
     Role.FINAL_NORM: _NORM,
     Role.POOLER: _map(Axis.WRITTEN, Axis.READ),
     Role.CLASSIFIER: _map(Axis.WHOLE, Axis.READ),

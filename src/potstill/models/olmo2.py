@@ -1,0 +1,26 @@
+"""OLMo 2 (OLMo Team 2024, arXiv:2501.00656): Llama with norms of what sublayers write instead of what they read, and of
+all heads' queries and keys together.
+"""
+
+from dataclasses import replace
+
+from potstill.models import llama
+from potstill.models.family import Gain
+from potstill.models.roles import Part, Role
+
+_NORMS = ("input_layernorm", "post_attention_layernorm")
+_LAYER = {
+    **{name: role for name, role in llama.LAYER.items() if name not in _NORMS},
+    "self_attn.q_norm": Role.QUERIES_NORM,
+    "self_attn.k_norm": Role.KEYS_NORM,
+    "post_attention_layernorm": Role.ATTENTION_OUT_NORM,
+    "post_feedforward_layernorm": Role.FEED_FORWARD_OUT_NORM,
+}
+
+FAMILY = replace(
+    llama.FAMILY,
+    name="olmo2",
+    stacks={Part.ONLY: replace(llama.STACK, inside=_LAYER, pre_norm=False)},
+    # Layers read the stream itself, so there are no norms before them to take the factor.
+    gain=Gain.READS,
+)
