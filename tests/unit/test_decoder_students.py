@@ -1,15 +1,16 @@
 """Students of decoders, and what is cut by importance: whole groups of heads, channels, units and layers."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import Qwen2Config
 
 from potstill.errors import ModelError
-from potstill.models import Part
+from potstill.models import Part, family_of
 from potstill.signals import Batch
 from potstill.students import (
     Copy,
@@ -17,21 +18,14 @@ from potstill.students import (
     Shrunk,
     copy_from_teacher,
     measure_importance,
+    model_shape,
     shape_notes,
     student_config,
 )
 from potstill.tasks import CausalLM
 from potstill.tasks.causal_lm import ask_for_hidden_states
-
-DECODERS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
-
-
-def decoder(family: str, **changes: Any) -> Any:
-    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 5}
-    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
-    torch.manual_seed(1)
-    return CausalLM().new_model(DECODERS[family](**sizes | changes))
-
+from potstill.tasks.weights import check_weights
+from tests.tiny_decoders import DECODERS, decoder, decoder_config, layers_of, queries_and_values
 
 @pytest.mark.parametrize("family", DECODERS)
 def test_a_decoder_keeps_the_chosen_layers_and_all_else_as_it_is(family: str) -> None:
@@ -43,7 +37,7 @@ def test_a_decoder_keeps_the_chosen_layers_and_all_else_as_it_is(family: str) ->
     theirs = teacher.state_dict()
     for name, tensor in student.state_dict().items():
         # Layers 0, 2 and 4 of five.
-        source = re.sub(r"layers\.(\d)", lambda found: f"layers.{2 * int(found[1])}", name)
+        source = re.sub(r"(layers|h)\.(\d)", lambda found: f"{found[1]}.{2 * int(found[2])}", name)
         assert torch.equal(tensor, theirs[source]), name
 
 
@@ -55,6 +49,40 @@ def test_a_decoder_of_the_teachers_size_is_its_exact_copy(family: str) -> None:
     ids = torch.arange(12)[None]
     with torch.no_grad():
         assert torch.equal(student(input_ids=ids).logits, teacher(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("pattern", ["spread", "last"])
+def test_a_shallower_decoder_is_its_teacher_without_the_other_layers(family: str, pattern: Any) -> None:
+    """With the window, the rotary positions and the experts of the layers that are kept."""
+    teacher = decoder(family).eval()
+    settings = Shrunk(layers=3, width=16, init=Copy(layers=pattern))
+    student = CausalLM().new_model(student_config(teacher.config, settings)).eval()
+    assert isinstance(settings.init, Copy)
+    copy_from_teacher(student, teacher, settings.init)
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        whole = teacher(input_ids=ids, use_cache=False).logits
+        for left_out in (1, 3) if pattern == "spread" else (0, 1):
+            layers_of(teacher)[left_out].forward = lambda hidden, *others, **named: hidden
+        expected = teacher(input_ids=ids, use_cache=False).logits
+        assert torch.equal(student(input_ids=ids, use_cache=False).logits, expected)
+    assert not torch.allclose(expected, whole, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_saved_student_is_loaded_with_all_of_its_weights(family: str, tmp_path: Path) -> None:
+    teacher = decoder(family, **GROUPED)
+    settings = Shrunk(layers=2, width="1/2", intermediate=8)
+    student = CausalLM().new_model(student_config(teacher.config, settings)).eval()
+    copy_from_teacher(student, teacher, Copy())
+    student.save_pretrained(tmp_path)
+    found = check_weights(CausalLM().new_model, student.config, str(tmp_path), new_head=False)
+    assert found is not None and not found.new and not found.unread
+    loaded = CausalLM().load_model(str(tmp_path)).eval()
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, student(input_ids=ids).logits)
 
 
 def test_the_kinds_of_layers_are_those_of_the_layers_that_are_kept() -> None:
@@ -101,26 +129,32 @@ def test_a_narrower_decoder_is_legal_and_keeps_whole_groups_of_heads(family: str
     teacher = decoder(family, **GROUPED, tie_word_embeddings=True).eval()
     settings = Shrunk(layers=2, width="1/2", init=Copy(width=width))
     config = student_config(teacher.config, settings)
-    assert (config.hidden_size, config.num_attention_heads, config.num_key_value_heads) == (24, 3, 1)
-    assert config.head_dim == 8 and config.intermediate_size == 12
+    assert (config.hidden_size, config.num_attention_heads) == (24, 3)
+    made = model_shape(config, 1, 1, 0)
+    # Units of experts are in whole rows.
+    units = 16 if family == "qwen3_moe" else 12
+    assert (made.layers, made.intermediate, family_of(config).head_size(config)) == (2, units, 8)
+    groups = 3 // family_of(config).key_value_heads(config)
+    assert groups == (1 if family == "gpt2" else 3)
     student = CausalLM().new_model(config).eval()
     importance = measure_importance(teacher, batches(), ask_for_hidden_states)
     assert isinstance(settings.init, Copy)
     copy_from_teacher(student, teacher, settings.init, importance)
-    assert student.lm_head.weight is student.model.embed_tokens.weight
+    assert student.lm_head.weight is student.get_input_embeddings().weight
     with torch.no_grad():
         said = student(input_ids=torch.arange(12)[None]).logits
     assert torch.isfinite(said).all()
     # A group's queries stay with the keys that they were trained for.
-    kept = 0 if width != "pruned" else int(importance.heads[Part.ONLY][0].reshape(2, 3).sum(dim=1).argmax())
-    value, theirs = student.model.layers[0].self_attn.v_proj.weight, teacher.model.layers[0].self_attn.v_proj.weight
-    query, them = student.model.layers[0].self_attn.q_proj.weight, teacher.model.layers[0].self_attn.q_proj.weight
-    if width == "slice":
-        assert torch.equal(value, theirs[:8, :24]) and torch.equal(query, them[:24, :24])
-    if width == "pruned":
+    first = importance.heads[Part.ONLY][0].reshape(-1, groups).sum(dim=1)
+    kept = first.argsort(descending=True)[: 3 // groups].sort().values if width == "pruned" else torch.arange(3 // groups)
+    for size, own, its in zip(
+        (8 * groups, 8), queries_and_values(student, 0), queries_and_values(teacher, 0), strict=True
+    ):
+        rows = torch.cat([torch.arange(size) + size * group for group in kept])
         channels = importance.channels.argsort(descending=True)[:24].sort().values
-        assert torch.equal(value, theirs[8 * kept : 8 * kept + 8][:, channels])
-        assert torch.equal(query, them[24 * kept : 24 * kept + 24][:, channels])
+        if width != "project":
+            of_kept = its[rows][:, torch.arange(24) if width == "slice" else channels]
+            torch.testing.assert_close(own, of_kept, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("family", DECODERS)

@@ -47,9 +47,9 @@ def shape_of(recipe: Recipe, config: PretrainedConfig, labels: Sequence[str]) ->
 def flops_per_token(recipe: Recipe, shape: ShapeRecord) -> float:
     """Floating-point operations of a forward pass for each token of a row of `max_length`.
 
-    Two for each weight that is no embedding and that a token uses, two for each of a language model's output layer, and four for each channel
-    of each key that attention sees: half of them, on average, where it looks back only. Of encoder-decoders, as if each
-    token went through both stacks.
+    Two for each weight that a token uses and that is no embedding, two for each of a language model's output layer, and
+    four for each channel of each key that attention sees: half of them, on average, where it looks back only. Of
+    encoder-decoders, as if each token went through both stacks.
     """
     language = recipe.task.looks_back
     keys = recipe.task.max_length * (0.5 if language else 1.0)

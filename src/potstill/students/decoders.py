@@ -1,5 +1,6 @@
 """Students of decoders: fewer layers, and perhaps a narrower stream, with heads that stay whole."""
 
+from math import lcm
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -7,6 +8,9 @@ from transformers import PretrainedConfig
 from potstill.errors import ModelError
 from potstill.models import Positions, Size, family_of
 from potstill.students.sizes import Copy, Shrunk, intermediate_size, layer_map, own_values, size_of
+
+ROWS_OF_EXPERTS = 8
+"""Sizes of experts are multiples of it: torch's grouped products want rows of 16 bytes, also in half precision."""
 
 
 def smaller_decoder(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
@@ -26,7 +30,8 @@ def smaller_decoder(teacher: PretrainedConfig, student: Shrunk) -> PretrainedCon
     # Where a configuration has no size of a head, heads times their size are the width.
     free = Size.HEAD in family.sizes
     unit = grouped if free or student.key_value_heads is not None else grouped * family.head_size(teacher)
-    width = size_of(student.width, whole_width, "student.width", unit=unit)
+    rows = ROWS_OF_EXPERTS if family.experts else 1
+    width = size_of(student.width, whole_width, "student.width", unit=lcm(unit, rows))
     if student.key_value_heads is None:
         heads, size = _whole_groups(teacher, student, width), family.head_size(teacher)
         key_value_heads = heads // grouped
@@ -34,6 +39,8 @@ def smaller_decoder(teacher: PretrainedConfig, student: Shrunk) -> PretrainedCon
         heads, key_value_heads, size = _other_heads(student, student.key_value_heads, width)
         _require_other_size(teacher, size)
     intermediate = intermediate_size(student, units, (width, whole_width))
+    if rows > 1:
+        intermediate = _whole_rows(student, width, intermediate, (whole_width, units))
     sizes: dict[Size, Any] = {
         Size.LAYERS: layers,
         Size.WIDTH: width,
@@ -73,6 +80,24 @@ def _require_legal(teacher: PretrainedConfig, student: Shrunk) -> None:
             f"their size are not the width, which {teacher.model_type} models are not known to have here. Take another "
             "teacher."
         )
+
+
+def _whole_rows(student: Shrunk, width: int, intermediate: int, whole: tuple[int, int]) -> int:
+    """The units of an expert, as the nearest number that experts can be computed together with.
+
+    Raises:
+        ModelError: a width or a number of units is asked for with which they cannot.
+    """
+    asked = {"width": (width, whole[0]), "intermediate": (student.intermediate, whole[1])}
+    for name, (size, of_teacher) in asked.items():
+        if isinstance(size, int) and size != of_teacher and size % ROWS_OF_EXPERTS:
+            raise ModelError(
+                f"student.{name} {size}: experts are computed together by a kernel that reads rows of "
+                f"{ROWS_OF_EXPERTS} numbers. Use a multiple of {ROWS_OF_EXPERTS}."
+            )
+    if intermediate == whole[1]:
+        return intermediate
+    return min(whole[1], ROWS_OF_EXPERTS * max(1, round(intermediate / ROWS_OF_EXPERTS)))
 
 
 def _experts(teacher: PretrainedConfig, student: Shrunk, used: str) -> int:
