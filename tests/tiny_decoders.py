@@ -62,7 +62,9 @@ def layers_of(model: Any) -> Any:
 
 def queries_and_values(model: Any, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The matrices of a layer, with what they read along their columns."""
-    attention = layers_of(model)[layer].get_submodule("attn" if hasattr(layers_of(model)[layer], "attn") else "self_attn")
+    attention = layers_of(model)[layer].get_submodule(
+        "attn" if hasattr(layers_of(model)[layer], "attn") else "self_attn"
+    )
     if hasattr(attention, "q_proj"):
         return attention.q_proj.weight, attention.v_proj.weight
     fused = attention.c_attn.weight.T if hasattr(attention, "c_attn") else attention.qkv_proj.weight

@@ -27,6 +27,7 @@ from potstill.tasks.causal_lm import ask_for_hidden_states
 from potstill.tasks.weights import check_weights
 from tests.tiny_decoders import DECODERS, decoder, decoder_config, layers_of, queries_and_values
 
+
 @pytest.mark.parametrize("family", DECODERS)
 def test_a_decoder_keeps_the_chosen_layers_and_all_else_as_it_is(family: str) -> None:
     teacher = decoder(family)
@@ -146,7 +147,9 @@ def test_a_narrower_decoder_is_legal_and_keeps_whole_groups_of_heads(family: str
     assert torch.isfinite(said).all()
     # A group's queries stay with the keys that they were trained for.
     first = importance.heads[Part.ONLY][0].reshape(-1, groups).sum(dim=1)
-    kept = first.argsort(descending=True)[: 3 // groups].sort().values if width == "pruned" else torch.arange(3 // groups)
+    kept = (
+        first.argsort(descending=True)[: 3 // groups].sort().values if width == "pruned" else torch.arange(3 // groups)
+    )
     for size, own, its in zip(
         (8 * groups, 8), queries_and_values(student, 0), queries_and_values(teacher, 0), strict=True
     ):
