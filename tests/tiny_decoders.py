@@ -1,4 +1,4 @@
-"""Tiny random decoders of every family, with sizes in the words that most of them share, and all that sets them apart."""
+"""Tiny random decoders of every family, with sizes in words that most of them share, and what sets them apart."""
 
 from typing import Any
 

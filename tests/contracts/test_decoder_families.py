@@ -1,4 +1,4 @@
-"""What every family of decoders must be to labels, losses and packed rows: its own logits, and each example by itself."""
+"""What every family of decoders must be to labels, losses and packed rows: its own logits, each example by itself."""
 
 from typing import Any
 

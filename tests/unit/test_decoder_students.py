@@ -25,7 +25,7 @@ from potstill.students import (
 from potstill.tasks import CausalLM
 from potstill.tasks.causal_lm import ask_for_hidden_states
 from potstill.tasks.weights import check_weights
-from tests.tiny_decoders import DECODERS, decoder, decoder_config, layers_of, queries_and_values
+from tests.tiny_decoders import DECODERS, decoder, layers_of, queries_and_values
 
 
 @pytest.mark.parametrize("family", DECODERS)
