@@ -75,7 +75,8 @@ def test_words_are_tagged_by_encoders(tmp_path: Path, chat_teacher_folder: Path)
 
 
 def test_the_next_token_is_for_decoders(tmp_path: Path, chat_project: Path, teacher_folder: Path) -> None:
-    decoders = r"task.kind: causal_lm takes a decoder \(llama, mistral, qwen2, qwen3\)"
+    families = "gemma2, gemma3_text, gpt2, granite, llama, mistral, olmo2, phi3, qwen2, qwen3, qwen3_moe"
+    decoders = rf"task.kind: causal_lm takes a decoder \({families}\)"
     with pytest.raises(
         ModelError, match=rf"'bert' is an encoder, and {decoders}.*text_classification or token_classif"
     ):

@@ -27,12 +27,15 @@ TASKS: dict[Kind, tuple[Any, ...]] = {
     Kind.ENCODER_DECODER: (Seq2Seq(),),
 }
 SIZES = {Size.WIDTH: 24, Size.HEADS: 4, Size.INTERMEDIATE: 32, Size.LAYERS: 4, Size.DECODER_LAYERS: 3}
-SIZES |= {Size.KEY_VALUE_HEADS: 2, Size.HEAD: 8, Size.EMBEDDING: 24}
+SIZES |= {Size.KEY_VALUE_HEADS: 2, Size.HEAD: 8, Size.EMBEDDING: 24, Size.EXPERTS: 4, Size.DENSE_INTERMEDIATE: 20}
 MODELS = [(family, task) for family in FAMILIES.values() for task in TASKS[family.kind]]
 
 
 def tiny_config(family: Family, **values: Any) -> PretrainedConfig:
     sizes = family.values({size: value for size, value in SIZES.items() if size in family.sizes})
+    if family.experts is not None:
+        # With a layer that has none.
+        values = {family.experts.used: 2, **family.experts.with_dense_layers([2]), **values}
     config: PretrainedConfig = CONFIG_MAPPING[family.name](
         **sizes, vocab_size=40, pad_token_id=1, max_position_embeddings=30, num_labels=3, **values
     )
@@ -79,7 +82,7 @@ def test_every_tensor_has_a_role_and_its_name_again(case: tuple[Family, Any]) ->
         layer = model.base_model.get_submodule(stack.layers)[0]
         for path in (stack.attention, stack.attention_out, stack.first_norm):
             assert path is None or layer.get_submodule(path) is not None
-        assert part is Part.CROSS or layer.get_submodule(stack.feed_forward_out) is not None
+        assert part is Part.CROSS or layer.get_submodule(stack.experts or stack.feed_forward_out) is not None
 
 
 @pytest.mark.parametrize("name", ["x.bert.pooler.dense.weight", "bert.pooler.dense.weight.x", "bert.pooler.dense"])
@@ -172,7 +175,7 @@ def test_each_family_is_known_by_the_name_that_configurations_have_for_it() -> N
 def test_positions_are_counted_as_each_family_counts_them() -> None:
     most = {name: most_tokens(tiny_config(family)) for name, family in FAMILIES.items()}
     assert {name for name, count in most.items() if count == 28} == {"roberta", "xlm-roberta", "camembert"}
-    assert {name for name, count in most.items() if count == 30} == {"bert", "distilbert", "electra", "bart"}
+    assert {name for name, count in most.items() if count == 30} == {"bert", "distilbert", "electra", "bart", "gpt2"}
     assert most_tokens(PretrainedConfig()) is None
 
 
