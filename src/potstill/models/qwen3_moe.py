@@ -44,7 +44,8 @@ FAMILY = replace(
         **llama.FAMILY.sizes,
         Size.INTERMEDIATE: ("moe_intermediate_size",),
         Size.DENSE_INTERMEDIATE: ("intermediate_size",),
-        Size.EXPERTS: ("num_experts",),
+        # transformers writes the second, and reads either.
+        Size.EXPERTS: ("num_experts", "num_local_experts"),
     },
     of_others=False,
     experts=Experts("num_experts_per_tok", _dense_layers, _with_dense_layers),
