@@ -15,6 +15,7 @@ from potstill.signals import Batch
 from potstill.students import (
     Copy,
     Importance,
+    Random,
     Shrunk,
     copy_from_teacher,
     measure_importance,
@@ -25,7 +26,7 @@ from potstill.students import (
 from potstill.tasks import CausalLM
 from potstill.tasks.causal_lm import ask_for_hidden_states
 from potstill.tasks.weights import check_weights
-from tests.tiny_decoders import DECODERS, decoder, layers_of, queries_and_values
+from tests.tiny_decoders import DECODERS, decoder, decoder_config, layers_of, queries_and_values
 
 
 @pytest.mark.parametrize("family", DECODERS)
@@ -263,3 +264,58 @@ def test_heads_of_an_odd_number_of_channels_are_refused_since_no_position_can_tu
         CausalLM().new_model(config)(input_ids=torch.arange(4)[None])
     with pytest.raises(ModelError, match=r"makes heads of 7 channels.*head_dim must be even"):
         student_config(config, Shrunk(layers=2, width=42))
+
+
+@pytest.mark.parametrize(
+    ("family", "of_teacher", "change", "message"),
+    [
+        ("phi3", {}, {"width": 20}, r"student\.width 20: phi3 models have heads times their size as width.*of 24\."),
+        ("phi3", {}, {"width": 24, "heads": 6}, r"heads 6: .*times 8, their size, must be the width.* one of 3\."),
+        (
+            "phi3",
+            {},
+            {"width": 24, "heads": 2, "key_value_heads": 1, "init": {"kind": "random"}},
+            r"makes heads of 12 channels.*of 8 \(longrope\)",
+        ),
+        ("phi3", {"rope_parameters": None, "head_dim": 16}, {}, r"has heads of 16 channels \(head_dim\)"),
+        ("gpt2", {}, {"width": 20}, r"student\.width 20: gpt2 models .*Use a multiple of 8\."),
+        ("gpt2", {}, {"width": 24, "heads": 2, "key_value_heads": 1}, r"key_value_heads: all heads .* of their own"),
+        (
+            "gpt2",
+            {"scale_attn_by_inverse_layer_idx": True},
+            {},
+            r"no student can be cut of this gpt2 model.*they stand",
+        ),
+        ("gpt2", {"add_cross_attention": True}, {}, r"attention to a second model \(add_cross_attention\)"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, {}, r"sees the tokens that follow too"),
+        ("gemma2", {}, {"dropout": 0.1}, r"student\.dropout: a decoder \(gemma2\) has none"),
+    ],
+)
+def test_what_a_family_does_not_allow_is_refused(
+    family: str, of_teacher: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    config = decoder_config(family, **GROUPED)
+    for name, value in of_teacher.items():
+        setattr(config, name, value)
+    with pytest.raises(ModelError, match=message):
+        student_config(config, Shrunk.model_validate({"layers": 2} | change))
+
+
+def test_dropout_is_set_where_a_decoder_has_it() -> None:
+    made = student_config(decoder_config("gpt2"), Shrunk(layers=2, dropout=0.3))
+    assert (made.resid_pdrop, made.embd_pdrop, made.attn_pdrop) == (0.3, 0.3, 0.3)
+    made = student_config(decoder_config("phi3"), Shrunk(layers=2, dropout=0.3))
+    assert (made.resid_pdrop, made.attention_dropout) == (0.3, 0.3)
+
+
+def test_units_that_gpt2_does_not_state_are_four_for_each_channel() -> None:
+    config = decoder_config("gpt2", intermediate_size=None)
+    assert model_shape(config, 1, 1, 0).intermediate == 64
+    assert student_config(config, Shrunk(layers=2, width="1/2")).n_inner == 32
+
+
+def test_heads_of_another_size_are_made_where_positions_allow_it() -> None:
+    config = decoder_config("phi3", **GROUPED, rope_parameters={"rope_type": "default"})
+    made = student_config(config, Shrunk(layers=2, width=24, heads=2, key_value_heads=1, init=Random()))
+    attention = CausalLM().new_model(made).model.layers[0].self_attn
+    assert attention.head_dim == 12 and attention.qkv_proj.weight.shape == (48, 24)

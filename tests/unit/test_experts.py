@@ -1,4 +1,4 @@
-"""Students of models with experts: each layer keeps its kind, its experts are the busiest, and their units their own."""
+"""Students of models with experts: layers keep their kind, experts are the busiest, and their units their own."""
 
 from typing import Any
 
