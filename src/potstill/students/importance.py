@@ -112,7 +112,7 @@ def _layers_with_experts(model: PreTrainedModel) -> dict[int, Any]:
 def _units(means: list[Float[Tensor, "units"]], layers: int, routed: Collection[int]) -> Float[Tensor, "layers units"]:
     """Of each layer the roots of its means, which are those of the layers without experts in their order."""
     given = iter(means)
-    nothing = torch.zeros(len(means[0]) if means else 0)
+    nothing = means[0].new_zeros(len(means[0])) if means else torch.zeros(0)
     return torch.stack([nothing if layer in routed else next(given) for layer in range(layers)]).sqrt()
 
 
