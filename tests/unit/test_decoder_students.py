@@ -1,36 +1,32 @@
 """Students of decoders, and what is cut by importance: whole groups of heads, channels, units and layers."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import Qwen2Config
 
 from potstill.errors import ModelError
-from potstill.models import Part
+from potstill.models import Part, family_of
 from potstill.signals import Batch
 from potstill.students import (
     Copy,
     Importance,
+    Random,
     Shrunk,
     copy_from_teacher,
     measure_importance,
+    model_shape,
     shape_notes,
     student_config,
 )
 from potstill.tasks import CausalLM
 from potstill.tasks.causal_lm import ask_for_hidden_states
-
-DECODERS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
-
-
-def decoder(family: str, **changes: Any) -> Any:
-    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 5}
-    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
-    torch.manual_seed(1)
-    return CausalLM().new_model(DECODERS[family](**sizes | changes))
+from potstill.tasks.weights import check_weights
+from tests.tiny_decoders import DECODERS, decoder, decoder_config, layers_of, queries_and_values
 
 
 @pytest.mark.parametrize("family", DECODERS)
@@ -43,7 +39,7 @@ def test_a_decoder_keeps_the_chosen_layers_and_all_else_as_it_is(family: str) ->
     theirs = teacher.state_dict()
     for name, tensor in student.state_dict().items():
         # Layers 0, 2 and 4 of five.
-        source = re.sub(r"layers\.(\d)", lambda found: f"layers.{2 * int(found[1])}", name)
+        source = re.sub(r"(layers|h)\.(\d)", lambda found: f"{found[1]}.{2 * int(found[2])}", name)
         assert torch.equal(tensor, theirs[source]), name
 
 
@@ -55,6 +51,40 @@ def test_a_decoder_of_the_teachers_size_is_its_exact_copy(family: str) -> None:
     ids = torch.arange(12)[None]
     with torch.no_grad():
         assert torch.equal(student(input_ids=ids).logits, teacher(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("pattern", ["spread", "last"])
+def test_a_shallower_decoder_is_its_teacher_without_the_other_layers(family: str, pattern: Any) -> None:
+    """With the window, the rotary positions and the experts of the layers that are kept."""
+    teacher = decoder(family).eval()
+    settings = Shrunk(layers=3, width=16, init=Copy(layers=pattern))
+    student = CausalLM().new_model(student_config(teacher.config, settings)).eval()
+    assert isinstance(settings.init, Copy)
+    copy_from_teacher(student, teacher, settings.init)
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        whole = teacher(input_ids=ids, use_cache=False).logits
+        for left_out in (1, 3) if pattern == "spread" else (0, 1):
+            layers_of(teacher)[left_out].forward = lambda hidden, *others, **named: hidden
+        expected = teacher(input_ids=ids, use_cache=False).logits
+        assert torch.equal(student(input_ids=ids, use_cache=False).logits, expected)
+    assert not torch.allclose(expected, whole, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_saved_student_is_loaded_with_all_of_its_weights(family: str, tmp_path: Path) -> None:
+    teacher = decoder(family, **GROUPED)
+    settings = Shrunk(layers=2, width="1/2", intermediate=8)
+    student = CausalLM().new_model(student_config(teacher.config, settings)).eval()
+    copy_from_teacher(student, teacher, Copy())
+    student.save_pretrained(tmp_path)
+    found = check_weights(CausalLM().new_model, student.config, str(tmp_path), new_head=False)
+    assert found is not None and not found.new and not found.unread
+    loaded = CausalLM().load_model(str(tmp_path)).eval()
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, student(input_ids=ids).logits)
 
 
 def test_the_kinds_of_layers_are_those_of_the_layers_that_are_kept() -> None:
@@ -101,26 +131,34 @@ def test_a_narrower_decoder_is_legal_and_keeps_whole_groups_of_heads(family: str
     teacher = decoder(family, **GROUPED, tie_word_embeddings=True).eval()
     settings = Shrunk(layers=2, width="1/2", init=Copy(width=width))
     config = student_config(teacher.config, settings)
-    assert (config.hidden_size, config.num_attention_heads, config.num_key_value_heads) == (24, 3, 1)
-    assert config.head_dim == 8 and config.intermediate_size == 12
+    assert (config.hidden_size, config.num_attention_heads) == (24, 3)
+    made = model_shape(config, 1, 1, 0)
+    # Units of experts are in whole rows.
+    units = 16 if family == "qwen3_moe" else 12
+    assert (made.layers, made.intermediate, family_of(config).head_size(config)) == (2, units, 8)
+    groups = 3 // family_of(config).key_value_heads(config)
+    assert groups == (1 if family == "gpt2" else 3)
     student = CausalLM().new_model(config).eval()
     importance = measure_importance(teacher, batches(), ask_for_hidden_states)
     assert isinstance(settings.init, Copy)
     copy_from_teacher(student, teacher, settings.init, importance)
-    assert student.lm_head.weight is student.model.embed_tokens.weight
+    assert student.lm_head.weight is student.get_input_embeddings().weight
     with torch.no_grad():
         said = student(input_ids=torch.arange(12)[None]).logits
     assert torch.isfinite(said).all()
     # A group's queries stay with the keys that they were trained for.
-    kept = 0 if width != "pruned" else int(importance.heads[Part.ONLY][0].reshape(2, 3).sum(dim=1).argmax())
-    value, theirs = student.model.layers[0].self_attn.v_proj.weight, teacher.model.layers[0].self_attn.v_proj.weight
-    query, them = student.model.layers[0].self_attn.q_proj.weight, teacher.model.layers[0].self_attn.q_proj.weight
-    if width == "slice":
-        assert torch.equal(value, theirs[:8, :24]) and torch.equal(query, them[:24, :24])
-    if width == "pruned":
+    first = importance.heads[Part.ONLY][0].reshape(-1, groups).sum(dim=1)
+    kept = (
+        first.argsort(descending=True)[: 3 // groups].sort().values if width == "pruned" else torch.arange(3 // groups)
+    )
+    for size, own, its in zip(
+        (8 * groups, 8), queries_and_values(student, 0), queries_and_values(teacher, 0), strict=True
+    ):
+        rows = torch.cat([torch.arange(size) + size * group for group in kept])
         channels = importance.channels.argsort(descending=True)[:24].sort().values
-        assert torch.equal(value, theirs[8 * kept : 8 * kept + 8][:, channels])
-        assert torch.equal(query, them[24 * kept : 24 * kept + 24][:, channels])
+        if width != "project":
+            of_kept = its[rows][:, torch.arange(24) if width == "slice" else channels]
+            torch.testing.assert_close(own, of_kept, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("family", DECODERS)
@@ -226,3 +264,58 @@ def test_heads_of_an_odd_number_of_channels_are_refused_since_no_position_can_tu
         CausalLM().new_model(config)(input_ids=torch.arange(4)[None])
     with pytest.raises(ModelError, match=r"makes heads of 7 channels.*head_dim must be even"):
         student_config(config, Shrunk(layers=2, width=42))
+
+
+@pytest.mark.parametrize(
+    ("family", "of_teacher", "change", "message"),
+    [
+        ("phi3", {}, {"width": 20}, r"student\.width 20: phi3 models have heads times their size as width.*of 24\."),
+        ("phi3", {}, {"width": 24, "heads": 6}, r"heads 6: .*times 8, their size, must be the width.* one of 3\."),
+        (
+            "phi3",
+            {},
+            {"width": 24, "heads": 2, "key_value_heads": 1, "init": {"kind": "random"}},
+            r"makes heads of 12 channels.*of 8 \(longrope\)",
+        ),
+        ("phi3", {"rope_parameters": None, "head_dim": 16}, {}, r"has heads of 16 channels \(head_dim\)"),
+        ("gpt2", {}, {"width": 20}, r"student\.width 20: gpt2 models .*Use a multiple of 8\."),
+        ("gpt2", {}, {"width": 24, "heads": 2, "key_value_heads": 1}, r"key_value_heads: all heads .* of their own"),
+        (
+            "gpt2",
+            {"scale_attn_by_inverse_layer_idx": True},
+            {},
+            r"no student can be cut of this gpt2 model.*they stand",
+        ),
+        ("gpt2", {"add_cross_attention": True}, {}, r"attention to a second model \(add_cross_attention\)"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, {}, r"sees the tokens that follow too"),
+        ("gemma2", {}, {"dropout": 0.1}, r"student\.dropout: a decoder \(gemma2\) has none"),
+    ],
+)
+def test_what_a_family_does_not_allow_is_refused(
+    family: str, of_teacher: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    config = decoder_config(family, **GROUPED)
+    for name, value in of_teacher.items():
+        setattr(config, name, value)
+    with pytest.raises(ModelError, match=message):
+        student_config(config, Shrunk.model_validate({"layers": 2} | change))
+
+
+def test_dropout_is_set_where_a_decoder_has_it() -> None:
+    made = student_config(decoder_config("gpt2"), Shrunk(layers=2, dropout=0.3))
+    assert (made.resid_pdrop, made.embd_pdrop, made.attn_pdrop) == (0.3, 0.3, 0.3)
+    made = student_config(decoder_config("phi3"), Shrunk(layers=2, dropout=0.3))
+    assert (made.resid_pdrop, made.attention_dropout) == (0.3, 0.3)
+
+
+def test_units_that_gpt2_does_not_state_are_four_for_each_channel() -> None:
+    config = decoder_config("gpt2", intermediate_size=None)
+    assert model_shape(config, 1, 1, 0).intermediate == 64
+    assert student_config(config, Shrunk(layers=2, width="1/2")).n_inner == 32
+
+
+def test_heads_of_another_size_are_made_where_positions_allow_it() -> None:
+    config = decoder_config("phi3", **GROUPED, rope_parameters={"rope_type": "default"})
+    made = student_config(config, Shrunk(layers=2, width=24, heads=2, key_value_heads=1, init=Random()))
+    attention = CausalLM().new_model(made).model.layers[0].self_attn
+    assert attention.head_dim == 12 and attention.qkv_proj.weight.shape == (48, 24)

@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from transformers import BertConfig, LlamaConfig, PretrainedConfig, Qwen2Config, RobertaConfig
+from transformers import BertConfig, GPT2Config, LlamaConfig, PretrainedConfig, Qwen2Config, RobertaConfig
 
 from potstill.errors import ModelError
 from potstill.recipe import Recipe
@@ -147,3 +147,8 @@ def test_designs_are_among_the_candidates() -> None:
     found = designed_candidates(recipe(), MINILM, LABELS)
     assert [each.design for each in found] == designs_for(MINILM)
     assert found[0].shape.layers == 2 and TextClassification().new_model(found[0].config).config.hidden_size == 128
+
+
+def test_shapes_whose_heads_share_keys_do_not_fit_a_decoder_of_which_each_has_its_own() -> None:
+    assert designs_for(GPT2Config(n_layer=48, n_embd=1600, n_head=25)) == []
+    assert "smollm2-360m" in designs_for(LlamaConfig(num_hidden_layers=48, hidden_size=1600, intermediate_size=6400))

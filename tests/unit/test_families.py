@@ -14,11 +14,7 @@ from transformers import (
     BertTokenizer,
     DistilBertConfig,
     DistilBertForSequenceClassification,
-    LlamaConfig,
-    MistralConfig,
     PretrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -28,12 +24,22 @@ from potstill.errors import ModelError
 from potstill.features import capture_features
 from potstill.models import Size, family_of
 from potstill.signals import Batch, Read, Signal
-from potstill.students import Copy, Random, Shrunk, copy_from_teacher, measure_importance, student_config
+from potstill.students import (
+    Copy,
+    Random,
+    Shrunk,
+    copy_from_teacher,
+    measure_importance,
+    model_shape,
+    student_config,
+)
 from potstill.students.layouts import in_family, laid_out_alike
 from potstill.tasks import CausalLM, TextClassification
 from potstill.tasks.loading import without_token_types
 from potstill.tasks.text_classification import ask_for_logits
 from potstill.training.frozen_layers import FrozenLayers
+from tests.tiny_decoders import DECODERS
+from tests.tiny_decoders import decoder_config as tiny_config
 
 SIZES: dict[str, Any] = {
     "vocab_size": 50,
@@ -177,18 +183,20 @@ def test_families_that_differ_in_name_alone_are_copied() -> None:
         assert torch.equal(student(**INPUTS).logits, teacher(**INPUTS).logits)
 
 
-DECODERS: dict[str, Any] = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+ALIKE = ["llama", "mistral", "qwen2", "qwen3"]
+"""Decoders whose configurations say the same in the same words."""
+OTHERS = [name for name in DECODERS if name not in ALIKE]
 
 
 def decoder_config(family: str) -> PretrainedConfig:
-    sizes = {"vocab_size": 40, "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 3}
+    sizes = {"hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 3}
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, "max_position_embeddings": 77}
     rope = {"rope_type": "default", "rope_theta": 12345.0}
-    return DECODERS[family](**sizes, rope_parameters=rope, tie_word_embeddings=True, rms_norm_eps=1e-5)
+    return tiny_config(family, **sizes, rope_parameters=rope, tie_word_embeddings=True, rms_norm_eps=1e-5)
 
 
-@pytest.mark.parametrize("family", DECODERS)
-@pytest.mark.parametrize("teacher", DECODERS)
+@pytest.mark.parametrize("family", ALIKE)
+@pytest.mark.parametrize("teacher", ALIKE)
 def test_a_decoder_in_another_family_has_the_same_sizes(teacher: str, family: str) -> None:
     settings = Shrunk(layers=3, width=24, family=family, init=Random())
     config = student_config(decoder_config(teacher), settings)
@@ -204,7 +212,43 @@ def test_a_decoder_in_another_family_has_the_same_sizes(teacher: str, family: st
     assert model.model.layers[0].self_attn.k_proj.weight.shape == (12, 24)
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize(
+    ("teacher", "family"),
+    [*((teacher, "llama") for teacher in OTHERS), *(("llama", family) for family in OTHERS), ("gpt2", "qwen2")],
+)
+def test_a_decoder_in_a_family_of_other_words_has_the_same_sizes(teacher: str, family: str) -> None:
+    whole = tiny_config(teacher)
+    settings = Shrunk(layers=3, width=16, family=family, init=Random())
+    if family == "qwen3_moe":
+        with pytest.raises(ModelError, match=r"'qwen3_moe' does not fit a teacher of the family 'llama'; use one of"):
+            student_config(whole, settings)
+        return
+    config = student_config(whole, settings)
+    made, its = (model_shape(each, 1, 1, 0) for each in (config, whole))
+    names = ("width", "heads", "vocabulary", "query_width")
+    assert [getattr(made, name) for name in names] == [getattr(its, name) for name in names]
+    # Of experts, the other family has the units of a layer without them.
+    units = 20 if teacher == "qwen3_moe" else 24
+    assert (config.model_type, made.layers, made.intermediate) == (family, 3, units)
+    if "gpt2" not in (teacher, family):
+        assert made.key_value_width == its.key_value_width
+    # A window that the other family has not is its longest text.
+    window = whole.sliding_window if teacher.startswith("gemma") else None
+    assert config.max_position_embeddings == (window or whole.max_position_embeddings)
+    model = CausalLM().new_model(config).eval()
+    with torch.no_grad():
+        assert torch.isfinite(model(input_ids=torch.arange(30)[None]).logits).all()
+
+
+def test_scores_of_a_family_that_has_a_scale_of_its_own_are_scaled_as_others_are() -> None:
+    for family in ("gemma2", "gemma3_text", "granite"):
+        config = student_config(tiny_config("llama"), Shrunk(layers=3, width=16, family=family, init=Random()))
+        attention = CausalLM().new_model(config).model.layers[1].self_attn
+        assert attention.scaling == pytest.approx(8**-0.5)
+        assert set(getattr(config, "layer_types", ["full_attention"])) == {"full_attention"}
+
+
+@pytest.mark.parametrize("family", ALIKE)
 @pytest.mark.parametrize(("width", "groups"), [(24, 2), (10, 1)])
 def test_a_decoder_in_another_family_has_the_teachers_heads(family: str, width: int, groups: int) -> None:
     """Also where heads times their size are not the width, as in Qwen3."""

@@ -4,9 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import (
     BartConfig,
     BartForSequenceClassification,
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
     LlamaConfig,
     LlamaForTokenClassification,
     PegasusConfig,
@@ -21,6 +25,7 @@ from potstill.errors import ModelError
 from potstill.models.fitting import require_fitting
 from potstill.recipe.yaml_file import load_recipe
 from potstill.stages.inputs import read_inputs
+from potstill.tasks import CausalLM
 from tests import bad_models as bad
 from tests.pair_models import make_pair_project, make_pair_teacher
 from tests.tagged_project import make_tagged_project
@@ -76,7 +81,8 @@ def test_words_are_tagged_by_encoders(tmp_path: Path, chat_teacher_folder: Path)
 
 
 def test_the_next_token_is_for_decoders(tmp_path: Path, chat_project: Path, teacher_folder: Path) -> None:
-    decoders = r"task.kind: causal_lm takes a decoder \(llama, mistral, qwen2, qwen3\)"
+    families = "gemma2, gemma3_text, gpt2, granite, llama, mistral, olmo2, phi3, qwen2, qwen3, qwen3_moe"
+    decoders = rf"task.kind: causal_lm takes a decoder \({families}\)"
     with pytest.raises(
         ModelError, match=rf"'bert' is an encoder, and {decoders}.*text_classification or token_classif"
     ):
@@ -101,6 +107,35 @@ def test_pairs_are_for_encoder_decoders(tmp_path: Path, chat_teacher_folder: Pat
             ModelError, match=rf"family 'pegasus' cannot be shrunk yet; known: bart, bert, .*\({ENCODER_DECODERS}\)\.$"
         ):
             read(project, folder, f"student={sizes}")
+
+
+def test_the_language_model_of_a_gemma_that_sees_images_is_taken_out_as_the_message_says(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as refused:
+        require_fitting("gemma3", "causal_lm")
+    said = str(refused.value)
+    assert "reads images too, and cannot be shrunk; its language model can (gemma3_text)" in said
+    for step in (
+        "Gemma3ForConditionalGeneration",
+        "model.language_model",
+        "lm_head",
+        "Gemma3ForCausalLM",
+        "text_config",
+    ):
+        assert step in said
+    text = {"vocab_size": 60, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3, "head_dim": 8}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    whole = Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=vision, image_token_index=59, mm_tokens_per_image=4)
+    ).eval()
+    alone = Gemma3ForCausalLM(whole.config.text_config)
+    alone.model, alone.lm_head = whole.model.language_model, whole.lm_head
+    alone.save_pretrained(tmp_path)
+    loaded = CausalLM().load_model(str(tmp_path)).eval()
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, whole(input_ids=ids).logits)
 
 
 def test_a_family_that_transformers_does_not_know_either(tmp_path: Path, project: Path, teacher_folder: Path) -> None:

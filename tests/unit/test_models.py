@@ -27,7 +27,7 @@ TASKS: dict[Kind, tuple[Any, ...]] = {
     Kind.ENCODER_DECODER: (Seq2Seq(),),
 }
 SIZES = {Size.WIDTH: 24, Size.HEADS: 4, Size.INTERMEDIATE: 32, Size.LAYERS: 4, Size.DECODER_LAYERS: 3}
-SIZES |= {Size.KEY_VALUE_HEADS: 2, Size.HEAD: 8, Size.EMBEDDING: 24}
+SIZES |= {Size.KEY_VALUE_HEADS: 2, Size.HEAD: 8, Size.EMBEDDING: 24, Size.EXPERTS: 4, Size.DENSE_INTERMEDIATE: 20}
 OF_ALL_PARTS: dict[str, dict[str, Any]] = {
     "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 2},
     "deberta-v2": {
@@ -48,6 +48,9 @@ MODELS = [(family, task) for family in FAMILIES.values() for task in TASKS[famil
 
 def tiny_config(family: Family, **values: Any) -> PretrainedConfig:
     sizes = family.values({size: value for size, value in SIZES.items() if size in family.sizes})
+    if family.experts is not None:
+        # With a layer that has none.
+        values = {family.experts.used: 2, **family.experts.with_dense_layers([2]), **values}
     values = OF_ALL_PARTS.get(family.name, {}) | values
     usual = {"vocab_size": 40, "pad_token_id": 1, "max_position_embeddings": 30, "num_labels": 3}
     config: PretrainedConfig = CONFIG_MAPPING[family.name](**sizes | usual | values)
@@ -94,7 +97,7 @@ def test_every_tensor_has_a_role_and_its_name_again(case: tuple[Family, Any]) ->
         layer = model.base_model.get_submodule(stack.layers)[0]
         for path in (stack.attention, stack.attention_out, stack.first_norm):
             assert path is None or layer.get_submodule(path) is not None
-        assert part is Part.CROSS or layer.get_submodule(stack.feed_forward_out) is not None
+        assert part is Part.CROSS or layer.get_submodule(stack.experts or stack.feed_forward_out) is not None
 
 
 @pytest.mark.parametrize("name", ["x.bert.pooler.dense.weight", "bert.pooler.dense.weight.x", "bert.pooler.dense"])
@@ -188,7 +191,7 @@ def test_positions_are_counted_as_each_family_counts_them() -> None:
     most = {name: most_tokens(tiny_config(family)) for name, family in FAMILIES.items()}
     assert {name for name, count in most.items() if count == 28} == {"roberta", "xlm-roberta", "camembert"}
     assert {name for name, count in most.items() if count == 30} == {
-        *("bert", "distilbert", "electra", "bart", "marian", "deberta", "deberta-v2")
+        *("bert", "distilbert", "electra", "bart", "marian", "gpt2", "deberta", "deberta-v2")
     }
     for name in ("deberta", "deberta-v2"):
         assert most_tokens(tiny_config(FAMILIES[name], position_biased_input=False)) is None

@@ -24,7 +24,6 @@ from potstill.errors import LabelStoreError
 from potstill.labels.encodings import CANDIDATES, Auto, PositionEncoding, load_codec
 from potstill.labels.error import measure_error
 from potstill.labels.fidelity import Bound
-from potstill.labels.low_rank import LowRank
 from potstill.labels.positions import bytes_per_position
 from potstill.labels.store import CODEC, FITTED
 from potstill.labels.writer import Fitted, forget_shards, write_codec
@@ -137,8 +136,6 @@ def smallest_within(sample: Sample, bound: Bound) -> Fitted | None:
         return bytes_per_position(encoding.columns(vocabulary, width, sample.temperatures))
 
     for encoding in sorted(CANDIDATES, key=size):
-        if isinstance(encoding, LowRank) and sample.head.soft_cap is not None:
-            continue  # not linear in the hidden state
         fitted = sample.fitted(encoding)
         if bound.exceeded_by(fitted.errors) is None:
             return fitted

@@ -19,7 +19,7 @@ from potstill.capabilities import Facts
 from potstill.labels.checks import refused_positions
 from potstill.labels.exact_head import ExactHead
 from potstill.labels.positions import Column, Columns
-from potstill.labels.principal_components import LEVELS, components, rounded
+from potstill.labels.principal_components import LEVELS, components, head_of_components, rounded
 from potstill.settings import Settings
 from potstill.targets import Head, HiddenTargets, Target
 
@@ -45,8 +45,6 @@ class Hidden(Settings):
         self, hidden: Float[Tensor, "positions width"], head: Head, temperatures: tuple[float, ...]
     ) -> "HiddenCodec":
         tensors = components(hidden.float(), head, hidden.shape[1])
-        if head.soft_cap is not None:
-            tensors["soft_cap"] = torch.tensor(head.soft_cap)
         return self.load(tensors, len(head.weight), temperatures)
 
     def load(self, tensors: Mapping[str, Tensor], vocabulary: int, temperatures: tuple[float, ...]) -> "HiddenCodec":
@@ -82,8 +80,8 @@ class HiddenCodec:
         steps = columns["codes"].float()
         steps[:, :FINE] += columns["fine"].float() / (2 * LEVELS)
         steps *= columns["stretch"].float()
-        cap = float(self.tensors["soft_cap"]) if "soft_cap" in self.tensors else None
-        return HiddenTargets(steps, Head(there["factor"], there["offset"], soft_cap=cap), self.head.mass(columns))
+        head = head_of_components(there["factor"], there["offset"], self.tensors)
+        return HiddenTargets(steps, head, self.head.mass(columns))
 
     def _on(self, device: torch.device) -> dict[str, Tensor]:
         """The tensors on the device where they are read, moved there once."""

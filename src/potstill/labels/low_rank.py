@@ -16,11 +16,10 @@ from pydantic import Field
 from torch import Tensor
 
 from potstill.capabilities import Facts
-from potstill.errors import LabelStoreError
 from potstill.labels.checks import refused_positions
 from potstill.labels.exact_head import ExactHead
 from potstill.labels.positions import Column, Columns
-from potstill.labels.principal_components import components, rounded
+from potstill.labels.principal_components import components, head_of_components, rounded
 from potstill.settings import Settings
 from potstill.targets import Head, HiddenTargets, Target
 
@@ -45,15 +44,7 @@ class LowRank(Settings):
     def fit(
         self, hidden: Float[Tensor, "positions width"], head: Head, temperatures: tuple[float, ...]
     ) -> "LowRankCodec":
-        """The codec for a teacher, from the hidden states of a sample: about 3,000 positions are enough.
-
-        Raises:
-            LabelStoreError: a soft-capped head, whose logits are not linear in the hidden state.
-        """
-        if head.soft_cap is not None:
-            raise LabelStoreError(
-                "low_rank needs logits that are linear in the hidden state, and this teacher caps them. Use hidden."
-            )
+        """The codec for a teacher, from the hidden states of a sample: about 3,000 positions are enough."""
         tensors = components(hidden.float(), head, min(self.rank, hidden.shape[1]))
         return self.load(tensors, len(head.weight), temperatures)
 
@@ -79,7 +70,7 @@ class LowRankCodec:
 
     def target(self, columns: Mapping[str, Tensor]) -> Target:
         device = columns["codes"].device
-        head = Head(self._on(device, "factor"), self._on(device, "offset"))
+        head = head_of_components(self._on(device, "factor"), self._on(device, "offset"), self.tensors)
         return HiddenTargets(columns["codes"], head, self.head.mass(columns))
 
     def _on(self, device: torch.device, name: str) -> Tensor:

@@ -1,5 +1,7 @@
 """Hidden states as components in the metric of the logits, largest first, in steps for 8 bits."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
@@ -15,6 +17,7 @@ def components(hidden: Float[Tensor, "positions width"], head: Head, rank: int) 
     `project` maps a state, less `mean`, to components in steps: the largest of the sample has 127. `factor` and
     `offset` map them to logits. With M = (W - mean)^T (W - mean), the error of a state by d costs d^T M d; M = L L^T
     whitens it, and PCA of L^T h is the best approximation of that rank in this metric (Eckart and Young 1936).
+    All that is before a soft cap, which is put on what comes of it.
     """
     weight = head.weight.detach().double() * head.scale
     centred = weight - weight.mean(dim=0)
@@ -33,12 +36,23 @@ def components(hidden: Float[Tensor, "positions width"], head: Head, rank: int) 
     offset = weight @ mean
     if head.bias is not None:
         offset = offset + head.bias.detach().double() * head.scale
-    return {
+    found = {
         "project": (project / scale).float().cpu(),
         "mean": mean.float().cpu(),
         "factor": (weight @ (back * scale)).float().cpu(),
         "offset": offset.float().cpu(),
     }
+    if head.soft_cap is not None:
+        found["soft_cap"] = torch.tensor(head.soft_cap)
+    return found
+
+
+def head_of_components(
+    factor: Float[Tensor, "vocabulary components"], offset: Float[Tensor, "vocabulary"], tensors: Mapping[str, Tensor]
+) -> Head:
+    """The map from components, in steps, to logits."""
+    cap = float(tensors["soft_cap"]) if "soft_cap" in tensors else None
+    return Head(factor, offset, soft_cap=cap)
 
 
 def rounded(values: Float[Tensor, "positions components"]) -> Int8[Tensor, "positions components"]:

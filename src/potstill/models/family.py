@@ -3,7 +3,7 @@
 A family says it; nothing here or there reads a model's weights. All names are whole: what no name covers has no role.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -36,6 +36,10 @@ class Size(StrEnum):
     HEAD = "head"
     """Channels of a head, where heads times their size need not be the width."""
     INTERMEDIATE = "intermediate"
+    """Of models with experts, each expert's."""
+    DENSE_INTERMEDIATE = "dense_intermediate"
+    """Of models with experts, that of layers which have none."""
+    EXPERTS = "experts"
     EMBEDDING = "embedding"
     """Channels of factorised embeddings."""
     DROPOUT = "dropout"
@@ -108,6 +112,12 @@ class Stack:
         return self._of(Role.FEED_FORWARD_OUT)
 
     @property
+    def experts(self) -> str | None:
+        """Within a layer that has them: the module whose tensors are the experts."""
+        found = next((name for name, role in self.inside.items() if role is Role.EXPERTS_OUT), None)
+        return None if found is None else found.rpartition(".")[0]
+
+    @property
     def first_norm(self) -> str | None:
         """Within a layer: what its input goes through before it is read."""
         return self._of(Role.ATTENTION_NORM) if self.pre_norm else None
@@ -119,6 +129,18 @@ class Stack:
 
     def _of(self, role: Role) -> str:
         return next(name for name, each in self.inside.items() if each is role)
+
+
+@dataclass(frozen=True, eq=False)
+class Experts:
+    """Of families in whose feed-forward layers a router chooses a few of several experts for each token."""
+
+    used: str
+    """The configuration's name for how many it chooses."""
+    dense_layers: Callable[[PretrainedConfig], Collection[int]]
+    """The layers that have one feed-forward layer for all tokens, as those of other families."""
+    with_dense_layers: Callable[[Collection[int]], Mapping[str, Any]]
+    """How a configuration says which those are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +176,15 @@ class Family:
     """Why no student can be cut of a model of this configuration; None where one can."""
     own_head: Callable[[PretrainedConfig], bool] = lambda config: False
     """Whether the head is a matrix of its own, though transformers says of all such models that it is tied."""
+    said_by_sizes: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    """The same, of what depends on its sizes, which are given in its own words."""
+    of_others: bool = True
+    """Whether students of other families' teachers can be of it."""
+    usual_sizes: Mapping[Size, Callable[[PretrainedConfig], int]] = field(default_factory=dict)
+    """Sizes that a configuration may leave out, as the model then has them."""
+    inputs_first: bool = False
+    """Whether the matrices of layers have what they read along their first axis, as `Conv1D` has."""
+    experts: Experts | None = None
     norms_around_one: bool = False
     """Whether norms multiply by `1 + weight`."""
     embedding_scale: Callable[[PretrainedConfig], float] | None = None
@@ -235,7 +266,33 @@ class Family:
 
     def size(self, config: PretrainedConfig, size: Size) -> int:
         """One of a configuration's sizes."""
-        return int(getattr(config, self.sizes[size][0]))
+        if (stated := getattr(config, self.sizes[size][0])) is None and size in self.usual_sizes:
+            return self.usual_sizes[size](config)
+        return int(stated)
+
+    def dense_layers(self, config: PretrainedConfig) -> Collection[int]:
+        """The layers without experts."""
+        return range(self.size(config, Size.LAYERS)) if self.experts is None else self.experts.dense_layers(config)
+
+    def idle_parameters(self, config: PretrainedConfig) -> int | None:
+        """The weights of experts that a token does not use; None of models without experts."""
+        if self.experts is None:
+            return None
+        layers = self.size(config, Size.LAYERS) - len(self.experts.dense_layers(config))
+        idle = self.size(config, Size.EXPERTS) - getattr(config, self.experts.used)
+        # Three matrices each: gates, units, and what they write.
+        return int(layers * idle * 3 * self.size(config, Size.WIDTH) * self.size(config, Size.INTERMEDIATE))
+
+    def layer_kinds(self, config: PretrainedConfig) -> list[str]:
+        """Of each layer, in what it differs from others by the configuration; empty where all are alike."""
+        seen = getattr(config, "layer_types", None)
+        kinds: list[str] = list(seen) if isinstance(seen, list) else []
+        dense = set(self.dense_layers(config))
+        if self.experts is None or not dense:
+            return kinds
+        layers = range(self.size(config, Size.LAYERS))
+        kinds = kinds or [""] * len(layers)
+        return [f"{kinds[layer]} {'dense' if layer in dense else 'experts'}".strip() for layer in layers]
 
     def layer_counts(self, config: PretrainedConfig) -> Mapping[Part, int]:
         """How many layers each stack has."""

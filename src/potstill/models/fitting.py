@@ -12,6 +12,16 @@ _READ_BY = {
 """What each task reads."""
 
 
+_SAVED_AS_ANOTHER = {
+    "gemma3": (
+        "gemma3_text",
+        "Load it as Gemma3ForConditionalGeneration, put its model.language_model and its lm_head in the model and the "
+        "lm_head of a Gemma3ForCausalLM of its config.text_config, and save that",
+    ),
+}
+"""Models of which a part is of a family that is known, which, and how it is taken out."""
+
+
 def require_cuttable(model_type: str, where: str = "teacher.model") -> None:
     """Refuse a family of which no student can be cut.
 
@@ -19,6 +29,12 @@ def require_cuttable(model_type: str, where: str = "teacher.model") -> None:
         ModelError: names those of which one can.
     """
     known = sorted(name for kind in Kind for name in teaching(kind))
+    if model_type in _SAVED_AS_ANOTHER:
+        part, how = _SAVED_AS_ANOTHER[model_type]
+        raise ModelError(
+            f"{where}: a {model_type} model reads images too, and cannot be shrunk; its language model can ({part}). "
+            f"{how}, with the tokenizer beside it."
+        )
     if model_type not in known:
         raise ModelError(f"{where}: family {model_type!r} cannot be shrunk yet; known: {', '.join(known)}.")
 
@@ -49,4 +65,4 @@ def require_fitting(
         try:
             require_cuttable(model_type, where)
         except ModelError as error:
-            raise ModelError(f"{error} Of these, {fitting}.") from None
+            raise error if model_type in _SAVED_AS_ANOTHER else ModelError(f"{error} Of these, {fitting}.") from None

@@ -41,6 +41,8 @@ class Axis(StrEnum):
     """Of the feed-forward layer."""
     GATES_AND_UNITS = "gates and units"
     """The gates of all units, then the units."""
+    EXPERTS = "experts"
+    """A row of the router for each expert, or a matrix."""
     READ = "read"
     """Channels of the stream, as a matrix reads them."""
     STREAM = "stream"
@@ -74,6 +76,8 @@ class Role(StrEnum):
     POSITION_KEY = "key of relative positions"
     QUERY_NORM = "norm within each head's queries"
     KEY_NORM = "norm within each head's keys"
+    QUERIES_NORM = "norm of all heads' queries together"
+    KEYS_NORM = "norm of all heads' keys together"
     ATTENTION_OUT = "attention output"
     ATTENTION_NORM = "norm of the attention"
     """Before it, of what it reads; in families that norm the sum of stream and attention, of that sum."""
@@ -90,6 +94,11 @@ class Role(StrEnum):
     CONVOLUTION = "convolution beside the first layer"
     """Over neighbouring tokens: its input is the first layer's, and its output is added to that layer's."""
     CONVOLUTION_NORM = "norm of the first layer with its convolution"
+    ROUTER = "router"
+    """From what a layer reads to the scores of its experts."""
+    EXPERTS_GATE_IN = "gates and ins of the experts"
+    """A tensor by itself, as the next one."""
+    EXPERTS_OUT = "outs of the experts"
     FINAL_NORM = "final norm"
     POOLER = "pooler"
     """From the first token's state to what the classifier reads."""
@@ -155,6 +164,9 @@ _AXES: dict[Role, dict[str, tuple[Axis, ...]]] = {
     Role.POSITION_KEY: _map(Axis.KEYS, Axis.READ),
     Role.QUERY_NORM: {"weight": (Axis.WHOLE,)},
     Role.KEY_NORM: {"weight": (Axis.WHOLE,)},
+    # Of fewer heads, each channel has the variance that it had: the root mean square is over those alone.
+    Role.QUERIES_NORM: {"weight": (Axis.QUERIES,)},
+    Role.KEYS_NORM: {"weight": (Axis.KEYS,)},
     Role.ATTENTION_OUT: _map(Axis.WRITTEN, Axis.QUERIES),
     Role.ATTENTION_NORM: _NORM,
     Role.ATTENTION_OUT_NORM: _NORM,
@@ -167,6 +179,9 @@ _AXES: dict[Role, dict[str, tuple[Axis, ...]]] = {
     Role.FEED_FORWARD_OUT_NORM: _NORM,
     Role.CONVOLUTION: {"weight": (Axis.WRITTEN, Axis.READ, Axis.WHOLE), "bias": (Axis.WRITTEN,)},
     Role.CONVOLUTION_NORM: _NORM,
+    Role.ROUTER: {"weight": (Axis.EXPERTS, Axis.READ)},
+    Role.EXPERTS_GATE_IN: {"": (Axis.EXPERTS, Axis.GATES_AND_UNITS, Axis.READ)},
+    Role.EXPERTS_OUT: {"": (Axis.EXPERTS, Axis.WRITTEN, Axis.UNITS)},
     Role.FINAL_NORM: _NORM,
     Role.POOLER: _map(Axis.WRITTEN, Axis.READ),
     Role.POOLER_NORM: _NORM,

@@ -85,6 +85,8 @@ class ShapeRecord(Part):
     classes: int
     parameters: int
     embedding_parameters: int
+    idle_parameters: int | None = Field(default=None, exclude_if=lambda count: count is None)
+    """Of models with experts: of those that a token does not use."""
 
 
 class LoraRecord(Part):

@@ -53,13 +53,13 @@ def shape_of(recipe: Recipe, config: PretrainedConfig, labels: Sequence[str]) ->
 def flops_per_token(recipe: Recipe, shape: ShapeRecord) -> float:
     """Floating-point operations of a forward pass for each token of a row of `max_length`.
 
-    Two for each weight that is no embedding, two for each of a language model's output layer, and four for each channel
-    of each key that attention sees: half of them, on average, where it looks back only. Of encoder-decoders, as if each
-    token went through both stacks.
+    Two for each weight that a token uses and that is no embedding, two for each of a language model's output layer, and
+    four for each channel of each key that attention sees: half of them, on average, where it looks back only. Of
+    encoder-decoders, as if each token went through both stacks.
     """
     language = recipe.task.looks_back
     keys = recipe.task.max_length * (0.5 if language else 1.0)
-    body = shape.parameters - shape.embedding_parameters
+    body = shape.parameters - shape.embedding_parameters - (shape.idle_parameters or 0)
     head = shape.vocabulary * shape.width if language else 0
     layers = shape.layers + (shape.decoder_layers or 0)
     return 2.0 * (body + head) + 4.0 * keys * layers * (shape.query_width or shape.width)

@@ -31,11 +31,11 @@ class Cut:
         self._pieces = pieces
         self._head = self._family.head_size(teacher)
         self._groups = own.key_value_heads(student)
-        self._whole_heads = self._family.size(teacher, Size.HEADS)
-        self._grouped = self._whole_heads // self._family.key_value_heads(teacher)
-        self._units, self._whole_units = (
-            each.size(config, Size.INTERMEDIATE) for each, config in ((own, student), (self._family, teacher))
-        )
+        self._heads = self._family.size(teacher, Size.HEADS)
+        self._grouped = self._heads // self._family.key_value_heads(teacher)
+        self._units = own.size(student, Size.INTERMEDIATE)
+        self._dense_units = own.size(student, Size.DENSE_INTERMEDIATE if own.experts else Size.INTERMEDIATE)
+        self._experts = own.size(student, Size.EXPERTS) if own.experts else 0
         in_norms = self._family.gain is Gain.NORMS or (
             self._family.gain is Gain.NORMS_OF_PRUNED and kept.importance is not None
         )
@@ -60,8 +60,17 @@ class Cut:
                 f"has {len(axes)}; how to cut it is not known. Use init: random."
             )
         made = tensor.float() if tensor.is_floating_point() else tensor
+        if axes[0] is Axis.EXPERTS and len(axes) == 3:
+            experts = self._kept.experts(self._layer(slot), self._experts).tolist()
+            return torch.stack([self._matrix(made[expert], axes[1:], slot, expert) for expert in experts])
+        if self._family.inputs_first and slot.layer is not None and len(axes) == 2:
+            return self._matrix(made.T, axes, slot).T
+        return self._matrix(made, axes, slot)
+
+    def _matrix(self, made: Tensor, axes: tuple[Axis, ...], slot: Slot, expert: int | None = None) -> Tensor:
+        """A matrix, with what it reads along its last axis, or a vector."""
         for number, axis in enumerate(axes):
-            if (places := self._places(axis, slot)) is not None:
+            if (places := self._places(axis, slot, made.shape[number], expert)) is not None:
                 made = made.index_select(number, places)
         for number, axis in enumerate(axes):
             if axis in (Axis.READ, Axis.STREAM):
@@ -95,28 +104,42 @@ class Cut:
             return slot.role is Role.FINAL_NORM
         return slot.role is Role.FEED_FORWARD_NORM and slot.layer == self._chosen[last][-1]
 
-    def _places(self, axis: Axis, slot: Slot) -> Int[Tensor, "_"] | None:
-        """Which of the teacher's rows or columns are kept; None where all are, or channels of the stream are made."""
+    def _places(self, axis: Axis, slot: Slot, count: int, expert: int | None) -> Int[Tensor, "_"] | None:
+        """Which of the teacher's rows or columns are kept, of so many; None where all are, or channels of the stream
+        are made."""
         if axis is Axis.VOCABULARY:
             return self._pieces
+        if axis is Axis.EXPERTS:
+            return self._kept.experts(self._layer(slot), self._experts)
         if axis in (Axis.UNITS, Axis.GATES_AND_UNITS):
-            units = self._kept.units(self._layer(slot), self._units, part=slot.part)
-            return units if axis is Axis.UNITS else torch.cat([units, self._whole_units + units])
+            units = self._units_of(slot, expert)
+            # All gates stand before the first unit.
+            return units if axis is Axis.UNITS else torch.cat([units, units + count // 2])
         if axis not in _OF_HEADS:
             return None
         stack = self._family.stack(slot.part)
         layers = self._chosen[slot.part.stack] if stack.one_choice_of_heads else [self._layer(slot)]
         groups = self._kept.heads(layers, self._groups, grouped=self._grouped, part=slot.part)
+        keys = rows_of(groups, self._head)
         if axis is Axis.KEYS:
-            return rows_of(groups, self._head)
+            return keys
         heads = rows_of(groups, self._grouped)
+        if axis is Axis.HEADS:
+            return heads
         if axis is Axis.OF_EACH_HEAD:
             return rows_of(heads, 3 * self._head)
         queries = rows_of(heads, self._head)
-        if axis is Axis.QUERIES_KEYS_VALUES:
-            keys = self._whole_heads * self._head + rows_of(groups, self._head)
-            return torch.cat([queries, keys, keys + self._whole_heads // self._grouped * self._head])
-        return heads if axis is Axis.HEADS else queries
+        if axis is Axis.QUERIES:
+            return queries
+        # All queries stand before the first key, and all keys before the first value.
+        before_keys = self._heads * self._head
+        return torch.cat([queries, keys + before_keys, keys + (before_keys + count) // 2])
+
+    def _units_of(self, slot: Slot, expert: int | None) -> Int[Tensor, "_"]:
+        layer = self._layer(slot)
+        if expert is not None:
+            return self._kept.units_of_expert(layer, expert, self._units)
+        return self._kept.units(layer, self._dense_units, part=slot.part)
 
     @staticmethod
     def _layer(slot: Slot) -> int:

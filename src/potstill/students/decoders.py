@@ -1,10 +1,16 @@
 """Students of decoders: fewer layers, and perhaps a narrower stream, with heads that stay whole."""
 
+from math import lcm
+from typing import Any
+
 from transformers import PretrainedConfig
 
 from potstill.errors import ModelError
-from potstill.models import Size, family_of
+from potstill.models import Positions, Size, family_of
 from potstill.students.sizes import Copy, Shrunk, intermediate_size, layer_map, own_values, size_of
+
+ROWS_OF_EXPERTS = 8
+"""Sizes of experts are multiples of it: torch's grouped products want rows of 16 bytes, also in half precision."""
 
 
 def smaller_decoder(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
@@ -18,49 +24,131 @@ def smaller_decoder(teacher: PretrainedConfig, student: Shrunk) -> PretrainedCon
     """
     family = family_of(teacher)
     whole_width, units = family.size(teacher, Size.WIDTH), family.size(teacher, Size.INTERMEDIATE)
-    if student.dropout is not None:
-        raise ModelError(
-            f"student.dropout: a decoder ({teacher.model_type}) has none between its layers; leave it out."
-        )
-    if family.head_size(teacher) % 2:
-        raise ModelError(
-            f"teacher.model: its config.json makes heads of {family.head_size(teacher)} channels, and rotary positions "
-            "turn channels in pairs. Correct it; head_dim must be even."
-        )
+    _require_legal(teacher, student)
     layers = size_of(student.layers, family.size(teacher, Size.LAYERS), "student.layers")
     grouped = family.size(teacher, Size.HEADS) // family.key_value_heads(teacher)
-    width = size_of(student.width, whole_width, "student.width", unit=grouped)
+    # Where a configuration has no size of a head, heads times their size are the width.
+    free = Size.HEAD in family.sizes
+    unit = grouped if free or student.key_value_heads is not None else grouped * family.head_size(teacher)
+    rows = ROWS_OF_EXPERTS if family.experts else 1
+    width = size_of(student.width, whole_width, "student.width", unit=lcm(unit, rows))
     if student.key_value_heads is None:
         heads, size = _whole_groups(teacher, student, width), family.head_size(teacher)
         key_value_heads = heads // grouped
     else:
         heads, key_value_heads, size = _other_heads(student, student.key_value_heads, width)
-    values = own_values(teacher) | family.values(
-        {
-            Size.LAYERS: layers,
-            Size.WIDTH: width,
-            Size.INTERMEDIATE: intermediate_size(student, units, (width, whole_width)),
-            Size.HEADS: heads,
-            Size.KEY_VALUE_HEADS: key_value_heads,
-            Size.HEAD: size,
-        }
-    )
-    if (
-        isinstance(student.init, Copy)
-        and student.init.layers == "block_influence"
-        and layers < len(kinds := values.get("layer_types") or [])
-    ):
+        _require_other_size(teacher, size)
+    intermediate = intermediate_size(student, units, (width, whole_width))
+    if rows > 1:
+        intermediate = _whole_rows(student, width, intermediate, (whole_width, units))
+    sizes: dict[Size, Any] = {
+        Size.LAYERS: layers,
+        Size.WIDTH: width,
+        Size.INTERMEDIATE: intermediate,
+        Size.HEADS: heads,
+        Size.KEY_VALUE_HEADS: key_value_heads,
+        Size.HEAD: size,
+        Size.DROPOUT: student.dropout,
+    }
+    if family.experts is not None:
+        dense = family.size(teacher, Size.DENSE_INTERMEDIATE)
+        sizes[Size.DENSE_INTERMEDIATE] = max(1, round(dense * intermediate / units))
+        sizes[Size.EXPERTS] = _experts(teacher, student, family.experts.used)
+    sizes = {each: value for each, value in sizes.items() if each in family.sizes and value is not None}
+    values = own_values(teacher) | family.values(sizes) | _said_of_layers(teacher, student, layers)
+    if not free:
+        values.pop("head_dim", None)
+    return type(teacher).from_dict(values)
+
+
+def _require_legal(teacher: PretrainedConfig, student: Shrunk) -> None:
+    """Raises ModelError: a teacher that is no legal model, or dropout where there is none."""
+    family = family_of(teacher)
+    if student.dropout is not None and Size.DROPOUT not in family.sizes:
+        raise ModelError(
+            f"student.dropout: a decoder ({teacher.model_type}) has none between its layers; leave it out."
+        )
+    size = family.head_size(teacher)
+    if size % 2 and family.positions is Positions.COMPUTED:
+        raise ModelError(
+            f"teacher.model: its config.json makes heads of {size} channels, and rotary positions turn channels in "
+            "pairs. Correct it; head_dim must be even."
+        )
+    if Size.HEAD not in family.sizes and getattr(teacher, "head_dim", None) not in (None, size):
+        raise ModelError(
+            f"teacher.model: its config.json has heads of {teacher.head_dim} channels (head_dim), and heads times "
+            f"their size are not the width, which {teacher.model_type} models are not known to have here. Take another "
+            "teacher."
+        )
+
+
+def _whole_rows(student: Shrunk, width: int, intermediate: int, whole: tuple[int, int]) -> int:
+    """The units of an expert, as the nearest number that experts can be computed together with.
+
+    Raises:
+        ModelError: a width or a number of units is asked for with which they cannot.
+    """
+    asked = {"width": (width, whole[0]), "intermediate": (student.intermediate, whole[1])}
+    for name, (size, of_teacher) in asked.items():
+        if isinstance(size, int) and size != of_teacher and size % ROWS_OF_EXPERTS:
+            raise ModelError(
+                f"student.{name} {size}: experts are computed together by a kernel that reads rows of "
+                f"{ROWS_OF_EXPERTS} numbers. Use a multiple of {ROWS_OF_EXPERTS}."
+            )
+    if intermediate == whole[1]:
+        return intermediate
+    return min(whole[1], ROWS_OF_EXPERTS * max(1, round(intermediate / ROWS_OF_EXPERTS)))
+
+
+def _experts(teacher: PretrainedConfig, student: Shrunk, used: str) -> int:
+    """Raises ModelError: more experts than the teacher has, or fewer than the router chooses."""
+    whole = family_of(teacher).size(teacher, Size.EXPERTS)
+    count, chosen = student.experts or whole, getattr(teacher, used)
+    if count > whole or count < chosen:
+        raise ModelError(
+            f"student.experts: {count}, and the teacher has {whole}, of which its router chooses {chosen} for each "
+            f"token. Set it from {chosen} to {whole}, or leave it out."
+        )
+    return count
+
+
+def _require_other_size(teacher: PretrainedConfig, size: int) -> None:
+    """Raises ModelError: rotary positions that have a factor for each pair of channels of a head, of another size."""
+    whole = family_of(teacher).head_size(teacher)
+    factors = (getattr(teacher, "rope_parameters", None) or {}).get("short_factor")
+    if factors and size != whole:
+        raise ModelError(
+            f"student.key_value_heads: makes heads of {size} channels, and the teacher's rotary positions have factors "
+            f"for heads of {whole} (longrope). Leave it out."
+        )
+
+
+def _said_of_layers(teacher: PretrainedConfig, student: Shrunk, layers: int) -> dict[str, Any]:
+    """What a configuration says layer by layer, of the layers that are kept.
+
+    Raises:
+        ModelError: layers of several kinds, of which the most important ones are not known yet.
+    """
+    family = family_of(teacher)
+    whole, kinds = family.size(teacher, Size.LAYERS), family.layer_kinds(teacher)
+    if layers == whole:
+        return {}
+    pattern = student.init.layers if isinstance(student.init, Copy) else "spread"
+    if pattern == "block_influence":
         if len(set(kinds)) > 1:
             raise ModelError(
                 "student.init.layers: block_influence does not suit a teacher whose layers are of several kinds "
                 f"({', '.join(sorted(set(kinds)))}). Use spread."
             )
-        values["layer_types"] = kinds[:layers]
-        return type(teacher).from_dict(values)
-    if isinstance(kinds := values.get("layer_types"), list):
-        pattern = student.init.layers if isinstance(student.init, Copy) else "spread"
-        values["layer_types"] = [kinds[layer] for layer in layer_map(layers, len(kinds), pattern)]
-    return type(teacher).from_dict(values)
+        pattern = "first"
+    chosen = layer_map(layers, whole, pattern)
+    said: dict[str, Any] = {}
+    if isinstance(seen := getattr(teacher, "layer_types", None), list):
+        said["layer_types"] = [seen[layer] for layer in chosen]
+    if family.experts is not None:
+        dense = family.experts.dense_layers(teacher)
+        said |= family.experts.with_dense_layers([place for place, layer in enumerate(chosen) if layer in dense])
+    return said
 
 
 def _whole_groups(teacher: PretrainedConfig, student: Shrunk, width: int) -> int:
@@ -71,7 +159,18 @@ def _whole_groups(teacher: PretrainedConfig, student: Shrunk, width: int) -> int
     family = family_of(teacher)
     whole = family.size(teacher, Size.HEADS)
     grouped = whole // family.key_value_heads(teacher)
-    legal = [heads for heads in range(grouped, whole + 1, grouped) if width % heads == 0]
+    free = Size.HEAD in family.sizes
+    size = family.head_size(teacher)
+    legal = [
+        heads for heads in range(grouped, whole + 1, grouped) if (width % heads == 0 if free else width == heads * size)
+    ]
+    if not legal and not free:
+        raise ModelError(
+            f"student.width {width}: {teacher.model_type} models have heads times their size as width, and the "
+            f"teacher's heads have {size} channels"
+            + (f" and share keys and values in groups of {grouped}" if grouped > 1 else "")
+            + f". Use a multiple of {grouped * size}."
+        )
     if not legal:
         raise ModelError(
             f"student.width {width}: the teacher's {whole} heads share keys and values in groups of {grouped}, and the "
@@ -80,9 +179,10 @@ def _whole_groups(teacher: PretrainedConfig, student: Shrunk, width: int) -> int
     if student.heads is None:
         return min(legal, key=lambda heads: abs(heads - whole * width / family.size(teacher, Size.WIDTH)))
     if student.heads not in legal:
+        divides = "must divide the width" if free else f"times {size}, their size, must be the width"
         raise ModelError(
             f"student.heads {student.heads}: the teacher's heads share keys and values in groups of {grouped}, and the "
-            f"number of heads must divide the width. At width {width} use one of {', '.join(map(str, legal))}."
+            f"number of heads {divides}. At width {width} use one of {', '.join(map(str, legal))}."
         )
     return student.heads
 

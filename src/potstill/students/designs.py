@@ -143,6 +143,8 @@ def _fits(proven: Proven, teacher: PretrainedConfig) -> bool:
         return False
     sizes = {Size.LAYERS: proven.layers, Size.WIDTH: proven.width, Size.INTERMEDIATE: proven.intermediate}
     family = family_of(teacher)
+    if proven.key_value_heads and Size.KEY_VALUE_HEADS not in family.sizes:
+        return False
     return all(size <= family.size(teacher, name) for name, size in sizes.items())
 
 

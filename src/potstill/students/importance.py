@@ -5,8 +5,8 @@ arXiv:2403.03853). All others by the size of their activations, the root mean sq
 et al. 2024, arXiv:2407.14679, which takes the mean over a sequence and the L2 norm over the batch).
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from typing import Any
 
@@ -21,6 +21,16 @@ from potstill.signals import Ask, Batch, Read, Signal
 
 
 @dataclass(frozen=True)
+class OfExperts:
+    """What matters of the experts of a layer."""
+
+    tokens: Float[Tensor, "experts"]
+    """How many were sent to each."""
+    units: Float[Tensor, "experts units"]
+    """Of the tokens that were; zero in an expert that had none."""
+
+
+@dataclass(frozen=True)
 class Importance:
     """Larger is more important; heads and units are those of each layer by itself."""
 
@@ -31,6 +41,9 @@ class Importance:
     heads: Mapping[Part, Float[Tensor, "layers heads"]]
     """Of each attention: a decoder with an encoder has two."""
     units: Mapping[Part, Float[Tensor, "layers units"]]
+    """Zero in layers of experts."""
+    experts: Mapping[int, OfExperts] = field(default_factory=dict)
+    """Of each layer that has them."""
 
 
 def measure_importance(model: PreTrainedModel, batches: Iterable[Batch], ask: Ask) -> Importance:
@@ -41,6 +54,7 @@ def measure_importance(model: PreTrainedModel, batches: Iterable[Batch], ask: As
     sums = _Sums(family.size(model.config, Size.HEADS))
     watched = [(part, "heads", family.stack(part).attention_out) for part in attentions]
     watched += [(part, "units", family.stack(part).feed_forward_out) for part in stacks]
+    routed = _layers_with_experts(model)
     model.eval()
     for batch in batches:
         sums.batch = batch
@@ -48,6 +62,10 @@ def measure_importance(model: PreTrainedModel, batches: Iterable[Batch], ask: As
             layer.get_submodule(path).register_forward_pre_hook(sums.listener(what, part, number))
             for part, what, path in watched
             for number, layer in enumerate(layers_of(model, part))
+            if not (what == "units" and number in routed)
+        ]
+        handles += [
+            module.register_forward_pre_hook(sums.listener_of_experts(layer)) for layer, module in routed.items()
         ]
         try:
             with torch.no_grad(), capture_features(model, frozenset(chain(*states.values()))) as taken:
@@ -71,13 +89,31 @@ def measure_importance(model: PreTrainedModel, batches: Iterable[Batch], ask: As
         layers={part: torch.cat(sums.means("layers", part)) for part in stacks},
         channels=torch.stack([mean.sqrt() for part in stacks for mean in sums.means("channels", part)]).sum(dim=0),
         heads={part: torch.stack(sums.means("heads", part)).sqrt() for part in attentions},
-        units={part: torch.stack(sums.means("units", part)).sqrt() for part in stacks},
+        units={part: _units(sums.means("units", part), len(layers_of(model, part)), routed) for part in stacks},
+        experts={layer: sums.of_experts(layer, len(module.gate_up_proj)) for layer, module in routed.items()},
     )
 
 
 def _states_of(model: PreTrainedModel, part: Part) -> list[Read]:
     """What goes into each layer of a stack, and what comes out of the last one."""
     return [Read(Signal.HIDDEN_STATES, number, part=part) for number in range(len(layers_of(model, part)) + 1)]
+
+
+def _layers_with_experts(model: PreTrainedModel) -> dict[int, Any]:
+    """The experts of each layer that has them."""
+    family = family_of(model.config)
+    if (path := family.stack(family.layer_stacks[0]).experts) is None:
+        return {}
+    dense = set(family.dense_layers(model.config))
+    layers = enumerate(layers_of(model, family.layer_stacks[0]))
+    return {number: layer.get_submodule(path) for number, layer in layers if number not in dense}
+
+
+def _units(means: list[Float[Tensor, "units"]], layers: int, routed: Collection[int]) -> Float[Tensor, "layers units"]:
+    """Of each layer the roots of its means, which are those of the layers without experts in their order."""
+    given = iter(means)
+    nothing = means[0].new_zeros(len(means[0])) if means else torch.zeros(0)
+    return torch.stack([nothing if layer in routed else next(given) for layer in range(layers)]).sqrt()
 
 
 class _Sums:
@@ -108,3 +144,27 @@ class _Sums:
             self.add(what, part, layer, squares)
 
         return listen
+
+    def listener_of_experts(self, layer: int) -> Any:
+        """Hears what goes into the last matrix of each expert, of the tokens that are sent to it."""
+
+        def listen(module: Any, given: tuple[Tensor, ...]) -> None:
+            assert self.batch is not None
+            hidden, chosen = given[:2]
+            counted = self.batch.tokens_of(Part.ONLY).reshape(-1)
+            for expert, matrix in enumerate(module.gate_up_proj):
+                sent = hidden[counted & (chosen == expert).any(dim=-1)]
+                gates, units = nn.functional.linear(sent, matrix).chunk(2, dim=-1)
+                self.add(_expert(expert), Part.ONLY, layer, (module.act_fn(gates) * units).square())
+
+        return listen
+
+    def of_experts(self, layer: int, count: int) -> OfExperts:
+        keys = [(_expert(number), Part.ONLY, layer) for number in range(count)]
+        tokens = torch.tensor([self._counts[key] for key in keys], dtype=torch.float32)
+        means = [self._sums[key] / max(1, self._counts[key]) for key in keys]
+        return OfExperts(tokens, torch.stack(means).float().sqrt())
+
+
+def _expert(number: int) -> str:
+    return f"units of expert {number}"

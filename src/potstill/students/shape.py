@@ -46,10 +46,13 @@ _SMALLER = {
 
 def _smaller(teacher: PretrainedConfig, student: Shrunk) -> PretrainedConfig:
     require_cuttable(teacher.model_type)
-    if (reason := family_of(teacher).not_cut(teacher)) is not None:
-        raise ModelError(f"teacher.model: no student can be cut of this {teacher.model_type} model: {reason}.")
-    kind = family_of(teacher).kind
-    if student.key_value_heads is not None and kind is not Kind.DECODER:
+    family = family_of(teacher)
+    kind = family.kind
+    if (reason := family.not_cut(teacher)) is not None:
+        raise ModelError(f"teacher.model: no student can be cut of this {family.name} model: {reason}.")
+    if student.experts is not None and family.experts is None:
+        raise ModelError(f"student.experts: models of the family {teacher.model_type!r} have none; leave it out.")
+    if student.key_value_heads is not None and Size.KEY_VALUE_HEADS not in family.sizes:
         raise ModelError(
             f"student.key_value_heads: all heads of a teacher of the family {teacher.model_type!r} have keys of their "
             "own; leave it out."
@@ -124,6 +127,7 @@ def model_shape(config: PretrainedConfig, parameters: int, embedding_parameters:
         classes=classes,
         parameters=parameters,
         embedding_parameters=embedding_parameters,
+        idle_parameters=family.idle_parameters(config),
     )
 
 

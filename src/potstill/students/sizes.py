@@ -99,7 +99,10 @@ class Shrunk(CutStudent):
     """Of decoders, beside `heads`: how many of keys and values. By default heads keep the teacher's size, in the
     teacher's groups. Given, a head has width / heads channels, and the weights are random."""
     intermediate: Size | None = None
-    """Width of the feed-forward layer; by default in the teacher's proportion to the width."""
+    """Width of the feed-forward layer, or of each expert; by default in the teacher's proportion to the width."""
+    experts: int | None = Field(default=None, ge=1, exclude_if=lambda experts: experts is None)
+    """Of models with experts: how many each layer has; by default the teacher's. Copied ones are the first, or with
+    `width: pruned` those that are chosen most often."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout in training; by default the teacher's."""
     vocabulary: AnyVocabulary = FullVocabulary()

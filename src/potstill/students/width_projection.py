@@ -38,6 +38,17 @@ class WidthProjection:
         """The feed-forward units of a layer that are kept."""
         return torch.arange(count) if self.importance is None else largest(self.importance.units[part][layer], count)
 
+    def experts(self, layer: int, count: int) -> Int[Tensor, "{count}"]:
+        """The experts of a layer that are kept: the first, or those that are chosen most often."""
+        if self.importance is None:
+            return torch.arange(count)
+        return largest(self.importance.experts[layer].tokens, count)
+
+    def units_of_expert(self, layer: int, expert: int, count: int) -> Int[Tensor, "{count}"]:
+        if self.importance is None:
+            return torch.arange(count)
+        return largest(self.importance.experts[layer].units[expert], count)
+
     def read(self, tensor: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows student_width"]:
         return tensor @ self.basis
 

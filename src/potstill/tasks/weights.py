@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.checkpoints import check_files, gguf_tensors, stored_tensors
 from potstill.errors import ModelError
-from potstill.models import Kind, is_a
+from potstill.models import Kind, family_of, is_a
 from potstill.tasks.loading import explained, load_config, place_of, quiet
 from potstill.tasks.misfits import OF_ADAPTERS, begins_anew, misfit, wrapper_of
 from potstill.tasks.other_heads import require_no_other_head, require_same_head
@@ -143,7 +143,9 @@ def _without_drawing(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
 def _count_tensors(skeleton: PreTrainedModel, file: Path) -> None:
     """A GGUF file has names of its own, which transformers passes over where it knows no place for them."""
     found, weights = gguf_tensors(file), sum(1 for _ in skeleton.parameters())
-    if is_a(Kind.DECODER, skeleton.config.model_type) and len(found) != weights:
+    # Of experts, it has gates and units apart.
+    plain = is_a(Kind.DECODER, skeleton.config.model_type) and family_of(skeleton.config).experts is None
+    if plain and len(found) != weights:
         biases = sorted(name for name in found if name.endswith(".bias"))
         of_them = f", {len(biases)} of them biases such as {biases[0]}" if biases else ""
         raise ModelError(
