@@ -204,7 +204,7 @@ def read_dialogues(path: Path, columns: Columns, *, how: Reading | None = None) 
     )
     return read_each(
         path,
-        lambda place, record: _Reader(Place(path, place), columns, absent, ignore).example(record),
+        lambda file, place, record: _Reader(Place(file, place), columns, absent, ignore).example(record),
         # Two of which one lacks a response differ; the class cannot, with the same content.
         lambda example: json.dumps(example.content),
         form=form,

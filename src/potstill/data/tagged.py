@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from potstill.data.cells import as_list
 from potstill.data.columns import Columns
 from potstill.data.fields import TAGS, Form
 from potstill.data.meanings import IN_TAGS
@@ -82,7 +83,7 @@ def read_tagged(path: Path, columns: Columns, *, how: Reading | None = None) -> 
     """
     how = how or Reading()
 
-    def row_of(place: str, record: Any) -> TaggedRow:
+    def row_of(path: Path, place: str, record: Any) -> TaggedRow:
         row = _row(path, place, record, columns)
         how.tags.add(path, place, row.tags or ())
         return row
@@ -136,6 +137,7 @@ def _first_items(record: dict[str, Any]) -> list[Any]:
 
 
 def _strings(path: Path, place: str, column: str, value: Any, fixes: _Fixes) -> tuple[str, ...]:
+    value = as_list(value)
     if not isinstance(value, list | tuple):
         raise DataError(f'{path}: {place} "{column}": expected a list, found {type(value).__name__}. {fixes.of_other}')
     if None in value:
