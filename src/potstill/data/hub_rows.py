@@ -13,7 +13,7 @@ HUB = "hf:"
 FORM = "hf:organisation/name[:config[:split]]"
 HUB_ROWS = 1024
 """Rows that are Python's at a time; the files of `datasets` are mapped."""
-_NAME = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@\s]+))?(:(?P<config>[^:]*))?(:(?P<split>[^:]+))?")
+_NAME = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@\s]+))?(:(?P<config>[^:]*))?(:(?P<split>.+))?")
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,10 @@ def source_at(path: Path) -> Source:
         return _of_datasets(path, saved)
     if path.is_dir():
         return _of_folder(path)
-    if _PATTERN.search(path.name) or _PATTERN.search(path.parent.name):
-        return _of_pattern(path)
+    # A folder may have a name that looks like a pattern.
+    start = next(folder for folder in path.parents if folder.is_dir())
+    if _PATTERN.search(str(path.relative_to(start))):
+        return _of_pattern(path, start)
     raise formats.not_a_file(path)
 
 
@@ -168,13 +170,7 @@ def _of_folder(path: Path) -> Source:
     return _of_files(path, usable)
 
 
-def _of_pattern(path: Path) -> Source:
-    # The folder may have a name that looks like a pattern.
-    start = path
-    while _PATTERN.search(start.name) and start != start.parent:
-        start = start.parent
-    while not start.exists() and start != start.parent:
-        start = start.parent
+def _of_pattern(path: Path, start: Path) -> Source:
     found = sorted({file for file in start.glob(str(path.relative_to(start))) if file.is_file()})
     if not found:
         raise DataError(f"{path}: no file has such a name. Paths and patterns are relative to the recipe.")
