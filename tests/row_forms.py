@@ -45,6 +45,12 @@ def as_table(rows: Rows, mark: str = ",") -> bytes:
     return text.getvalue().encode()
 
 
+def as_conll(rows: Rows) -> bytes:
+    """Words with their tags, or _ where nobody tagged them; ids are left out."""
+    sentences = [zip(row["tokens"], row["tags"] or ["_"] * len(row["tokens"]), strict=True) for row in rows]
+    return "".join("".join(f"{word} {tag}\n" for word, tag in each) + "\n" for each in sentences).encode()
+
+
 def as_arrow(rows: Rows, schema: pa.Schema | None = None) -> pa.Table:
     if schema is None:
         return pa.table({name: [row.get(name) for row in rows] for name in names_of(rows)})

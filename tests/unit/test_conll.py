@@ -57,6 +57,11 @@ def test_a_sign_is_a_word_and_a_comment_is_none(tmp_path: Path) -> None:
     ]
 
 
+def test_a_sentence_that_nobody_tagged_has_an_underscore_at_each_word(tmp_path: Path) -> None:
+    path = written(tmp_path, "# _\nso _\n\nAnn B-PER\n_ O\n", "a.conll")
+    assert sentences(path) == [(("#", "so"), None), (("Ann", "_"), ("B-PER", "O"))]
+
+
 def test_white_space_of_other_alphabets_parts_nothing(tmp_path: Path) -> None:
     path = written(tmp_path, "a\u2009b O\n", "a.conll")
     with pytest.raises(DataError, match=r"line 1 .*word 0 is 'a\\u2009b'; a word is not empty and holds no white"):
@@ -71,6 +76,7 @@ def test_white_space_of_other_alphabets_parts_nothing(tmp_path: Path) -> None:
         ("a X O\n\nb O\n", "line 3: 2 columns, and 3 in line 1"),
         ("Ann\tB-PER\ncame\t\n", "line 2: the word or its tag is missing. Write O"),
         ("Ann\nB-PER\n", "line 1: 'Ann' is one column"),
+        ("Ann B-PER\ncame _\n", "line 2: some words of the sentence have a tag and some have _"),
         ("\n\n", "0 rows. Nothing written"),
         ("-DOCSTART-\n", "0 rows. Nothing written"),
         ("Ann b-PER\ncame O\n", '"b-PER"'),

@@ -12,6 +12,8 @@ from potstill.errors import DataError
 DOCUMENT = "-DOCSTART-"
 """The line between two documents (CoNLL-2003)."""
 TAG = re.compile(r"O|[BIESLUM]-\S+", re.ASCII)
+UNTAGGED = "_"
+"""What stands for a value that is not given (CoNLL-X, CoNLL-U)."""
 SPACES = re.compile(r"[ \t]+")
 
 
@@ -31,7 +33,7 @@ def tagged_records(
 
     Columns are parted by tabs where a line has any, else by spaces; those between the first and the last are left out.
     A line that begins with `#` before a sentence is a comment, unless it has as many columns as the others and a tag
-    in the last.
+    in the last. A sentence of which all tags are `_` has none.
 
     Raises:
         DataError: a sentence that is no sentence; `refuse` is given those of which a line has too few columns or more
@@ -42,7 +44,8 @@ def tagged_records(
         if sentence.problem is not None:
             refuse(sentence.problem)
         else:
-            yield f"line {sentence.first}", {words: sentence.words, tags: sentence.tags}
+            untagged = all(tag == UNTAGGED for tag in sentence.tags)
+            yield f"line {sentence.first}", {words: sentence.words, tags: None if untagged else sentence.tags}
 
 
 def _sentences(path: Path) -> Iterator[_Sentence]:
@@ -60,7 +63,9 @@ def _sentences(path: Path) -> Iterator[_Sentence]:
         parts = _columns(line)
         if sentence is None:
             tag = parts[-1]
-            is_row = len(parts) == (columns or len(parts)) > 1 and bool(TAG.fullmatch(tag) or tag in known)
+            is_row = len(parts) == (columns or len(parts)) > 1 and bool(
+                TAG.fullmatch(tag) or tag in known or tag == UNTAGGED
+            )
             if line.startswith("#") and not is_row:
                 continue
             sentence = _Sentence(number)
@@ -75,6 +80,12 @@ def _sentences(path: Path) -> Iterator[_Sentence]:
             continue
         if len(parts) < 2 or len(parts) != columns or not all((parts[0], parts[-1])):
             sentence.problem = _other_number(path, number, line, parts, columns, columns_line)
+            continue
+        if sentence.tags and (parts[-1] == UNTAGGED) != (sentence.tags[0] == UNTAGGED):
+            sentence.problem = DataError(
+                f"{path}: line {number}: some words of the sentence have a tag and some have _. Write O for a word of "
+                "no kind, or _ for all."
+            )
             continue
         sentence.words.append(parts[0])
         sentence.tags.append(parts[-1])
@@ -94,7 +105,7 @@ def _other_number(path: Path, number: int, line: str, parts: list[str], columns:
     if len(parts) < 2:
         return DataError(
             f"{path}: line {number}: {line.strip()[:60]!r} is one column; expected a word and its tag, parted by white "
-            "space. Sentences without tags are written as .jsonl, with null for the tags."
+            "space. A sentence without tags has _ for each."
         )
     if len(parts) == columns:
         return DataError(f"{path}: line {number}: the word or its tag is missing. Write O for a word without a tag.")
