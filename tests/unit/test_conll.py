@@ -91,7 +91,7 @@ def test_a_line_that_is_no_word_and_tag_is_an_error_of_its_sentence(tmp_path: Pa
 
 
 def test_a_bad_sentence_is_skipped_as_a_whole_and_those_after_it_are_read(tmp_path: Path) -> None:
-    text = "one O\n\nAnn B-PER\ncame\nhere O\n\ntwo O\n"
+    text = "one O\n\nAnn B-PER\ncame\nhere O\nagain\n\ntwo O\n"
     how = Reading(on_error="skip")
     path = written(tmp_path, text, "a.conll")
     assert [row.tokens for row in read_tagged(path, Columns(), how=how)] == [("one",), ("two",)]
