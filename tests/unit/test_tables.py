@@ -72,6 +72,12 @@ def test_rows_that_are_not_known_to_be_one_are_never_skipped(tmp_path: Path) -> 
             read_rows(table(tmp_path, f"text,label\n{text}"), Columns(), how=Reading(on_error="skip"))
 
 
+def test_a_row_never_takes_the_place_of_a_header_that_is_broken(tmp_path: Path) -> None:
+    path = table(tmp_path, '"text"x,label\ntext,label\na,x\n')
+    with pytest.raises(DataError, match="line 1: after the closing quote of a field stands no comma"):
+        read_rows(path, Columns(), how=Reading(on_error="skip"))
+
+
 def test_a_quote_that_is_a_plain_character_of_a_tsv_swallows_no_row(tmp_path: Path) -> None:
     path = table(tmp_path, 'text\tlabel\nHe said "no"\tx\n"She" left\ty\n', "rows.tsv")
     with pytest.raises(DataError, match=r"line 3: after the closing quote.*quoting=3"):

@@ -43,7 +43,7 @@ def table_records(path: Path, refuse: Callable[[DataError], None], reads: Collec
 def _rows(path: Path, mark: str, refuse: Callable[[DataError], None]) -> Iterator[tuple[int, int, list[str]]]:
     """First and last line, and the fields, of each row that is not empty."""
     reader = csv.reader(_lines(path), delimiter=mark, strict=True)
-    last = 0
+    last, header = 0, True
     while True:
         try:
             fields = next(reader)
@@ -52,13 +52,14 @@ def _rows(path: Path, mark: str, refuse: Callable[[DataError], None]) -> Iterato
         except csv.Error as error:
             first, last = last + 1, reader.line_num
             problem = _broken(path, first, last, str(error), mark)
-            # Where quotes hold line ends, it is not known which rows are lost.
-            if last > first or "unexpected end" in str(error):
+            # Where quotes hold line ends, it is not known which rows are lost; without a header, what they mean.
+            if last > first or header or "unexpected end" in str(error):
                 raise problem from None
             refuse(problem)
             continue
         first, last = last + 1, reader.line_num
         if fields:
+            header = False
             if mark == "\t" and last > first and any("\t" in field and "\n" in field for field in fields):
                 raise _broken(path, first, last, "a tab and the end of a line within quotes", mark)
             yield first, last, fields

@@ -57,7 +57,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     if head != magic:
         raise DataError(
             f"{path}: not compressed with {codec}{'' if head else ', but empty'}. Name it {path.stem} if it is not "
-            f"compressed, or write it again."
+            "compressed, or write it again."
         )
     with pa.OSFile(str(path)) as raw, pa.CompressedInputStream(raw, codec) as stream:
         yield io.BufferedReader(_Unpacked(path, stream), buffer_size=1 << 18)
