@@ -279,8 +279,8 @@ def only_text() -> Reading:
         (lambda folder: (folder / "state.json").write_text("{"), "state.json: not readable as JSON"),
         (lambda folder: (folder / "state.json").write_text("{}"), "every file of rows is missing"),
         (
-            lambda folder: (folder / "state.json").write_text('{"_data_files": [{"filename": "../../secret"}]}'),
-            "secret is missing",
+            lambda folder: (folder / "state.json").write_text('{"_data_files": [{"filename": "../secret.arrow"}]}'),
+            "secret.arrow is missing",
         ),
         (lambda folder: cut(folder / "data-00000-of-00002.arrow", 8), r"its end is missing \(file truncated\?\)"),
         (lambda folder: cut(folder / "data-00000-of-00002.arrow", 100), "its end is missing"),
@@ -294,6 +294,7 @@ def only_text() -> Reading:
 )
 def test_a_saved_folder_that_is_not_whole_is_named(tmp_path: Path, change: Any, message: str) -> None:
     folder = write_saved(tmp_path / "saved", ROWS)
+    (tmp_path / "secret.arrow").write_bytes(as_stream(ROWS))
     change(folder)
     with pytest.raises(DataError, match=message):
         read_rows(folder, Columns())
