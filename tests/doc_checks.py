@@ -29,7 +29,7 @@ from potstill.cli import app
 from potstill.data.columns import Columns
 from potstill.data.reading import Reading
 from potstill.errors import RecipeError
-from potstill.projects import PROJECTS
+from potstill.projects import PROJECTS, my_data
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
 
@@ -209,7 +209,7 @@ def check_potstill(arguments: list[str], folder: Path, *, partial: bool) -> None
     given = context.params
     if name in ("init", "list"):
         value = given.get("name") or given.get("what") or "NAME"
-        assert value in (*PROJECTS, *LISTED) or (partial and value.isupper()), value
+        assert value in (*PROJECTS, my_data.NAME, *LISTED) or (partial and value.isupper()), value
     if (recipe := given.get("recipe")) and not (partial and str(recipe).isupper()):
         own = recipe if recipe.parts[0] == "recipes" else Path("src/potstill/projects/license_notices.yaml")
         load_recipe(ROOT / own, [] if partial and given.get("set_") == ["KEY=VALUE"] else given.get("set_") or [])

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,18 +62,31 @@ def init(
     folder: Annotated[Path | None, typer.Argument(help="Where to write it.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the projects.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep a recipe and data that are already there.")] = False,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", help="For my-data: the rows that the recipe is for, as data.train names them."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a commented recipe and its data."""
     from potstill.progress import for_console
-    from potstill.projects import PROJECTS
+    from potstill.projects import PROJECTS, my_data
 
     if list_:
         for project in PROJECTS.values():
             typer.echo(f"{project.name:20} {project.summary}")
+        typer.echo(f"{my_data.NAME:20} {my_data.SUMMARY}")
         return
     if name is None or folder is None:
         raise typer.BadParameter("expected NAME and DIR, as in: potstill init license-notices demo/")
+    if (name == my_data.NAME) != (from_ is not None):
+        raise typer.BadParameter("expected both, as in: potstill init my-data DIR --from rows.csv")
+    if from_ is not None:
+        for line in my_data.write(folder, from_):
+            typer.echo(line)
+        recipe = folder / my_data.RECIPE
+        typer.echo(f"next: name your teacher in {recipe}, then potstill check {shlex.quote(str(recipe))}")
+        return
     if name not in PROJECTS:
         raise RecipeError(f"no project {name!r}; there are: {', '.join(PROJECTS)}.")
     project = PROJECTS[name]

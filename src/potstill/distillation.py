@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from potstill.data.sources import is_of_hub
 from potstill.errors import DataError, RecipeError
 from potstill.pipeline import run_prepared
 from potstill.progress import Progress, for_console
@@ -225,7 +226,7 @@ def _data(data: Values | Settings, folder: Path) -> tuple[dict[str, Any], dict[s
 
 def _from_anywhere(path: str | Path) -> str:
     """Names the file from any working directory, so that the recipe in the run directory can be run as it is."""
-    return str(Path(path).absolute())
+    return path if isinstance(path, str) and is_of_hub(path) else str(Path(path).absolute())
 
 
 def _save_rows(path: Path, split: str, rows: Iterable[Any]) -> None:

@@ -64,8 +64,8 @@ def runs_of(name: str, folder: Path) -> list[Run]:
         chat = write_chat_teacher(_made(folder / "chat"))
         recipe, changes = test_language_models.with_hidden_states(make_chat_project(project, chat), chat)
         return [Run(recipe, project / "run", test_seq2seq.changed(*changes))]
-    if name == "token_classification":
-        recipe, changes = test_token_classification.of_recipes(project, teacher)
+    if name in ("token_classification", "conll"):
+        recipe, changes = test_token_classification.of_recipes(project, teacher, name)
         return [Run(recipe, project / "run", test_seq2seq.changed(*changes))]
     if name in test_flavours.OTHER_ANSWERS:
         of: tuple[str, Callable[..., None]] = (
@@ -186,17 +186,25 @@ def exported(revision: str, folder: Path) -> Path:
     return folder / "src"
 
 
+def recipes_of(revision: str) -> list[str]:
+    """The names of the recipes that a revision has, and that are here."""
+    command = ["git", "ls-tree", "--name-only", revision, "recipes/"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split()
+    return sorted(path.stem for each in listed if (path := ROOT / each).suffix == ".yaml" and path.exists())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("revision")
-    parser.add_argument("names", nargs="*", default=sorted(path.stem for path in test_flavours.RECIPES.glob("*.yaml")))
+    parser.add_argument("names", nargs="*", help="by default all recipes that REVISION has too")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
+    names = arguments.names or recipes_of(arguments.revision)
     with tempfile.TemporaryDirectory() as made, ThreadPoolExecutor(arguments.jobs) as pool:
         before = exported(arguments.revision, Path(made))
         # As they are now: whoever waits for this may go on writing.
         after = Path(shutil.copytree(ROOT / "src", Path(made) / "after"))
-        found = pool.map(lambda name: (name, compare(name, before, after)), arguments.names)
+        found = pool.map(lambda name: (name, compare(name, before, after)), names)
         wrong = 0
         for name, lines in found:
             print(f"{name}: {'differs' if lines else 'the same'}", *lines, sep="\n  ", flush=True)

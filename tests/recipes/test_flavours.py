@@ -9,6 +9,7 @@ from safetensors import safe_open
 from potstill.recipe.yaml_file import load_recipe
 from tests.commands import potstill, record, stages_that_worked
 from tests.conftest import CLASSES, make_project
+from tests.row_forms import as_lines, as_table
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CHANGES = [
@@ -39,6 +40,8 @@ PAIRS = ["seq2seq", "sequence_level"]
 """Tested in test_seq2seq.py."""
 OTHER_ANSWERS = ["multi_label", "regression"]
 """Tested in test_problem_types.py."""
+OTHER_FILES = ["csv", "conll"]
+"""Tested in test_row_files.py."""
 
 
 @pytest.fixture
@@ -47,14 +50,16 @@ def project(tmp_path: Path, teacher_folder: Path, spelling_teacher_folder: Path)
 
 
 def of_recipes(folder: Path, teacher: Path, spelling_teacher: Path) -> Path:
-    """The recipes as they are, but for the teacher, beside tiny data whose rows have domains."""
+    """The recipes as they are, but for the teacher, beside tiny data whose rows have domains, as JSON lines and as
+    CSV."""
     make_project(folder, teacher)
     (folder / "demo").mkdir()
     (folder / "data").rename(folder / "demo/data")
-    for path in (folder / "demo/data").iterdir():
+    for path in sorted((folder / "demo/data").iterdir()):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        lines = [json.dumps(row | {"domain": DOMAINS.get(row["label"])}) for row in rows]
-        path.write_text("\n".join(lines) + "\n")
+        rows = [row | {"domain": DOMAINS.get(row["label"])} for row in rows]
+        path.write_bytes(as_lines(rows))
+        path.with_suffix(".csv").write_bytes(as_table(rows))
     (folder / "recipes").mkdir()
     for path in RECIPES.glob("*.yaml"):
         text = path.read_text().replace(
@@ -89,7 +94,7 @@ def test_every_recipe_is_listed_and_has_a_test() -> None:
     others = {"own_tokenizer", "earlier_student", "padded"}  # tested in test_pretrained_students.py
     others |= {"born_again", "assistant_first", "assistant_second", "token_classification", "chat_hidden_states"}
     others |= {"lora_chat", "sharegpt"}
-    assert names == {*ALONE, *SEVERAL, *PAIRS, *OTHER_ANSWERS, *others}
+    assert names == {*ALONE, *SEVERAL, *PAIRS, *OTHER_ANSWERS, *OTHER_FILES, *others}
     listed = (RECIPES / "README.md").read_text()
     assert all(f"`{name}.yaml`" in listed for name in names)
 

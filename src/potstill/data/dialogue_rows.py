@@ -9,12 +9,13 @@ from typing import Any
 from potstill.data.columns import KINDS, OPTIONAL, Columns
 from potstill.data.dialogues import Completion, Conversation, Example, PlainText
 from potstill.data.fields import RESPONSES, Form
-from potstill.data.files import first_record, json_value
+from potstill.data.files import json_value
 from potstill.data.meanings import BESIDE_PROMPT, IN_CHATS, PAIRS_OF_PROMPTS, PART_OF_PROMPT
 from potstill.data.on_disk import OnDisk
 from potstill.data.places import Place, without_nulls
 from potstill.data.reading import Reading
 from potstill.data.rows import domain_in, id_in, read_each, text_id
+from potstill.data.sources import first_record
 from potstill.data.turns import Message, read_turn
 
 CONVERSATIONS = "conversations"
@@ -79,7 +80,7 @@ def read_dialogues(path: Path, columns: Columns, *, how: Reading | None = None) 
     )
     return read_each(
         path,
-        lambda place, record: _Reader(Place(path, place), columns, absent, ignore).example(record),
+        lambda file, place, record: _Reader(Place(file, place), columns, absent, ignore).example(record),
         # Two of which one lacks a response differ; the class cannot, with the same content.
         lambda example: json.dumps(example.content),
         form=form,
@@ -234,7 +235,7 @@ class _Reader:
         column = self.columns.tools
         tools = self.at.parsed(column, value)
         # Parquet, and JSON that datasets wrote, give every object every key, with nulls. A text has its author's alone.
-        if self.at.path.suffix.lower() == ".parquet" or not isinstance(value, str):
+        if self.at.in_columns or not isinstance(value, str):
             tools = without_nulls(tools)
         if not isinstance(tools, list | None) or not all(isinstance(tool, dict) for tool in tools or []):
             raise self.at.error(f' "{column}": expected a list of objects, as JSON or as its text. Correct it')
@@ -243,7 +244,7 @@ class _Reader:
     def _template_kwargs(self, value: Any) -> str | None:
         column = self.columns.chat_template_kwargs
         values = self.at.parsed(column, value)
-        if self.at.path.suffix.lower() == ".parquet":
+        if self.at.in_columns:
             values = without_nulls(values)
         if not isinstance(values, dict | None):
             raise self.at.error(f' "{column}": expected an object of values by name, found {type(values).__name__}')

@@ -1,17 +1,15 @@
-"""Files of rows as records: one JSON object a line, one list of objects, or Parquet."""
+"""Files of rows as records: which form a file has, and the reading of JSON, an object a line or one list of them."""
 
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from potstill.data import formats
+from potstill.data.opening import MAX_ROW_CHARACTERS, form_of, is_packed, lines_of, not_utf8, opened, too_long
 from potstill.errors import DataError
-
-MAX_ROW_CHARACTERS = 10_000_000
-"""A longer line is taken for a broken file; real documents are far below it."""
 
 AHEAD_BYTES = 1 << 20
 """What is read at a time of a file that is one list."""
@@ -28,35 +26,50 @@ def at_once(error: DataError) -> None:
     raise error
 
 
-def read_records(path: Path, refuse: Refuse = at_once) -> Iterator[tuple[str, Any]]:
-    """What is in a `.jsonl`, `.json` or `.parquet` file, each with its place: `line 3` or `row 2`.
+def read_records(
+    path: Path,
+    refuse: Refuse = at_once,
+    *,
+    reads: Collection[str] = (),
+    tagged: tuple[str, str] | None = ("tokens", "tags"),
+) -> Iterator[tuple[str, Any]]:
+    """What is in a file, each with its place: `line 3` or `row 2`.
+
+    `reads` are the columns that are read, which tell the header of a table; `tagged` is what the words of a CoNLL file
+    and their tags are called in its records, None where no such rows are read.
 
     Raises:
-        DataError: a file that is missing, of another format or damaged; `refuse` is given lines that are no JSON.
+        DataError: a file that is missing, of another format or damaged; `refuse` is given rows that cannot be read.
     """
     if not path.is_file():
         raise formats.not_a_file(path)
     formats.require_no_stand_in(path)
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        # Here, so that what reads no Parquet does not wait for Arrow.
-        from potstill.data.parquet_rows import parquet_records
+    form = form_of(path)
+    # Here, so that what reads JSON alone does not wait for Arrow.
+    if form in (".parquet", ".arrow") and not is_packed(path):
+        if form == ".parquet":
+            from potstill.data.parquet_rows import parquet_records
 
-        return parquet_records(path)
-    if suffix not in {".jsonl", ".json", ".ndjson"}:
+            return parquet_records(path, refuse)
+        from potstill.data.arrow_rows import arrow_records
+
+        return arrow_records(path, refuse)
+    if form in (".csv", ".tsv"):
+        from potstill.data.csv_rows import table_records
+
+        formats.require_text(path, "table")
+        return table_records(path, refuse, reads)
+    if form in formats.TAGGED or (form == ".txt" and formats.looks_tagged(path)):
+        from potstill.data.conll_rows import tagged_records
+
+        if tagged is None:
+            raise DataError(f"{path}: words with their tags, which token_classification reads. Set task.kind to that.")
+        formats.require_text(path, "CoNLL")
+        return tagged_records(path, refuse, tagged)
+    if form not in {".jsonl", ".json", ".ndjson"}:
         raise formats.unknown_format(path)
     formats.require_json(path)
-    return _json_list(path, refuse) if suffix == ".json" and _begins_with_bracket(path) else _json_lines(path, refuse)
-
-
-def first_record(path: Path) -> dict[str, Any]:
-    """The first object of a file, by which its form is told; nothing where there is none.
-
-    Raises:
-        DataError: as `read_records`, but for lines that are no JSON.
-    """
-    records = (record for _, record in read_records(path, refuse=lambda error: None))
-    return next((record for record in records if isinstance(record, dict)), {})
+    return _json_list(path, refuse) if form == ".json" and _begins_with_bracket(path) else _json_lines(path, refuse)
 
 
 class RepeatedKey(ValueError):
@@ -83,13 +96,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _json_lines(path: Path, refuse: Refuse) -> Iterator[tuple[str, Any]]:
     before = 0
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines_of(path), start=1):
+        place = f"line {number}"
+        if isinstance(line, int):
+            refuse(too_long(path, place, line, "bytes"))
+            continue
         if not line.strip():
             continue
         first, before = before == 0, number
-        place = f"line {number}"
         if len(line) > MAX_ROW_CHARACTERS:
-            refuse(DataError(f"{path}: {place}: {len(line):,} characters; at most {MAX_ROW_CHARACTERS:,} a row."))
+            refuse(too_long(path, place, len(line)))
             continue
         try:
             record = json_value(line)
@@ -114,8 +130,8 @@ def _refuse_several_lines(path: Path, line: str) -> None:
     """Raises DataError: the file begins with a value that goes on over the end of its first line."""
     if line.strip()[:1] not in ("{", "["):
         return
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        text = file.read(MAX_ROW_CHARACTERS).lstrip()
+    with opened(path) as file:
+        text = file.read(MAX_ROW_CHARACTERS).removeprefix(codecs.BOM_UTF8).decode(errors="replace").lstrip()
     try:
         value, end = json.JSONDecoder().raw_decode(text)
     except (RecursionError, ValueError):
@@ -156,21 +172,8 @@ def _extra(error: json.JSONDecodeError, text: str) -> str:
     return " Drop the comma after the row." if rest == "," else " Write one row a line: jq -c ."
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a file in UTF-8, with or without a byte-order mark; nothing but a line feed ends one."""
-    before = 0
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            text = raw.removeprefix(codecs.BOM_UTF8) if before == 0 else raw
-            try:
-                yield text.decode().removesuffix("\n")
-            except UnicodeDecodeError as error:
-                raise formats.not_utf8(path, before + len(raw) - len(text) + error.start, error, number) from None
-            before += len(raw)
-
-
 def _begins_with_bracket(path: Path) -> bool:
-    with path.open("rb") as file:
+    with opened(path) as file:
         return file.read(AHEAD_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
 
 
@@ -269,15 +272,17 @@ class _Ahead:
 
     def _read(self) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        with self._path.open("rb") as file:
+        end = 0
+        with opened(self._path) as file:
             while raw := file.read(AHEAD_BYTES):
+                end += len(raw)
                 # Nothing may come of a few bytes, and nothing stands for the end.
-                if text := self._decoded(decoder, raw, file.tell()):
+                if text := self._decoded(decoder, raw, end):
                     yield text
-            self._decoded(decoder, b"", file.tell())
+            self._decoded(decoder, b"", end)
 
     def _decoded(self, decoder: codecs.IncrementalDecoder, raw: bytes, end: int) -> str:
         try:
             return decoder.decode(raw, final=not raw)
         except UnicodeDecodeError as error:
-            raise formats.not_utf8(self._path, end - len(error.object) + error.start, error) from None
+            raise not_utf8(self._path, end - len(error.object) + error.start, error) from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.checkpoints import stands_in
+from potstill.data.opening import AGAIN, form_of, is_packed, opened
 from potstill.errors import DataError
 
 HEAD_BYTES = 1 << 16
@@ -15,39 +16,41 @@ HEAD_BYTES = 1 << 16
 SAMPLE_LINES = 20
 """Of these, whether they are a table, or words with tags."""
 
-AGAIN = "Copy, download or write it again."
 _RECORDS = 'orient="records", lines=True'
-_READ_TABLE = {
-    mark: f'With pandas: read_csv({how}).to_json("rows.jsonl", {_RECORDS}).'
-    for mark, how in ((",", '"rows.csv"'), ("\t", r'"rows.tsv", sep="\t"'), (";", '"rows.csv", sep=";"'))
-}
+READ = (
+    ".jsonl or .parquet, .json with one list of rows, .csv, .tsv, .arrow or .conll, and what is text perhaps with .gz "
+    "or .zst behind it"
+)
+"""What suffixes are read."""
+TAGGED = (".conll", ".iob", ".iob2", ".bio", ".bioes")
+"""Those of words with their tags."""
+_TABLES = {",": ".csv", ";": ".csv", "\t": ".tsv"}
 """By what parts the fields of a line."""
-_TAGGED = 'Write one sentence a line: {"tokens": ["Ann", "came"], "tags": ["B-PER", "O"]}.'
-_ARROW = 'With datasets: Dataset.from_file("rows.arrow").to_parquet("rows.parquet").'
 _FEATHER = f'With pandas: read_feather("rows.feather").to_json("rows.jsonl", {_RECORDS}).'
 _UNPACK = "Unpack it first."
 
 CONVERT = {
-    ".csv": _READ_TABLE[","],
-    ".tsv": _READ_TABLE["\t"],
     ".txt": 'Write one row a line: {"text": ...}.',
-    ".arrow": _ARROW,
     ".feather": _FEATHER,
     **dict.fromkeys((".xlsx", ".xls"), f'With pandas: read_excel("rows.xlsx").to_json("rows.jsonl", {_RECORDS}).'),
     **dict.fromkeys((".pkl", ".pickle"), f'Where it was made, with pandas: df.to_json("rows.jsonl", {_RECORDS}).'),
-    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar"), _UNPACK),
-    **dict.fromkeys((".conll", ".conllu", ".iob", ".iob2", ".bio", ".bioes"), _TAGGED),
+    **dict.fromkeys((".bz2", ".xz", ".zip", ".tar", ".tgz"), _UNPACK),
+    **dict.fromkeys((".gz", ".zst"), "Name it after what is in it, such as rows.jsonl{suffix}."),
+    ".conllu": "Its last column holds no tags. Write the word and its tag in two columns, as .conll.",
 }
 """How to come from other formats to one that is read."""
 
 BYTES = {
     b"PAR1": ("a Parquet file", "Name it .parquet."),
-    b"ARROW1": ("a Feather file", _FEATHER),
-    b"\xff\xff\xff\xff": ("an Arrow stream", _ARROW),
-    b"\x1f\x8b": ("compressed with gzip", f"{_UNPACK[:-1]}: gzip -dc."),
+    b"ARROW1": ("an Arrow file", "Name it .arrow."),
+    b"\xff\xff\xff\xff": ("an Arrow stream", "Name it .arrow."),
+    b"\x1f\x8b": ("compressed with gzip", "Name it .gz behind the suffix of what is in it, such as rows.jsonl.gz."),
     b"BZh": ("compressed with bzip2", f"{_UNPACK[:-1]}: bzip2 -dc."),
     b"\xfd7zXZ": ("compressed with xz", f"{_UNPACK[:-1]}: xz -dc."),
-    b"\x28\xb5\x2f\xfd": ("compressed with zstd", f"{_UNPACK[:-1]}: zstd -dc."),
+    b"\x28\xb5\x2f\xfd": (
+        "compressed with zstd",
+        "Name it .zst behind the suffix of what is in it, such as rows.jsonl.zst.",
+    ),
     b"PK\x03\x04": ("a zip archive, or of a format made of one such as .xlsx", f"{_UNPACK[:-1]}, or export its rows."),
     b"SQLite format 3": ("an SQLite database", "Export its rows."),
     b"\x89HDF": ("an HDF5 file", "Export its rows."),
@@ -71,43 +74,15 @@ _NULS: dict[tuple[bool, ...], str] = {
 """Where the first four bytes are NUL, for JSON begins with two characters of ASCII (RFC 4627, section 3)."""
 
 _TAG = re.compile(r"\S.*\s(O|[BIESLUM]-\S+)", re.ASCII)
-_BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".txt": "text", ".arrow": "arrow"}
-"""How datasets calls what reads such files."""
-_PATTERN = re.compile(r"[*?\[\]]")
 _WRAPPERS = frozenset({"data", "rows", "records", "items", "examples", "instances", "results", "train", "validation"})
 """What the list of all rows is called in an object around it."""
 _ROW_KEYS = frozenset({"text", "sentence", "tokens", "prompt", "instruction", "messages", "conversations", "source"})
 
 
 def not_a_file(path: Path) -> DataError:
-    """For a folder, or a path at which there is nothing."""
-    if path.is_dir():
-        return DataError(f"{path}: a folder; expected one .jsonl or .parquet file.{_of_folder(path)}")
-    if _PATTERN.search(path.name):
-        return DataError(
-            f"{path}: no such file. data takes one file for each split and no pattern. {_concatenating(path)}"
-        )
-    hub = "" if path.suffix else ' Rows of the hub are saved first: load_dataset(...)["train"].to_json(...).'
+    """For a path at which there is nothing that has rows."""
+    hub = "" if path.suffix else " Rows of the hub are named hf:organisation/name."
     return DataError(f"{path}: no such file. data takes paths relative to the recipe.{hub}")
-
-
-def _of_folder(path: Path) -> str:
-    """A last sentence, where it is known what wrote the folder."""
-    for name, split in (("dataset_dict.json", '["train"]'), ("state.json", "")):
-        if (path / name).is_file():
-            return (
-                " It was written by save_to_disk of datasets: "
-                f'load_from_disk("{path.name}"){split}.to_json("rows.jsonl").'
-            )
-    for suffix in (".parquet", ".jsonl"):
-        if next(path.glob(f"*{suffix}"), None):
-            return " " + _concatenating(path / f"*{suffix}")
-    return ""
-
-
-def _concatenating(pattern: Path) -> str:
-    kind = _BUILDERS.get(pattern.suffix.lower(), "json")
-    return f'Join them with datasets: load_dataset("{kind}", data_files="{pattern}")["train"].to_json("rows.jsonl").'
 
 
 def require_no_stand_in(path: Path) -> None:
@@ -118,12 +93,24 @@ def require_no_stand_in(path: Path) -> None:
 
 def unknown_format(path: Path) -> DataError:
     """For a file whose name ends as none that is read."""
-    suffix = path.suffix.lower()
-    told = CONVERT.get(suffix, "Convert it.") if suffix in CONVERT and suffix != ".txt" else _by_content(path)
-    return DataError(
-        f"{path}: unknown format {path.suffix!r}; expected .jsonl or .parquet, or .json with one list of rows. "
-        f"{told or CONVERT.get(suffix, 'Convert it.')}"
-    )
+    if is_packed(path) and form_of(path) in (".parquet", ".arrow"):
+        return DataError(f"{path}: only files of text are read compressed. {_UNPACK}")
+    return DataError(f"{path}: unknown format {form_of(path)!r}; expected {READ}. {how_to_convert(path)}")
+
+
+def how_to_convert(path: Path) -> str:
+    """How to come from a file that is not read to one that is."""
+    suffix = path.suffix.lower() if is_packed(path) and not form_of(path) else form_of(path)
+    known = CONVERT.get(suffix, "").replace("{suffix}", path.suffix)
+    if suffix in CONVERT and suffix != ".txt":
+        return known
+    return _by_content(path) or known or "Convert it."
+
+
+def looks_tagged(path: Path) -> bool:
+    """Whether the first lines of a file are words with their tags."""
+    head = _head(path)
+    return _binary(head) is None and _is_tagged(_lines(head))
 
 
 def _by_content(path: Path) -> str:
@@ -132,10 +119,10 @@ def _by_content(path: Path) -> str:
         return f"It is {what[0]}. {what[1]}"
     lines = _lines(head)
     if _is_tagged(lines):
-        return f"It looks like CoNLL. {_TAGGED}"
-    if any(map(_begins_json, lines[:1])):
-        return f"It begins as JSON: name it {'.json' if lines[0].lstrip()[0] == '[' else '.jsonl'}."
-    return _table(lines) if path.suffix.lower() != ".txt" else ""
+        return "It looks like CoNLL. Name it .conll."
+    if told := _json(lines):
+        return told
+    return _table(lines) if form_of(path) != ".txt" else ""
 
 
 def require_json(path: Path) -> None:
@@ -144,31 +131,35 @@ def require_json(path: Path) -> None:
     Raises:
         DataError: says what it is.
     """
+    lines = _lines_of_text(path, "JSON")
+    if _is_tagged(lines):
+        raise DataError(f"{path}: line 1 on: no JSON. It looks like CoNLL. Name it .conll.")
+    if told := _table(lines):
+        raise DataError(f"{path}: line 1 on: no JSON. {told}")
+
+
+def require_text(path: Path, what: str) -> None:
+    """Refuse a file of which the beginning shows that it is something else than text in UTF-8, or is JSON.
+
+    Raises:
+        DataError: says what it is, and that it is no `what`.
+    """
+    if told := _json(_lines_of_text(path, what)):
+        raise DataError(f"{path}: line 1 on: no {what}. {told}")
+
+
+def _lines_of_text(path: Path, what: str) -> list[str]:
+    """The first lines; raises DataError where they are no text in UTF-8."""
     head = _head(path)
-    if what := _binary(head):
-        raise DataError(f"{path}: no JSON. It is {what[0]}. {what[1]}")
+    if binary := _binary(head):
+        raise DataError(f"{path}: no {what}. It is {binary[0]}. {binary[1]}")
     mark = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
     how, encoding = "by its byte-order mark", mark
     if encoding is None:
         how, encoding = "by its NUL bytes", _NULS.get(tuple(byte == 0 for byte in head[:4]))
     if encoding is not None:
         raise DataError(f"{path}: not UTF-8 (byte 0 on: {encoding}, {how}). Convert it: iconv -f {encoding} -t UTF-8.")
-    lines = _lines(head)
-    if _is_tagged(lines):
-        raise DataError(f"{path}: line 1 on: no JSON. It looks like CoNLL. {_TAGGED}")
-    if told := _table(lines):
-        raise DataError(f"{path}: line 1 on: no JSON. {told}")
-
-
-def not_utf8(path: Path, byte: int, error: UnicodeDecodeError, line: int | None = None) -> DataError:
-    """For bytes within a file that is otherwise JSON, and the line that they are in where it is known."""
-    where = f"{path}: line {line}" if line else f"{path}"
-    if error.reason == "unexpected end of data":
-        return DataError(f"{where}: not UTF-8 (byte {byte}: {error.reason}; file truncated?). {AGAIN}")
-    return DataError(
-        f"{where}: not UTF-8 (byte {byte}: {error.reason}). Convert it from the encoding that it is in, often that "
-        "of Windows: iconv -f CP1252 -t UTF-8."
-    )
+    return _lines(head)
 
 
 def not_parquet(path: Path) -> DataError:
@@ -227,7 +218,7 @@ def _is_plain(item: Any) -> bool:
 
 
 def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with opened(path) as file:
         return file.read(HEAD_BYTES)
 
 
@@ -248,6 +239,21 @@ def _begins_json(line: str) -> bool:
     return line.lstrip()[:1] in ("{", "[")
 
 
+def _json(lines: list[str]) -> str:
+    """What to do about lines that are JSON; empty for others."""
+    if not any(map(_begins_json, lines[:1])):
+        return ""
+    try:
+        json.loads(lines[0])
+    except json.JSONDecodeError as error:
+        # A list over several lines ends too early; a name in brackets is no value.
+        if error.pos < len(lines[0].rstrip()):
+            return ""
+    except (RecursionError, ValueError):
+        pass
+    return f"It begins as JSON: name it {'.json' if lines[0].lstrip()[0] == '[' else '.jsonl'}."
+
+
 def _is_tagged(lines: list[str]) -> bool:
     """Whether each line is a word, perhaps more of it, and its tag."""
     words = [line for line in lines if not line.startswith(("#", "-DOCSTART-"))]
@@ -263,5 +269,5 @@ def _table(lines: list[str]) -> str:
     try:
         json.loads(lines[0])
     except (RecursionError, ValueError):
-        return f"It looks like a table. {_READ_TABLE[mark]}"
+        return f"It looks like a table. Name it {_TABLES[mark]}."
     return ""

@@ -129,7 +129,7 @@ def no_label(name: str, seen: Seen, of: int, what: str) -> str:
     """The error for a name, or a number, that stands for none."""
     return (
         f"data: {quoted(name)} in {seen.count:,} of {of:,} {what}, first {seen.first}, often stands for a row without "
-        f"a label. Use null there{or_allow([name])}"
+        f"a label. Use null there (in a table an empty field){or_allow([name])}"
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from potstill.data.label_checks import Seen, no_label
+from potstill.data.cells import Cell, as_number
+from potstill.data.label_checks import Seen, no_label, quoted
 from potstill.errors import DataError
 
 NO_NUMBER = frozenset({-1.0, -99.0, -100.0, -999.0, -9999.0, 9999.0})
@@ -22,6 +23,8 @@ LOST = 0.01
 would be taken for none."""
 LEAST = float(np.finfo(np.float32).tiny)
 MOST = float(np.finfo(np.float32).max)
+LONGEST_SHOWN = 40
+"""Characters of a value that an error shows."""
 
 
 def number_in(path: Path, place: str, column: str, value: Any) -> float:
@@ -30,8 +33,11 @@ def number_in(path: Path, place: str, column: str, value: Any) -> float:
     Raises:
         DataError: it is none, or not finite.
     """
+    value = as_number(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         hint = " Write it without quotes." if isinstance(value, str) and _is_number(value) else ""
+        if isinstance(value, Cell):
+            hint = f" {quoted(value[:LONGEST_SHOWN])} is none."
         raise DataError(f'{path}: {place} "{column}": expected a number, found {type(value).__name__}.{hint}')
     try:
         number = float(value)

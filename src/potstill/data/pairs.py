@@ -71,7 +71,7 @@ def read_pairs(path: Path, columns: Columns, *, how: Reading | None = None) -> O
     )
     return read_each(
         path,
-        lambda place, record: _pair(path, place, record, columns),
+        lambda file, place, record: _pair(file, place, record, columns),
         lambda pair: json.dumps([pair.source, pair.target]),
         form=form,
         how=how,

@@ -17,6 +17,7 @@ from potstill.data.near_copies import words_alone
 from potstill.data.on_disk import OnDisk, place_of, row_named
 from potstill.data.reading import FileNotes, OnError, Reading
 from potstill.data.rows import DataRow, repeated_id, rows_fingerprint
+from potstill.data.sources import is_of_hub, located, source_at
 from potstill.data.splits import stable_fraction
 from potstill.errors import DataError
 from potstill.progress import Progress
@@ -42,7 +43,9 @@ class NearCopies(Settings):
 
 
 class DataSettings(Settings):
-    """The rows. Paths are relative to the recipe."""
+    """The rows of each split: a file, a pattern such as `train-*.jsonl`, a folder of files of one form, a folder that
+    `datasets` saved (`folder:split` where it has several), or `hf:organisation/name[:config[:split]]`. Paths are
+    relative to the recipe."""
 
     train: str
     """What the student learns from: labelled and unlabelled rows."""
@@ -162,17 +165,14 @@ def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, Split]:
     how = Reading(frozenset(settings.ignore), settings.on_error)
     found: dict[str, Split] = {}
     problems: dict[str, str] = {}
-    split_of: dict[Path, str] = {}
-    for name in ("train", "test", "validation", "adapt"):
-        source = getattr(settings, name)
-        if not isinstance(source, str):
-            continue
-        path = base / source
-        if (other := split_of.setdefault(path.resolve(), name)) != name:
-            leave = (
-                "or leave it out: the teacher is then adapted on train" if name == "adapt" else "or a share of train"
-            )
-            problems[name] = f"data.{name}: {path} is the file of data.{other} too. Name another one, {leave}."
+    paths = {
+        name: located(base, source)
+        for name in ("train", "test", "validation", "adapt")
+        if isinstance(source := getattr(settings, name), str)
+    }
+    problems.update(_files_of_two(paths))
+    for name, path in paths.items():
+        if name in problems:
             continue
         try:
             rows = read(path, settings.columns, how=how)
@@ -184,7 +184,7 @@ def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, Split]:
     tallies = (how.pairs, how.classes, how.tags, how.numbers)
     asked = [problem for tally in tallies for problem in tally.problems(settings.allow_labels)]
     if problems or asked:
-        raise DataError("\n".join([*problems.values(), *asked]))
+        raise DataError("\n".join([*(problems[name] for name in paths if name in problems), *asked]))
     train = found["train"]
     splits: dict[str, Split] = {}
     for name in ("test", "validation"):
@@ -204,6 +204,28 @@ def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, Split]:
             train = replace(train, read=train.read - len(held_out.rows))
     splits["train"] = train
     return splits | {name: split for name, split in found.items() if name == "adapt"}
+
+
+def _files_of_two(paths: Mapping[str, Path]) -> dict[str, str]:
+    """For each split that has a file of an earlier one, or that stands for no files, the error."""
+    split_of: dict[Path, str] = {}
+    problems: dict[str, str] = {}
+    for name, path in paths.items():
+        try:
+            files = source_at(path).files
+        except DataError as error:
+            problems[name] = str(error)
+            continue
+        for file in files:
+            key = file if is_of_hub(str(file)) else file.resolve()
+            if (other := split_of.setdefault(key, name)) == name or name in problems:
+                continue
+            leave = (
+                "or leave it out: the teacher is then adapted on train" if name == "adapt" else "or a share of train"
+            )
+            is_one = "is the file" if file == path and paths[other] == path else "is a file"
+            problems[name] = f"data.{name}: {file} {is_one} of data.{other} too. Name another one, {leave}."
+    return problems
 
 
 def _falls(row: DataRow, *, name: str, share: float) -> bool:

@@ -1,5 +1,7 @@
 """How the rows of files are read, and what was found in the files beside the rows."""
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,8 @@ class FileNotes:
     """Those of them that may belong to the text."""
     ignored: dict[str, int] = field(default_factory=dict)
     """The same of those that the recipe leaves out."""
+    source: str | None = None
+    """What is known of where they are from, where that is more than one file."""
     bad: int = 0
     first_bad: list[str] = field(default_factory=list)
 
@@ -43,6 +47,37 @@ class FileNotes:
             if self.bad > 1:
                 yield f"{self.path}: {self.bad:,} bad rows; the first {len(self.first_bad)}:"
             yield from self.first_bad
+
+
+class Places:
+    """File and line of each row, of which memory holds a few bytes."""
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+        self._files: list[tuple[Path, str]] = []
+        self._starts: list[int] = []
+
+    def add(self, file: Path, place: str) -> None:
+        """Note the next row, from its file and its place there, such as `line 3`."""
+        unit, number = place.split()
+        if not self._files or self._files[-1] != (file, unit):
+            self._files.append((file, unit))
+            self._starts.append(len(self._numbers))
+        self._numbers.append(int(number))
+
+    def __call__(self, row: int) -> str:
+        """File and line."""
+        file, unit = self._of(row)
+        return f"{file}: {unit} {self._numbers[row]}"
+
+    def within(self, row: int) -> str:
+        """The line, with the name of the file where the rows are of several."""
+        file, unit = self._of(row)
+        several = len({file for file, _ in self._files}) > 1
+        return f"{file.name}: {unit} {self._numbers[row]}" if several else f"{unit} {self._numbers[row]}"
+
+    def _of(self, row: int) -> tuple[Path, str]:
+        return self._files[bisect_right(self._starts, row) - 1]
 
 
 @dataclass

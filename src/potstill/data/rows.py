@@ -1,10 +1,9 @@
-"""A row, and the reading of rows from JSONL and Parquet files with one clear error for each bad one."""
+"""A row, and the reading of rows from files of all forms, with one clear error for each bad one."""
 
 import hashlib
 import json
 import math
 import re
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,16 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from potstill.data.cells import Cell, as_list
 from potstill.data.columns import Columns
 from potstill.data.fields import LABELS, TAGS, Form, Unread, in_yaml, shown
-from potstill.data.files import read_records
 from potstill.data.formats import about_bytes, rows_in_one
 from potstill.data.ids import Index, Keys
 from potstill.data.label_checks import instead_of
 from potstill.data.meanings import BESIDE_TEXT, IN_TEXTS, PAIRS_OF_TEXTS
 from potstill.data.on_disk import OnDisk, rows_on_disk
-from potstill.data.reading import Reading
+from potstill.data.reading import Places, Reading
+from potstill.data.sources import read_source
 from potstill.errors import DataError
 
 SETTING = "Set data.columns.text to the column that holds the text."
@@ -141,11 +141,16 @@ def classes_in(path: Path, place: str, column: str, value: Any) -> tuple[str, ..
     Raises:
         DataError: they are no list of names.
     """
+    value = as_list(value)
     if not isinstance(value, list):
         kind = type(value).__name__
         raise DataError(
             f'{path}: {place} "{column}": expected a list of class names, found {kind}. A text with none has [], one '
-            "without a label null."
+            + (
+                'without a label nothing, and one with two ["mit", "gpl"].'
+                if isinstance(value, Cell)
+                else "without a label null."
+            )
         )
     if wrong := [each for each in value if each is None or isinstance(each, list)]:
         found = "null" if wrong[0] is None else "a list"
@@ -169,7 +174,7 @@ def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in, *, how
     """
     how = how or Reading()
 
-    def row_of(place: str, record: Any) -> Row:
+    def row_of(path: Path, place: str, record: Any) -> Row:
         row = _row(path, place, record, columns, label_in)
         if isinstance(row.label, float):
             how.numbers.add(path, place, row.label)
@@ -198,13 +203,13 @@ def _stands_for(row: Row) -> str:
 
 def read_each(
     path: Path,
-    row_of: Callable[[str, Any], R],
+    row_of: Callable[[Path, str, Any], R],
     stands_for: Callable[[R], str],
     *,
     form: Form,
     how: Reading | None = None,
 ) -> OnDisk[R]:
-    """What `row_of` makes of each record of a file, in its order, from its place and the record.
+    """What `row_of` makes of each record of what `path` stands for, in its order, from file, place and record.
 
     Labels are found by id, so an id of two contents would give one of them the labels of the other. The same content
     again is a duplicate, and dropping those is left to who prepares the data.
@@ -214,27 +219,27 @@ def read_each(
     """
     how = how or Reading()
     notes = how.begin(path)
-    ids, contents, numbers = Keys(), Keys(), array("q")
-    unread, unit, only_bad = Unread(form), "", ("", None)
+    ids, contents, places = Keys(), Keys(), Places()
+    unread, only_bad = Unread(form), ("", None)
+    tagged = (form.text, form.label) if form.labels is TAGS else None
 
     def read() -> Iterator[R]:
-        nonlocal unit, only_bad
-        for place, record in read_records(path, notes.refuse):
+        nonlocal only_bad
+        for file, place, record in read_source(path, notes, reads=form.reads - how.ignore, tagged=tagged):
             given = how.without_ignored(record, notes)
             try:
-                row = row_of(place, given)
+                row = row_of(file, place, given)
             except DataError as error:
                 only_bad = place, record
                 notes.refuse(error)
                 continue
-            unread.see(place, given, labelled=row.labelled)
+            unread.see(place if file == path else f"{file.name}: {place}", given, labelled=row.labelled)
             ids.add(row.id)
             contents.add(stands_for(row))
-            unit, number = place.split()
-            numbers.append(int(number))
+            places.add(file, place)
             yield row
 
-    rows = rows_on_disk(read(), place=lambda number: f"{path}: {unit} {numbers[number]}")
+    rows = rows_on_disk(read(), place=places)
     if not rows and notes.bad == 1 and (told := rows_in_one(only_bad[1], lists_in_rows=form.labels is TAGS)):
         raise DataError(f"{path}: {only_bad[0]}: {told}")
     notes.unread, notes.doubtful = unread.counts, unread.doubts(how.classes.classes)
@@ -248,8 +253,8 @@ def read_each(
     others = np.flatnonzero(content != content[first])
     if len(others):
         other = int(others[0])
-        places = f"{unit} {numbers[first[other]]}, {unit} {numbers[other]}"
-        raise DataError(f"{path}: {repeated_id(rows[other].id, places, form.id)}")
+        where = f"{places.within(int(first[other]))}, {places.within(other)}"
+        raise DataError(f"{path}: {repeated_id(rows[other].id, where, form.id)}")
     return rows
 
 

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from potstill.data.cells import as_list
 from potstill.data.columns import Columns
 from potstill.data.fields import TAGS, Form
-from potstill.data.files import first_record
 from potstill.data.meanings import IN_TAGS
 from potstill.data.on_disk import OnDisk
 from potstill.data.places import Place
 from potstill.data.reading import Reading
 from potstill.data.rows import domain_in, id_in, read_each, string_in, text_id
+from potstill.data.sources import first_record
 from potstill.data.spans import Scheme, read_spans, require_texts, tagged_words
 from potstill.errors import DataError
 
@@ -89,11 +90,12 @@ def read_tagged(
         DataError: the file, its bad rows by line or row number, or a field whose meaning would be lost.
     """
     how = how or Reading()
-    first = {name: value for name, value in first_record(path).items() if name not in how.ignore}
+    found = first_record(path, tagged=(columns.tokens, columns.tags))
+    first = {name: value for name, value in found.items() if name not in how.ignore}
     of_spans = _has_spans(first, columns)
     spans = _column_of_spans(first, columns)
 
-    def row_of(place: str, record: Any) -> TaggedRow:
+    def row_of(path: Path, place: str, record: Any) -> TaggedRow:
         if isinstance(record, dict) and _has_spans(record, columns):
             row = _row_of_spans(Place(path, place), record, columns, spans, scheme)
         else:
@@ -176,6 +178,7 @@ def _first_items(record: dict[str, Any]) -> list[Any]:
 
 
 def _strings(path: Path, place: str, column: str, value: Any, fixes: _Fixes) -> tuple[str, ...]:
+    value = as_list(value)
     if not isinstance(value, list | tuple):
         raise DataError(f'{path}: {place} "{column}": expected a list, found {type(value).__name__}. {fixes.of_other}')
     if None in value:

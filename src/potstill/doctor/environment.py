@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 PACKAGE = "potstill"
 EXTRAS = {
     "bench": "packages that the benchmarks compare with",
+    "datasets": "rows of the hub",
     "demo": "teachers and texts of the built-in projects",
     "dev": "tests and checks of the package itself",
     "docs": "the pages of docs/ as a site",

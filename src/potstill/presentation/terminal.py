@@ -53,6 +53,8 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
             + (", of two texts each" if split.pairs else "")
             + (f"; dropped {losses}" if losses else "")
         )
+        if split.source is not None:
+            yield f"{'':12} from {split.source}"
         if split.tokens is not None:
             yield f"{'':12} {split.tokens.tokens:7,} tokens, {split.tokens.trained_tokens:,} of them in responses"
         if split.words is not None:

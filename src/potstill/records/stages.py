@@ -55,6 +55,8 @@ class SplitCounts(Part):
     """Rows that cannot be read, where the recipe skips them."""
     skipped_first: list[str] = Field(default_factory=list)
     """What is wrong with the first of them."""
+    source: str | None = Field(default=None, exclude_if=lambda source: source is None)
+    """Where its rows are from, where that is more than one file: how many, or the revision of what a hub has."""
 
 
 class ClassCount(Part):

@@ -202,6 +202,7 @@ def _counts(split: Split, encoded: Encoded) -> SplitCounts:
         ignored=notes.ignored,
         skipped=notes.bad,
         skipped_first=notes.first_bad,
+        source=notes.source,
         tokens=None
         if counts is None
         else TokensRecord(
