@@ -68,6 +68,8 @@ class Setup:
     steps: int
     warmup: int
     device: torch.device
+    compiled: bool = True
+    """Whether the passes of the loss are compiled."""
 
     @property
     def on_cuda(self) -> bool:
@@ -116,7 +118,7 @@ def with_layers(config: PretrainedConfig, chosen: Sequence[int]) -> PretrainedCo
     return type(config).from_dict(values)
 
 
-def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher], compiled: bool = True) -> list[float]:
+def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher]) -> list[float]:
     rows = setup.tokens()
     engine = OneProcess(setup.device)
     settings = OptimiserSettings(batch_size=setup.batch, learning_rate=RATE, precision="auto")
@@ -126,7 +128,7 @@ def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher], compil
         batches=ShuffledRows(rows, settings, 0),
         validation=rows,
         ask=ask_for_hidden_states,
-        loss=MixedLoss([loss.build() for loss in losses], compiled=compiled),
+        loss=MixedLoss([loss.build() for loss in losses], compiled=setup.compiled),
         teacher=teacher(),
         criterion=MixedLoss([]),
         total_steps=setup.warmup + setup.steps,
