@@ -136,7 +136,7 @@ class Labelling:
             with OneProcess(self.machine.device).autocast("auto"):
                 target = teacher(batch).target
             assert isinstance(target, HiddenTargets)
-            return target.hidden.float()
+            return target.hidden.to(self.machine.dtype)
 
         return forward
 

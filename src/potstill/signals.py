@@ -116,9 +116,22 @@ class Batch:
         """The tokens of a stack that count in a loss on features; of attention, the ones that look."""
         return self.weights_of(part) > 0
 
+    @property
+    def places(self) -> Int[Tensor, "positions"]:
+        """The true positions of the mask, counted row by row. Of a batch on an accelerator this waits for it."""
+        return self.mask.reshape(-1).nonzero().squeeze(1)
+
     def to(self, device: torch.device) -> "Batch":
-        move = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
-        return replace(self, inputs=move, labels=self.labels.to(device), mask=self.mask.to(device))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "Batch":
+        """The same in memory from which a CUDA device copies beside its work; as it is where there is none in use."""
+        in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        return self._each(lambda tensor: tensor.pin_memory()) if in_use else self
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        inputs = {name: change(tensor) for name, tensor in self.inputs.items()}
+        return replace(self, inputs=inputs, labels=change(self.labels), mask=change(self.mask))
 
 
 TeacherAt = Callable[[float], Float[Tensor, "positions classes"]]

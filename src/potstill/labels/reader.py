@@ -8,6 +8,7 @@ from torch import Tensor
 
 from potstill.errors import LabelStoreError
 from potstill.labels.dense import Dense, DensePositions
+from potstill.labels.packed_ids import require_ids
 from potstill.labels.states import States
 from potstill.labels.store import LabelStore
 from potstill.signals import Batch, Signals
@@ -47,6 +48,10 @@ class StoredTeacher:
         if isinstance(encoding, DensePositions):
             return Signals(target=encoding.decode(columns, self._device))
         assert self._store.codec is not None
+        if self._device.type != "cpu":
+            for name, column in self._store.codec.columns.items():
+                if column.packed is not None:
+                    require_ids(torch.from_numpy(columns[name]), *column.packed)
         tensors = {name: torch.from_numpy(values).to(self._device) for name, values in columns.items()}
         return Signals(target=self._store.codec.target(tensors))
 

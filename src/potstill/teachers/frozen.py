@@ -26,6 +26,8 @@ class FrozenTeacher:
 
     def __call__(self, batch: Batch) -> Signals:
         """The outputs of the model; where these are hidden states, its distributions at the unmasked positions."""
+        # Looked at where the batch lies, so that a forward pass on an accelerator is not waited for.
+        places = batch.places.to(self._device, non_blocking=True)
         batch = batch.to(self._device)
         # Not inference mode: what it makes may not be kept for a backward pass, and losses on features keep it.
         with torch.no_grad(), capture_features(self._model, self._reads) as captured:
@@ -33,5 +35,5 @@ class FrozenTeacher:
         outputs = replace(outputs, features=features_at(captured, batch))
         if outputs.hidden is None or outputs.head is None:
             return outputs
-        hidden = outputs.hidden.reshape(-1, outputs.hidden.shape[-1])[batch.mask.reshape(-1)]
+        hidden = outputs.hidden.reshape(-1, outputs.hidden.shape[-1]).index_select(0, places)
         return Signals(target=HiddenTargets(hidden, outputs.head), features=outputs.features)
