@@ -30,6 +30,11 @@ def to_host(answer: Any) -> Callable[[], Any]:
     return arrived
 
 
+def pinned_for(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Tensors of the host in memory from which a CUDA device copies beside its work; as they are for any other."""
+    return {name: tensor.pin_memory() if device.type == "cuda" else tensor for name, tensor in tensors.items()}
+
+
 def _pinned_copy(tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     copy.copy_(tensor, non_blocking=True)

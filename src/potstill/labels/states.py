@@ -60,5 +60,5 @@ class States(Settings):
         # An overflow is refused by who writes it, with its row and position.
         return {s.column: features[s.read].float().half() for s in self.states}
 
-    def decode(self, columns: Columns, device: torch.device) -> Features:
-        return {s.read: torch.from_numpy(columns[s.column]).to(device).float() for s in self.states}
+    def decode(self, columns: Columns | TensorColumns, device: torch.device) -> Features:
+        return {s.read: torch.as_tensor(columns[s.column]).to(device, non_blocking=True).float() for s in self.states}
