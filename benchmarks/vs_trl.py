@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from potstill.targets import HiddenTargets
 from potstill.tasks.causal_lm import ask_for_hidden_states, head_of
 from potstill.teachers import FrozenTeacher
 from potstill.training.batches import ShuffledRows
-from potstill.training.loop import Job, ModelWithLoss, _adamw, _step, no_teacher
+from potstill.training.loop import Job, ModelWithLoss, _adamw, _step, batches_of, no_teacher
 from potstill.training.one_process import OneProcess
 from resident import release_unused, resident_bytes
 
@@ -68,6 +68,8 @@ class Setup:
     steps: int
     warmup: int
     device: torch.device
+    compiled: bool = True
+    """Whether the passes of the loss are compiled."""
 
     @property
     def on_cuda(self) -> bool:
@@ -116,7 +118,7 @@ def with_layers(config: PretrainedConfig, chosen: Sequence[int]) -> PretrainedCo
     return type(config).from_dict(values)
 
 
-def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher], compiled: bool = True) -> list[float]:
+def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher]) -> list[float]:
     rows = setup.tokens()
     engine = OneProcess(setup.device)
     settings = OptimiserSettings(batch_size=setup.batch, learning_rate=RATE, precision="auto")
@@ -126,7 +128,7 @@ def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher], compil
         batches=ShuffledRows(rows, settings, 0),
         validation=rows,
         ask=ask_for_hidden_states,
-        loss=MixedLoss([loss.build() for loss in losses], compiled=compiled),
+        loss=MixedLoss([loss.build() for loss in losses], compiled=setup.compiled),
         teacher=teacher(),
         criterion=MixedLoss([]),
         total_steps=setup.warmup + setup.steps,
@@ -136,11 +138,13 @@ def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher], compil
     module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss))
     optimiser = _adamw(module, job.settings)
     taken = []
-    for number in range(setup.warmup + setup.steps):
-        start = time.perf_counter()
-        _step(job, module, optimiser, number, engine)
-        setup.wait()
-        taken.append(time.perf_counter() - start)
+    with batches_of(job, engine) as batches:
+        job = replace(job, batches=batches)
+        for number in range(setup.warmup + setup.steps):
+            start = time.perf_counter()
+            _step(job, module, optimiser, number, engine)
+            setup.wait()
+            taken.append(time.perf_counter() - start)
     return taken
 
 

@@ -84,6 +84,8 @@ class Batch:
     whole_rows: bool = False
     """Of a mask of two dimensions: whether its positions are answers about a whole row, such as its labels, and not
     the row's tokens. A mask of one dimension is always about rows."""
+    counted: Int[Tensor, "positions"] | None = None
+    """`places`, where the host has looked before the batch went to an accelerator."""
 
     @property
     def token_weights(self) -> Float[Tensor, "rows length"]:
@@ -116,9 +118,24 @@ class Batch:
         """The tokens of a stack that count in a loss on features; of attention, the ones that look."""
         return self.weights_of(part) > 0
 
+    @property
+    def places(self) -> Int[Tensor, "positions"]:
+        """The true positions of the mask, counted row by row. Of a batch that was not pinned before it went to an
+        accelerator this waits for it."""
+        return self.mask.reshape(-1).nonzero().squeeze(1) if self.counted is None else self.counted
+
     def to(self, device: torch.device) -> "Batch":
-        move = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
-        return replace(self, inputs=move, labels=self.labels.to(device), mask=self.mask.to(device))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "Batch":
+        """The same in memory from which a CUDA device copies beside its work; as it is where there is none in use."""
+        in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        return replace(self, counted=self.places)._each(lambda tensor: tensor.pin_memory()) if in_use else self
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        inputs = {name: change(tensor) for name, tensor in self.inputs.items()}
+        counted = None if self.counted is None else change(self.counted)
+        return replace(self, inputs=inputs, labels=change(self.labels), mask=change(self.mask), counted=counted)
 
 
 TeacherAt = Callable[[float], Float[Tensor, "positions classes"]]
@@ -134,6 +151,15 @@ class Teacher(Protocol):
     """A source of signals for a batch: stored labels or a frozen model."""
 
     def __call__(self, batch: Batch) -> Signals: ...
+
+
+@runtime_checkable
+class PreparedTeacher(Teacher, Protocol):
+    """A teacher that can be told which batch it is about to be asked about."""
+
+    def prepare(self, batch: Batch) -> None:
+        """Read what it takes to answer. The batch lies on the host; asked in another thread than the teacher is."""
+        ...
 
 
 @runtime_checkable

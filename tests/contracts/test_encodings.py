@@ -18,7 +18,8 @@ from potstill.labels import Fitted, LabelSource, LabelStore, PositionEncoding, S
 from potstill.labels.error import as_tensors, measure_error, stored_distribution
 from potstill.labels.hidden import Hidden
 from potstill.labels.low_rank import LowRank
-from potstill.labels.positions import Codec, bytes_per_position, id_bits, pack_ids, packed_width, unpack_ids
+from potstill.labels.packed_ids import id_bits, pack_ids, packed_width, require_ids, unpack_ids
+from potstill.labels.positions import Codec, bytes_per_position, on_host
 from potstill.labels.sampled import Sampled, threshold_sample
 from potstill.labels.store import damaged_codec, read_manifest
 from potstill.labels.top_k import TopK
@@ -71,7 +72,7 @@ def test_every_encoding_is_under_contract() -> None:
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=kind)
 def test_columns_have_the_layout_that_was_announced(encoding: Any) -> None:
     codec = fitted(encoding)
-    columns = codec.encode(states(5), head().logits(states(5)))
+    columns = on_host(codec.encode(states(5), head().logits(states(5))))
     assert list(columns) == list(codec.columns)
     # The plan knows the size before anything is fitted.
     assert encoding.columns(VOCABULARY, WIDTH, GRID) == codec.columns
@@ -188,15 +189,20 @@ def test_threshold_sampling_is_unbiased_with_weights_that_sum_to_one(seed: int, 
 def test_packed_ids_come_back(vocabulary: int, k: int, seed: int) -> None:
     ids = np.random.default_rng(seed).integers(0, vocabulary, (7, k))
     ids[0] = vocabulary - 1
-    packed = pack_ids(ids, vocabulary)
+    packed = pack_ids(torch.from_numpy(ids), vocabulary)
     assert packed.shape == (7, packed_width(k, vocabulary)) == (7, math.ceil(k * id_bits(vocabulary) / 8))
+    # As in stores that were written before: the lowest bit of the first id first.
+    spread = (ids[:, :, None] >> np.arange(id_bits(vocabulary))) & 1
+    expected = np.packbits(spread.astype(np.uint8).reshape(7, -1), axis=1, bitorder="little")
+    np.testing.assert_array_equal(packed.numpy(), expected)
     np.testing.assert_array_equal(unpack_ids(packed, k, vocabulary), ids)
 
 
 def test_a_packed_id_beyond_the_vocabulary_is_named() -> None:
-    packed = pack_ids(np.array([[3, 7], [1, 5]]), 8)
-    with pytest.raises(LabelStoreError, match="position 0: token id 7 is beyond the vocabulary of 6"):
-        unpack_ids(packed, 2, 6)
+    packed = pack_ids(torch.tensor([[3, 7], [1, 5]]), 8)
+    for read in (unpack_ids, require_ids):
+        with pytest.raises(LabelStoreError, match="position 0: token id 7 is beyond the vocabulary of 6"):
+            read(packed, 2, 6)
 
 
 # The store that holds them.
@@ -215,7 +221,7 @@ def write(folder: Path, encoding: Any, spoil: int | None = None) -> Codec:
     def ask(rows: Any) -> tuple[list[int], Any]:
         hidden = torch.cat([HIDDEN[row] for row in rows])
         logits = head().logits(hidden)
-        columns = codec.encode(hidden, logits)
+        columns = on_host(codec.encode(hidden, logits))
         if spoil is not None and spoil in rows:
             name = next(name for name, column in columns.items() if column.dtype.kind == "f")
             columns[name][-1] = np.nan

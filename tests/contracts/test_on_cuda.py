@@ -10,6 +10,8 @@ import torch
 
 from potstill.data.dialogues import PlainText
 from potstill.divergences import ForwardKL
+from potstill.labels.host import to_host
+from potstill.labels.positions import on_host
 from potstill.products import add_product, wide_product
 from potstill.runtimes.ensemble import EnsemblePredictor
 from potstill.runtimes.folder import ModelFolder
@@ -59,13 +61,25 @@ def test_under_autocast_the_sums_of_products_are_not_rounded(kind: str) -> None:
 def test_labels_are_the_same_wherever_they_are_made(encoding: str) -> None:
     codec = ENCODINGS[encoding].fit(STATES.float(), Head(TEACHER_HEAD.weight.float()), GRID)
     logits = TEACHER_HEAD.logits(STATES).float()
-    here = codec.encode(STATES.float(), logits.clone())
-    there = codec.encode(STATES.float().to(CUDA), logits.to(CUDA))
+    here = on_host(codec.encode(STATES.float(), logits.clone()))
+    there = on_host(to_host(codec.encode(STATES.float().to(CUDA), logits.to(CUDA)))())
     assert here.keys() == there.keys()
     for name, column in here.items():
         # Ties and last bits are the only differences.
         same = np.isclose(column.astype("float64"), there[name].astype("float64"), rtol=2e-3, atol=1e-6)
         assert same.mean() > 0.995, name
+
+
+def test_what_is_copied_beside_other_work_arrives_whole() -> None:
+    made = drawn(3000, 700, seed=4).float().to(CUDA)
+    arrived = to_host(([3, 4], {"codes": made * 2}))
+    # It would overwrite what the copy reads, if the copy did not hold it.
+    del made
+    for _ in range(20):
+        torch.full((3000, 700), -1.0, device=CUDA)
+    counts, columns = arrived()
+    assert counts == [3, 4] and columns["codes"].is_pinned()
+    torch.testing.assert_close(columns["codes"], drawn(3000, 700, seed=4).float() * 2)
 
 
 def test_an_encoding_can_be_fitted_there() -> None:

@@ -1,6 +1,8 @@
 """Labelling: what is stored of a teacher's outputs, by whom it can be written, and what the record says of a store."""
 
 import math
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +22,12 @@ from potstill.data.tokens import Tokenised
 from potstill.data.words import EncodedWords, Window
 from potstill.errors import DataError, LabelStoreError
 from potstill.labels import Dense, DensePositions, Fitted, Hidden, LabelSource, LabelStore, States, StoreWriter
+from potstill.labels.exact_head import log_sums_of_tail
 from potstill.labels.fidelity import Bound, temperatures_around
 from potstill.labels.labelling import Labelled, label_rows, record_of
+from potstill.labels.principal_components import components
 from potstill.labels.row_encoders import RowEncoder, StatesOfRows, TokensOfRows, WholeRows, WordsOfRows, dense_encoder
+from potstill.labels.shards import OpenShard
 from potstill.pipeline import run_recipe
 from potstill.progress import Progress, unseen
 from potstill.recipe.yaml_file import load_recipe
@@ -255,3 +260,79 @@ def test_labels_depend_on_what_decides_what_a_teacher_is_shown() -> None:
     windows = TokenClassification(overlap=8)
     assert windows.labelled_data(splits) != TokenClassification(overlap=16).labelled_data(splits)
     assert windows.labelled_data(splits) == windows.labelled_data(otherwise)
+
+
+def test_the_teacher_goes_on_while_answers_are_written_and_no_further_than_few_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, asked, ahead = texts(), list[int](), list[int]()
+    real, may_write = OpenShard.add, threading.Event()
+
+    def add(self: OpenShard, *given: Any) -> int:
+        assert may_write.wait(10)
+        return real(self, *given)
+
+    def ask(indices: Sequence[int]) -> Tensor:
+        asked.append(len(indices))
+        if len(asked) == 3:
+            # Three answers wait: one is being written.
+            ahead.append(len(asked))
+            may_write.set()
+        return at_each_token(rows.collate(indices))[:, 0]
+
+    monkeypatch.setattr(OpenShard, "add", add)
+    StoreWriter(tmp_path, Dense(), SOURCE).write(ids(), [[1], [6], [3], [5], [0], [4], [2]], 4, ask, unseen)
+    assert ahead == [3] and LabelStore(tmp_path).manifest.rows == 7
+
+
+def test_an_answer_that_cannot_be_written_stops_the_teacher_and_leaves_no_part_of_its_shard(tmp_path: Path) -> None:
+    rows, asked = texts(), list[int]()
+
+    def ask(indices: Sequence[int]) -> Tensor:
+        asked.extend(indices)
+        return at_each_token(rows.collate(indices))[:, 0] * (math.nan if 3 in indices else 1)
+
+    batches = [[1], [6], [3], [5], [0], [4], [2]]
+    with pytest.raises(LabelStoreError, match="non-finite: id row-3 class 0"):
+        StoreWriter(tmp_path, Dense(), SOURCE).write(ids(), batches, 2, ask, unseen)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".shard-00000.arrow.json", "shard-00000.arrow"]
+    assert asked[:3] == [1, 6, 3]
+
+
+def test_a_record_tells_where_the_time_went(tmp_path: Path) -> None:
+    def forward(batch: Batch) -> Tensor:
+        time.sleep(0.02)
+        return at_each_token(batch)[:, 0]
+
+    encoder = WholeRows(Dense())
+    done = labelled(tmp_path, texts(), forward, encoder)
+    record = record_of(tmp_path, done, encoder.encoding, seconds=2.0, before={"load": 1.5})
+    assert list(record.seconds_of) == ["load", "collate", "forward", "encode", "write"]
+    assert record.seconds_of["load"] == 1.5 and 0.08 <= record.seconds_of["forward"] < 2
+    assert record.seconds_of["write"] > 0
+    # Of rows that were labelled before nothing is known.
+    again = labelled(tmp_path, texts(), forward, encoder)
+    assert record_of(tmp_path, again, encoder.encoding, seconds=0.0).seconds_of == {}
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+def test_the_mass_of_a_tail_is_that_of_its_definition(monkeypatch: pytest.MonkeyPatch, compiling: bool) -> None:
+    """As it is computed on a CPU, and as it is written for the compiler."""
+    logits = torch.randn(5, 40, generator=torch.Generator().manual_seed(3)) * 4
+    most = logits.amax(dim=1, keepdim=True)
+    logits[:, 7] = -torch.inf
+    expected = [torch.logsumexp((logits.double() - most.double()) / each, dim=1) for each in (1.0, 1.5, 4.0)]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    found = log_sums_of_tail(logits, most, (1.0, 1.5, 4.0))
+    torch.testing.assert_close(torch.stack(found).double(), torch.stack(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [16_384, 7])
+def test_components_are_the_same_whatever_is_in_double_precision_at_once(rows: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    head = Head(torch.randn(30, 6, generator=generator), torch.randn(30, generator=generator), scale=0.5)
+    states = torch.randn(50, 6, generator=generator)
+    expected, found = (components(states, head, 6, rows=each) for each in (30, rows))
+    for name in ("mean", "factor", "offset"):
+        # The sign of a component is nobody's choice.
+        torch.testing.assert_close(found[name].abs(), expected[name].abs(), rtol=1e-4, atol=1e-5)

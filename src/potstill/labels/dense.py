@@ -8,14 +8,13 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from potstill.capabilities import Facts
 from potstill.errors import LabelStoreError
 from potstill.labels.checks import refused_rows
-from potstill.labels.positions import Column, Columns
+from potstill.labels.positions import Column, TensorColumns
 from potstill.settings import Settings
 from potstill.targets import LogitTargets
 
@@ -87,12 +86,13 @@ class DensePositions(Settings):
     def columns(self) -> Mapping[str, Column]:
         return {"logits": Column(np.float32 if self.dtype == "float32" else np.float16, self.classes)}
 
-    def encode(self, logits: Float[Tensor, "positions classes"]) -> Columns:
-        with np.errstate(over="ignore"):  # an overflow is refused by who writes it, with its row and position
-            return {"logits": logits.detach().float().cpu().numpy().astype(self.dtype)}
+    def encode(self, logits: Float[Tensor, "positions classes"]) -> TensorColumns:
+        # An overflow is refused by who writes it, with its row and position.
+        values = logits.detach().float()
+        return {"logits": values if self.dtype == "float32" else values.half()}
 
-    def decode(self, columns: Columns, device: torch.device) -> LogitTargets:
-        return LogitTargets(torch.from_numpy(columns["logits"]).to(device).float())
+    def decode(self, columns: TensorColumns) -> LogitTargets:
+        return LogitTargets(columns["logits"].float())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from potstill.labels.positions import Codec, Columns
+from potstill.labels.positions import Codec, Columns, TensorColumns
 from potstill.records import LabelFidelity
 from potstill.targets import Buckets, FullTarget, Head, SampledTargets, SparseTarget, Target
 
@@ -46,8 +46,8 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_q.exp() - p - p * (log_q - log_p)).clamp(min=0).sum()
 
 
-def as_tensors(columns: Columns, device: torch.device | None = None) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(values).to(device) for name, values in columns.items()}
+def as_tensors(columns: Columns | TensorColumns, device: torch.device | None = None) -> TensorColumns:
+    return {name: torch.as_tensor(values).to(device) for name, values in columns.items()}
 
 
 def stored_distribution(target: Target, temperature: float, vocabulary: int) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from potstill.capabilities import Facts
 from potstill.labels.checks import refused_positions
 from potstill.labels.exact_head import ExactHead
-from potstill.labels.positions import Column, Columns
+from potstill.labels.positions import Column, TensorColumns
 from potstill.labels.principal_components import LEVELS, components, head_of_components, rounded
 from potstill.settings import Settings
 from potstill.targets import Head, HiddenTargets, Target
@@ -63,7 +63,7 @@ class HiddenCodec:
 
     def encode(
         self, hidden: Float[Tensor, "positions width"], logits: Float[Tensor, "positions vocabulary"]
-    ) -> Columns:
+    ) -> TensorColumns:
         there = self._on(hidden.device)
         steps = (hidden.float() - there["mean"]) @ there["project"]
         # A little more than is needed, so that half precision does not round it to less.
@@ -72,8 +72,7 @@ class HiddenCodec:
         codes = rounded(steps)
         # Half a step is the most that rounding leaves.
         fine = rounded((steps - codes)[:, :FINE] * (2 * LEVELS))
-        found = {"codes": codes, "fine": fine, "stretch": stretch}
-        return {name: each.cpu().numpy() for name, each in found.items()} | self.head.encode(logits)
+        return {"codes": codes, "fine": fine, "stretch": stretch} | self.head.encode(logits)
 
     def target(self, columns: Mapping[str, Tensor]) -> Target:
         there = self._on(columns["codes"].device)

@@ -4,8 +4,8 @@ Who is asked, what a row is and what is stored of the outputs are arguments. The
 asked, from the rows alone.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from potstill.labels.positions import bytes_per_position
 from potstill.labels.row_encoders import RowEncoder
 from potstill.labels.store import CODEC, FITTED, MANIFEST, LabelSource, Manifest
 from potstill.labels.writer import Fitted, StoreEncoding, StoreWriter, stored_positions
+from potstill.measure.laps import Laps
 from potstill.records import LabelRecord
 from potstill.run_dir import file_digest
 from potstill.signals import Batch
@@ -32,6 +33,8 @@ class Labelled:
     manifest: Manifest
     rows_asked: int
     """Rows that the teacher was asked about now; of a store that was begun before, not all."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """What that time went into: `collate`, `forward`, `encode`, and `write`, which is done beside the others."""
 
 
 @torch.inference_mode()
@@ -53,22 +56,36 @@ def label_rows(
     Raises:
         LabelStoreError: two rows with one id, or a number that is not finite; what was written before stays.
     """
-    asked = 0
+    asked, laps = 0, Laps()
 
     def labels_of(indices: Sequence[int]) -> Any:
         nonlocal asked
         asked += len(indices)
-        batch = rows.collate(indices)
-        return encoder.encode(forward(batch), batch)
+        with laps.lap("collate"):
+            batch = rows.collate(indices).pinned()
+        with laps.lap("forward"):
+            outputs = forward(batch)
+        with laps.lap("encode"):
+            return encoder.encode(outputs, batch)
 
     plan = batches_by_length(rows.lengths, batch_size)
     writer = StoreWriter(folder, encoder.encoding, source)
     manifest = writer.write(rows.ids, plan, batches_per_shard, labels_of, advance)
-    return Labelled(manifest, asked)
+    return Labelled(manifest, asked, {**laps.seconds, "write": round(writer.seconds, 3)} if asked else {})
 
 
-def record_of(folder: Path, labelled: Labelled, encoding: StoreEncoding, *, seconds: float) -> LabelRecord:
-    """The record of a store that took so long: its size, its files with their digests, its rate."""
+def record_of(
+    folder: Path,
+    labelled: Labelled,
+    encoding: StoreEncoding,
+    *,
+    seconds: float,
+    before: Mapping[str, float] | None = None,
+) -> LabelRecord:
+    """The record of a store that took so long: its size, its files with their digests, its rate.
+
+    `before` is what was spent before the first row was labelled, such as on loading the teacher.
+    """
     manifest = labelled.manifest
     names = [MANIFEST, f"{MANIFEST}.sha256", *(shard.file for shard in manifest.shards)]
     names += [CODEC] if (folder / CODEC).exists() else []
@@ -82,5 +99,6 @@ def record_of(folder: Path, labelled: Labelled, encoding: StoreEncoding, *, seco
         positions=None if columns is None else stored_positions(folder, manifest),
         bytes_per_position=None if columns is None else bytes_per_position(columns),
         errors=encoding.errors if isinstance(encoding, Fitted) else (),
+        seconds_of={**(before or {}), **labelled.seconds},
         files={name: file_digest(folder / name) for name in [*names, *fitted]},
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 from potstill.capabilities import Facts
 from potstill.labels.checks import refused_positions
 from potstill.labels.exact_head import ExactHead
-from potstill.labels.positions import Column, Columns
+from potstill.labels.positions import Column, TensorColumns
 from potstill.labels.principal_components import components, head_of_components, rounded
 from potstill.settings import Settings
 from potstill.targets import Head, HiddenTargets, Target
@@ -64,9 +64,9 @@ class LowRankCodec:
 
     def encode(
         self, hidden: Float[Tensor, "positions width"], logits: Float[Tensor, "positions vocabulary"]
-    ) -> Columns:
+    ) -> TensorColumns:
         project, mean = (self._on(hidden.device, name) for name in ("project", "mean"))
-        return {"codes": rounded((hidden.float() - mean) @ project).cpu().numpy()} | self.head.encode(logits)
+        return {"codes": rounded((hidden.float() - mean) @ project)} | self.head.encode(logits)
 
     def target(self, columns: Mapping[str, Tensor]) -> Target:
         device = columns["codes"].device

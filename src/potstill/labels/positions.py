@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from potstill.errors import LabelStoreError
@@ -20,6 +20,8 @@ from potstill.targets import Target
 
 Columns = dict[str, npt.NDArray[Any]]
 """For each column an array of positions x numbers a position."""
+TensorColumns = dict[str, Tensor]
+"""The same as tensors, on the device where they were made."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Column:
     dtype: type[np.generic]
     width: int
     """Numbers for each position."""
+    packed: tuple[int, int] | None = None
+    """Of packed token ids: how many for each position, and the size of the vocabulary."""
 
 
 @runtime_checkable
@@ -43,8 +47,8 @@ class Codec(Protocol):
 
     def encode(
         self, hidden: Float[Tensor, "positions width"], logits: Float[Tensor, "positions vocabulary"]
-    ) -> Columns:
-        """The columns of these positions. The logits may be overwritten."""
+    ) -> TensorColumns:
+        """The columns of these positions, on their device, which is not waited for. The logits may be overwritten."""
         ...
 
     def target(self, columns: Mapping[str, Tensor]) -> Target:
@@ -65,9 +69,10 @@ class PositionLayout:
     def reads(self, schema: pa.Schema) -> bool:
         return any(schema.equals(arrow_schema(self.columns, list_of=list_of)) for list_of in (pa.large_list, pa.list_))
 
-    def records(self, ids: Sequence[str], answer: tuple[Sequence[int], Columns]) -> pa.RecordBatch:
+    def records(self, ids: Sequence[str], answer: tuple[Sequence[int], Columns | TensorColumns]) -> pa.RecordBatch:
         """From the number of positions of each row, and their columns one row after the other."""
-        return to_records(ids, *answer, self.columns)
+        counts, columns = answer
+        return to_records(ids, counts, on_host(columns), self.columns)
 
     def rows(self, batch: pa.RecordBatch) -> list[Columns]:
         return from_records(batch, self.columns)
@@ -78,6 +83,11 @@ class PositionLayout:
             for name in self.columns:
                 digest.update(row[name].tobytes())
             yield digest.digest()
+
+
+def on_host(columns: Mapping[str, npt.NDArray[Any] | Tensor]) -> Columns:
+    """The columns as arrays in the memory of the processor."""
+    return {name: values.cpu().numpy() if isinstance(values, Tensor) else values for name, values in columns.items()}
 
 
 def bytes_per_position(columns: Mapping[str, Column]) -> int:
@@ -156,36 +166,3 @@ def _check_finite(name: str, values: npt.NDArray[Any], ids: Sequence[str], ends:
         f"Teacher labels non-finite: id {ids[row]}, position {position - ends[row]}, column {name}. "
         "Check the teacher's weights, or its overflow in half precision."
     )
-
-
-def pack_ids(ids: Int[np.ndarray, "positions k"], vocabulary: int) -> npt.NDArray[np.uint8]:
-    """Token ids in as many bits as the vocabulary needs, each position filled up to a whole byte."""
-    bits = id_bits(vocabulary)
-    spread = (ids[:, :, None] >> np.arange(bits)) & 1
-    return np.packbits(spread.astype(np.uint8).reshape(len(ids), -1), axis=1, bitorder="little")
-
-
-def unpack_ids(packed: npt.NDArray[np.uint8], k: int, vocabulary: int) -> npt.NDArray[np.int64]:
-    """The token ids that `pack_ids` packed.
-
-    Raises:
-        LabelStoreError: an id beyond the vocabulary.
-    """
-    bits = id_bits(vocabulary)
-    spread = np.unpackbits(packed, axis=1, count=k * bits, bitorder="little").reshape(len(packed), k, bits)
-    ids: npt.NDArray[np.int64] = spread @ (1 << np.arange(bits, dtype=np.int64))
-    if ids.size and ids.max() >= vocabulary:
-        position, place = np.unravel_index(int(ids.argmax()), ids.shape)
-        raise LabelStoreError(
-            f"position {position}: token id {ids[position, place]} is beyond the vocabulary of {vocabulary}."
-        )
-    return ids
-
-
-def id_bits(vocabulary: int) -> int:
-    return max(1, (vocabulary - 1).bit_length())
-
-
-def packed_width(k: int, vocabulary: int) -> int:
-    """Bytes of k packed ids."""
-    return -(-k * id_bits(vocabulary) // 8)

@@ -1,6 +1,7 @@
 """Hidden states as components in the metric of the logits, largest first, in steps for 8 bits."""
 
 from collections.abc import Mapping
+from functools import reduce
 
 import torch
 from jaxtyping import Float, Int8
@@ -9,19 +10,30 @@ from torch import Tensor
 from potstill.targets import Head
 
 LEVELS = 127
+ROWS = 16_384
+"""Rows of the head that are in double precision at a time on an accelerator."""
 
 
-def components(hidden: Float[Tensor, "positions width"], head: Head, rank: int) -> dict[str, Tensor]:
+def components(
+    hidden: Float[Tensor, "positions width"], head: Head, rank: int, *, rows: int | None = None
+) -> dict[str, Tensor]:
     """PCA of hidden states by the squared error that it leaves in the logits, up to a constant for each position.
 
     `project` maps a state, less `mean`, to components in steps: the largest of the sample has 127. `factor` and
     `offset` map them to logits. With M = (W - mean)^T (W - mean), the error of a state by d costs d^T M d; M = L L^T
     whitens it, and PCA of L^T h is the best approximation of that rank in this metric (Eckart and Young 1936).
-    All that is before a soft cap, which is put on what comes of it.
+    All that is before a soft cap, which is put on what comes of it. `rows` of the head are in double precision at a
+    time.
     """
-    weight = head.weight.detach().double() * head.scale
-    centred = weight - weight.mean(dim=0)
-    metric = centred.T @ centred
+    weight = head.weight.detach()
+    # In double precision whole on a CPU alone: an accelerator has the teacher beside it.
+    blocks = torch.split(weight, rows or (ROWS if weight.is_cuda else len(weight)))
+
+    def wide(block: Tensor) -> Tensor:
+        return block.double() * head.scale
+
+    centre = _sum([wide(block).mean(dim=0) * (len(block) / len(weight)) for block in blocks])
+    metric = _sum([(each := wide(block) - centre).T @ each for block in blocks])
     # A little of the identity, for heads of which some direction never shows.
     metric += torch.eye(len(metric), dtype=metric.dtype, device=metric.device) * (metric.trace() / len(metric) * 1e-9)
     lower = torch.linalg.cholesky(metric)
@@ -33,13 +45,13 @@ def components(hidden: Float[Tensor, "positions width"], head: Head, rank: int) 
     # The rare value beyond what the sample had is cut.
     scale = ((hidden.double() - mean) @ project).abs().amax(dim=0).clamp(min=1e-8) / LEVELS
     back = torch.linalg.solve_triangular(lower.T, basis, upper=True)
-    offset = weight @ mean
+    offset = torch.cat([wide(block) @ mean for block in blocks])
     if head.bias is not None:
         offset = offset + head.bias.detach().double() * head.scale
     found = {
         "project": (project / scale).float().cpu(),
         "mean": mean.float().cpu(),
-        "factor": (weight @ (back * scale)).float().cpu(),
+        "factor": torch.cat([(wide(block) @ (back * scale)).float() for block in blocks]).cpu(),
         "offset": offset.float().cpu(),
     }
     if head.soft_cap is not None:
@@ -53,6 +65,10 @@ def head_of_components(
     """The map from components, in steps, to logits."""
     cap = float(tensors["soft_cap"]) if "soft_cap" in tensors else None
     return Head(factor, offset, soft_cap=cap)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return reduce(torch.add, parts)
 
 
 def rounded(values: Float[Tensor, "positions components"]) -> Int8[Tensor, "positions components"]:

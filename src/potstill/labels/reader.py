@@ -1,5 +1,6 @@
 """Stored labels and stored features in the role of the teacher."""
 
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
@@ -8,9 +9,34 @@ from torch import Tensor
 
 from potstill.errors import LabelStoreError
 from potstill.labels.dense import Dense, DensePositions
+from potstill.labels.host import pinned_for
+from potstill.labels.packed_ids import require_ids
+from potstill.labels.positions import TensorColumns
 from potstill.labels.states import States
 from potstill.labels.store import LabelStore
 from potstill.signals import Batch, Signals
+
+
+class _Ready:
+    """What was read for batches that are about to be asked about: by their ids, which several may share."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read: dict[tuple[str, ...], list[TensorColumns]] = {}
+
+    def put(self, batch: Batch, read: TensorColumns | None) -> None:
+        if read is not None:
+            with self._lock:
+                self._read.setdefault(batch.ids, []).append(read)
+
+    def take(self, batch: Batch) -> TensorColumns | None:
+        """What was put for such a batch, the earliest first; None where there is nothing."""
+        with self._lock:
+            waiting = self._read.get(batch.ids, [])
+            first = waiting.pop(0) if waiting else None
+            if not waiting:
+                self._read.pop(batch.ids, None)
+            return first
 
 
 class StoredTeacher:
@@ -28,6 +54,15 @@ class StoredTeacher:
         self._store = store
         self._device = device
         self._signals_of = signals_of
+        self._ready = _Ready()
+
+    def prepare(self, batch: Batch) -> None:
+        """Read the labels of a batch that this will be asked about, in another thread.
+
+        Raises:
+            LabelStoreError: as where it is asked.
+        """
+        self._ready.put(batch, self._read(batch))
 
     def __call__(self, batch: Batch) -> Signals:
         """The logits of the rows, or the distributions at the unmasked positions.
@@ -35,20 +70,33 @@ class StoredTeacher:
         Raises:
             LabelStoreError: a row without labels, or with labels of another number of positions.
         """
+        read = self._ready.take(batch) or self._read(batch)
+        if read is None:
+            return Signals()
         encoding = self._store.manifest.encoding
+        tensors = {name: tensor.to(self._device, non_blocking=True) for name, tensor in read.items()}
         if isinstance(encoding, Dense):
-            logits = torch.from_numpy(self._store.logits(batch.ids)).to(self._device)
-            return self._signals_of(logits.float())
+            return self._signals_of(tensors["logits"].float())
+        if isinstance(encoding, DensePositions):
+            return Signals(target=encoding.decode(tensors))
+        assert self._store.codec is not None
+        return Signals(target=self._store.codec.target(tensors))
+
+    def _read(self, batch: Batch) -> TensorColumns | None:
+        """What is stored of the rows of a batch, on the host; None of one of which nothing counts."""
+        if isinstance(self._store.manifest.encoding, Dense):
+            return pinned_for({"logits": torch.from_numpy(self._store.logits(batch.ids))}, self._device)
         if not batch.mask.any():
             # A process without rows in this step has a batch of which nothing counts.
-            return Signals()
+            return None
         columns, counts = self._store.positions(batch.ids)
         _require(self._store, "labels", batch.ids, counts, batch.mask)
-        if isinstance(encoding, DensePositions):
-            return Signals(target=encoding.decode(columns, self._device))
-        assert self._store.codec is not None
-        tensors = {name: torch.from_numpy(values).to(self._device) for name, values in columns.items()}
-        return Signals(target=self._store.codec.target(tensors))
+        tensors = {name: torch.from_numpy(values) for name, values in columns.items()}
+        if self._store.codec is not None and self._device.type != "cpu":
+            for name, column in self._store.codec.columns.items():
+                if column.packed is not None:
+                    require_ids(tensors[name], *column.packed)
+        return pinned_for(tensors, self._device)
 
 
 class StoredFeatures:
@@ -59,6 +107,15 @@ class StoredFeatures:
         self._store = store
         self._states = store.manifest.encoding
         self._device = device
+        self._ready = _Ready()
+
+    def prepare(self, batch: Batch) -> None:
+        """Read the features of a batch that this will be asked about, in another thread.
+
+        Raises:
+            LabelStoreError: as where it is asked.
+        """
+        self._ready.put(batch, self._read(batch))
 
     def __call__(self, batch: Batch) -> Signals:
         """The features of the tokens that count.
@@ -66,14 +123,20 @@ class StoredFeatures:
         Raises:
             LabelStoreError: a row without features, or with those of another number of tokens.
         """
-        # Rows of which nothing counts are those of a process without rows in this step.
-        ids = batch.ids if batch.mask.any() else ()
-        if not ids:
+        read = self._ready.take(batch) or self._read(batch)
+        if read is None:
             width = self._states.width
             return Signals(features={s.read: torch.zeros(0, width, device=self._device) for s in self._states.states})
-        columns, counts = self._store.positions(ids)
-        _require(self._store, "features", ids, counts, batch.tokens_of(self._states.part))
-        return Signals(features=self._states.decode(columns, self._device))
+        return Signals(features=self._states.decode(read, self._device))
+
+    def _read(self, batch: Batch) -> TensorColumns | None:
+        """What is stored of the rows of a batch, on the host; None of one of which nothing counts, which is that of a
+        process without rows in this step."""
+        if not batch.mask.any():
+            return None
+        columns, counts = self._store.positions(batch.ids)
+        _require(self._store, "features", batch.ids, counts, batch.tokens_of(self._states.part))
+        return pinned_for({name: torch.from_numpy(values) for name, values in columns.items()}, self._device)
 
 
 def _require(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from potstill.errors import LabelStoreError
 from potstill.labels.dense import Dense, DensePositions
-from potstill.labels.positions import Columns
+from potstill.labels.positions import TensorColumns
 from potstill.labels.states import States
 from potstill.labels.top_k import TopK, TopKCodec
 from potstill.labels.writer import Fitted, StoreEncoding
@@ -19,7 +19,7 @@ from potstill.signals import Batch, Features, LabelPositions
 from potstill.targets import Buckets, Head, SparseTarget
 
 Outputs = TypeVar("Outputs", contravariant=True)
-PositionRows = tuple[list[int], Columns]
+PositionRows = tuple[list[int], TensorColumns]
 """The number of positions of each row, and their columns one row after the other."""
 MASS_TOLERANCE = 0.01
 """How far above one the probabilities of a position may sum, for those that come in half precision."""
@@ -35,7 +35,7 @@ class RowEncoder(Protocol[Outputs]):
         ...
 
     def encode(self, outputs: Outputs, batch: Batch) -> Any:
-        """The labels of these rows, as the layout of the store makes records of them."""
+        """The labels of these rows, as the layout of the store makes records of them once they are on the host."""
         ...
 
 
@@ -150,7 +150,7 @@ def dense_encoder(encoding: Dense, positions: LabelPositions, classes: int) -> R
     return WordsOfRows(DensePositions(dtype=encoding.dtype, classes=classes))
 
 
-def encode_positions(fitted: Fitted, hidden: Float[Tensor, "positions width"], head: Head) -> Columns:
+def encode_positions(fitted: Fitted, hidden: Float[Tensor, "positions width"], head: Head) -> TensorColumns:
     """The columns of these positions, of which a few have their logits at a time."""
     pieces = [fitted.codec.encode(piece, head.logits(piece)) for piece in torch.split(hidden, head.chunk_rows)]
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in fitted.columns}
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in fitted.columns}

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from potstill.capabilities import Facts
 from potstill.labels.checks import refused_positions
-from potstill.labels.positions import Column, Columns, pack_ids, packed_width, unpack_ids
+from potstill.labels.packed_ids import pack_ids, packed_width, unpack_ids
+from potstill.labels.positions import Column, TensorColumns
 from potstill.settings import Settings
 from potstill.targets import Head, SampledTargets, Target
 
@@ -51,7 +52,7 @@ class SampledCodec:
     @property
     def columns(self) -> Mapping[str, Column]:
         return {
-            "sample_ids": Column(np.uint8, packed_width(self.k, self.vocabulary)),
+            "sample_ids": Column(np.uint8, packed_width(self.k, self.vocabulary), (self.k, self.vocabulary)),
             "sample_weights": Column(np.float16, self.k),
             "entropy": Column(np.float32, 1),
         }
@@ -62,21 +63,20 @@ class SampledCodec:
 
     def encode(
         self, hidden: Float[Tensor, "positions width"], logits: Float[Tensor, "positions vocabulary"]
-    ) -> Columns:
+    ) -> TensorColumns:
         log_p = torch.log_softmax(logits, dim=1)
         p = log_p.exp()
         ids, weights = threshold_sample(p, self.k, self._starts(hidden))
         return {
-            "sample_ids": pack_ids(ids.cpu().numpy(), self.vocabulary),
-            "sample_weights": weights.half().cpu().numpy(),
-            "entropy": -(p * log_p).sum(dim=1, keepdim=True).float().cpu().numpy(),
+            "sample_ids": pack_ids(ids, self.vocabulary),
+            "sample_weights": weights.half(),
+            "entropy": -(p * log_p).sum(dim=1, keepdim=True).float(),
         }
 
     def target(self, columns: Mapping[str, Tensor]) -> Target:
-        ids = unpack_ids(columns["sample_ids"].cpu().numpy(), self.k, self.vocabulary)
         weights = columns["sample_weights"].float()
         return SampledTargets(
-            torch.from_numpy(ids).to(weights.device),
+            unpack_ids(columns["sample_ids"], self.k, self.vocabulary),
             weights / weights.sum(dim=1, keepdim=True),
             columns["entropy"].float().squeeze(1),
         )

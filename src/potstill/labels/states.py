@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from potstill.labels.positions import Column, Columns
+from potstill.labels.positions import Column, Columns, TensorColumns
 from potstill.models import Part
 from potstill.settings import Settings
 from potstill.signals import Features, Read, Signal
@@ -56,9 +56,9 @@ class States(Settings):
     def columns(self) -> Mapping[str, Column]:
         return {state.column: Column(np.float16, self.width) for state in self.states}
 
-    def encode(self, features: Features) -> Columns:
-        with np.errstate(over="ignore"):  # an overflow is refused by who writes it, with its row and position
-            return {s.column: features[s.read].float().cpu().numpy().astype(np.float16) for s in self.states}
+    def encode(self, features: Features) -> TensorColumns:
+        # An overflow is refused by who writes it, with its row and position.
+        return {s.column: features[s.read].float().half() for s in self.states}
 
-    def decode(self, columns: Columns, device: torch.device) -> Features:
-        return {s.read: torch.from_numpy(columns[s.column]).to(device).float() for s in self.states}
+    def decode(self, columns: Columns | TensorColumns, device: torch.device) -> Features:
+        return {s.read: torch.as_tensor(columns[s.column]).to(device, non_blocking=True).float() for s in self.states}

@@ -11,7 +11,7 @@ from torch import Tensor
 from potstill.capabilities import Facts
 from potstill.labels.checks import refused_positions
 from potstill.labels.exact_head import ExactHead
-from potstill.labels.positions import Column, Columns
+from potstill.labels.positions import Column, TensorColumns
 from potstill.settings import Settings
 from potstill.targets import Head, Target, TopKTargets
 
@@ -50,7 +50,7 @@ class TopKCodec:
 
     def encode(
         self, hidden: Float[Tensor, "positions width"], logits: Float[Tensor, "positions vocabulary"]
-    ) -> Columns:
+    ) -> TensorColumns:
         return self.head.encode(logits)
 
     def target(self, columns: Mapping[str, Tensor]) -> Target:

@@ -9,6 +9,7 @@ says that it is whole.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,15 @@ import pyarrow.compute
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
+from potstill.background import Background
 from potstill.data.ids import Index, Keys
 from potstill.errors import LabelStoreError
 from potstill.labels.dense import Dense, DenseLayout, DensePositions
 from potstill.labels.encodings import PositionEncoding
+from potstill.labels.host import to_host
 from potstill.labels.layout import Layout
 from potstill.labels.positions import Codec, Column, PositionLayout
+from potstill.labels.shards import OpenShard, PlannedShard, WritePlan, entry_of
 from potstill.labels.states import States
 from potstill.labels.store import (
     CODEC,
@@ -46,6 +50,8 @@ from potstill.records import LabelFidelity, LabelRecord
 from potstill.run_dir import RESULT, atomic_file, file_digest, read_record, write_text
 
 _ENTRIES = ".shard-*.json"
+_WAITING = 2
+"""Answers that may wait to be written: the teacher goes on meanwhile, and memory holds no more of them than these."""
 
 Ask = Callable[[Sequence[int]], Any]
 """From indices of rows to what the layout makes records of."""
@@ -70,31 +76,14 @@ StoreEncoding = Dense | DensePositions | States | Fitted
 """An encoding with all that it takes to write labels in it."""
 
 
-@dataclass(frozen=True)
-class PlannedShard:
-    """A shard that is to be written: its file, and the rows of each of its batches."""
-
-    file: str
-    batches: Sequence[Sequence[int]]
-
-
-@dataclass(frozen=True)
-class WritePlan:
-    """What a store lacks. It follows from the rows, the batches and what is on disk, and not from who writes which."""
-
-    whole: tuple[ShardEntry, ...]
-    """Shards that stay."""
-    rows_held: int
-    """Rows of these."""
-    missing: tuple[PlannedShard, ...]
-
-
 class StoreWriter:
     """Writes the shards that are missing, then the manifest."""
 
     def __init__(self, folder: Path, encoding: StoreEncoding, source: LabelSource) -> None:
         self.folder = folder
         self.source = source
+        self.seconds = 0.0
+        """Spent on writing so far, most of it while the teacher answered."""
         self._encoding = encoding
         self._layout: Layout = (
             DenseLayout(encoding, len(source.labels))
@@ -121,7 +110,7 @@ class StoreWriter:
         """
         plan = self.plan(ids, batches, batches_per_shard)
         advance(plan.rows_held)
-        written = [self.write_shard(shard, ids, ask, advance) for shard in plan.missing]
+        written = self.write_shards(plan.missing, ids, ask, advance)
         return self.complete([*plan.whole, *written])
 
     def plan(self, ids: Sequence[str], batches: Sequence[Sequence[int]], batches_per_shard: int) -> WritePlan:
@@ -180,21 +169,44 @@ class StoreWriter:
         Raises:
             LabelStoreError: a non-finite logit.
         """
-        checksums = []
-        path = self.folder / shard.file
-        with (
-            atomic_file(path, private=True) as temporary,
-            pa.OSFile(str(temporary), "wb") as sink,
-            pa.ipc.new_file(sink, self._layout.schema) as writer,
-        ):
-            for batch in shard.batches:
-                records = self._layout.records([ids[row] for row in batch], ask(batch))
-                writer.write_batch(records)
-                checksums.append(batch_checksum(records))
-                advance(len(batch))
-        entry = _entry(path, [len(batch) for batch in shard.batches], checksums)
-        _write_entry(self.folder, entry)
-        return entry
+        return self.write_shards([shard], ids, ask, advance)[0]
+
+    def write_shards(
+        self, shards: Sequence[PlannedShard], ids: Sequence[str], ask: Ask, advance: Callable[[int], None]
+    ) -> list[ShardEntry]:
+        """Ask the teacher for the rows of these shards, one after the other, and write each whole or not at all.
+
+        What was answered is written beside the teacher, which goes on with the next rows.
+
+        Raises:
+            LabelStoreError: a non-finite logit.
+        """
+        entries: list[ShardEntry] = []
+        opened: list[OpenShard] = []
+
+        def close(shard: OpenShard) -> int:
+            entries.append(shard.close())
+            _write_entry(self.folder, entries[-1])
+            return 0
+
+        def tell(rows: Sequence[int]) -> None:
+            for each in filter(None, rows):
+                advance(each)
+
+        try:
+            with Background[int](waiting=_WAITING) as behind:
+                for planned in shards:
+                    opened.append(OpenShard(self.folder / planned.file, self._layout))
+                    for batch in planned.batches:
+                        arrived = to_host(ask(batch))
+                        tell(behind.do(partial(opened[-1].add, [ids[row] for row in batch], arrived)))
+                    tell(behind.do(partial(close, opened[-1])))
+                tell(behind.finish())
+        finally:
+            for shard in opened:
+                shard.discard()
+                self.seconds += shard.seconds
+        return entries
 
     def complete(self, shards: Sequence[ShardEntry]) -> Manifest:
         """Write the manifest, which vouches for these shards."""
@@ -369,20 +381,10 @@ def _entries_of_record(folder: Path) -> dict[str, ShardEntry]:
         if _is_whole(path, files.get(path.name, "")):
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-            entries[path.name] = _entry(
+            entries[path.name] = entry_of(
                 path, [len(each) for each in batches], [batch_checksum(each) for each in batches]
             )
     return entries
-
-
-def _entry(path: Path, rows: Sequence[int], checksums: Sequence[str]) -> ShardEntry:
-    return ShardEntry(
-        file=path.name,
-        rows=sum(rows),
-        sha256=file_digest(path),
-        batch_rows=tuple(rows),
-        batch_checksums=tuple(checksums),
-    )
 
 
 def _is_whole(path: Path, sha256: str) -> bool:

@@ -1,10 +1,8 @@
 """The passes over a chunk of logits that the chunked loss makes, compiled where the machine can compile.
 
-Each is plain torch, and is used as it is where the compiler fails; the reason is then given once. Any other error goes
-to the caller: what a pass did before it cannot be taken back.
+Each is plain torch, and is used as it is where the compiler fails; the reason is then given once.
 """
 
-import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,8 +10,8 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
+from potstill.compiling import compiled_pass
 from potstill.divergences import temperature_scale
 from potstill.losses.terms import SoftTerm, Term
 from potstill.signals import IGNORE_INDEX
@@ -123,39 +121,8 @@ class Kernels:
     def _make(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         if not self.compiled:
             return plain
-        # The number of rows differs in the last chunk; one graph serves them all. It is whole, so that all of it is
-        # compiled before any of it runs: a pass that writes its gradient over the logits cannot be made a second time.
-        fast = torch.compile(plain, dynamic=True, fullgraph=True)
+        return compiled_pass(plain, wanted=lambda: self.compiled, give_up=self._use_plain)
 
-        @functools.wraps(plain)
-        def call(*arguments: Any) -> Any:
-            if not self.compiled:
-                return plain(*arguments)
-            before = _versions(arguments)
-            try:
-                return fast(*arguments)
-            except (RuntimeError, FailOnRecompileLimitHit) as error:
-                if not _is_of_the_compiler(error) or _versions(arguments) != before:
-                    raise
-                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            # What is wrong with the pass itself is raised here, and not taken for the compiler's.
-            result = plain(*arguments)
-            self.compiled = False
-            warnings.warn(f"torch.compile failed, so losses run uncompiled and slower: {reason}", stacklevel=2)
-            return result
-
-        return call
-
-
-def _is_of_the_compiler(error: Exception) -> bool:
-    """Whether torch could not compile, as without a C++ compiler; memory that ran out meanwhile is no such reason."""
-    if isinstance(getattr(error, "inner_exception", error), torch.OutOfMemoryError | MemoryError):
-        return False
-    known = isinstance(error, TorchDynamoException | FailOnRecompileLimitHit)
-    return known or type(error).__module__.startswith("torch._inductor.")
-
-
-def _versions(arguments: Sequence[Any]) -> list[int]:
-    """How often each tensor was written to. Those made in inference mode do not count it."""
-    tensors = [each for argument in arguments for each in (argument if isinstance(argument, list) else [argument])]
-    return [each._version for each in tensors if isinstance(each, Tensor) and not each.is_inference()]
+    def _use_plain(self, reason: str) -> None:
+        self.compiled = False
+        warnings.warn(f"torch.compile failed, so losses run uncompiled and slower: {reason}", stacklevel=4)

@@ -132,9 +132,9 @@ class MixedLoss(nn.Module):
 
     def _from_hidden(self, student: Signals, teacher: Signals, batch: Batch, progress: float) -> LossSums:
         assert student.hidden is not None and student.head is not None
-        mask = batch.mask.reshape(-1)
         # Only the positions that count go on: a prompt costs neither head nor loss.
-        hidden = student.hidden.reshape(-1, student.hidden.shape[-1])[mask]
+        places = batch.places
+        hidden = student.hidden.reshape(-1, student.hidden.shape[-1]).index_select(0, places)
         terms = []
         for loss in self._logit_losses:
             if not isinstance(loss, TermLoss):
@@ -142,6 +142,6 @@ class MixedLoss(nn.Module):
             terms.append(loss.term_at(progress))
         if not terms:
             return LossSums(torch.zeros((), dtype=torch.float32, device=hidden.device), {})
-        labels = batch.labels.reshape(-1)[mask]
+        labels = batch.labels.reshape(-1).index_select(0, places)
         found = chunked_loss(hidden, student.head, labels, teacher.target, terms, kernels=self._kernels)
         return LossSums(found.total, dict(zip((term.name for term in terms), found.parts.unbind(), strict=True)))

@@ -256,6 +256,9 @@ class LabelRecord(Record):
     bytes_per_position: int | None = None
     errors: tuple[LabelFidelity, ...] = ()
     """How far the stored labels are from the teacher at each temperature, on positions of no fit."""
+    seconds_of: dict[str, float] = Field(default_factory=dict, exclude_if=lambda parts: not parts)
+    """Where the time went: loading the teacher, fitting the encoding, and of the rows that were asked about now
+    `collate`, `forward`, `encode` and `write`, the last of which is done beside the others."""
 
 
 class TrainRecord(Record):

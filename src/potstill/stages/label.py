@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -21,6 +22,7 @@ from potstill.labels.row_encoders import RowEncoder, StatesOfRows, TokensOfRows,
 from potstill.labels.store import READABLE
 from potstill.labels.top_k import TopK
 from potstill.loaded_as import IN_FLOAT32, LoadedAs
+from potstill.measure.laps import Laps
 from potstill.models import Part
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, LabelRecord
@@ -105,6 +107,15 @@ class _Labelling:
 
         return signals_of
 
+    @property
+    def state_type(self) -> torch.dtype:
+        """The type of the hidden states that a head is given. On a CUDA device it is that of the forward pass, as
+        where the teacher answers in each step of training: sums of products are float32 there all the same, and
+        factors in float32 would cost more than the whole forward pass of a small teacher.
+        """
+        halved = self.engine.device.type == "cuda" and self.source.precision == "bfloat16"
+        return torch.bfloat16 if halved else torch.float32
+
     def rows_of(self, splits: Sequence[str]) -> Encoded:
         """The rows of these splits, an example in each."""
         return examples_of(*(self.inputs.encoded(self.recipe, self.inputs.splits[name].rows) for name in splits))
@@ -117,8 +128,9 @@ class _Labelling:
         encoder: RowEncoder[Outputs],
         title: str,
         started: float,
+        before: Mapping[str, float] | None = None,
     ) -> LabelRecord:
-        """Label the rows, and tell of the time since `started`."""
+        """Label the rows, and tell of the time since `started`; `before` is what was spent on what came before."""
         settings = self.recipe.label
         with self.run.progress.task(title, len(rows.ids), "rows") as advance:
             labelled = label_rows(
@@ -131,7 +143,10 @@ class _Labelling:
                 batches_per_shard=settings.batches_per_shard,
                 advance=advance,
             )
-        return record_of(folder, labelled, encoder.encoding, seconds=time.monotonic() - started)
+        record = record_of(folder, labelled, encoder.encoding, seconds=time.monotonic() - started, before=before)
+        spent = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in record.seconds_of.items())
+        self.run.progress.line(f"{title}: {spent}")
+        return record
 
 
 def label(
@@ -298,15 +313,18 @@ def _write_logits(labelling: _Labelling, folder: Path, asked: Dense | FitSetting
         return _write_outputs(labelling, folder, asked)
     recipe, inputs, task = labelling.recipe, labelling.inputs, labelling.recipe.task
     rows = labelling.rows_of(task.labelled_splits)
-    model = labelling.model()
+    laps = Laps(on_cuda=False)
+    with laps.lap("load"):
+        model = labelling.model()
     scaler = target_scaler_of(recipe, inputs.splits["train"].rows)
     if scaler:
         # In half precision numbers far from zero would lose what tells them apart.
         scaler.standardise(model)
     teacher = labelling.frozen(model)
+    of_states = labelling.state_type if isinstance(asked, FitSettings) else torch.float32
 
     def forward(batch: Batch) -> Tensor:
-        outputs = task.outputs(teacher(batch), batch).float()
+        outputs = task.outputs(teacher(batch), batch).to(of_states)
         return scaler.unscaled(outputs) if scaler else outputs
 
     started = time.monotonic()
@@ -315,8 +333,13 @@ def _write_logits(labelling: _Labelling, folder: Path, asked: Dense | FitSetting
         encoder = dense_encoder(asked, task.label_positions, len(inputs.labels))
     else:
         head = generative(task).head_of(model).on(labelling.engine.device).with_wide_sums()
-        encoder = TokensOfRows(fit_encoding(folder, rows, forward, head, asked, labelling.run.progress), head)
-    return labelling.write(folder, rows, forward, encoder, "label", started)
+        if head.weight.dtype.itemsize > of_states.itemsize:
+            # Once, and not at each piece of the states.
+            head = replace(head, weight=head.weight.to(of_states))
+        with laps.lap("fit"):
+            fitted = fit_encoding(folder, rows, forward, head, asked, labelling.run.progress)
+        encoder = TokensOfRows(fitted, head)
+    return labelling.write(folder, rows, forward, encoder, "label", started, laps.seconds)
 
 
 def _label_stack(labelling: _Labelling, where: str, encoding: States) -> LabelRecord:

@@ -3,7 +3,7 @@
 from collections import ChainMap
 from dataclasses import dataclass, replace
 
-from potstill.signals import Batch, Signals, Teacher
+from potstill.signals import Batch, PreparedTeacher, Signals, Teacher
 
 
 @dataclass(frozen=True)
@@ -12,6 +12,11 @@ class CompositeTeacher:
 
     distributions: Teacher
     features: tuple[Teacher, ...]
+
+    def prepare(self, batch: Batch) -> None:
+        for each in (self.distributions, *self.features):
+            if isinstance(each, PreparedTeacher):
+                each.prepare(batch)
 
     def __call__(self, batch: Batch) -> Signals:
         shown = [each(batch).features for each in self.features]

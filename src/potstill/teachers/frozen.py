@@ -35,6 +35,8 @@ class FrozenTeacher:
 
     def __call__(self, batch: Batch) -> Signals:
         """The outputs of the model; where these are hidden states, its distributions at the unmasked positions."""
+        # Looked at where the batch lies, so that a forward pass on an accelerator is not waited for.
+        places = batch.places.to(self._device, non_blocking=True)
         batch = batch.to(self._device)
         # Not inference mode: what it makes may not be kept for a backward pass, and losses on features keep it.
         own_type = torch.autocast(self._device.type, enabled=False) if self._half else nullcontext()
@@ -45,7 +47,7 @@ class FrozenTeacher:
             outputs = self._brought(outputs)
         if outputs.hidden is None or outputs.head is None:
             return outputs
-        hidden = outputs.hidden.reshape(-1, outputs.hidden.shape[-1])[batch.mask.reshape(-1)]
+        hidden = outputs.hidden.reshape(-1, outputs.hidden.shape[-1]).index_select(0, places)
         return Signals(target=HiddenTargets(hidden, outputs.head), features=outputs.features)
 
     def _brought(self, outputs: Signals) -> Signals:

@@ -38,6 +38,15 @@ class StepBatches(Protocol):
         ...
 
 
+@runtime_checkable
+class PlannedBatches(StepBatches, Protocol):
+    """A source that does not ask the student, so that its batches can be made before their step."""
+
+    def planned(self, step: int, *, rank: int, world_size: int) -> list[Batch]:
+        """What `at` gives for this step. Asked in a thread of its own, one step at a time."""
+        ...
+
+
 @dataclass(frozen=True)
 class ShuffledRows:
     """The rows of a file, every one once an epoch, in batches of similar length."""
@@ -55,6 +64,9 @@ class ShuffledRows:
         return self._order.steps_per_epoch
 
     def at(self, step: int, *, student: nn.Module, rank: int, world_size: int) -> list[Batch]:
+        return self.planned(step, rank=rank, world_size=world_size)
+
+    def planned(self, step: int, *, rank: int, world_size: int) -> list[Batch]:
         size = self.settings.micro_batch_size or self.settings.batch_size
         pieces = micro_batches(self._order.at(step), size, rank=rank, world_size=world_size)
         return [collate_or_masked(self.rows, piece) for piece in pieces]

@@ -12,32 +12,41 @@ from torch import Tensor
 from potstill.measure.speed import peak_memory_bytes
 from potstill.signals import Batch
 
-COSTS = ("seconds", "rows_per_s", "tokens_per_s", "memory_bytes")
-"""Keys of a step in metrics.jsonl that differ from run to run. All others are a function of recipe and data."""
+COSTS = ("seconds", "waited_seconds", "rows", "tokens", "rows_per_s", "tokens_per_s", "memory_bytes")
+"""Keys in metrics.jsonl that differ from run to run, or count what the rates are of and are not in lines of earlier
+versions. All others are a function of recipe and data."""
 
 _RESIDENT = "/proc/self/statm"
 _HAS_RESIDENT = Path(_RESIDENT).exists()
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True)
+@dataclass
 class StepClock:
     """Begins with a step, and says at its end what it cost."""
 
     device: torch.device
     started: float = field(default_factory=time.perf_counter)
+    waited_seconds: float = 0.0
+
+    def waited(self) -> None:
+        """Hear that the batches of the step are there."""
+        self.waited_seconds = time.perf_counter() - self.started
 
     def costs(self, positions: float, rows: float, *, by_rows: bool) -> Mapping[str, float]:
         """Of a step with so many positions and rows that count, in all processes together.
 
         `seconds` ends with the gradients, for on an accelerator the optimiser's own work is still queued then; the next
-        step waits for it. The rate is of rows, or of tokens where each position is one.
+        step waits for it. `waited_seconds` of them went by until the batches were there. The rate is of rows, or of
+        tokens that are learnt where each position is one.
         """
         seconds = time.perf_counter() - self.started
-        rate = {"rows_per_s": rows / seconds} if by_rows else {"tokens_per_s": positions / seconds}
+        name, amount = ("rows", rows) if by_rows else ("tokens", positions)
         return {
             "seconds": round(seconds, 6),
-            **{name: round(value, 1) for name, value in rate.items()},
+            "waited_seconds": round(self.waited_seconds, 6),
+            name: int(amount),
+            f"{name}_per_s": round(amount / seconds, 1),
             "memory_bytes": memory_bytes(self.device),
         }
 

@@ -44,6 +44,7 @@ class DataParallel:
         return float(nn.utils.clip_grad_norm_(module.parameters(), norm))
 
     def sum(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.to(self.device)
         dist.all_reduce(tensor)
         return tensor
 

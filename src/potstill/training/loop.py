@@ -7,7 +7,7 @@ Where batches come from is in `batches.py`; how processes share the work is in `
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from potstill.recipe import OptimiserSettings
 from potstill.run_dir import SCRATCH
 from potstill.schedules import learning_rate_factor
 from potstill.signals import Ask, Batch, MovingTeacher, Signals, Teacher
+from potstill.training.ahead import made_ahead
 from potstill.training.batches import StepBatches, collate_or_masked
 from potstill.training.checkpoints import (
     Progressed,
@@ -123,6 +124,7 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
         metrics = stack.enter_context(MetricsFile(folder / METRICS, done.step)) if engine.is_main else None
         advance = stack.enter_context(progress.task(job.name, job.total_steps, "steps"))
         stack.enter_context(stopping.deferred())
+        job = replace(job, batches=stack.enter_context(batches_of(job, engine)))
         advance(done.step)
         while done.step < job.total_steps and not done.stopped_early:
             line = _step(job, module, optimiser, done.step, engine)
@@ -146,6 +148,11 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
                 raise stopping.stop()
     engine.load_weights(module, read_weights(checkpoints, done.best_step))
     return done
+
+
+def batches_of(job: Job, engine: Engine) -> AbstractContextManager[StepBatches]:
+    """The batches of a job, made ahead of their steps where the engine's device works beside the host."""
+    return made_ahead(job.batches, job.teacher, job.total_steps, device=engine.device)
 
 
 @dataclass(frozen=True)
@@ -216,11 +223,13 @@ def _step(job: Job, module: nn.Module, optimiser: torch.optim.Optimizer, step: i
     for group in optimiser.param_groups:
         group["lr"] = rate
     found = job.batches.at(step, student=job.model, rank=engine.rank, world_size=engine.world_size)
+    clock.waited()
+    # Counted over all pieces and processes before any gradient: a mean of means would weigh rows unequally. And where
+    # they were made, since an accelerator would have to end its work first.
+    normaliser, rows = engine.sum(counted(found).float()).tolist()
     batches = [batch.to(engine.device) for batch in found]
     module.train()
     optimiser.zero_grad(set_to_none=True)
-    # Counted over all pieces and processes before any gradient: a mean of means would weigh rows unequally.
-    normaliser, rows = engine.sum(counted(batches).float()).tolist()
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):
         last = number == len(batches) - 1
@@ -231,8 +240,9 @@ def _step(job: Job, module: nn.Module, optimiser: torch.optim.Optimizer, step: i
         for name, part in {"loss": total.detach(), **parts}.items():
             sums[name] = sums.get(name, torch.zeros_like(part)) + part
     values = engine.sum(torch.stack(list(sums.values()))) / normaliser
-    line = dict(zip(sums, values.tolist(), strict=True))
+    # Before the values are read: an accelerator is then waited for once.
     norm = engine.clip(module, settings.clip_norm)
+    line = dict(zip(sums, values.tolist(), strict=True))
     if not (math.isfinite(line["loss"]) and math.isfinite(norm)):
         raise TrainingError(
             f"{job.name}: loss {line['loss']} and gradient norm {norm} at step {step + 1}; the step was not "
