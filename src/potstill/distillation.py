@@ -91,8 +91,8 @@ def distill(
     Args:
         teacher: a folder, hub id or other location; settings of any teacher; or a loaded model, with its `tokenizer`.
             A loaded model is saved as `teacher` in the run directory and read from there.
-        student: settings, the name of a published design such as "tinybert-4", or None for half of the teacher's layers
-            and width.
+        student: settings, the name of a published design such as "tinybert-4", a model that exists already as a folder
+            or hub id with a slash, or None for half of the teacher's layers and width.
         data: for each of `train`, `validation`, `test` and, if the teacher is adapted on rows of its own, `adapt`: a
             file, or the rows themselves as dicts, which are saved as `data` in the run directory. `validation` and
             `test` can be shares of train. Beside them the other keys of `data`, such as `columns`.
@@ -207,7 +207,11 @@ def _located(teacher: Any) -> Any:
 
 
 def _student(student: Any) -> Any:
-    return {"kind": "design", "name": student} if isinstance(student, str) else _as_given(student)
+    if isinstance(student, str):
+        # The names of designs have no slash, as folders and hub ids have.
+        exists = "/" in student or Path(student).is_dir()
+        student = {"kind": "pretrained", "model": student} if exists else {"kind": "design", "name": student}
+    return _located(_as_given(student))
 
 
 def _data(data: Values | Settings, folder: Path) -> tuple[dict[str, Any], dict[str, Iterable[Any]]]:

@@ -99,7 +99,8 @@ class _Attended:
         return torch.log_softmax(scores, dim=-1)
 
 
-def _by_signal(query: _Vectors, key: _Vectors, value: _Vectors) -> dict[Signal, _Vectors]:
+def _by_signal(query: Tensor, key: Tensor, value: Tensor) -> dict[Signal, Tensor]:
+    """Each as rows x heads x length x size; keys and values may have fewer heads, and another length, than queries."""
     return {Signal.QUERY_RELATION: query, Signal.KEY_RELATION: key, Signal.VALUE_RELATION: value}
 
 

@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from potstill.features import capture_features
 from potstill.lora import Adapter, LoraSettings, add_adapter, choose_modules
@@ -79,15 +80,24 @@ def test_it_trains_two_matrices_beside_each_linear_layer_but_the_head_and_the_he
 ) -> None:
     family, task = case
     model = tiny(family, task)
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    # GPT-2's have what they read along their first axis.
+    linear = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear | Conv1D)}
+    if family.experts is not None:
+        # peft takes a dense layer's for the experts'.
+        dense = {"gate_proj", "up_proj", "down_proj"}
+        linear = {name: each for name, each in linear.items() if name.rpartition(".")[2] not in dense}
+    sizes = {
+        name: tuple(each.weight.shape) if isinstance(each, Conv1D) else (each.in_features, each.out_features)
+        for name, each in linear.items()
+    }
     output = model.get_output_embeddings() if task.generative else None
     inside = {
         name: module
         for name, module in linear.items()
         if module is not output and (task.generative or name.startswith(f"{family.base}."))
     }
-    expected = {f"{name}.lora_A.default.weight": (3, module.in_features) for name, module in inside.items()}
-    expected |= {f"{name}.lora_B.default.weight": (module.out_features, 3) for name, module in inside.items()}
+    expected = {f"{name}.lora_A.default.weight": (3, sizes[name][0]) for name in inside}
+    expected |= {f"{name}.lora_B.default.weight": (sizes[name][1], 3) for name in inside}
     if not task.generative:
         own = {name: parameter for name, parameter in model.named_parameters() if not name.startswith(family.base)}
         expected |= {name: tuple(parameter.shape) for name, parameter in own.items()}

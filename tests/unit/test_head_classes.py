@@ -12,6 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertForToken
 from potstill.data.rows import Row
 from potstill.data.tagged import TaggedRow
 from potstill.errors import ModelError, RecipeError
+from potstill.loaded_as import IN_FLOAT32
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
@@ -310,7 +311,7 @@ def test_the_original_head_goes_by_its_names(tmp_path: Path, project: Path, teac
     folder = with_head(teacher_folder, tmp_path / "head", ["x", "metal", "fruit"])
     recipe, inputs = read(project, folder, 'teacher.classes={"x": "beast"}')
     own = BertForSequenceClassification.from_pretrained(folder).classifier
-    assert torch.equal(_original(recipe, inputs).classifier.weight, own.weight)
+    assert torch.equal(_original(recipe, inputs, IN_FLOAT32).classifier.weight, own.weight)
 
 
 @pytest.mark.parametrize(("names", "known"), [(ORDERED, True), (["x", "fruit", "metal"], False)])

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from potstill.data.columns import Columns
+from potstill.data.number_checks import number_in
 from potstill.data.pairs import read_pairs
 from potstill.data.prepare import DataSettings, prepare
 from potstill.data.reading import Reading
-from potstill.data.rows import class_in, classes_in, number_in, read_rows
+from potstill.data.rows import class_in, classes_in, read_rows
 from potstill.data.tagged import read_tagged
 from potstill.errors import DataError
 from tests.row_forms import FORMS, JSON, TABLES, Rows, place_of, write_saved
@@ -70,7 +71,7 @@ BAD: dict[str, tuple[Rows, int, frozenset[str] | None]] = {
     "null text": ([row("a"), row("b"), row(None), row("d")], 2, None),
     "an id of two": ([row("a", id="1"), row("b", id="2"), row("c", id="3"), row("d", id="1")], 3, None),
     "weights": ([row(f"t{n}", weight=0.5 if n == 2 else 1) for n in range(4)], 2, None),
-    "a second text": ([row(f"t{n}", text_pair=f"u {n}") for n in range(4)], 0, None),
+    "a second text": ([row(f"t{n}", sentence2=f"u {n}") for n in range(4)], 0, None),
     "the label's column": ([row(f"t{n}", "xy"[n % 2] if n < 2 else None, sentiment="x" if n > 1 else None)
                             for n in range(4)], 2, None),
     "a lone surrogate": ([row("a"), row("b"), row("c \ud800"), row("d")], 2, JSON),

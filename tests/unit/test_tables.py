@@ -11,8 +11,9 @@ from potstill.data.cells import Cell
 from potstill.data.columns import Columns
 from potstill.data.dialogue_rows import read_dialogues
 from potstill.data.files import read_records
+from potstill.data.number_checks import number_in
 from potstill.data.reading import Reading
-from potstill.data.rows import classes_in, number_in, read_rows
+from potstill.data.rows import classes_in, read_rows
 from potstill.data.tagged import read_tagged
 from potstill.errors import DataError
 from tests.unit.test_files import written

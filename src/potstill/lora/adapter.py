@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,7 +69,9 @@ def add_adapter(
         target_modules=list(modules.adapted),
         fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in modules.adapted),
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft speaks of experts for every model that can have some, whether they are adapted or not.
+        warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern keys", category=RuntimeWarning)
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(config, model)
     for parameter in _trained(model, modules):

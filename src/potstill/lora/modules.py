@@ -11,6 +11,8 @@ from potstill.errors import RecipeError
 from potstill.lora.settings import LoraSettings
 from potstill.models import family_of
 
+OF_EXPERTS = frozenset({"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
+"""What matrices of experts were called, each a module of its own (peft 0.21, `utils/transformers_weight_conversion`)."""
 SHOWN = 24
 """Names that an error lists."""
 
@@ -57,6 +59,7 @@ def choose_modules(
         and module is not model.get_output_embeddings()
         and not _inside(name, full)
         and name not in still
+        and not _taken_for_experts(model, name)
     ]
     if settings.target_modules == "all-linear":
         adapted = linear
@@ -69,6 +72,14 @@ def choose_modules(
         raise RecipeError(f"{where}: the model has no linear layer to adapt but its head. Leave lora out.")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return LoraModules(tuple(adapted), tuple(full), _trained(model, adapted, full, settings.rank), parameters)
+
+
+def _taken_for_experts(model: PreTrainedModel, name: str) -> bool:
+    """Whether peft would adapt the experts of a model in place of a layer of this name.
+
+    Experts lie in tensors of three axes since transformers 5, and peft finds them by the names that they had before.
+    """
+    return name.rpartition(".")[2] in OF_EXPERTS and any(parameter.dim() == 3 for parameter in model.parameters())
 
 
 def _head(model: PreTrainedModel) -> Iterator[str]:
@@ -106,6 +117,11 @@ def _no_target(model: PreTrainedModel, asked: str, linear: Sequence[str], where:
         return RecipeError(
             f"{where}: {asked!r} is the output layer, whose weights losses read as they are. Leave it out; "
             "modules_to_save trains it in full."
+        )
+    if any(_taken_for_experts(model, name) for name, _ in own):
+        return RecipeError(
+            f"{where}: where a model has experts, peft takes layers called {asked!r} for them, and these stay as they are "
+            "here. Leave it out."
         )
     if any(isinstance(module, nn.Linear | Conv1D) for _, module in own):
         return RecipeError(f"{where}: {asked!r} is trained in full, or kept as it is by frozen_layers. Leave it out.")
