@@ -12,7 +12,7 @@ from potstill.lora.settings import LoraSettings
 from potstill.models import family_of
 
 OF_EXPERTS = frozenset({"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
-"""What matrices of experts were called, each a module of its own (peft 0.21, `utils/transformers_weight_conversion`)."""
+"""What matrices of experts were called, each a module of its own (peft 0.21, transformers_weight_conversion)."""
 SHOWN = 24
 """Names that an error lists."""
 
@@ -120,8 +120,8 @@ def _no_target(model: PreTrainedModel, asked: str, linear: Sequence[str], where:
         )
     if any(_taken_for_experts(model, name) for name, _ in own):
         return RecipeError(
-            f"{where}: where a model has experts, peft takes layers called {asked!r} for them, and these stay as they are "
-            "here. Leave it out."
+            f"{where}: where a model has experts, peft takes layers called {asked!r} for them, and these stay as they "
+            "are here. Leave it out."
         )
     if any(isinstance(module, nn.Linear | Conv1D) for _, module in own):
         return RecipeError(f"{where}: {asked!r} is trained in full, or kept as it is by frozen_layers. Leave it out.")
