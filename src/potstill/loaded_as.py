@@ -97,7 +97,8 @@ def computes_in(type: WeightsType, device: str) -> bool:
     if type not in HALF:
         return True
     if device != "cpu":
-        return type == "float16" or torch.cuda.is_bf16_supported()
+        # Older devices, such as a T4, have bfloat16 by way of float32 alone.
+        return type == "float16" or torch.cuda.is_bf16_supported(including_emulation=False)
     # The oldest torch that is used here cannot tell.
     capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name, False) for name in _OF_PROCESSORS[type])

@@ -175,6 +175,20 @@ def test_of_full_rank_with_the_identity_it_is_a_step_of_the_weights_themselves()
         torch.testing.assert_close(merged, plain.get_parameter("weight"), rtol=1e-12, atol=1e-12)
 
 
+def test_what_is_trained_in_full_keeps_its_type_beside_weights_in_half_precision() -> None:
+    model = tiny(FAMILIES["bert"], TextClassification())
+    with torch.no_grad():
+        # A year, of which bfloat16 has none between 2000 and 2008.
+        model.classifier.bias.fill_(2005.95)
+    wanted = LoraSettings(rank=3, alpha=6)
+    modules = choose_modules(model, wanted, where="adapt.lora", head_in_full=True)
+    adapter = add_adapter(model, wanted, modules, seed=3, still=torch.bfloat16)
+    assert adapter.dtype == torch.bfloat16
+    with adapter.merged():
+        bias = model.classifier.bias.detach().clone()
+    assert bias.dtype == torch.float32 and (bias == torch.tensor(2005.95)).all()
+
+
 def test_in_half_precision_the_sum_is_made_in_float32_and_rounded_once() -> None:
     task = CausalLM()
     model = tiny(FAMILIES["llama"], task).to(torch.bfloat16)

@@ -2,6 +2,7 @@
 run, and with another padding of the vocabulary."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,11 @@ def test_the_student_of_a_run_is_the_student_of_another_and_judged_as_it_came(cl
     # What it was made of is the same: nothing works again.
     again = potstill("run", classified / "recipe.yaml", "--out", classified / "again", *named)
     assert not stages_that_worked(again.stderr)
+    # Nor is it another one elsewhere.
+    shutil.copytree(classified / "run/train/student/model", classified / "elsewhere")
+    named = changed(f"student={{kind: pretrained, model: {classified / 'elsewhere'}}}", "train.epochs=2")
+    moved = potstill("train", classified / "recipe.yaml", "--out", classified / "again", *named)
+    assert stages_that_worked(moved.stderr) <= {"plan"}
 
 
 def test_another_student_trains_again_and_keeps_the_labels(classified: Path, teacher_folder: Path) -> None:
@@ -113,13 +119,13 @@ def test_the_adapter_of_one_stands_beside_the_model_that_it_was(classified: Path
     changes = ["train.lora={rank: 4}", "train.epochs=1", "train.learning_rate=2e-2", "train.baseline=false"]
     potstill("train", *recipe, "--out", classified / "lora", *changed(*changes))
     student = classified / "lora/train/student"
-    # Its own weights are not copied into the run.
-    assert not (student / "base").exists()
+    # peft could not find the student of a run by the name that the recipe has for it.
     named = json.loads((student / "adapter/adapter_config.json").read_text())["base_model_name_or_path"]
-    assert named == classified.joinpath("run").name
+    assert (student / "adapter" / named).resolve() == (student / "base").resolve()
+    assert same_weights(student / "base/model.safetensors", classified / "run/train/student/model/model.safetensors")
     from peft import PeftModel
 
-    base = AutoModelForSequenceClassification.from_pretrained(classified / "run/train/student/model")
+    base = AutoModelForSequenceClassification.from_pretrained(student / "base")
     beside = PeftModel.from_pretrained(base, student / "adapter").eval()
     merged = AutoModelForSequenceClassification.from_pretrained(student / "model").eval()
     ids = torch.tensor([[2, 7, 8, 3]])

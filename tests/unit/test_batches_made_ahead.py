@@ -12,6 +12,7 @@ import torch
 
 from potstill.errors import LabelStoreError
 from potstill.labels import Dense, LabelSource, LabelStore, StoredTeacher, StoreWriter
+from potstill.labels.reader import _Ready
 from potstill.progress import Progress
 from potstill.signals import Batch, PreparedTeacher
 from potstill.tasks.text_classification import ask_for_logits
@@ -158,3 +159,14 @@ def test_what_is_read_for_two_batches_of_the_same_rows_serves_both(stored: Path)
     teacher.readers.clear()
     assert torch.equal(teacher(batch).logits, teacher(batch).logits) and not teacher.readers
     assert teacher(batch).logits is not None and teacher.readers
+
+
+def test_what_is_read_for_a_row_is_not_given_to_one_of_which_nothing_counts(tmp_path: Path) -> None:
+    """A process without rows in a step is given the first row with nothing to learn in it."""
+    ready = _Ready()
+    batch = encoded(37, 1).collate([3])
+    nothing = replace(batch, mask=torch.zeros_like(batch.mask))
+    read = {"logits": torch.zeros(1, 5)}
+    ready.put(nothing, None)
+    ready.put(batch, read)
+    assert ready.take(nothing) is None and ready.take(batch) is read

@@ -83,6 +83,15 @@ def test_limits_on_sampling_are_kept_and_the_rest_stays_in_proportion(
     assert ((frequency - q).abs() <= 5 * (q * (1 - q) / count).sqrt() + 1 / count).all()
 
 
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_tokens_that_the_student_has_not_are_never_drawn(teacher: LlamaForCausalLM, temperature: float) -> None:
+    shown, settings = [prompt(2, 4, number) for number in range(10, 30)], Generated(temperature=temperature)
+    anything = write_responses(teacher, shown, settings, new_tokens=9, ends={END}, seed=3)
+    assert max(max(ids) for ids in anything) >= 20
+    of_both = write_responses(teacher, shown, settings, new_tokens=9, ends={END}, seed=3, tokens=20)
+    assert max(max(ids) for ids in of_both) < 20
+
+
 def test_a_response_stops_behind_the_token_that_ends_it(teacher: LlamaForCausalLM) -> None:
     prompts = [prompt(2, 4, number) for number in range(10, 40)]
     said = write_responses(teacher, prompts, Generated(), new_tokens=30, ends={END, 17, 25}, seed=1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     BertForSequenceClassification,
     GraniteConfig,
@@ -16,6 +17,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from potstill.errors import ModelError, PotstillError
 from potstill.loaded_as import IN_FLOAT32, LoadedAs, WeightsType, computes_in
+from potstill.measure.weights import one_type
 from potstill.presentation.formats import weights_lines
 from potstill.progress import Progress
 from potstill.recipe.yaml_file import load_recipe
@@ -25,6 +27,7 @@ from potstill.signals import Batch, Read, Signal
 from potstill.stages import teacher_weights
 from potstill.stages.first_weights import initial_student
 from potstill.stages.inputs import read_inputs
+from potstill.stages.teacher_files import Files
 from potstill.targets import Head, HiddenTargets, plain_log_sum_exp
 from potstill.tasks import causal_lm
 from potstill.tasks.causal_lm import CausalLM, require_known_head
@@ -172,6 +175,34 @@ def test_a_classifiers_outputs_are_not_rounded(teacher_folder: Path, tmp_path: P
     assert (outputs.logits - expected).abs().max() < 1e-7
     assert (outputs.logits != outputs.logits.to(dtype)).any()
     assert outputs.features[read].dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_a_last_layer_that_is_stored_in_float32_is_not_rounded(
+    teacher_folder: Path, tmp_path: Path, name: WeightsType
+) -> None:
+    folder = in_type(teacher_folder, tmp_path / "half", getattr(torch, name))
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    # A year, of which half precision has none between 2004 and 2008, or 2005 and 2006.
+    bias = torch.tensor([2005.95, -3.0001])
+    save_file(tensors | {"classifier.bias": bias}, file, metadata={"format": "pt"})
+    model = TextClassification().load_model(str(folder), how=LoadedAs(name).arguments)
+    assert torch.equal(model.classifier.bias, bias)
+    assert model.base_model.dtype == getattr(torch, name)
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_a_checkpoint_of_two_types_is_cut_in_float32(teacher_folder: Path, tmp_path: Path, name: WeightsType) -> None:
+    folder = in_type(teacher_folder, tmp_path / "half", getattr(torch, name))
+    assert one_type(folder) == name
+    tensors = load_file(folder / "model.safetensors")
+    mixed = tensors | {"classifier.weight": tensors["classifier.weight"].float()}
+    save_file(mixed, folder / "model.safetensors", metadata={"format": "pt"})
+    assert one_type(folder) == "float32"
+    weights = WeightsRecord(stored=name, answers=name, why="", quantization=None, spread=False)
+    files = Files(str(folder), "", TextClassification().load_config(str(folder)), weights=weights)
+    assert files.as_stored == IN_FLOAT32
 
 
 @pytest.mark.parametrize("wrong", [False, True])

@@ -22,21 +22,27 @@ class _Ready:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._read: dict[tuple[str, ...], list[TensorColumns]] = {}
+        self._read: dict[tuple[tuple[str, ...], bool], list[TensorColumns]] = {}
 
     def put(self, batch: Batch, read: TensorColumns | None) -> None:
         if read is not None:
             with self._lock:
-                self._read.setdefault(batch.ids, []).append(read)
+                self._read.setdefault(_key(batch), []).append(read)
 
     def take(self, batch: Batch) -> TensorColumns | None:
         """What was put for such a batch, the earliest first; None where there is nothing."""
+        key = _key(batch)
         with self._lock:
-            waiting = self._read.get(batch.ids, [])
+            waiting = self._read.get(key, [])
             first = waiting.pop(0) if waiting else None
             if not waiting:
-                self._read.pop(batch.ids, None)
+                self._read.pop(key, None)
             return first
+
+
+def _key(batch: Batch) -> tuple[tuple[str, ...], bool]:
+    """The rows, and whether anything of them counts: of those of a process without rows in this step nothing does."""
+    return batch.ids, len(batch.places) > 0
 
 
 class StoredTeacher:

@@ -58,9 +58,11 @@ def add_adapter(
     weights are held, and the model is saved; by default they stay as they are.
     """
     peft = _peft()
-    if still is not None:
-        _cast(model.parameters(), still)
     saved_as = {name: parameter.dtype for name, parameter in _of(model, modules.full)}
+    if still is not None:
+        # What is trained in full is no sum beside weights of this type, and keeps its own.
+        in_full = {id(parameter) for _, parameter in _of(model, modules.full)}
+        _cast((each for each in model.parameters() if id(each) not in in_full), still)
     config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,

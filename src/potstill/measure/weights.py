@@ -38,6 +38,12 @@ def saved_weights(location: Path) -> SavedWeights:
     return SavedWeights(_most(_safetensors_types(files)), _size(files))
 
 
+def one_type(folder: Path) -> str:
+    """The type of all weights in a folder; of several the one in which none of them is rounded."""
+    types = set(_safetensors_types(_safetensors_files(folder))) & set(_TORCH_NAMES.values())
+    return types.pop() if len(types) == 1 else COMMON
+
+
 def _safetensors_files(folder: Path) -> list[Path]:
     """One whole file goes before an index of several, as in transformers."""
     whole = folder / "model.safetensors"

@@ -11,6 +11,7 @@ from potstill.stages.first_weights import initial_student
 from potstill.stages.heads import student_has_head
 from potstill.stages.inputs import Inputs
 from potstill.stages.models import save_model
+from potstill.stages.train_member import PLACE
 from potstill.students import Pretrained
 from potstill.training.engine import Engine
 
@@ -37,7 +38,7 @@ def as_it_came(run: RunDir, recipe: Recipe, inputs: Inputs, adapted: AdaptRecord
         )
 
     depends = {
-        "student": inputs.student,
+        "student": inputs.student.model_dump(mode="json", exclude=PLACE),
         "own": inputs.own.files.digest,
         "tokenizer": inputs.of_student.tokenizer_digest,
         "classes": inputs.labels,

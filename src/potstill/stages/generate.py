@@ -190,6 +190,7 @@ def _write(
                     new_tokens=room,
                     ends=ends,
                     seed=seed,
+                    tokens=recipe.task.shared_tokens,
                 )
             rows = [
                 GeneratedResponse(

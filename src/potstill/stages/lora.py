@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.data.encoded import BatchSource
 from potstill.errors import RecipeError, TrainingError
-from potstill.locations import GGUF
+from potstill.locations import is_hub_id
 from potstill.lora import Adapter, LoraModules, LoraSettings, add_adapter, choose_modules, require_peft
 from potstill.lora.settings import TIMES_FULL, usual_rate
 from potstill.recipe import OptimiserSettings, Recipe
@@ -224,12 +224,13 @@ def _student_files(inputs: Inputs) -> Files:
 
 
 def base_of_student(inputs: Inputs) -> tuple[str, str | None] | None:
-    """What the model and its revision are called beside whose weights a student's adapter stands, where it exists
-    already and peft could load it; None where the run must keep these weights itself."""
+    """The hub id and the revision of the model beside whose weights a student's adapter stands; None of any other,
+    whose weights the run keeps itself: peft could not find them by what a recipe calls them."""
     student = inputs.student
-    if not isinstance(student, Pretrained) or student.model.endswith(GGUF):
+    if not isinstance(student, Pretrained) or inputs.own is None or inputs.own.files.location != student.model:
         return None
-    return base_name(student.model), student.revision
+    of_hub = is_hub_id(student.model) and not Path(student.model).exists()
+    return (student.model, student.revision) if of_hub else None
 
 
 def base_name(model: str) -> str:

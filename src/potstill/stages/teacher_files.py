@@ -10,6 +10,7 @@ from potstill.checkpoints import check_files, stated_family
 from potstill.errors import ModelError, RecipeError
 from potstill.loaded_as import HALF, IN_FLOAT32, LoadedAs
 from potstill.locations import GGUF, resolve
+from potstill.measure.weights import one_type
 from potstill.models import FAMILIES, Size, family_of, most_tokens
 from potstill.models.fitting import require_fitting
 from potstill.recipe import Recipe
@@ -43,8 +44,11 @@ class Files:
 
     @property
     def as_stored(self) -> LoadedAs:
-        """In the type of the files, so that no weight is rounded, and none takes more memory than it must."""
-        return next((LoadedAs(each) for each in HALF if self.weights and each == self.weights.stored), IN_FLOAT32)
+        """In the type of the files, so that no weight is rounded, and none takes more memory than it must; in float32
+        where some have another type than most."""
+        path = Path(self.location)
+        stored = self.weights and (one_type(path) if path.is_dir() else self.weights.stored)
+        return next((LoadedAs(each) for each in HALF if each == stored), IN_FLOAT32)
 
 
 def read_files(

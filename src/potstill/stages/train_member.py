@@ -36,6 +36,8 @@ from potstill.training.metrics import METRICS, open_trackers
 
 STUDENT = "student"
 """The member that is the student of the run."""
+PLACE = {"model", "revision", "trust_remote_code"}
+"""What a recipe says of where a student lies that exists already."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def _depends_of(
         "train": settings.model_dump(mode="json", exclude={"baseline", "trackers", "alpha"})
         | {"precision": engine.precision(settings.precision)},
         "losses": [loss.model_dump(mode="json") for loss in member.losses],
-        "student": inputs.student.model_dump(mode="json"),
+        # Where a model lies is of no matter: its digest is below.
+        "student": inputs.student.model_dump(mode="json", exclude=PLACE if inputs.own else None),
         "teacher": adapted.digest,
         "classes": inputs.labels,
         "data": {"train": rows_fingerprint(member.rows), "validation": inputs.fingerprint_of("validation")},

@@ -1,14 +1,17 @@
 """The last layer of a classifier: where it lies, which classes it has, and where a new one begins."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from potstill.checkpoints import stored_tensors
 from potstill.errors import ModelError
 from potstill.tasks.classes import head_names, name_outputs, names_of
 from potstill.tasks.loading import explained, load_config
@@ -50,6 +53,7 @@ def load_classifier(
         model, _ = load_weights(auto, location, config=config, **where, **how)
         if how:
             answer_in_float32(model)
+            _read_last_layer(model, Path(location))
         return model
     assert not how, "what gets a head is trained"
     model, found = load_weights(auto, location, new_head=True, **values, **where)
@@ -77,6 +81,20 @@ def answer_in_float32(model: PreTrainedModel) -> None:
     linear = _outside_of_encoder(model)
     if linear and linear[-1][1].weight.is_floating_point():
         linear[-1][1].float().register_forward_pre_hook(_widened)
+
+
+def _read_last_layer(model: PreTrainedModel, folder: Path) -> None:
+    """Fill the last layer from the files once more: it was rounded to the type of the others when it was loaded, and a
+    bias of a number such as a year has no digit to spare."""
+    linear = _outside_of_encoder(model)
+    if not linear or not folder.is_dir() or linear[-1][1].weight.dtype != torch.float32:
+        return
+    name, last = linear[-1]
+    stored = stored_tensors(folder)
+    for part, parameter in last.named_parameters():
+        if (found := stored.get(f"{name}.{part}")) is not None:
+            with safe_open(found.file, "pt") as file, torch.no_grad():
+                parameter.copy_(file.get_tensor(f"{name}.{part}"))
 
 
 def _widened(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

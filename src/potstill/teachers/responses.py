@@ -1,11 +1,13 @@
 """Where the responses come from that a student of a language model learns: the data, or the teacher itself."""
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
-from transformers import GenerationConfig, PreTrainedModel
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from potstill.capabilities import Capability, Facts
 from potstill.data.tokens import Prompt
@@ -70,8 +72,10 @@ def write_responses(
     new_tokens: int,
     ends: Collection[int],
     seed: int,
+    tokens: int | None = None,
 ) -> list[list[int]]:
-    """For each prompt the token ids that the model draws after it, at most `new_tokens`, the one that ends it included.
+    """For each prompt the token ids that the model draws after it, at most `new_tokens`, the one that ends it included;
+    where `tokens` are given, of the first so many alone.
 
     Draws by `settings` alone: what the model's own files say of sampling is ignored.
     """
@@ -102,10 +106,21 @@ def write_responses(
     )
     with torch.inference_mode(), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        generated = model.generate(ids.to(model.device), attention_mask=shown.to(model.device)).tolist()
+        generated = model.generate(
+            ids.to(model.device),
+            attention_mask=shown.to(model.device),
+            logits_processor=LogitsProcessorList([] if tokens is None else [partial(_of_first, tokens)]),
+        ).tolist()
     # Before the response stands what the decoder began with.
     before = 1 if apart else longest
     return [_up_to_the_end(response[before:], ends) for response in generated]
+
+
+def _of_first(tokens: int, ids: Tensor, scores: Tensor) -> Tensor:
+    """Scores by which the first tokens alone can be drawn: no other is one of the student's."""
+    scores = scores.clone()
+    scores[:, tokens:] = -torch.inf
+    return scores
 
 
 def _up_to_the_end(generated: list[int], ends: Collection[int]) -> list[int]:
