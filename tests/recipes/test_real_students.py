@@ -27,7 +27,9 @@ def test_a_small_encoder_with_its_own_word_pieces_learns_from_minilm(tmp_path: P
         rows = [json.loads(line) for line in (tmp_path / f"data/{name}.jsonl").read_text().split("\n") if line]
         kept = [json.dumps(row) + "\n" for row in rows if row["label"] in taught]
         (tmp_path / f"data/{name}.jsonl").write_text("".join(kept))
-    shorter = changed("adapt.epochs=4", "train.epochs=8", "evaluate.latency_rows=30", "evaluate.rounds=1")
+    shorter = changed(
+        "adapt.epochs=4", "train.epochs=5", "train.baseline=false", "evaluate.latency_rows=30", "evaluate.rounds=1"
+    )
     done = potstill("run", tmp_path / "recipe.yaml", "--out", tmp_path / "run", *shorter, check=None)
     assert done.returncode in (0, 3), done.stderr
     evaluation, plan = record(tmp_path / "run", "evaluate"), record(tmp_path / "run", "plan")
@@ -40,7 +42,7 @@ def test_a_small_encoder_with_its_own_word_pieces_learns_from_minilm(tmp_path: P
 
 def test_a_padded_teacher_and_the_same_model_without_padding_are_at_no_distance(tmp_path: Path) -> None:
     potstill("init", "padded-chat", tmp_path)
-    for name, rows in (("train", 12), ("validation", 3), ("test", 3)):
+    for name, rows in (("train", 6), ("validation", 2), ("test", 2)):
         keep_first(tmp_path / f"data/{name}.jsonl", rows)
     short = changed(*KEPT_LAYERS, "train.epochs=1", "train.learning_rate=1e-6", "train.baseline=false")
     shown = " ".join(potstill("check", tmp_path / "recipe.yaml", *short).stdout.split())
@@ -49,12 +51,13 @@ def test_a_padded_teacher_and_the_same_model_without_padding_are_at_no_distance(
     models = record(tmp_path / "run", "evaluate")["models"]
     # Rows of padding that counted on one side alone would take mass from the tokens.
     assert models["pretrained"]["kl_mean"] < 1e-5
-    assert models["pretrained"]["perplexity"] == pytest.approx(models["teacher"]["perplexity"], rel=1e-4) < 60
+    assert models["teacher"]["perplexity"] < 60
+    assert models["pretrained"]["perplexity"] == pytest.approx(models["teacher"]["perplexity"], rel=1e-4)
 
 
 def test_the_student_of_a_chat_goes_on_from_where_it_was(tmp_path: Path) -> None:
     potstill("init", "support-chat", tmp_path)
-    for name, rows in (("train", 16), ("validation", 3), ("test", 3)):
+    for name, rows in (("train", 10), ("validation", 2), ("test", 2)):
         keep_first(tmp_path / f"data/{name}.jsonl", rows)
     potstill("evaluate", tmp_path / "recipe.yaml", "--out", tmp_path / "run", *changed(*SHORT))
     student = f"student={{kind: pretrained, model: {tmp_path / 'run'}}}"
