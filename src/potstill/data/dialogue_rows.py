@@ -1,6 +1,7 @@
 """The reading of examples for language models from files, in the forms that data sets have."""
 
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,8 @@ ARGUMENTS = frozenset(
 """Arguments of `apply_chat_template` itself, which no row gives."""
 ALPACA = {"instruction": "prompt", "output": "completion"}
 """The columns of Alpaca's form; its `input` has that name here too."""
+TURNS_OF_PYTHON = re.compile(r"\s*\[\s*\{\s*'(role|from|content|value)'\s*:")
+"""How a text begins that `str` made of turns."""
 NO_INPUT = frozenset({"<noinput>", "<no input>", "noinput", "no input", "nan", "null", "none", "n/a", "<na>"})
 """What stands for no input in rows of Alpaca's form (self-instruct, pandas, Python), in lower case."""
 
@@ -177,12 +180,20 @@ class _Reader:
 
     def _asked(self, given: dict[str, Any]) -> list[Any] | None:
         """The turns of a prompt, which is a list of them as TRL has it, or the JSON text of one; None for a text."""
-        prompt, completion = given[self.columns.prompt], self._value(given, "completion")
+        prompt = given[self.columns.prompt]
         if isinstance(prompt, list):
             return prompt
-        # A text that looks like turns is one, unless what goes on with it looks so too, or there is nothing yet.
-        turns = _turns_in(prompt)
-        return turns if completion is None or isinstance(completion, list) or _turns_in(completion) else None
+        return self._listed(self.columns.prompt, prompt)
+
+    def _listed(self, column: str, value: Any) -> list[Any] | None:
+        """The turns of which a text is the JSON; None for any other text.
+
+        Raises:
+            DataError: they are written as Python writes them, which would be learnt as they stand.
+        """
+        if isinstance(value, str) and TURNS_OF_PYTHON.match(value):
+            self.at.parsed(column, value)
+        return turns_in(value)
 
     def _turns(self, column: str, value: Any) -> tuple[Message, ...]:
         """The turns in a column."""
@@ -205,7 +216,7 @@ class _Reader:
         value = self._value(given, "completion")
         if value is None:
             return shown
-        if isinstance(value, str) and _turns_in(value) is None:
+        if isinstance(value, str) and self._listed(names.completion, value) is None:
             text = self.at.filled(names.completion, value, "use null where the teacher is to write it")
             return (*shown, Message("assistant", text))
         said = self._turns(names.completion, value)
@@ -303,7 +314,7 @@ class _Reader:
         return f"{', '.join(others)} or {last}" if others else last
 
 
-def _turns_in(value: Any) -> list[Any] | None:
+def turns_in(value: Any) -> list[Any] | None:
     """A text of JSON that is a list of turns; None for anything else."""
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return None
