@@ -13,7 +13,7 @@ from potstill.data.fields import RESPONSES, Form
 from potstill.data.files import json_value
 from potstill.data.meanings import BESIDE_PROMPT, IN_CHATS, PAIRS_OF_PROMPTS, PART_OF_PROMPT
 from potstill.data.on_disk import OnDisk
-from potstill.data.places import Place, without_nulls
+from potstill.data.places import Place, as_objects, without_nulls
 from potstill.data.reading import Reading
 from potstill.data.rows import domain_in, id_in, read_each, text_id
 from potstill.data.sources import first_record
@@ -180,7 +180,7 @@ class _Reader:
 
     def _asked(self, given: dict[str, Any]) -> list[Any] | None:
         """The turns of a prompt, which is a list of them as TRL has it, or the JSON text of one; None for a text."""
-        prompt = given[self.columns.prompt]
+        prompt = as_objects(given[self.columns.prompt])
         if isinstance(prompt, list):
             return prompt
         return self._listed(self.columns.prompt, prompt)
@@ -198,6 +198,7 @@ class _Reader:
     def _turns(self, column: str, value: Any) -> tuple[Message, ...]:
         """The turns in a column."""
         turns = self.at.parsed(column, value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+        turns = as_objects(turns)
         if not isinstance(turns, list) or not turns:
             kind = "an empty list" if isinstance(turns, list) else type(turns).__name__
             raise self.at.error(f' "{column}": expected a list of turns with role and content, found {kind}')
@@ -315,12 +316,14 @@ class _Reader:
 
 
 def turns_in(value: Any) -> list[Any] | None:
-    """A text of JSON that is a list of turns; None for anything else."""
-    if not isinstance(value, str) or not value.lstrip().startswith("["):
-        return None
-    try:
-        turns = json_value(value)
-    except (ValueError, RecursionError):
-        return None
+    """A list of turns, or the one of which a text is the JSON; None for anything else."""
+    turns = as_objects(value)
+    if isinstance(value, str):
+        if not value.lstrip().startswith("["):
+            return None
+        try:
+            turns = json_value(value)
+        except (ValueError, RecursionError):
+            return None
     is_turns = isinstance(turns, list) and turns and all(isinstance(each, dict) for each in turns)
     return turns if is_turns and all({"role", "from"} & each.keys() for each in turns) else None

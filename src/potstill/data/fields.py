@@ -95,12 +95,18 @@ class Form:
 
     def _is_second(self, known: str) -> bool:
         first = plain(self.text)
-        # review1 and review2, text_a and text_b, comment and comment2; in either order.
-        numbered = any(
-            first.endswith(one) and known == first.removesuffix(one) + two
-            for one, two in (("1", "2"), ("2", "1"), ("a", "b"), ("b", "a"), ("", "2"), ("", "pair"))
-        )
+        # In either order, but that a text without such an end is the first.
+        numbered = is_numbered(first, known) or is_numbered(known, first, NUMBERED[:2])
         return frozenset({first, known}) in self.pairs or (numbered and bool(self.beside))
+
+
+NUMBERED = (("1", "2"), ("a", "b"), ("", "2"), ("", "pair"))
+"""With what the names of a first and a second text end: review1, review2; text_a, text_b; comment, comment2."""
+
+
+def is_numbered(first: str, second: str, ends: Collection[tuple[str, str]] = NUMBERED) -> bool:
+    """Whether two plain names are those of a first and a second text by their ends."""
+    return any(first.endswith(one) and second == first.removesuffix(one) + two for one, two in ends)
 
 
 @dataclass

@@ -305,16 +305,19 @@ BESIDE_SOURCE: Meanings = {
 BESIDE_PROMPT: Meanings = _named("passage passages question query input instruction prefix", PART_OF_PROMPT)
 
 
-def _pairs(*pairs: str) -> frozenset[frozenset[str]]:
-    return frozenset(frozenset(pair.split()) for pair in pairs)
+def _pairs(*pairs: str) -> tuple[tuple[str, str], ...]:
+    return tuple((first, second) for first, second in map(str.split, pairs))
 
 
-PAIRS_OF_TEXTS = _pairs(
+FIRST_AND_SECOND = _pairs(
+    *("premise hypothesis", "question passage", "question context", "query passage", "query context"),
     *("sentence sentence2", "question sentence", "question answer", "question document", "query document"),
     *("query answer", "query text", "query product", "claim evidence", "claim document", "prompt response"),
     *("instruction response", "instruction output", "instruction input", "input output", "post comment"),
     *("comment parent", "comment parentcomment", "headline body", "anchor positive", "source target", "src mt"),
     *("src tgt", "reference candidate", "reference prediction", "tweet target", "argument topic"),
 )
-"""First and second text, in either order, of data sets for pairs (GLUE, SNLI, FEVER, MS MARCO, reward models)."""
-PAIRS_OF_PROMPTS = _pairs("question document", "query document")
+"""First and second text of data sets for pairs (GLUE, SNLI, FEVER, MS MARCO, reward models)."""
+PAIRS_OF_TEXTS = frozenset(map(frozenset, FIRST_AND_SECOND))
+"""The same in either order."""
+PAIRS_OF_PROMPTS = frozenset(map(frozenset, _pairs("question document", "query document")))

@@ -87,5 +87,16 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
+def as_objects(value: Any) -> Any:
+    """A list of objects for an object of lists of one length, as which `datasets` stores a sequence of objects; any
+    other value as it is."""
+    fields = {key: each for key, each in value.items() if each is not None} if isinstance(value, dict) else {}
+    if not fields or not all(isinstance(each, list) for each in fields.values()):
+        return value
+    if len({len(each) for each in fields.values()}) > 1:
+        return value
+    return [dict(zip(fields, each, strict=True)) for each in zip(*fields.values(), strict=True)]
+
+
 def _is_repr(text: str) -> bool:
     return text.lstrip()[:2] in ("{'", "['") or text.lstrip().startswith("[{'")

@@ -24,6 +24,7 @@ from potstill.data.sources import read_source
 from potstill.errors import DataError
 
 SETTING = "Set data.columns.text to the column that holds the text."
+SPANS = "Write names alone; spans of a text are read with task.kind: token_classification and data.columns.spans"
 BETWEEN = "\n\n"
 """What stands between the two texts of a pair where both are read as one."""
 OWN_ID = "Give each row an id of its own; rows without one are named by their text."
@@ -152,9 +153,10 @@ def classes_in(path: Path, place: str, column: str, value: Any) -> tuple[str, ..
                 else "without a label null."
             )
         )
-    if wrong := [each for each in value if each is None or isinstance(each, list)]:
-        found = "null" if wrong[0] is None else "a list"
-        raise DataError(f'{path}: {place} "{column}": expected a list of class names, found {found} in it.')
+    if wrong := [each for each in value if each is None or isinstance(each, list) or _has_start(each)]:
+        found = {list: "a list", dict: "an object"}.get(type(wrong[0]), "null")
+        fix = f"{SPANS}: {in_yaml(column)}." if isinstance(wrong[0], list | dict) else "Leave it out."
+        raise DataError(f'{path}: {place} "{column}": expected a list of class names, found {found} in it. {fix}')
     if value and all(isinstance(each, bool | float) for each in value):
         raise DataError(
             f'{path}: {place} "{column}": expected a list of class names, found one of {type(value[0]).__name__}. '
@@ -164,6 +166,10 @@ def classes_in(path: Path, place: str, column: str, value: Any) -> tuple[str, ..
     if len({isinstance(each, str) for each in value}) > 1:
         raise DataError(f'{path}: {place} "{column}": numbers and names in one list; write all classes in one way.')
     return tuple(sorted(names))
+
+
+def _has_start(item: Any) -> bool:
+    return isinstance(item, dict) and "start" in item
 
 
 def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in, *, how: Reading | None = None) -> OnDisk[Row]:
