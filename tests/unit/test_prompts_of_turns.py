@@ -123,6 +123,12 @@ def test_errors_in_rows_of_alpaca_name_their_own_columns(tmp_path: Path, row: di
 def test_rows_with_another_form_beside_alpacas_are_read_as_that(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({**ALPACA, "text": "All of it.", "input": ""}) + "\n")
+    with pytest.raises(
+        DataError, match=r'has "instruction" and "output" beside "text".*: \[instruction, output\] does'
+    ):
+        read_dialogues(path, Columns())
+    (text,) = read_dialogues(path, Columns(), how=Reading(frozenset({"input"})))
+    assert isinstance(text, PlainText)
     (text,) = read_dialogues(path, Columns(), how=Reading(frozenset({"instruction", "output"})))
     assert isinstance(text, PlainText)
     (asked,) = read_dialogues(path, Columns(), how=Reading(frozenset({"text"})))

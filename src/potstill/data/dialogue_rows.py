@@ -18,6 +18,7 @@ from potstill.data.reading import Reading
 from potstill.data.rows import domain_in, id_in, read_each, text_id
 from potstill.data.sources import first_record
 from potstill.data.turns import Message, read_turn
+from potstill.errors import DataError
 
 CONVERSATIONS = "conversations"
 """What ShareGPT's form calls the messages."""
@@ -168,15 +169,22 @@ class _Reader:
                     f' has "{column}" beside turns in "{found}". Write it into a turn; data.ignore: [{column}] leaves '
                     "it out"
                 )
-            if kind == "text" and {"instruction", "output"} <= given.keys():
-                raise self.at.error(
-                    f' has "{column}" beside "{found}". {self._advice(given)}; data.ignore: [{found}] leaves out the '
-                    f"text that was made of them. To learn that text alone, data.ignore: [{column}] does"
-                )
+            if kind == "text" and ALPACA.keys() <= given.keys():
+                raise self._beside_alpaca(given, found, column)
             raise self.at.error(
                 f' has "{column}" beside "{found}"; it belongs to a "{getattr(self.columns, belongs)}". Drop one of '
                 f"the two; data.ignore: [{column}] leaves it out"
             )
+        # Without its input too, if that is not left out, which says that the text is meant.
+        if found == kind == "text" and ALPACA.keys() <= given.keys() and self.columns.input not in self.ignore:
+            raise self._beside_alpaca(given, found, *ALPACA)
+
+    def _beside_alpaca(self, given: dict[str, Any], found: str, *columns: str) -> DataError:
+        both = " and ".join(f'"{column}"' for column in columns)
+        return self.at.error(
+            f' has {both} beside "{found}". {self._advice(given)}; data.ignore: [{found}] leaves out the text that was '
+            f"made of them. To learn that text alone, data.ignore: [{', '.join(columns)}] does"
+        )
 
     def _asked(self, given: dict[str, Any]) -> list[Any] | None:
         """The turns of a prompt, which is a list of them as TRL has it, or the JSON text of one; None for a text."""
@@ -245,19 +253,15 @@ class _Reader:
 
     def _tools(self, value: Any) -> str | None:
         column = self.columns.tools
-        tools = self.at.parsed(column, value)
-        # Parquet, and JSON that datasets wrote, give every object every key, with nulls. A text has its author's alone.
-        if self.at.in_columns or not isinstance(value, str):
-            tools = without_nulls(tools)
+        # Arrow, and JSON or a table that datasets or pandas wrote of it, give every object every key, with nulls.
+        tools = without_nulls(self.at.parsed(column, value))
         if not isinstance(tools, list | None) or not all(isinstance(tool, dict) for tool in tools or []):
             raise self.at.error(f' "{column}": expected a list of objects, as JSON or as its text. Correct it')
         return self.at.json(column, tools) if tools else None
 
     def _template_kwargs(self, value: Any) -> str | None:
         column = self.columns.chat_template_kwargs
-        values = self.at.parsed(column, value)
-        if self.at.in_columns:
-            values = without_nulls(values)
+        values = without_nulls(self.at.parsed(column, value))
         if not isinstance(values, dict | None):
             raise self.at.error(f' "{column}": expected an object of values by name, found {type(values).__name__}')
         # Of these an empty value is what a template gets without it.

@@ -6,13 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from potstill.data.files import RepeatedKey, json_value
-from potstill.data.opening import form_of
 from potstill.data.rows import string_in
-from potstill.data.sources import is_of_hub
 from potstill.errors import DataError
-
-OF_ARROW = frozenset({".parquet", ".arrow"})
-"""Forms of files whose objects all have the same keys."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +16,6 @@ class Place:
 
     path: Path
     place: str
-
-    @property
-    def in_columns(self) -> bool:
-        """Whether every object has every key there, with nulls where a row gave it none: as Arrow stores objects."""
-        return form_of(self.path) in OF_ARROW or is_of_hub(str(self.path))
 
     def error(self, problem: str) -> DataError:
         return DataError(f"{self.path}: {self.place}{problem}.")

@@ -154,7 +154,7 @@ def classes_in(path: Path, place: str, column: str, value: Any) -> tuple[str, ..
             )
         )
     if wrong := [each for each in value if each is None or isinstance(each, list) or _has_start(each)]:
-        found = {list: "a list", dict: "an object"}.get(type(wrong[0]), "null")
+        found = "null" if wrong[0] is None else "a list" if isinstance(wrong[0], list) else "an object"
         fix = f"{SPANS}: {in_yaml(column)}." if isinstance(wrong[0], list | dict) else "Leave it out."
         raise DataError(f'{path}: {place} "{column}": expected a list of class names, found {found} in it. {fix}')
     if value and all(isinstance(each, bool | float) for each in value):
