@@ -25,7 +25,10 @@ def test_turns_of_a_prompt_are_shown_and_those_of_its_completion_learnt(tmp_path
     as_text = {"prompt": json.dumps(EARLIER), "completion": json.dumps([ANSWER])}
     answered = {"prompt": EARLIER, "completion": "Hello"}
     all_text = {"prompt": json.dumps(EARLIER), "completion": "Hello"}
-    found = read(tmp_path, row, as_text, answered, all_text)
+    by_key = {key: [turn[key] for turn in EARLIER] for key in ("role", "content")}
+    objects = {"prompt": by_key, "completion": {"role": ["assistant"], "content": ["Hello"]}}
+    object_as_text = {"prompt": json.dumps(EARLIER), "completion": {"role": ["assistant"], "content": ["Hello"]}}
+    found = read(tmp_path, row, as_text, answered, all_text, objects, object_as_text)
     assert len({example.id for example in found}) == 1
     for example in found:
         assert isinstance(example, Conversation) and example.labelled

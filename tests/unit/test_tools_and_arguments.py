@@ -92,6 +92,24 @@ def test_keys_of_a_turn_without_a_value_are_not_there(tmp_path: Path) -> None:
     assert read(tmp_path, turns(USER, {**ANSWER, **empty})) == read(tmp_path, turns(USER, ANSWER))
 
 
+@pytest.mark.parametrize("name", ["functions", "available_tools", "toolDefinitions"])
+def test_tools_under_another_name_say_where_to_name_it(tmp_path: Path, name: str) -> None:
+    row = {**turns(USER, ANSWER), name: [TOOL]}
+    with pytest.raises(DataError, match=rf'"{name}", .* Name it in data\.columns\.tools\. data\.ignore: \[{name}\]'):
+        read(tmp_path, row)
+    assert read(tmp_path, row, tools=name) == read(tmp_path, {**turns(USER, ANSWER), "tools": [TOOL]})
+    with pytest.raises(DataError, match=r"tools of chat templates\)\. data\.ignore"):
+        read(tmp_path, {**turns(USER, ANSWER), "tool_choice": "auto"})
+
+
+@pytest.mark.parametrize("part", [{"text": "Hi"}, {"type": "input_text", "text": "Hi"}, {"type": None, "text": "Hi"}])
+def test_parts_that_hold_text_are_read_under_each_name(tmp_path: Path, part: dict[str, str]) -> None:
+    said = {**ANSWER, "content": [{"type": "output_text", "text": ANSWER["content"]}]}
+    assert read(tmp_path, turns({**USER, "content": [part]}, said)) == read(tmp_path, turns(USER, ANSWER))
+    with pytest.raises(DataError, match="a part of type None; only text can be learnt"):
+        read(tmp_path, turns({**USER, "content": [{"image": "x"}]}))
+
+
 def test_empty_arguments_of_the_rendering_are_not_there(tmp_path: Path) -> None:
     given = {"documents": [], "tools": None, "chat_template": "", "enable_thinking": False}
     rows = [{**turns(USER), "chat_template_kwargs": each} for each in (given, {"enable_thinking": False})]

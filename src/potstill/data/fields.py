@@ -5,7 +5,7 @@ others say what a model is to learn, or how: such a field is an error until the 
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ LABELS = frozenset(
     | {"emotion", "topic", "stance", "tag", "tags", "annotation", "gold", "answer"}
 )
 """What a column of classes or numbers is called."""
+WORDS_OF_YAML = frozenset({"null", "true", "false", "yes", "no", "on", "off"})
+"""What YAML 1.1 or 1.2 reads as null or a Boolean."""
 ALSO_METADATA = frozenset({"category", "categories", "topic", "tag", "tags", "annotation", "answer", "answers"})
 """Of what labels are called: what as often tells where a row is from. Alone, in a file without a label, it says
 nothing."""
@@ -75,6 +77,12 @@ class Form:
     second: Meaning = SECOND
     pairs: frozenset[frozenset[str]] = frozenset()
     """First and second texts."""
+    reads_of: Callable[[Mapping[str, Any]], frozenset[str]] | None = None
+    """Which of them it reads of a row, where a file may have rows of two kinds."""
+
+    def read_of(self, record: Mapping[str, Any]) -> frozenset[str]:
+        """The columns that it reads of a row."""
+        return self.reads if self.reads_of is None else self.reads_of(record)
 
     def meaning(self, name: str) -> Meaning | None:
         """What a field of this name means, where its value has a meaning."""
@@ -90,7 +98,7 @@ class Form:
 
     def is_said(self, value: Any, record: Mapping[str, Any]) -> bool:
         """Whether the text that is read has the value within."""
-        read = [part for name in sorted(self.reads & record.keys()) for part in parts_of(record[name])]
+        read = [part for name in sorted(self.read_of(record) & record.keys()) for part in parts_of(record[name])]
         return stands_in(value, "\n".join(part for part in read if isinstance(part, str)))
 
     def _is_second(self, known: str) -> bool:
@@ -189,7 +197,7 @@ class Unread:
         self._rows += 1
         self._unlabelled += not labelled
         label = record.get(self._form.label)
-        for name in record.keys() - self._form.reads:
+        for name in record.keys() - self._form.read_of(record):
             value = record[name]
             if is_empty(value):
                 continue
@@ -324,7 +332,7 @@ def leaves_out(name: str) -> str:
 
 def in_yaml(name: str) -> str:
     """The name of a field as it stands in a recipe."""
-    return name if name.isascii() and name.isidentifier() else shown(name)
+    return name if name.isascii() and name.isidentifier() and name.lower() not in WORDS_OF_YAML else shown(name)
 
 
 def shown(name: str) -> str:

@@ -137,6 +137,8 @@ WEIGHT = Meaning(
     "how much the row counts in training (sample_weight of scikit-learn); all rows count the same here", _is_weight
 )
 TOOLS = Meaning("the functions that the model may call (tools of chat templates)", _has_value)
+NAMED_TOOLS = Meaning(f"{TOOLS.words}. Name it in data.columns.tools", _has_value)
+"""Of rows with turns, of which tools are read."""
 REASONING = Meaning("what was thought before the answer (reasoning_content of chat templates)", _has_value)
 SEEN = Meaning("what the model is shown beside the text; only text is read", _is_shown)
 LEARNT = Meaning("which tokens are to be learnt; all are learnt here", _leaves_out)
@@ -217,8 +219,8 @@ IN_CHATS: Meanings = {
     **_IMAGES,
     **_MASKS,
     **_CHOICES,
-    **_named("functions functioncall functioncalls toolcalls toolchoice", TOOLS),
-    **_named("tooldefinitions availabletools", TOOLS),
+    **_named("functioncall functioncalls toolcalls toolchoice", TOOLS),
+    **_named("functions tooldefinitions availabletools", NAMED_TOOLS),
     **_named(
         "system systemprompt systemmessage",
         Meaning("the system turn; write it as the first of messages", _has_value, inside=False),

@@ -246,7 +246,11 @@ def read_each(
             yield row
 
     rows = rows_on_disk(read(), place=places)
-    if not rows and notes.bad == 1 and (told := rows_in_one(only_bad[1], lists_in_rows=form.labels is TAGS)):
+    if (
+        not rows
+        and notes.bad == 1
+        and (told := rows_in_one(only_bad[1], form.reads, lists_in_rows=form.labels is TAGS))
+    ):
         raise DataError(f"{path}: {only_bad[0]}: {told}")
     notes.unread, notes.doubtful = unread.counts, unread.doubts(how.classes.classes)
     problems = [*notes.bad_rows(how.on_error), *unread.problems(path, how.classes.classes)]
