@@ -13,6 +13,7 @@ from potstill.data.fields import RESPONSES, Form
 from potstill.data.files import json_value
 from potstill.data.meanings import BESIDE_PROMPT, IN_CHATS, PAIRS_OF_PROMPTS, PART_OF_PROMPT
 from potstill.data.on_disk import OnDisk
+from potstill.data.opening import is_table
 from potstill.data.places import Place, as_objects, without_nulls
 from potstill.data.reading import Reading
 from potstill.data.rows import domain_in, id_in, read_each, text_id
@@ -125,6 +126,10 @@ class _Reader:
         if CONVERSATIONS not in named and given.get(CONVERSATIONS) not in (None, "", [], {}):
             kinds[CONVERSATIONS] = "messages"
         found = [column for column in kinds if column in given]
+        if not found and kinds.get(names.text) == "text" and names.text in record.keys() - self.ignore:
+            # Nothing in a table is an empty text in other files.
+            found = [names.text] if is_table(self.at.path) else []
+            given |= dict.fromkeys(found, "")
         if not found:
             raise self.at.error(f" has no {self._kinds()}; found {sorted(map(str, given))[:12]}. {self._advice(given)}")
         if len(found) > 1:

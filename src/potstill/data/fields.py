@@ -22,6 +22,7 @@ from potstill.data.meanings import (
     plain,
     stands_in,
 )
+from potstill.data.opening import is_table
 
 MOST_NAMES = 1000
 """Names of fields that are counted one by one; rows whose fields are named by their content have no end of them."""
@@ -77,12 +78,20 @@ class Form:
     second: Meaning = SECOND
     pairs: frozenset[frozenset[str]] = frozenset()
     """First and second texts."""
+    blank: str | None = None
+    """The column of a text that may be empty, by which the row is blank and dropped later."""
     reads_of: Callable[[Mapping[str, Any]], frozenset[str]] | None = None
     """Which of them it reads of a row, where a file may have rows of two kinds."""
 
     def read_of(self, record: Mapping[str, Any]) -> frozenset[str]:
         """The columns that it reads of a row."""
         return self.reads if self.reads_of is None else self.reads_of(record)
+
+    def with_blank(self, file: Path, record: Any) -> Any:
+        """The record, with an empty text where a table has nothing, as other files have it."""
+        if isinstance(record, dict) and self.blank in record and record[self.blank] is None and is_table(file):
+            return {**record, self.blank: ""}
+        return record
 
     def meaning(self, name: str) -> Meaning | None:
         """What a field of this name means, where its value has a meaning."""

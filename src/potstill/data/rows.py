@@ -199,6 +199,7 @@ def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in, *, how
         labels=LABELS,
         beside=BESIDE_TEXT,
         pairs=PAIRS_OF_TEXTS,
+        blank=columns.text,
     )
     return read_each(path, row_of, _stands_for, form=form, how=how)
 
@@ -232,7 +233,7 @@ def read_each(
     def read() -> Iterator[R]:
         nonlocal only_bad
         for file, place, record in read_source(path, notes, reads=form.reads - how.ignore, tagged=tagged):
-            given = how.without_ignored(record, notes)
+            given = form.with_blank(file, how.without_ignored(record, notes))
             try:
                 row = row_of(file, place, given)
             except DataError as error:

@@ -112,6 +112,7 @@ def read_tagged(
         setting="spans" if begins_with_spans else "tags",
         meanings=IN_TAGS,
         labels=TAGS,
+        blank=columns.text,
         reads_of=lambda record: _read_of(record, columns),
     )
     return read_each(path, row_of, lambda row: row.text, form=form, how=how)
