@@ -130,6 +130,8 @@ def test_rows_with_another_form_beside_alpacas_are_read_as_that(tmp_path: Path) 
         DataError, match=r'has "instruction" and "output" beside "text".*: \[instruction, output\] does'
     ):
         read_dialogues(path, Columns())
+    path.with_name("empty.jsonl").write_text(json.dumps({"instruction": "", "output": "", "text": "All of it."}) + "\n")
+    assert isinstance(read_dialogues(path.with_name("empty.jsonl"), Columns())[0], PlainText)
     (text,) = read_dialogues(path, Columns(), how=Reading(frozenset({"input"})))
     assert isinstance(text, PlainText)
     (text,) = read_dialogues(path, Columns(), how=Reading(frozenset({"instruction", "output"})))

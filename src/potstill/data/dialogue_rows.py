@@ -181,7 +181,8 @@ class _Reader:
                 f"the two; data.ignore: [{column}] leaves it out"
             )
         # Without its input too, if that is not left out, which says that the text is meant.
-        if found == kind == "text" and ALPACA.keys() <= given.keys() and self.columns.input not in self.ignore:
+        both = all(given.get(column) not in (None, "") for column in ALPACA)
+        if found == kind == "text" and both and self.columns.input not in self.ignore:
             raise self._beside_alpaca(given, found, *ALPACA)
 
     def _beside_alpaca(self, given: dict[str, Any], found: str, *columns: str) -> DataError:

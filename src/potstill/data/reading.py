@@ -112,9 +112,10 @@ class PairTally:
     def add(self, path: Path, place: str, column: str, *, paired: bool) -> None:
         """Count a row; `column` is that of second texts."""
         self._counts[paired] += 1
-        self._first.setdefault(paired, f"{path}: {place}")
+        if paired not in self._first:
+            self._first[paired] = f"{path}: {place}"
+            self._of_table = self._of_table or (not paired and is_table(path))
         self._column = column
-        self._of_table = self._of_table or (not paired and is_table(path))
 
     def problems(self, allowed: Collection[str]) -> Iterator[str]:
         """One error where some rows are pairs and some are not, or the recipe names a column that none has."""
