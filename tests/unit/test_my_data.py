@@ -74,6 +74,21 @@ KINDS: dict[str, tuple[dict[str, Any], str, dict[str, str]]] = {
         "token_classification",
         {"text": "text", "spans": "spans"},
     ),
+    "words and spans without tags": (
+        {"tokens": ["Ann", "came"], "text": "Ann came", "entities": [SPAN]},
+        "token_classification",
+        {"text": "text", "spans": "entities"},
+    ),
+    "spans of Python without a name": (
+        {"n": "Ann", "ents": Cell(str([SPAN]))},
+        "token_classification",
+        {"text": "n", "spans": "ents"},
+    ),
+    "translations with a label": (
+        {"source": "a", "target": "b", "label": "x"},
+        "seq2seq",
+        {"source": "source", "target": "target"},
+    ),
     "pairs": (
         {"label": 1, "premise": "a", "hypothesis": "a longer text", "idx": 1},
         "text_classification",
@@ -148,6 +163,7 @@ KINDS: dict[str, tuple[dict[str, Any], str, dict[str, str]]] = {
 }
 IGNORED = {
     "entities": ["tokens"],
+    "words and spans without tags": ["tokens"],
     "ultrachat": ["prompt"],
     "sharegpt beside a text": ["text"],
     "alpaca with its text": ["text"],
@@ -166,7 +182,7 @@ def test_what_rows_are_for_is_guessed(kind: str) -> None:
     assert guess.problem_type == problems.get(kind.removesuffix(" in a table"), default)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "spans of Python in a table"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("spans of Python")])
 def test_the_recipe_is_valid_and_names_the_rows(tmp_path: Path, kind: str) -> None:
     row, task, columns = KINDS[kind]
     (tmp_path / "rows.jsonl").write_bytes(as_lines([row, row]))
