@@ -8,10 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from ruamel.yaml import YAML
 
 from potstill.data.columns import Columns
 from potstill.data.dialogue_rows import read_dialogues
-from potstill.data.fields import MOST_NAMES, OTHERS
+from potstill.data.fields import MOST_NAMES, OTHERS, in_yaml
 from potstill.data.pairs import read_pairs
 from potstill.data.prepare import DataSettings, Read, prepare
 from potstill.data.reading import Reading
@@ -294,3 +295,11 @@ def test_settings_that_say_nothing_leave_the_recipe_as_it_was(tmp_path: Path) ->
     said = DataSettings(train="a", validation=0.1, test=0.1, ignore=("x",), on_error="skip", allow_labels=(-1,))  # type: ignore[arg-type]
     assert said.model_dump(mode="json").keys() == before | {"ignore", "on_error", "allow_labels"}
     assert said.allow_labels == ("-1",) and DataSettings.model_validate(said.model_dump(mode="json")) == said
+
+
+@pytest.mark.parametrize(
+    "name", ["null", "True", "no", "ON", "text", "y", "_id", "1a", "a b", "~", "naïve", "a:b", "#"]
+)
+def test_a_name_stands_in_a_recipe_as_it_is(name: str) -> None:
+    assert YAML(typ="safe", pure=True).load(f"[{in_yaml(name)}]") == [name]
+    assert (in_yaml(name) == name) == (name in ("text", "y", "_id"))

@@ -207,6 +207,9 @@ def test_lists_of_ids_and_of_names_are_labels(tmp_path: Path, lists: tuple[list[
         ([3, "x"], "numbers and names in one list"),
         ([3.0, "x"], "numbers and names in one list"),
         ([["a"], ["b"]], "found a list in it"),
+        ([[0, 8, "PER"]], r"found a list in it\. .*task\.kind: token_classification and data\.columns\.spans: label\."),
+        ([{"start": 0, "end": 8, "labels": ["PER"]}], r"found an object in it\. .*data\.columns\.spans: label\."),
+        (["a", None], r"found null in it\. Leave it out\."),
         (["a", None], "found null in it"),
     ],
 )

@@ -12,6 +12,7 @@ from potstill.data.dialogues import Completion, Conversation, PlainText
 from potstill.data.reading import Reading
 from potstill.data.turns import Message
 from potstill.errors import DataError
+from tests.row_forms import as_lines, as_table
 from tests.unit.chat_shapes import CHATML, byte_level, decoded, tokenised
 from tests.unit.test_dialogues import ANSWER, USER, read, turns
 
@@ -23,7 +24,13 @@ def test_turns_of_a_prompt_are_shown_and_those_of_its_completion_learnt(tmp_path
     row = {"prompt": EARLIER, "completion": [ANSWER]}
     as_text = {"prompt": json.dumps(EARLIER), "completion": json.dumps([ANSWER])}
     answered = {"prompt": EARLIER, "completion": "Hello"}
-    for example in read(tmp_path, row, as_text, answered):
+    all_text = {"prompt": json.dumps(EARLIER), "completion": "Hello"}
+    by_key = {key: [turn[key] for turn in EARLIER] for key in ("role", "content")}
+    objects = {"prompt": by_key, "completion": {"role": ["assistant"], "content": ["Hello"]}}
+    object_as_text = {"prompt": json.dumps(EARLIER), "completion": {"role": ["assistant"], "content": ["Hello"]}}
+    found = read(tmp_path, row, as_text, answered, all_text, objects, object_as_text)
+    assert len({example.id for example in found}) == 1
+    for example in found:
         assert isinstance(example, Conversation) and example.labelled
         assert example.messages == (
             Message("user", "Hi"),
@@ -54,11 +61,33 @@ def test_a_prompt_that_is_a_text_stays_one(tmp_path: Path) -> None:
     found = read(
         tmp_path,
         {"prompt": "Write a list of turns.", "completion": listed},
-        {"prompt": listed, "completion": "One turn."},
         {"prompt": "[1, 2", "completion": "]"},
         {"prompt": '[{"a": 1}]'},
+        {"prompt": "[{'a': 1}] is", "completion": "[{'role': 'x'}]"},
     )
     assert all(isinstance(example, Completion) for example in found)
+
+
+@pytest.mark.parametrize("form", ["rows.csv", "rows.tsv", "rows.jsonl"])
+@pytest.mark.parametrize("written", [str, lambda turns: "[" + "\n ".join(map(str, turns)) + "]"], ids=["list", "array"])
+@pytest.mark.parametrize(("column", "other"), [("prompt", "Hello"), ("completion", json.dumps(EARLIER))])
+def test_turns_as_python_writes_them_are_no_text_to_learn(
+    tmp_path: Path, form: str, written: Any, column: str, other: str
+) -> None:
+    turns_of = {"prompt": EARLIER, "completion": [{"content": "Hello", "role": "assistant"}]}
+    row = {"prompt": other, "completion": other, column: written(turns_of[column])}
+    text = as_lines([row]) if form == "rows.jsonl" else as_table([row], "\t" if form == "rows.tsv" else ",")
+    (tmp_path / form).write_bytes(text)
+    with pytest.raises(
+        DataError, match=rf'"{column}": a text that is no JSON\. It looks like str\(\) of a Python value'
+    ):
+        read_dialogues(tmp_path / form, Columns())
+
+
+def test_turns_of_a_table_are_read_as_those_of_lines(tmp_path: Path) -> None:
+    row = {"prompt": EARLIER, "completion": "Hello"}
+    (tmp_path / "rows.csv").write_bytes(as_table([row]))
+    assert list(read_dialogues(tmp_path / "rows.csv", Columns())) == read(tmp_path, row)
 
 
 ALPACA = {"instruction": "Say it.", "input": "In French.", "output": "Bonjour."}
@@ -97,6 +126,14 @@ def test_errors_in_rows_of_alpaca_name_their_own_columns(tmp_path: Path, row: di
 def test_rows_with_another_form_beside_alpacas_are_read_as_that(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({**ALPACA, "text": "All of it.", "input": ""}) + "\n")
+    with pytest.raises(
+        DataError, match=r'has "instruction" and "output" beside "text".*: \[instruction, output\] does'
+    ):
+        read_dialogues(path, Columns())
+    path.with_name("empty.jsonl").write_text(json.dumps({"instruction": "", "output": "", "text": "All of it."}) + "\n")
+    assert isinstance(read_dialogues(path.with_name("empty.jsonl"), Columns())[0], PlainText)
+    (text,) = read_dialogues(path, Columns(), how=Reading(frozenset({"input"})))
+    assert isinstance(text, PlainText)
     (text,) = read_dialogues(path, Columns(), how=Reading(frozenset({"instruction", "output"})))
     assert isinstance(text, PlainText)
     (asked,) = read_dialogues(path, Columns(), how=Reading(frozenset({"text"})))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from potstill.data.columns import Columns
+from potstill.data.dialogue_rows import read_dialogues
 from potstill.data.number_checks import number_in
 from potstill.data.pairs import read_pairs
 from potstill.data.prepare import DataSettings, prepare
@@ -68,7 +69,7 @@ def test_numbers_lists_and_tags_are_read_of_every_form(tmp_path: Path, form: str
 
 BAD: dict[str, tuple[Rows, int, frozenset[str] | None]] = {
     "no text": ([{"body": f"t{n}", "label": "x"} for n in range(4)], 0, None),
-    "null text": ([row("a"), row("b"), row(None), row("d")], 2, None),
+    "null text": ([row("a"), row("b"), row(None), row("d")], 2, frozenset(FORMS) - TABLES),
     "an id of two": ([row("a", id="1"), row("b", id="2"), row("c", id="3"), row("d", id="1")], 3, None),
     "weights": ([row(f"t{n}", weight=0.5 if n == 2 else 1) for n in range(4)], 2, None),
     "a second text": ([row(f"t{n}", sentence2=f"u {n}") for n in range(4)], 0, None),
@@ -121,15 +122,17 @@ def read(path: Path) -> Any:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_bad_rows_are_skipped_and_counted_and_fields_are_counted_in_every_form(tmp_path: Path, form: str) -> None:
-    rows = [row("a", source="s"), row(None, source="s"), row("c", source=None), row("d", source="s")]
+    # Nothing in a table is an empty text, so that there a number is missing.
+    bad, label_in = (row("b", "many"), number_in) if form in TABLES else (row(None, "1"), class_in)
+    rows = [row("a", "1", source="s"), bad | {"source": "s"}, row("c", "1", source=None), row("d", "1", source="s")]
     how = Reading(on_error="skip")
     path = FORMS[form](tmp_path, rows)
-    assert [each.text for each in read_rows(path, Columns(), how=how)] == ["a", "c", "d"]
+    assert [each.text for each in read_rows(path, Columns(), label_in, how=how)] == ["a", "c", "d"]
     notes = how.files[path]
     assert (notes.bad, notes.unread) == (1, {"source": 2})
     assert place_of(form, 1, 4) in notes.first_bad[0]
     ignored = Reading(on_error="skip", ignore=frozenset({"source"}))
-    read_rows(path, Columns(), how=ignored)
+    read_rows(path, Columns(), label_in, how=ignored)
     assert ignored.files[path].ignored == {"source": 3}
 
 
@@ -156,6 +159,41 @@ def test_pairs_are_read_of_every_form(tmp_path: Path, form: str) -> None:
     rows = [{"source": f"s{n}", "target": None if n == 1 else f"t{n}"} for n in range(4)]
     found = read_pairs(FORMS[form](tmp_path, rows), Columns())
     assert [(each.source, each.target) for each in found] == [tuple(each.values()) for each in rows]
+
+
+def written(folder: Path, form: str, rows: Rows) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return FORMS[form](folder, rows)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "lines"])
+def test_blank_rows_are_read_and_dropped_of_every_form(tmp_path: Path, form: str) -> None:
+    spans = [{"start": 0, "end": 1, "label": "PER"}]
+    for name, read_as, rows in (
+        ("classes", read_rows, [row(text) for text in ("a", "", "c", "d")]),
+        ("pairs", read_pairs, [{"source": text, "target": "x"} for text in ("a", "", "c", "d")]),
+        ("texts", read_dialogues, [{"text": text, "url": "x"} for text in ("a", "", "c", "d")]),
+        ("spans", read_tagged, [{"text": text, "spans": spans if text else []} for text in ("a", "", "c", "d")]),
+    ):
+        lines, found = (
+            list(read_as(written(tmp_path / name / each, each, rows), Columns())) for each in ("lines", form)
+        )
+        assert found == lines and [each.text for each in found] == ["a", "", "c", "d"]
+
+
+@pytest.mark.parametrize("form", ["lines", "csv", "tsv"])
+def test_a_pair_of_a_table_cannot_have_an_empty_text(tmp_path: Path, form: str) -> None:
+    path = FORMS[form](tmp_path, [row("a", text_pair="b"), row("c", text_pair=None)])
+    how = Reading()
+    read_rows(path, Columns(), how=how)
+    (problem,) = how.pairs.problems(())
+    assert ("with the rows as .jsonl, for a table has no empty text beside null" in problem) == (form != "lines")
+
+
+def test_rows_of_chats_with_an_empty_text_in_a_table_are_chats(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "a"}]
+    path = FORMS["csv"](tmp_path, [{"messages": chat, "text": None}, {"messages": None, "text": "b"}])
+    assert [type(each).__name__ for each in read_dialogues(path, Columns())] == ["Conversation", "PlainText"]
 
 
 def test_what_a_saved_folder_is(tmp_path: Path) -> None:

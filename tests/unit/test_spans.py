@@ -72,6 +72,8 @@ def test_a_span_of_one_word(scheme: Scheme, tag: str) -> None:
         ({"text": "Ann came", "entities": [{"start_offset": 0, "end_offset": 3, "type": "PER", "id": 7}]}, {}),
         ({"text": "Ann came", "label": [[0, 3, "PER"]]}, {"spans": "label"}),
         ({"text": "Ann came", "spans": json.dumps([[0, 3, "PER"]])}, {}),
+        ({"text": "Ann came", "spans": {"start": [0], "end": [3], "label": ["PER"], "text": ["Ann"], "id": None}}, {}),
+        ({"text": "Ann came", "spans": json.dumps({"start": [0], "end": [3], "label": ["PER"]})}, {}),
         ({"body": "Ann came", "ner": [{"start": 0.0, "end": 4.0, "label": " PER "}]}, {"text": "body", "spans": "ner"}),
         ({"tokens": ["Ann", "came"], "tags": ["B-PER", "O"], "text": "Ann came", "spans": []}, {}),
     ],
@@ -130,6 +132,8 @@ BAD = [
     ([{"start": 0, "end": 7, "label": "x", "type": "y"}], "label and type differ. Keep one"),
     (["Ann"], r"expected a span, found str\. Write it as"),
     ({"a": 1}, r'"spans": expected a list of spans, found dict'),
+    ({"start": [0, 1], "end": [1], "label": ["x"]}, r'"spans": expected a list of spans, found dict'),
+    ({"start": [0], "end": [7], "label": ["x"], "text": ["Anna"]}, "is to hold 'Anna'"),
     ("Ann", r'"spans": a text that is no JSON'),
 ]
 
@@ -164,6 +168,30 @@ def test_fields_beside_a_text_with_spans_are_counted(tmp_path: Path) -> None:
     lines(path, {"tokens": ["a"], "tags": ["O"], "text": "a"})
     read_tagged(path, Columns(), how=how)
     assert how.files[path].unread == {"text": 1}
+
+
+def test_rows_of_words_and_of_spans_may_be_in_one_file(tmp_path: Path) -> None:
+    words = {"tokens": ["Ann", "came"], "tags": ["B-PER", "O"], "url": "x", "text": "unread"}
+    named = [{"text": f"Ann saw {n}", name: [span(0, 3)], "url": "x"} for n, name in enumerate(("spans", "entities"))]
+    filled = {"tokens": None, "tags": None, "spans": None, **named[1], "text": "Ann"}
+    both = {"text": "a b", "spans": [], "entities": [span(0, 1)]}
+    for number, rows in enumerate(([words, *named, filled, both], [*named[::-1], words, both, filled])):
+        path, how = lines(tmp_path / f"{number}.jsonl", *rows), Reading()
+        found = {row.text: row.tags for row in read_tagged(path, Columns(), how=how)}
+        assert found == {
+            "Ann came": ("B-PER", "O"),
+            "Ann saw 0": ("B-PER", "O", "O"),
+            "Ann saw 1": ("B-PER", "O", "O"),
+            "Ann": ("B-PER",),
+            "a b": ("O", "O"),
+        }
+        assert how.files[path].unread == {"url": 4, "entities": 1, "text": 1}
+
+
+def test_a_file_of_one_bad_row_is_none_of_rows_in_one(tmp_path: Path) -> None:
+    for name in ("spans", "entities"):
+        with pytest.raises(DataError, match=rf'"{name}\[0\]": no end or end_offset'):
+            read(tmp_path, {"text": "Ann", name: [{"text": "Ann", "start": 0, "label": "PER"}]})
 
 
 def test_a_run_from_before_there_were_schemes_goes_on() -> None:

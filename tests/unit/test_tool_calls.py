@@ -37,7 +37,11 @@ def turn(given: Any) -> Message:
         ({"function_call": {"name": "find", "arguments": '{"number": "12"}'}}, ToolCall("find", FIND.arguments)),
         ({"tool_calls": [{"name": "find", "arguments": ""}]}, ToolCall("find", "{}")),
         ({"tool_calls": [{"name": "find"}], "function_call": None}, ToolCall("find", "{}")),
-        ({"tool_calls": [{"name": "find", "arguments": '{"a": null}'}]}, ToolCall("find", '{"a": null}')),
+        ({"tool_calls": [{"name": "find", "arguments": '{"a": null}'}]}, ToolCall("find", "{}")),
+        (
+            {"tool_calls": [{"name": "find", "arguments": '{"a":1,"b":{"c":null}}'}]},
+            ToolCall("find", '{"a": 1, "b": {}}'),
+        ),
     ],
 )
 def test_calls_are_read_in_every_form(given: dict[str, Any], expected: ToolCall) -> None:

@@ -14,6 +14,7 @@ from potstill.data.dialogue_rows import read_dialogues
 from potstill.data.dialogues import Conversation, prompt_of
 from potstill.data.reading import Reading
 from potstill.errors import DataError
+from tests.row_forms import FORMS, TABLES
 from tests.unit.test_dialogues import ANSWER, USER, read, turns
 
 TOOL = {"type": "function", "function": {"name": "find", "description": "Finds."}}
@@ -56,10 +57,27 @@ def test_nulls_that_parquet_fills_in_are_no_part_of_a_tool(tmp_path: Path, kept:
     assert list(read_dialogues(path, Columns())) == read(tmp_path, *rows)
 
 
-def test_a_text_of_tools_keeps_the_nulls_that_its_author_wrote(tmp_path: Path) -> None:
-    tools = '[{"name": "f", "default": null}]'
-    (example,) = read(tmp_path, {**turns(USER, ANSWER), "tools": tools})
-    assert isinstance(example, Conversation) and example.tools == tools
+@pytest.mark.parametrize("form", FORMS)
+def test_nulls_in_objects_count_for_nothing_in_every_form(tmp_path: Path, form: str) -> None:
+    tools, values = [{"name": "f", "default": None, "enum": [None, "a"]}], {"a": None, "b": {"c": 1, "d": None}}
+    call = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": 1, "b": None}}]}
+    row = {**turns(USER, call), "tools": tools, "chat_template_kwargs": values}
+    as_text = {name: json.dumps(value) for name, value in row.items()}
+    call["tool_calls"] = [{"name": "f", "arguments": '{"a": 1, "b": null}'}]
+    rows = (
+        [row]
+        if form in TABLES
+        else [row, as_text, {**turns(USER, call), "tools": tools, "chat_template_kwargs": values}]
+    )
+    expected = {
+        **turns(USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": 1}}]}),
+        "tools": [{"name": "f", "enum": [None, "a"]}],
+        "chat_template_kwargs": {"b": {"c": 1}},
+    }
+    (wanted,) = read(tmp_path, expected)
+    for number, each in enumerate(rows):
+        (tmp_path / f"{number}").mkdir()
+        assert list(read_dialogues(FORMS[form](tmp_path / f"{number}", [each]), Columns())) == [wanted]
 
 
 def test_a_date_within_tools_is_an_error_of_its_row(tmp_path: Path) -> None:
@@ -72,6 +90,24 @@ def test_a_date_within_tools_is_an_error_of_its_row(tmp_path: Path) -> None:
 def test_keys_of_a_turn_without_a_value_are_not_there(tmp_path: Path) -> None:
     empty = {"refusal": None, "annotations": [], "tool_calls": [], "audio": {}, "name": "", "function_call": None}
     assert read(tmp_path, turns(USER, {**ANSWER, **empty})) == read(tmp_path, turns(USER, ANSWER))
+
+
+@pytest.mark.parametrize("name", ["functions", "available_tools", "toolDefinitions"])
+def test_tools_under_another_name_say_where_to_name_it(tmp_path: Path, name: str) -> None:
+    row = {**turns(USER, ANSWER), name: [TOOL]}
+    with pytest.raises(DataError, match=rf'"{name}", .* Name it in data\.columns\.tools\. data\.ignore: \[{name}\]'):
+        read(tmp_path, row)
+    assert read(tmp_path, row, tools=name) == read(tmp_path, {**turns(USER, ANSWER), "tools": [TOOL]})
+    with pytest.raises(DataError, match=r"tools of chat templates\)\. data\.ignore"):
+        read(tmp_path, {**turns(USER, ANSWER), "tool_choice": "auto"})
+
+
+@pytest.mark.parametrize("part", [{"text": "Hi"}, {"type": "input_text", "text": "Hi"}, {"type": None, "text": "Hi"}])
+def test_parts_that_hold_text_are_read_under_each_name(tmp_path: Path, part: dict[str, str]) -> None:
+    said = {**ANSWER, "content": [{"type": "output_text", "text": ANSWER["content"]}]}
+    assert read(tmp_path, turns({**USER, "content": [part]}, said)) == read(tmp_path, turns(USER, ANSWER))
+    with pytest.raises(DataError, match="a part of type None; only text can be learnt"):
+        read(tmp_path, turns({**USER, "content": [{"image": "x"}]}))
 
 
 def test_empty_arguments_of_the_rendering_are_not_there(tmp_path: Path) -> None:

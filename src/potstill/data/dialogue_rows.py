@@ -1,6 +1,7 @@
 """The reading of examples for language models from files, in the forms that data sets have."""
 
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,13 @@ from potstill.data.fields import RESPONSES, Form
 from potstill.data.files import json_value
 from potstill.data.meanings import BESIDE_PROMPT, IN_CHATS, PAIRS_OF_PROMPTS, PART_OF_PROMPT
 from potstill.data.on_disk import OnDisk
-from potstill.data.places import Place, without_nulls
+from potstill.data.opening import is_table
+from potstill.data.places import Place, as_objects, without_nulls
 from potstill.data.reading import Reading
 from potstill.data.rows import domain_in, id_in, read_each, text_id
 from potstill.data.sources import first_record
 from potstill.data.turns import Message, read_turn
+from potstill.errors import DataError
 
 CONVERSATIONS = "conversations"
 """What ShareGPT's form calls the messages."""
@@ -45,6 +48,8 @@ ARGUMENTS = frozenset(
 """Arguments of `apply_chat_template` itself, which no row gives."""
 ALPACA = {"instruction": "prompt", "output": "completion"}
 """The columns of Alpaca's form; its `input` has that name here too."""
+TURNS_OF_PYTHON = re.compile(r"\s*\[\s*\{\s*'(role|from|content|value)'\s*:")
+"""How a text begins that `str` made of turns."""
 NO_INPUT = frozenset({"<noinput>", "<no input>", "noinput", "no input", "nan", "null", "none", "n/a", "<na>"})
 """What stands for no input in rows of Alpaca's form (self-instruct, pandas, Python), in lower case."""
 
@@ -121,6 +126,10 @@ class _Reader:
         if CONVERSATIONS not in named and given.get(CONVERSATIONS) not in (None, "", [], {}):
             kinds[CONVERSATIONS] = "messages"
         found = [column for column in kinds if column in given]
+        if not found and kinds.get(names.text) == "text" and names.text in record.keys() - self.ignore:
+            # Nothing in a table is an empty text in other files.
+            found = [names.text] if is_table(self.at.path) else []
+            given |= dict.fromkeys(found, "")
         if not found:
             raise self.at.error(f" has no {self._kinds()}; found {sorted(map(str, given))[:12]}. {self._advice(given)}")
         if len(found) > 1:
@@ -165,28 +174,45 @@ class _Reader:
                     f' has "{column}" beside turns in "{found}". Write it into a turn; data.ignore: [{column}] leaves '
                     "it out"
                 )
-            if kind == "text" and {"instruction", "output"} <= given.keys():
-                raise self.at.error(
-                    f' has "{column}" beside "{found}". {self._advice(given)}; data.ignore: [{found}] leaves out the '
-                    f"text that was made of them. To learn that text alone, data.ignore: [{column}] does"
-                )
+            if kind == "text" and ALPACA.keys() <= given.keys():
+                raise self._beside_alpaca(given, found, column)
             raise self.at.error(
                 f' has "{column}" beside "{found}"; it belongs to a "{getattr(self.columns, belongs)}". Drop one of '
                 f"the two; data.ignore: [{column}] leaves it out"
             )
+        # Without its input too, if that is not left out, which says that the text is meant.
+        both = all(given.get(column) not in (None, "") for column in ALPACA)
+        if found == kind == "text" and both and self.columns.input not in self.ignore:
+            raise self._beside_alpaca(given, found, *ALPACA)
+
+    def _beside_alpaca(self, given: dict[str, Any], found: str, *columns: str) -> DataError:
+        both = " and ".join(f'"{column}"' for column in columns)
+        return self.at.error(
+            f' has {both} beside "{found}". {self._advice(given)}; data.ignore: [{found}] leaves out the text that was '
+            f"made of them. To learn that text alone, data.ignore: [{', '.join(columns)}] does"
+        )
 
     def _asked(self, given: dict[str, Any]) -> list[Any] | None:
         """The turns of a prompt, which is a list of them as TRL has it, or the JSON text of one; None for a text."""
-        prompt, completion = given[self.columns.prompt], self._value(given, "completion")
+        prompt = as_objects(given[self.columns.prompt])
         if isinstance(prompt, list):
             return prompt
-        # A text that looks like turns is one, unless what goes on with it looks so too, or there is nothing yet.
-        turns = _turns_in(prompt)
-        return turns if completion is None or isinstance(completion, list) or _turns_in(completion) else None
+        return self._listed(self.columns.prompt, prompt)
+
+    def _listed(self, column: str, value: Any) -> list[Any] | None:
+        """The turns of which a text is the JSON; None for any other text.
+
+        Raises:
+            DataError: they are written as Python writes them, which would be learnt as they stand.
+        """
+        if isinstance(value, str) and TURNS_OF_PYTHON.match(value):
+            self.at.parsed(column, value)
+        return turns_in(value)
 
     def _turns(self, column: str, value: Any) -> tuple[Message, ...]:
         """The turns in a column."""
         turns = self.at.parsed(column, value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+        turns = as_objects(turns)
         if not isinstance(turns, list) or not turns:
             kind = "an empty list" if isinstance(turns, list) else type(turns).__name__
             raise self.at.error(f' "{column}": expected a list of turns with role and content, found {kind}')
@@ -205,7 +231,7 @@ class _Reader:
         value = self._value(given, "completion")
         if value is None:
             return shown
-        if isinstance(value, str) and _turns_in(value) is None:
+        if isinstance(value, str) and self._listed(names.completion, value) is None:
             text = self.at.filled(names.completion, value, "use null where the teacher is to write it")
             return (*shown, Message("assistant", text))
         said = self._turns(names.completion, value)
@@ -233,19 +259,15 @@ class _Reader:
 
     def _tools(self, value: Any) -> str | None:
         column = self.columns.tools
-        tools = self.at.parsed(column, value)
-        # Parquet, and JSON that datasets wrote, give every object every key, with nulls. A text has its author's alone.
-        if self.at.in_columns or not isinstance(value, str):
-            tools = without_nulls(tools)
+        # Arrow, and JSON or a table that datasets or pandas wrote of it, give every object every key, with nulls.
+        tools = without_nulls(self.at.parsed(column, value))
         if not isinstance(tools, list | None) or not all(isinstance(tool, dict) for tool in tools or []):
             raise self.at.error(f' "{column}": expected a list of objects, as JSON or as its text. Correct it')
         return self.at.json(column, tools) if tools else None
 
     def _template_kwargs(self, value: Any) -> str | None:
         column = self.columns.chat_template_kwargs
-        values = self.at.parsed(column, value)
-        if self.at.in_columns:
-            values = without_nulls(values)
+        values = without_nulls(self.at.parsed(column, value))
         if not isinstance(values, dict | None):
             raise self.at.error(f' "{column}": expected an object of values by name, found {type(values).__name__}')
         # Of these an empty value is what a template gets without it.
@@ -303,13 +325,15 @@ class _Reader:
         return f"{', '.join(others)} or {last}" if others else last
 
 
-def _turns_in(value: Any) -> list[Any] | None:
-    """A text of JSON that is a list of turns; None for anything else."""
-    if not isinstance(value, str) or not value.lstrip().startswith("["):
-        return None
-    try:
-        turns = json_value(value)
-    except (ValueError, RecursionError):
-        return None
+def turns_in(value: Any) -> list[Any] | None:
+    """A list of turns, or the one of which a text is the JSON; None for anything else."""
+    turns = as_objects(value)
+    if isinstance(value, str):
+        if not value.lstrip().startswith("["):
+            return None
+        try:
+            turns = json_value(value)
+        except (ValueError, RecursionError):
+            return None
     is_turns = isinstance(turns, list) and turns and all(isinstance(each, dict) for each in turns)
     return turns if is_turns and all({"role", "from"} & each.keys() for each in turns) else None

@@ -5,7 +5,7 @@ others say what a model is to learn, or how: such a field is an error until the 
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from potstill.data.meanings import (
     plain,
     stands_in,
 )
+from potstill.data.opening import is_table
 
 MOST_NAMES = 1000
 """Names of fields that are counted one by one; rows whose fields are named by their content have no end of them."""
@@ -39,6 +40,8 @@ LABELS = frozenset(
     | {"emotion", "topic", "stance", "tag", "tags", "annotation", "gold", "answer"}
 )
 """What a column of classes or numbers is called."""
+WORDS_OF_YAML = frozenset({"null", "true", "false", "yes", "no", "on", "off"})
+"""What YAML 1.1 or 1.2 reads as null or a Boolean."""
 ALSO_METADATA = frozenset({"category", "categories", "topic", "tag", "tags", "annotation", "answer", "answers"})
 """Of what labels are called: what as often tells where a row is from. Alone, in a file without a label, it says
 nothing."""
@@ -75,6 +78,20 @@ class Form:
     second: Meaning = SECOND
     pairs: frozenset[frozenset[str]] = frozenset()
     """First and second texts."""
+    blank: str | None = None
+    """The column of a text that may be empty, by which the row is blank and dropped later."""
+    reads_of: Callable[[Mapping[str, Any]], frozenset[str]] | None = None
+    """Which of them it reads of a row, where a file may have rows of two kinds."""
+
+    def read_of(self, record: Mapping[str, Any]) -> frozenset[str]:
+        """The columns that it reads of a row."""
+        return self.reads if self.reads_of is None else self.reads_of(record)
+
+    def with_blank(self, file: Path, record: Any) -> Any:
+        """The record, with an empty text where a table has nothing, as other files have it."""
+        if isinstance(record, dict) and self.blank in record and record[self.blank] is None and is_table(file):
+            return {**record, self.blank: ""}
+        return record
 
     def meaning(self, name: str) -> Meaning | None:
         """What a field of this name means, where its value has a meaning."""
@@ -90,17 +107,23 @@ class Form:
 
     def is_said(self, value: Any, record: Mapping[str, Any]) -> bool:
         """Whether the text that is read has the value within."""
-        read = [part for name in sorted(self.reads & record.keys()) for part in parts_of(record[name])]
+        read = [part for name in sorted(self.read_of(record) & record.keys()) for part in parts_of(record[name])]
         return stands_in(value, "\n".join(part for part in read if isinstance(part, str)))
 
     def _is_second(self, known: str) -> bool:
         first = plain(self.text)
-        # review1 and review2, text_a and text_b, comment and comment2; in either order.
-        numbered = any(
-            first.endswith(one) and known == first.removesuffix(one) + two
-            for one, two in (("1", "2"), ("2", "1"), ("a", "b"), ("b", "a"), ("", "2"), ("", "pair"))
-        )
+        # In either order, but that a text without such an end is the first.
+        numbered = is_numbered(first, known) or is_numbered(known, first, NUMBERED[:2])
         return frozenset({first, known}) in self.pairs or (numbered and bool(self.beside))
+
+
+NUMBERED = (("1", "2"), ("a", "b"), ("", "2"), ("", "pair"))
+"""With what the names of a first and a second text end: review1, review2; text_a, text_b; comment, comment2."""
+
+
+def is_numbered(first: str, second: str, ends: Collection[tuple[str, str]] = NUMBERED) -> bool:
+    """Whether two plain names are those of a first and a second text by their ends."""
+    return any(first.endswith(one) and second == first.removesuffix(one) + two for one, two in ends)
 
 
 @dataclass
@@ -183,7 +206,7 @@ class Unread:
         self._rows += 1
         self._unlabelled += not labelled
         label = record.get(self._form.label)
-        for name in record.keys() - self._form.reads:
+        for name in record.keys() - self._form.read_of(record):
             value = record[name]
             if is_empty(value):
                 continue
@@ -318,7 +341,7 @@ def leaves_out(name: str) -> str:
 
 def in_yaml(name: str) -> str:
     """The name of a field as it stands in a recipe."""
-    return name if name.isascii() and name.isidentifier() else shown(name)
+    return name if name.isascii() and name.isidentifier() and name.lower() not in WORDS_OF_YAML else shown(name)
 
 
 def shown(name: str) -> str:

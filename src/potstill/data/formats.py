@@ -3,6 +3,7 @@
 import codecs
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -167,9 +168,10 @@ def not_parquet(path: Path) -> DataError:
     return DataError(f"{path}: not a readable Parquet file. {_by_content(path) or AGAIN}")
 
 
-def rows_in_one(record: Any, *, lists_in_rows: bool) -> str | None:
+def rows_in_one(record: Any, reads: Collection[str] = (), *, lists_in_rows: bool) -> str | None:
     """How an object holds many rows, and how to write them instead; None for one that does not.
 
+    `reads` are the columns that are read of a row, where these are known: a list in them is none of rows.
     `lists_in_rows` says whether the values of a single row may all be lists, such as its tokens and tags.
     """
     if not isinstance(record, dict) or not record:
@@ -179,7 +181,7 @@ def rows_in_one(record: Any, *, lists_in_rows: bool) -> str | None:
         return f'one object of columns, index and data, as pandas writes it with orient="split". {pandas}'
     for key, value in record.items():
         inside = value[0] if isinstance(value, list) and value else None
-        if isinstance(inside, dict) and (key.casefold() in _WRAPPERS or inside.keys() & _ROW_KEYS):
+        if isinstance(inside, dict) and key not in reads and (key.casefold() in _WRAPPERS or inside.keys() & _ROW_KEYS):
             name = json.dumps(key, ensure_ascii=False)
             return f"""one object. Its {name} is a list of rows; write its items: jq -c '.[{name}][]'."""
     first = next(iter(record.values()))

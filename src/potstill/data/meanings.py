@@ -137,6 +137,8 @@ WEIGHT = Meaning(
     "how much the row counts in training (sample_weight of scikit-learn); all rows count the same here", _is_weight
 )
 TOOLS = Meaning("the functions that the model may call (tools of chat templates)", _has_value)
+NAMED_TOOLS = Meaning(f"{TOOLS.words}. Name it in data.columns.tools", _has_value)
+"""Of rows with turns, of which tools are read."""
 REASONING = Meaning("what was thought before the answer (reasoning_content of chat templates)", _has_value)
 SEEN = Meaning("what the model is shown beside the text; only text is read", _is_shown)
 LEARNT = Meaning("which tokens are to be learnt; all are learnt here", _leaves_out)
@@ -217,8 +219,8 @@ IN_CHATS: Meanings = {
     **_IMAGES,
     **_MASKS,
     **_CHOICES,
-    **_named("functions functioncall functioncalls toolcalls toolchoice", TOOLS),
-    **_named("tooldefinitions availabletools", TOOLS),
+    **_named("functioncall functioncalls toolcalls toolchoice", TOOLS),
+    **_named("functions tooldefinitions availabletools", NAMED_TOOLS),
     **_named(
         "system systemprompt systemmessage",
         Meaning("the system turn; write it as the first of messages", _has_value, inside=False),
@@ -305,16 +307,19 @@ BESIDE_SOURCE: Meanings = {
 BESIDE_PROMPT: Meanings = _named("passage passages question query input instruction prefix", PART_OF_PROMPT)
 
 
-def _pairs(*pairs: str) -> frozenset[frozenset[str]]:
-    return frozenset(frozenset(pair.split()) for pair in pairs)
+def _pairs(*pairs: str) -> tuple[tuple[str, str], ...]:
+    return tuple((first, second) for first, second in map(str.split, pairs))
 
 
-PAIRS_OF_TEXTS = _pairs(
+FIRST_AND_SECOND = _pairs(
+    *("premise hypothesis", "question passage", "question context", "query passage", "query context"),
     *("sentence sentence2", "question sentence", "question answer", "question document", "query document"),
     *("query answer", "query text", "query product", "claim evidence", "claim document", "prompt response"),
     *("instruction response", "instruction output", "instruction input", "input output", "post comment"),
     *("comment parent", "comment parentcomment", "headline body", "anchor positive", "source target", "src mt"),
     *("src tgt", "reference candidate", "reference prediction", "tweet target", "argument topic"),
 )
-"""First and second text, in either order, of data sets for pairs (GLUE, SNLI, FEVER, MS MARCO, reward models)."""
-PAIRS_OF_PROMPTS = _pairs("question document", "query document")
+"""First and second text of data sets for pairs (GLUE, SNLI, FEVER, MS MARCO, reward models)."""
+PAIRS_OF_TEXTS = frozenset(map(frozenset, FIRST_AND_SECOND))
+"""The same in either order."""
+PAIRS_OF_PROMPTS = frozenset(map(frozenset, _pairs("question document", "query document")))

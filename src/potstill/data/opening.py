@@ -37,6 +37,11 @@ def form_of(path: Path) -> str:
     return (Path(path.stem) if is_packed(path) else path).suffix.lower()
 
 
+def is_table(path: Path) -> bool:
+    """Whether its values are texts, of which an empty one is the same as none."""
+    return form_of(path) in (".csv", ".tsv")
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """The file as bytes from its beginning, unpacked.

@@ -68,6 +68,7 @@ def read_pairs(path: Path, columns: Columns, *, how: Reading | None = None) -> O
         labels=RESPONSES,
         beside=BESIDE_SOURCE,
         second=PART,
+        blank=columns.source,
     )
     return read_each(
         path,

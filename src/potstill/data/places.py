@@ -6,13 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from potstill.data.files import RepeatedKey, json_value
-from potstill.data.opening import form_of
 from potstill.data.rows import string_in
-from potstill.data.sources import is_of_hub
 from potstill.errors import DataError
-
-OF_ARROW = frozenset({".parquet", ".arrow"})
-"""Forms of files whose objects all have the same keys."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +16,6 @@ class Place:
 
     path: Path
     place: str
-
-    @property
-    def in_columns(self) -> bool:
-        """Whether every object has every key there, with nulls where a row gave it none: as Arrow stores objects."""
-        return form_of(self.path) in OF_ARROW or is_of_hub(str(self.path))
 
     def error(self, problem: str) -> DataError:
         return DataError(f"{self.path}: {self.place}{problem}.")
@@ -85,6 +75,17 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def as_objects(value: Any) -> Any:
+    """A list of objects for an object of lists of one length, as which `datasets` stores a sequence of objects; any
+    other value as it is."""
+    fields = {key: each for key, each in value.items() if each is not None} if isinstance(value, dict) else {}
+    if not fields or not all(isinstance(each, list) for each in fields.values()):
+        return value
+    if len({len(each) for each in fields.values()}) > 1:
+        return value
+    return [dict(zip(fields, each, strict=True)) for each in zip(*fields.values(), strict=True)]
 
 
 def _is_repr(text: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from potstill.data.label_checks import ClassTally
 from potstill.data.number_checks import NumberTally
+from potstill.data.opening import is_table
 from potstill.data.tag_schemes import TagTally
 from potstill.errors import DataError
 
@@ -106,22 +107,25 @@ class PairTally:
     def __init__(self) -> None:
         self._counts = {True: 0, False: 0}
         self._first: dict[bool, str] = {}
-        self._column = ""
+        self._column, self._of_table = "", False
 
     def add(self, path: Path, place: str, column: str, *, paired: bool) -> None:
         """Count a row; `column` is that of second texts."""
         self._counts[paired] += 1
-        self._first.setdefault(paired, f"{path}: {place}")
+        if paired not in self._first:
+            self._first[paired] = f"{path}: {place}"
+            self._of_table = self._of_table or (not paired and is_table(path))
         self._column = column
 
     def problems(self, allowed: Collection[str]) -> Iterator[str]:
         """One error where some rows are pairs and some are not, or the recipe names a column that none has."""
         with_both, alone = self._counts[True], self._counts[False]
         if alone and (with_both or self._column != "text_pair"):
+            where = " (with the rows as .jsonl, for a table has no empty text beside null)" if self._of_table else ""
             yield (
                 f'data: {alone:,} of {with_both + alone:,} rows have no "{self._column}", first {self._first[False]}, '
-                'and a row without it is no pair. Write it in each row, as "" where it is empty, or leave it out of '
-                f"all with data.ignore: [{self._column}]."
+                f'and a row without it is no pair. Write it in each row, as "" where it is empty{where}, or leave it '
+                f"out of all with data.ignore: [{self._column}]."
             )
 
 

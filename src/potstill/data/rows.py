@@ -24,6 +24,7 @@ from potstill.data.sources import read_source
 from potstill.errors import DataError
 
 SETTING = "Set data.columns.text to the column that holds the text."
+SPANS = "Write names alone; spans of a text are read with task.kind: token_classification and data.columns.spans"
 BETWEEN = "\n\n"
 """What stands between the two texts of a pair where both are read as one."""
 OWN_ID = "Give each row an id of its own; rows without one are named by their text."
@@ -152,9 +153,10 @@ def classes_in(path: Path, place: str, column: str, value: Any) -> tuple[str, ..
                 else "without a label null."
             )
         )
-    if wrong := [each for each in value if each is None or isinstance(each, list)]:
-        found = "null" if wrong[0] is None else "a list"
-        raise DataError(f'{path}: {place} "{column}": expected a list of class names, found {found} in it.')
+    if wrong := [each for each in value if each is None or isinstance(each, list) or _has_start(each)]:
+        found = "null" if wrong[0] is None else "a list" if isinstance(wrong[0], list) else "an object"
+        fix = f"{SPANS}: {in_yaml(column)}." if isinstance(wrong[0], list | dict) else "Leave it out."
+        raise DataError(f'{path}: {place} "{column}": expected a list of class names, found {found} in it. {fix}')
     if value and all(isinstance(each, bool | float) for each in value):
         raise DataError(
             f'{path}: {place} "{column}": expected a list of class names, found one of {type(value[0]).__name__}. '
@@ -164,6 +166,10 @@ def classes_in(path: Path, place: str, column: str, value: Any) -> tuple[str, ..
     if len({isinstance(each, str) for each in value}) > 1:
         raise DataError(f'{path}: {place} "{column}": numbers and names in one list; write all classes in one way.')
     return tuple(sorted(names))
+
+
+def _has_start(item: Any) -> bool:
+    return isinstance(item, dict) and "start" in item
 
 
 def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in, *, how: Reading | None = None) -> OnDisk[Row]:
@@ -193,6 +199,7 @@ def read_rows(path: Path, columns: Columns, label_in: LabelIn = class_in, *, how
         labels=LABELS,
         beside=BESIDE_TEXT,
         pairs=PAIRS_OF_TEXTS,
+        blank=columns.text,
     )
     return read_each(path, row_of, _stands_for, form=form, how=how)
 
@@ -226,7 +233,7 @@ def read_each(
     def read() -> Iterator[R]:
         nonlocal only_bad
         for file, place, record in read_source(path, notes, reads=form.reads - how.ignore, tagged=tagged):
-            given = how.without_ignored(record, notes)
+            given = form.with_blank(file, how.without_ignored(record, notes))
             try:
                 row = row_of(file, place, given)
             except DataError as error:
@@ -240,7 +247,11 @@ def read_each(
             yield row
 
     rows = rows_on_disk(read(), place=places)
-    if not rows and notes.bad == 1 and (told := rows_in_one(only_bad[1], lists_in_rows=form.labels is TAGS)):
+    if (
+        not rows
+        and notes.bad == 1
+        and (told := rows_in_one(only_bad[1], form.reads, lists_in_rows=form.labels is TAGS))
+    ):
         raise DataError(f"{path}: {only_bad[0]}: {told}")
     notes.unread, notes.doubtful = unread.counts, unread.doubts(how.classes.classes)
     problems = [*notes.bad_rows(how.on_error), *unread.problems(path, how.classes.classes)]

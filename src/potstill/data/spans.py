@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Literal
 
 from potstill.data.near_copies import SPACELESS, marks_and_joiners
-from potstill.data.places import Place
+from potstill.data.places import Place, as_objects
 from potstill.data.tag_schemes import OUTSIDE, PREFIXES
 
 Scheme = Literal["iob2", "iobes", "bilou", "io"]
@@ -67,13 +67,27 @@ def read_spans(at: Place, column: str, value: Any) -> list[Span]:
     Raises:
         DataError: a list of anything else, or a label that is none.
     """
-    given = at.parsed(column, value)
+    given = as_objects(at.parsed(column, value))
     if not isinstance(given, list):
         raise at.error(f' "{column}": expected a list of spans, found {type(given).__name__}. {_EXAMPLE}')
     return [_span(at, f"{column}[{number}]", span) for number, span in enumerate(given)]
 
 
 _EXAMPLE = 'Write it as [{"start": 0, "end": 3, "label": "PER"}], and [] where a text has none'
+
+
+def are_spans(values: Iterable[Any]) -> bool:
+    """Whether values look like those of a column of spans, at least one of which is in it."""
+    listed = [as_objects(value) for value in values]
+    items = [item for each in listed if isinstance(each, list) for item in each]
+    return bool(items) and all(isinstance(each, list) for each in listed) and all(map(is_span, items))
+
+
+def is_span(item: Any) -> bool:
+    """Whether an item of a list looks like a span: offsets and a label."""
+    if isinstance(item, dict):
+        return all(any(item.get(name) is not None for name in names) for names in (STARTS, ENDS, LABELS))
+    return isinstance(item, list) and len(item) == 3 and list(map(type, item)) == [int, int, str]
 
 
 def _span(at: Place, where: str, span: Any) -> Span:
@@ -115,7 +129,7 @@ def require_texts(at: Place, value: Any, spans: Sequence[Span], text: str) -> No
     Raises:
         DataError: names the first that differs.
     """
-    for given, span in zip(at.parsed("", value), spans, strict=True):
+    for given, span in zip(as_objects(at.parsed("", value)), spans, strict=True):
         said = given.get("text") if isinstance(given, dict) else None
         if isinstance(said, str) and said.strip() != text[max(0, span.start) : span.end].strip():
             raise at.error(f' "{span.where}": {span.named(text)} is to hold {said[:_SHOWN]!r}. {_COUNTED}')

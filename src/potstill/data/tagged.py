@@ -92,26 +92,28 @@ def read_tagged(
     how = how or Reading()
     found = first_record(path, tagged=(columns.tokens, columns.tags))
     first = {name: value for name, value in found.items() if name not in how.ignore}
-    of_spans = _has_spans(first, columns)
-    spans = _column_of_spans(first, columns)
 
     def row_of(path: Path, place: str, record: Any) -> TaggedRow:
         if isinstance(record, dict) and _has_spans(record, columns):
-            row = _row_of_spans(Place(path, place), record, columns, spans, scheme)
+            row = _row_of_spans(Place(path, place), record, columns, scheme)
         else:
             row = _row(path, place, record, columns)
         how.tags.add(path, place, row.tags or ())
         return row
 
-    read = (columns.text, spans) if of_spans else (columns.tokens, columns.tags)
+    of_words, of_spans = (columns.tokens, columns.tags), (columns.text, _column_of_spans(first, columns))
+    begins_with_spans = _has_spans(first, columns)
+    text, label = of_spans if begins_with_spans else of_words
     form = Form(
-        reads=frozenset({columns.id, *read, columns.domain}),
+        reads=frozenset({columns.id, *of_words, *of_spans, ENTITIES, columns.domain}),
         id=columns.id,
-        text=read[0],
-        label=read[1],
-        setting="spans" if of_spans else "tags",
+        text=text,
+        label=label,
+        setting="spans" if begins_with_spans else "tags",
         meanings=IN_TAGS,
         labels=TAGS,
+        blank=columns.text,
+        reads_of=lambda record: _read_of(record, columns),
     )
     return read_each(path, row_of, lambda row: row.text, form=form, how=how)
 
@@ -122,11 +124,20 @@ def _has_spans(record: Mapping[str, Any], columns: Columns) -> bool:
 
 
 def _column_of_spans(record: Mapping[str, Any], columns: Columns) -> str:
-    other = columns.spans == "spans" and columns.spans not in record and ENTITIES in record
+    """That of a row, in whose file others may have the other name."""
+    other = columns.spans == "spans" and record.get("spans") is None and ENTITIES in record
     return ENTITIES if other else columns.spans
 
 
-def _row_of_spans(at: Place, record: Mapping[str, Any], columns: Columns, column: str, scheme: Scheme) -> TaggedRow:
+def _read_of(record: Mapping[str, Any], columns: Columns) -> frozenset[str]:
+    """The columns that are read of a row: of words, or of a text with spans."""
+    if _has_spans(record, columns):
+        return frozenset({columns.id, columns.domain, columns.text, _column_of_spans(record, columns)})
+    return frozenset({columns.id, columns.domain, columns.tokens, columns.tags})
+
+
+def _row_of_spans(at: Place, record: Mapping[str, Any], columns: Columns, scheme: Scheme) -> TaggedRow:
+    column = _column_of_spans(record, columns)
     text, value = at.text(columns.text, record[columns.text]), record.get(column)
     spans = [] if value is None else read_spans(at, column, value)
     if value is not None:

@@ -22,7 +22,7 @@ class ToolCall:
 
     name: str
     arguments: str
-    """As JSON text, the values by name; as the data have it where they have text."""
+    """As JSON text, the values by name; as the data have it where they have text without nulls."""
     id: str | None = None
 
     @property
@@ -117,10 +117,9 @@ def _arguments(at: Place, where: str, value: Any) -> str:
             f' "{where}": expected an object of values by name, or its JSON text, found {type(values).__name__}. '
             'Write it as {"number": "12"}'
         )
-    if isinstance(value, str):
-        return at.text(where, value.strip())
-    # What tables fill in is no argument; a text has its author's alone.
-    return at.json(where, without_nulls(values))
+    # What tables fill in is no argument.
+    given = without_nulls(values)
+    return at.text(where, value.strip()) if isinstance(value, str) and given == values else at.json(where, given)
 
 
 def problem_of_calls(text: str, calls: Sequence[ToolCall]) -> str | None:

@@ -47,6 +47,8 @@ OTHER_ROLES: Mapping[Any, Role] = {
 """What a role that is not read is for most templates; OpenAI's, Google's and Meta's names are among them."""
 
 
+KINDS_OF_TEXT = ("text", "input_text", "output_text")
+"""The types of a content's parts that hold text: of chat templates, and of OpenAI's Responses."""
 EMPTY: tuple[Any, ...] = ("", [], {})
 """What interfaces and tables write under a key that has no value."""
 
@@ -198,8 +200,8 @@ def _part(at: Place, where: str, part: Any, ignore: Collection[str]) -> str:
         )
     own = frozenset({"type", "text"})
     given = {key: value for key, value in part.items() if value is not None and (key in own or key not in ignore)}
-    kind = given.pop("type", None)
-    if kind != "text":
+    kind = given.pop("type", "text" if "text" in given else None)
+    if kind not in KINDS_OF_TEXT:
         raise at.error(f' "{where}": a part of type {kind!r}; only text can be learnt. Drop the row')
     text = at.text(f"{where}.text", given.pop("text", None))
     if given:
