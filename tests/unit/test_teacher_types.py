@@ -104,7 +104,8 @@ def test_processors_say_what_they_compute_in(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
         assert {each for each in HALVES if computes_in(each, "cpu")} == able
         assert computes_in("float32", "cpu")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    # As of a T4, which has it by way of float32 alone.
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not computes_in("bfloat16", "cuda") and computes_in("float16", "cuda")
 
 
