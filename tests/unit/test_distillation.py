@@ -257,11 +257,6 @@ def test_files_are_found_from_the_working_directory_and_named_from_anywhere(reci
     assert made.student.kind == "design" and made.student.name == "tinybert-4"
     for elsewhere in ("organisation/name", "pkg:package/model"):
         assert recipe(elsewhere, None, FILES, task="text_classification").teacher.model == elsewhere
-    for student, place in (("organisation/small", "organisation/small"), ("models", str(tmp_path / "models"))):
-        made = recipe("organisation/name", student, FILES, task="text_classification")
-        assert made.student.kind == "pretrained" and made.student.model == place
-    made = recipe("models", {"kind": "pretrained", "model": "models"}, FILES, task="text_classification")
-    assert made.student.model == str(tmp_path / "models")
 
 
 MODEL = {"model": "models/a"}
