@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from potstill.data.generated import load_generated
 from potstill.errors import ModelError, RecipeError
 from potstill.labels import LabelStore
 from potstill.recipe.yaml_file import load_recipe
@@ -195,6 +196,19 @@ def test_language_models_of_two_paddings(chatted: Path) -> None:
     assert models["pretrained"]["kl_mean"] == pytest.approx(evaluation["initial_kl_mean"], rel=1e-5)
     codec = LabelStore(chatted / "padded/label/teacher/logits").codec
     assert codec is not None and tokens in {len(tensor) for tensor in codec.tensors.values()}
+
+
+def test_a_teacher_writes_in_tokens_that_both_have(tmp_path: Path, chat_teacher_folder: Path) -> None:
+    project = make_chat_project(tmp_path, chat_teacher_folder)
+    tokens = len(AutoTokenizer.from_pretrained(chat_teacher_folder))
+    # Random, and with as much to say in its padding as in its tokens.
+    teacher = padded(tmp_path / "t", chat_teacher_folder, 2 * tokens, 1)
+    student = padded(tmp_path / "s", chat_teacher_folder, tokens + 4, 2)
+    changes = [f"teacher.model={teacher}", f"student={{kind: pretrained, model: {student}}}", "adapt=null"]
+    changes += ["data.adapt=null", "label.responses={kind: generated, max_new_tokens: 12}", "label.max_kl=null"]
+    potstill("label", project / "recipe.yaml", "--out", project / "run", *changed(*changes))
+    rows = load_generated(project / "run/label/responses/responses.parquet")
+    assert len(rows) > 50 and max(int(row.response.max()) for row in rows) < tokens
 
 
 def refused(project: Path, *changes: str) -> str:

@@ -151,3 +151,17 @@ def test_whole_targets_are_compared_with_those_of_the_baseline(low: float, high:
     line = next(line for line in said if "to the letter" in line)
     assert f"It writes {expected} the baseline: 75.0% against 70.0% ({gain.value:+.1f} points" in line
     assert any("of the teacher's exact match" in line for line in said)
+
+
+def test_a_student_that_existed_is_told_of_in_three_models() -> None:
+    models = measured().models
+    came = models["student"].model_copy(
+        update={"accuracy": 0.5, "accuracy_interval": Estimate(value=0.5, low=0.45, high=0.55)}
+    )
+    pairs = [comparison("student", "pretrained", 31.2, 1e-9), comparison("baseline", "pretrained", 24.1, 1e-9)]
+    record = measured(models=models | {"pretrained": came}, comparisons=[*measured().comparisons, *pairs])
+    line = next(line for line in findings(record) if line.startswith("As it came"))
+    fine_tuned, distilled = (models[name].accuracy for name in ("baseline", "student"))
+    assert line.startswith("As it came, the student's accuracy is 50.0%; fine-tuned on the labelled rows alone ")
+    assert f"alone {fine_tuned:.1%} (+24.1 points" in line and f"distilled {distilled:.1%} (+31.2 points" in line
+    assert not any(line.startswith("As it came") for line in findings(measured()))
