@@ -109,6 +109,21 @@ class FullTarget(Protocol):
         ...
 
 
+@runtime_checkable
+class GroupedTarget(FullTarget, Protocol):
+    """A distribution over groups of tokens. How a group's mass lies within it is not known, and not taught."""
+
+    def logits_beside(
+        self,
+        student: Float[Tensor, "positions vocabulary"],
+        rows: slice,
+        temperature: float,
+        log_sum_exp: RowLogSumExp,
+    ) -> Float[Tensor, "positions vocabulary"]:
+        """As `logits_at`, with the mass of each group spread as it is by the logits `student` of these positions."""
+        ...
+
+
 @dataclass(frozen=True)
 class Buckets:
     """The log-probabilities of k tokens, and that of all others together, at one temperature."""

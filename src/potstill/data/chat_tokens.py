@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from potstill.data.chat_template import Chat, Turn
 from potstill.data.copies import beginning
-from potstill.data.dialogues import Completion, Conversation, Example, PlainText
+from potstill.data.dialogues import Completion, Conversation, Example, PlainText, WrittenResponse
 from potstill.data.generated import GeneratedResponse
 from potstill.data.on_disk import place_of
 from potstill.data.reading import Refusals
@@ -196,6 +196,8 @@ class ChatTokens:
             parts = [[turn] for turn in self._windows(example)]
         elif isinstance(example, GeneratedResponse):
             parts = [[Turn(example.prompt.tolist(), example.response.tolist())]]
+        elif isinstance(example, WrittenResponse):
+            parts = [[self._written(example)]]
         else:
             chat = self._chat(example)
             parts = chat.examples(last_only=self.train_on == "last_turn")
@@ -209,6 +211,15 @@ class ChatTokens:
         shown = self._text_ids(example.prompt, start=True)
         ids = ids_after(shown, self._text_ids(example.prompt + example.completion, start=True))
         return Turn(shown, [*(ids or self._text_ids(example.completion)), self._end])
+
+    def _written(self, example: WrittenResponse) -> Turn:
+        """As a model would have written it, token by token after what it is shown."""
+        asked = example.asked
+        if isinstance(asked, Completion):
+            turn = self._completion(replace(asked, completion=example.response))
+            return turn if example.ended else replace(turn, response=turn.response[:-1])
+        end = [self.end_id(asked)] if example.ended else []
+        return Turn(self.prompt_ids(asked).tolist(), [*self._text_ids(example.response), *end])
 
     def _windows(self, example: PlainText) -> list[Turn]:
         ids = [*self._text_ids(example.text, start=True), self._end]

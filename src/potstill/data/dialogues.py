@@ -117,6 +117,39 @@ class PlainText:
         return cls(*content)
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenResponse:
+    """A response that a teacher wrote, as text, for models with other tokens than its own."""
+
+    id: str
+    asked: Conversation | Completion
+    """Without a response."""
+    response: str
+    ended: bool
+    """Or it was cut at the greatest length."""
+    domain: str | None = None
+
+    @property
+    def text(self) -> str:
+        return self.asked.text + self.response
+
+    @property
+    def own_text(self) -> str:
+        return self.response
+
+    @property
+    def label(self) -> None:
+        return None
+
+    @property
+    def labelled(self) -> bool:
+        return True
+
+    @property
+    def content(self) -> list[Any]:
+        return [self.id, self.asked.content, self.response, self.ended]
+
+
 def _text_of(messages: Iterable[Message]) -> str:
     return "\n\n".join(part for message in messages for part in (message.reasoning, message.said) if part)
 
@@ -126,7 +159,7 @@ def _given(domain: str | None) -> list[str]:
     return [] if domain is None else [domain]
 
 
-Example: TypeAlias = Conversation | Completion | PlainText | GeneratedResponse
+Example: TypeAlias = Conversation | Completion | PlainText | GeneratedResponse | WrittenResponse
 
 
 def prompt_of(example: Example) -> Example:

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from potstill.cross_tokenizer import AlignedRows
 from potstill.data.encoded import Encoded
 from potstill.data.prepare import Split
 from potstill.data.splits import stable_order
@@ -22,7 +23,7 @@ class Case:
     class_names: Sequence[str]
     """In the order of the logits."""
     tokenizer: PreTrainedTokenizerBase
-    """The teacher's; of generative tasks the student's too."""
+    """The teacher's."""
     config: PretrainedConfig
     """The teacher's."""
     progress: Progress
@@ -30,6 +31,15 @@ class Case:
     """The test rows as token ids, for models that read with this tokenizer."""
     untrained: Callable[[], PreTrainedModel]
     """The student as training found it."""
+    own_tokenizer: PreTrainedTokenizerBase | None = None
+    """The student's, where it is a language model with other tokens than its teacher."""
+    aligned: Callable[[], AlignedRows] | None = None
+    """Then also the test rows in the tokens of both."""
+
+    @property
+    def student_tokenizer(self) -> PreTrainedTokenizerBase:
+        """That by whose tokens language models are judged."""
+        return self.own_tokenizer or self.tokenizer
 
     @property
     def test(self) -> Sequence[Any]:

@@ -1,6 +1,6 @@
 """What models cost: their weights, their parameters, and their speed, measured in processes of their own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from potstill.evaluation.case import Case
@@ -45,7 +45,7 @@ def _speeds(
         name: SpeedRequest(
             loads=predictor.loads(),
             form=queries.form,
-            queries=queries.items,
+            queries=_asked(case, predictor, queries),
             threads=settings.threads,
             warmup=settings.warmup,
             batch_size=settings.batch_size,
@@ -60,6 +60,13 @@ def _speeds(
     rounds = settings.rounds
     with case.progress.task("evaluate: speed", rounds * (len(requests) + len(own)), "processes") as advance:
         return measure_speed(requests, rounds=rounds, advance=advance, own_types=own)
+
+
+def _asked(case: Case, predictor: Predictor, queries: Queries) -> Sequence[Any]:
+    """The queries as a model reads them."""
+    if queries.of_student is not None and predictor.tokenizer is not case.tokenizer:
+        return queries.of_student
+    return queries.items
 
 
 def _fields(weights: SavedWeights, parameters: Parameters, speed: Speed, queries: Queries) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Text after a prompt, or a target for a source: tokens of held-out responses, and what the models write."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from potstill.capabilities import Capability
+from potstill.cross_tokenizer import AlignedRows, RetellingTeacher
 from potstill.data.token_rows import TokenRows
 from potstill.evaluation import references
 from potstill.evaluation.answers import SHOWN_CHARACTERS, Judged, agreed, estimate
@@ -19,8 +20,9 @@ from potstill.measure.language import TokenMeasures, TokensOfRows, joined, measu
 from potstill.records import Agreement, Estimate, Generation
 from potstill.runtimes.predictor import Predictor, Queries
 from potstill.runtimes.transformers import TransformersPredictor
+from potstill.signals import Batch, Signals
 from potstill.targets import FullTarget
-from potstill.tasks.generative import end_tokens, generative
+from potstill.tasks.generative import Prompts, end_tokens, generative
 
 Right = npt.NDArray[np.bool_]
 UNTRAINED = "the student as training found it"
@@ -63,12 +65,10 @@ class GenerativeAnswers:
 def answers_of(case: Case, predictors: Mapping[str, Predictor]) -> GenerativeAnswers:
     """What all models give, in memory at the same time, for their distributions are compared token by token."""
     task = generative(case.recipe.task)
-    rows = case.encode(case.tokenizer)
-    assert isinstance(rows, TokenRows)
     untrained = case.untrained()
     first = next(iter(predictors.values()))
-    start = TransformersPredictor(None, case.recipe.task, case.tokenizer, first.device, 1, model=untrained)
-    tokens, drawn = measured_tokens(case, rows, {**predictors, UNTRAINED: start})
+    start = TransformersPredictor(None, case.recipe.task, case.student_tokenizer, first.device, 1, model=untrained)
+    tokens, drawn = measured_tokens(case, {**predictors, UNTRAINED: start})
     initial = tokens.pop(UNTRAINED)
     generations = _generations(case, predictors)
     exact = _exact_matches(case, predictors) if task.judges_whole_responses else {}
@@ -84,7 +84,13 @@ def judged(case: Case, answers: GenerativeAnswers, measured: Measured) -> Judged
     exact = measured.get("exact_match")
     return Judged(
         answers=answers,
-        queries=Queries("prompts", timed_prompts(case), {"new_tokens": new_tokens(case)}, one_by_one=True),
+        queries=Queries(
+            "prompts",
+            timed_prompts(case, case.tokenizer),
+            {"new_tokens": new_tokens(case)},
+            one_by_one=True,
+            of_student=timed_prompts(case, case.own_tokenizer) if case.own_tokenizer else None,
+        ),
         references=[
             *references.of_tokens(case, drawn, losses, answers.vocabulary),
             *(references.of_whole_responses(case, exact["teacher"], drawn.weights) if exact else []),
@@ -101,22 +107,26 @@ def judged(case: Case, answers: GenerativeAnswers, measured: Measured) -> Judged
     )
 
 
-def measured_tokens(
-    case: Case, rows: TokenRows, predictors: Mapping[str, Predictor]
-) -> tuple[dict[str, TokenMeasures], TokensOfRows]:
+def measured_tokens(case: Case, predictors: Mapping[str, Predictor]) -> tuple[dict[str, TokenMeasures], TokensOfRows]:
     """The measures of each model at every trained token, and the rows of these tokens, in the order of the data."""
+    aligned = case.aligned().answered() if case.aligned else None
+    rows = aligned.student if aligned else case.encode(case.tokenizer)
+    assert isinstance(rows, TokenRows)
     parts: dict[str, list[TokenMeasures]] = {name: [] for name in predictors}
     number_of = {row: number for number, row in enumerate(dict.fromkeys(rows.row_ids))}
     # Several arrays of a chunk's size are held.
     chunk_rows = predictors["teacher"].chunk_rows() // 4
     row_of: list[int] = []
     true_ids: list[npt.NDArray[np.int64]] = []
-    for predictor in predictors.values():
-        predictor.answers_rows(rows)
+    told = {}
+    for name, predictor in predictors.items():
+        reads_otherwise = aligned is not None and predictor.tokenizer is not case.own_tokenizer
+        predictor.answers_rows(aligned.teacher if aligned and reads_otherwise else rows)
+        told[name] = _retold(predictor, aligned) if aligned and reads_otherwise else predictor.target
     with case.progress.task("evaluate: tokens", len(rows.lengths), "rows") as advance:
         for index in range(len(rows.lengths)):
             batch = rows.collate([index])
-            targets: dict[str, FullTarget] = {name: each.target(batch) for name, each in predictors.items()}
+            targets: dict[str, FullTarget] = {name: target(batch) for name, target in told.items()}
             labels = batch.labels[batch.mask].to(predictors["teacher"].device)
             true_ids.append(labels.cpu().numpy())
             for name, found in measure_tokens(targets, targets["teacher"], labels, chunk_rows=chunk_rows).items():
@@ -129,6 +139,18 @@ def measured_tokens(
     return {name: joined(each) for name, each in parts.items()}, of_rows
 
 
+def _retold(predictor: Predictor, rows: AlignedRows) -> Callable[[Batch], FullTarget]:
+    """A predictor's distributions in the tokens of a student that has others."""
+    teacher = RetellingTeacher(lambda batch: Signals(target=predictor.target(batch)), rows, predictor.device)
+
+    def target(batch: Batch) -> FullTarget:
+        found = teacher(batch).target
+        assert isinstance(found, FullTarget)
+        return found
+
+    return target
+
+
 def _gain(answers: GenerativeAnswers, name: str) -> Estimate | None:
     """How much less of a measure the student has than the baseline, as a mean over tokens."""
     if "baseline" not in answers.tokens:
@@ -139,18 +161,22 @@ def _gain(answers: GenerativeAnswers, name: str) -> Estimate | None:
 
 def _generations(case: Case, predictors: Mapping[str, Predictor]) -> list[Generation]:
     """What each model writes after the same prompts."""
-    settings, tokenizer = case.recipe.evaluate, case.tokenizer
-    prompts = generative(case.recipe.task).prompts(tokenizer)
-    chosen = prompted_rows(case, settings.generations, salt="generations")
-    ends = end_tokens((each.end_tokens() for each in predictors.values()), tokenizer)
+    settings = case.recipe.evaluate
+    chosen = prompted_rows(case, case.tokenizer, settings.generations, salt="generations")
     writers = {name: each for name, each in predictors.items() if Capability.TEXT in each.gives}
+    readers = _readers(case, predictors)
+    prompts = readers[id(case.tokenizer)].prompts
     written = []
     with case.progress.task("evaluate: responses", len(chosen), "prompts") as advance:
         for row, prompt in chosen:
-            left = room_after(prompt, case)
-            room = settings.generation_tokens if left is None else min(left, settings.generation_tokens)
-            stop = ends | {prompts.end_of(row)}
-            responses = {name: each.write(row, prompt, room, stop) for name, each in writers.items()}
+            said = {}
+            for name, each in writers.items():
+                reader = readers[id(each.tokenizer)]
+                shown = prompt if each.tokenizer is case.tokenizer else tuple(reader.prompts.last(row).tolist())
+                left = room_after(shown, case)
+                room = settings.generation_tokens if left is None else min(left, settings.generation_tokens)
+                ids = each.write(row, shown, room, reader.ends | {reader.prompts.end_of(row)})
+                said[name] = str(each.tokenizer.decode(ids, skip_special_tokens=True))
             advance(1)
             asked, truth = prompts.shown(row)
             written.append(
@@ -158,12 +184,29 @@ def _generations(case: Case, predictors: Mapping[str, Predictor]) -> list[Genera
                     id=row.id,
                     prompt=asked[-SHOWN_CHARACTERS:],
                     truth=truth[:SHOWN_CHARACTERS],
-                    said={
-                        name: str(tokenizer.decode(ids, skip_special_tokens=True)) for name, ids in responses.items()
-                    },
+                    said=said,
                 )
             )
     return written
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """How the models with one tokenizer are asked."""
+
+    prompts: Prompts
+    ends: set[int]
+    """What ends a response of any of them, since models that are compared stop at the same."""
+
+
+def _readers(case: Case, predictors: Mapping[str, Predictor]) -> dict[int, _Reader]:
+    """By tokenizer."""
+    found = {}
+    for tokenizer in (each.tokenizer for each in predictors.values()):
+        alike = [each.end_tokens() for each in predictors.values() if each.tokenizer is tokenizer]
+        prompts = generative(case.recipe.task).prompts(tokenizer)
+        found[id(tokenizer)] = _Reader(prompts, end_tokens(alike, tokenizer))
+    return found
 
 
 def _exact_matches(case: Case, predictors: Mapping[str, Predictor]) -> dict[str, Right]:
@@ -176,7 +219,7 @@ def _exact_matches(case: Case, predictors: Mapping[str, Predictor]) -> dict[str,
     shown = [prompts.last(row) for row in rows]
     truth = [_text(tokenizer, prompts.reference(row)) for row in rows]
     room = max(map(prompts.room, shown))
-    ends = end_tokens((each.end_tokens() for each in predictors.values()), tokenizer)
+    ends = _readers(case, predictors)[id(tokenizer)].ends
     right = {}
     with case.progress.task("evaluate: exact match", len(rows) * len(predictors), "responses") as advance:
         for name, predictor in predictors.items():

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from potstill.data.splits import stable_order
 from potstill.errors import RecipeError
 from potstill.evaluation.case import Case
@@ -19,26 +21,30 @@ PLAIN_PROMPT = 16
 TokenIds = tuple[int, ...]
 
 
-def prompted_rows(case: Case, count: int, *, salt: str) -> list[tuple[Any, TokenIds]]:
-    """Test rows that have a prompt, by stable hash, with its token ids."""
-    prompts = generative(case.recipe.task).prompts(case.tokenizer)
+def prompted_rows(
+    case: Case, tokenizer: PreTrainedTokenizerBase, count: int, *, salt: str
+) -> list[tuple[Any, TokenIds]]:
+    """Test rows that have a prompt, by stable hash, with its token ids. They are the same for each tokenizer."""
+    task = generative(case.recipe.task)
+    prompts = task.prompts(tokenizer)
+    others = [task.prompts(each) for each in (case.tokenizer, case.own_tokenizer) if each and each is not tokenizer]
     prompted = [row for row in case.test if prompts.asks(row)]
     chosen: list[tuple[Any, TokenIds]] = []
     for row in stable_order(prompted, lambda row: row.id, salt=salt):
         if len(chosen) == count:
             break
         ids = prompts.last(row)
-        if prompts.room(ids) > 0:
+        if prompts.room(ids) > 0 and all(other.room(other.last(row)) > 0 for other in others):
             chosen.append((row, tuple(ids.tolist())))
     return chosen
 
 
-def timed_prompts(case: Case) -> tuple[TokenIds, ...]:
-    """What a language model is shown where its speed is measured, with room for what it then writes."""
+def timed_prompts(case: Case, tokenizer: PreTrainedTokenizerBase) -> tuple[TokenIds, ...]:
+    """What a language model with this tokenizer is shown where its speed is measured, with room for what it writes."""
     wanted = case.recipe.evaluate.prompts
-    prompts = [ids for _, ids in prompted_rows(case, wanted, salt="latency")]
+    prompts = [ids for _, ids in prompted_rows(case, tokenizer, wanted, salt="latency")]
     if not prompts:
-        examples = generative(case.recipe.task).encode(case.test, case.tokenizer).examples
+        examples = generative(case.recipe.task).encode(case.test, tokenizer).examples
         prompts = [tuple(examples[number].ids[:PLAIN_PROMPT].tolist()) for number in range(min(wanted, len(examples)))]
     most = room_after((), case)
     apart = case.config.is_encoder_decoder
@@ -80,7 +86,7 @@ def require_measurable(case: Case) -> None:
         if percentile is None:
             continue
         needed, test = QUERIES_OF_A_PERCENTILE[percentile], len(case.test)
-        timed = len(timed_prompts(case)) if writes else min(settings.latency_rows, test)
+        timed = len(timed_prompts(case, case.tokenizer)) if writes else min(settings.latency_rows, test)
         if timed < needed:
             key = "evaluate.prompts" if writes else "evaluate.latency_rows"
             asked = settings.prompts if writes else settings.latency_rows

@@ -148,7 +148,7 @@ def _token_losses(case: Case, vocabulary: int) -> npt.NDArray[np.float64]:
     for name in ("train", "adapt"):
         rows = _spread(labelled_rows(case.splits[name].rows), COUNTED_ROWS) if name in case.splits else []
         if rows:
-            for example in generative(case.recipe.task).encode(rows, case.tokenizer).examples:
+            for example in generative(case.recipe.task).encode(rows, case.student_tokenizer).examples:
                 counts += np.bincount(example.ids[example.trained], minlength=vocabulary)
     return np.asarray(-np.log(counts / counts.sum()))
 

@@ -17,7 +17,7 @@ from potstill.losses.kernels import Kernels, settings_of
 from potstill.losses.sparse_targets import SparseTargetTerms
 from potstill.losses.terms import SoftTerm, Term
 from potstill.products import add_product, wide_product
-from potstill.targets import FullTarget, Head, SampledTargets, SparseTarget, Target
+from potstill.targets import FullTarget, GroupedTarget, Head, SampledTargets, SparseTarget, Target
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def logit_terms(
         settings = settings_of(terms, logits)
     soft = [term for term in terms if isinstance(term, SoftTerm)]
     if soft and isinstance(target, FullTarget):
-        teachers = [target.logits_at(rows, term.temperature, kernels.log_sum_exp) for term in soft]
+        teachers = [_logits_of(target, logits, rows, term.temperature, kernels) for term in soft]
         sums: Tensor = kernels.full(terms, logits, teachers, labels, settings)
         return sums
     sparse = SparseTargetTerms(logits, labels, terms, settings, kernels)
@@ -183,3 +183,12 @@ def logit_terms(
     if soft and isinstance(target, SampledTargets):
         return sparse.with_samples(target.ids[rows], target.weights[rows], target.entropy[rows])
     return sparse.with_labels_alone()
+
+
+def _logits_of(
+    target: FullTarget, student: Tensor, rows: slice, temperature: float, kernels: Kernels
+) -> Float[Tensor, "positions vocabulary"]:
+    """A target's logits for a student with these, which decides what the target leaves open."""
+    if isinstance(target, GroupedTarget):
+        return target.logits_beside(student, rows, temperature, kernels.log_sum_exp)
+    return target.logits_at(rows, temperature, kernels.log_sum_exp)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from potstill.measure.quality import Weights, pooled_shares
-from potstill.targets import FullTarget, plain_log_sum_exp
+from potstill.targets import FullTarget, GroupedTarget, plain_log_sum_exp
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,12 @@ def measure_tokens(
     found: dict[str, list[list[Tensor]]] = {name: [] for name in models}
     for start in range(0, len(labels), chunk_rows):
         rows = slice(start, start + chunk_rows)
-        log_p = _log_softmax(teacher, rows)
+        log_p = own = _log_softmax(teacher, rows)
         for name, model in models.items():
-            log_q = log_p if model is teacher else _log_softmax(model, rows)
+            log_q = own if model is teacher else _log_softmax(model, rows)
+            if isinstance(teacher, GroupedTarget):
+                # What the teacher leaves open is for each model what it makes of it.
+                log_p = log_q if model is teacher else teacher.logits_beside(log_q, rows, 1.0, plain_log_sum_exp)
             found[name].append(_measured(log_q, log_p, labels[rows]))
     return {
         name: TokenMeasures(*(torch.cat(column).cpu().numpy() for column in zip(*chunks, strict=True)))

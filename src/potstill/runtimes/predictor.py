@@ -44,6 +44,8 @@ class Queries:
     settings: Mapping[str, int] = field(default_factory=dict)
     one_by_one: bool = False
     """Whether they are never batched, and each token that is written after them is timed."""
+    of_student: Sequence[Any] | None = None
+    """The same for models with the student's tokenizer, where it has other tokens than its teacher's."""
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from potstill.data.batches import batches_by_length, hash_seed
+from potstill.data.dialogues import Completion, WrittenResponse
 from potstill.data.generated import GeneratedResponse, load_generated, save_generated
 from potstill.data.on_disk import place_of
 from potstill.data.reading import Refusals
@@ -26,6 +27,7 @@ from potstill.records import AdaptRecord, ResponsesRecord
 from potstill.run_dir import SCRATCH, RunDir, file_digest
 from potstill.stages.inputs import Inputs
 from potstill.stages.models import load_teacher
+from potstill.tasks.chat_prompts import ChatPrompts
 from potstill.tasks.generative import end_tokens, ends_of, generative
 from potstill.teachers.responses import Generated, write_responses
 from potstill.training.engine import Engine
@@ -90,8 +92,7 @@ def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
             if room < 1:
                 dropped.append(name)
                 continue
-            names = [f"{name}@{sample}" for sample in range(settings.per_prompt)] if settings.per_prompt > 1 else [name]
-            wanted.extend(Request(each, prompt, room) for each in names)
+            wanted.extend(Request(each, prompt, room) for each in _names(name, settings))
     refused.require_none()
     if not wanted:
         why = (
@@ -104,6 +105,13 @@ def requests(recipe: Recipe, inputs: Inputs, settings: Generated) -> Requests:
         raise DataError(f"data.train: there is no response that the teacher could write: {why}.")
     _require_own_names([each.id for each in wanted] + [row.id for row in kept], inputs)
     return Requests(tuple(wanted), tuple(kept), tuple(dropped), frozenset(ends), only_shown)
+
+
+def _names(name: str, settings: Generated) -> list[str]:
+    """Those of all responses to a prompt."""
+    if settings.per_prompt == 1:
+        return [name]
+    return [f"{name}@{sample}" for sample in range(settings.per_prompt)]
 
 
 def planned(recipe: Recipe, inputs: Inputs) -> tuple[Inputs, Requests | None]:
@@ -152,7 +160,30 @@ def generate(
     path = run.path(RESPONSES, FILE)
     if file_digest(path) != record.files[FILE]:
         raise LabelStoreError(f"{path}: changed since it was written. Remove its folder, and the teacher writes again.")
-    return _with_rows(inputs, [*asked.kept, *load_generated(path)]), record
+    written = load_generated(path)
+    if inputs.own is not None and inputs.own.vocabularies is not None:
+        return _with_rows(inputs, [*asked.kept, *_as_texts(recipe, inputs, settings, written)]), record
+    return _with_rows(inputs, [*asked.kept, *written]), record
+
+
+def _as_texts(
+    recipe: Recipe, inputs: Inputs, settings: Generated, written: Sequence[GeneratedResponse]
+) -> list[WrittenResponse]:
+    """Responses as text after the rows that asked for them, for a student with other tokens than its teacher's."""
+    prompts = generative(recipe.task).prompts(inputs.tokenizer)
+    assert isinstance(prompts, ChatPrompts), "such a student is a decoder"
+    found: dict[str, WrittenResponse] = {}
+    responses = {row.id: row for row in written}
+    for row in inputs.splits["train"].rows:
+        if not prompts.asks(row) or (settings.rows == "unanswered" and row.labelled):
+            continue
+        for name, shown in prompts.asked(row, every=settings.rows == "all"):
+            asked = replace(shown, completion=None) if isinstance(shown, Completion) else shown
+            for each in _names(name, settings):
+                if each in responses:
+                    said = responses[each]
+                    found[each] = WrittenResponse(each, asked, said.text, said.ended, asked.domain)
+    return [found[row.id] for row in written]
 
 
 def _write(

@@ -1,6 +1,7 @@
 """The rows on which the models of a run are judged, as evaluation takes them."""
 
 from collections.abc import Callable
+from functools import partial
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -9,6 +10,7 @@ from potstill.evaluation.case import Case
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.stages.inputs import Inputs
+from potstill.stages.other_tokens import aligned_rows
 
 
 def case_of(
@@ -23,6 +25,7 @@ def case_of(
     def nothing() -> PreTrainedModel:
         raise AssertionError("a case before training has no student")
 
+    other_tokens = inputs.own is not None and inputs.own.vocabularies is not None
     return Case(
         recipe=recipe,
         splits=inputs.splits,
@@ -32,4 +35,6 @@ def case_of(
         progress=progress,
         encode=encode,
         untrained=untrained or nothing,
+        own_tokenizer=inputs.of_student.tokenizer if other_tokens else None,
+        aligned=partial(aligned_rows, recipe, inputs, "test") if other_tokens else None,
     )

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from potstill.capabilities import Capability
+from potstill.cross_tokenizer import RetellingTeacher
 from potstill.data.words import EncodedWords
 from potstill.labels import LabelStore, StoredFeatures, StoredTeacher
 from potstill.recipe import Recipe
@@ -17,6 +18,7 @@ from potstill.signals import Ask, Read, Teacher
 from potstill.stages.inputs import Inputs
 from potstill.stages.label import answering, by_part, features_of, label_source, one_of, store_of
 from potstill.stages.models import load_teacher, teacher_predictor
+from potstill.stages.other_tokens import aligned_rows
 from potstill.stages.scaled_targets import target_scaler_of
 from potstill.tasks.target_scaler import TargetScaler
 from potstill.teachers import (
@@ -72,9 +74,20 @@ def open_teachers(
     still = no_teacher if not of_validation else recipe.teacher.open(opened, frozenset())
     teacher = recipe.teacher.open(opened, reads)
     if not inputs.read_alike and not is_round(lessons.name):
-        assert not of_validation and not reads, "such a student is compared with its teacher by rows or words alone"
+        assert not reads, "such a student is compared with its teacher by its answers alone"
+        if recipe.task.compares_texts:
+            still = _retelling(recipe, inputs, still, engine, "validation") if of_validation else still
+            return Teachers(_retelling(recipe, inputs, teacher, engine, "train"), still)
+        assert not of_validation, "such a student is compared with its teacher by rows or words alone"
         teacher = _reading_for_itself(recipe, inputs, teacher)
     return Teachers(teacher, still)
+
+
+def _retelling(recipe: Recipe, inputs: Inputs, teacher: Teacher, engine: Engine, split: str) -> Teacher:
+    """A teacher of language models that answers in its student's tokens; none where no loss reads what it says."""
+    if not recipe.reads_distributions:
+        return teacher
+    return RetellingTeacher(teacher, aligned_rows(recipe, inputs, split), engine.device)
 
 
 def _reading_for_itself(recipe: Recipe, inputs: Inputs, teacher: Teacher) -> Teacher:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from potstill.cross_tokenizer import Vocabularies
 from potstill.errors import ModelError
 from potstill.recipe import Recipe
 from potstill.signals import Signal
+from potstill.stages.other_tokens import vocabularies_of
 from potstill.stages.teacher_files import STUDENT, Files, read_student_files
-from potstill.students import Pretrained, SharedTokens, shared_tokens
+from potstill.students import Pretrained, SharedTokens, same_pieces, shared_tokens
 from potstill.tasks.loading import reads_alike
 
 
@@ -23,7 +25,9 @@ class OwnStudent:
     reads_alike: bool = True
     """Whether it is shown the same token ids as its teacher."""
     shared: SharedTokens | None = None
-    """Where labels belong to tokens."""
+    """Where labels belong to tokens, and both have the same ones."""
+    vocabularies: Vocabularies | None = None
+    """Where labels belong to tokens, and theirs are different ones."""
 
 
 def own_student(
@@ -33,6 +37,7 @@ def own_student(
 
     Raises:
         ModelError: it cannot be read, or does not read as its teacher does where labels need that.
+        RecipeError: it has other tokens, and the teacher's distributions are stored of some of its tokens alone.
     """
     student = recipe.student
     if not isinstance(student, Pretrained):
@@ -40,12 +45,13 @@ def own_student(
     files, tokenizer = read_student_files(recipe, student, base)
     # A head of other classes is replaced; names that fit neither are refused.
     recipe.task.teacher_labels(files.config, labels, student.classes, new_head=True, where=STUDENT)
-    if recipe.task.label_positions == "tokens":
-        rows = tuple(each.get_text_config().vocab_size for each in (lead.config, files.config))
-        shared = shared_tokens(of_teacher, tokenizer, (rows[0], rows[1]), adopt=student.adopt_tokens)
+    of_tokens = recipe.task.label_positions == "tokens"
+    rows = lead.config.get_text_config().vocab_size, files.config.get_text_config().vocab_size
+    if of_tokens and same_pieces(of_teacher, tokenizer):
+        shared = shared_tokens(of_teacher, tokenizer, rows, adopt=student.adopt_tokens)
         # What is learnt are the teacher's token ids, in the form that its template gives to the rows.
         return OwnStudent(files, of_teacher, shared=shared)
-    if reads_alike(tokenizer, of_teacher):
+    if not of_tokens and reads_alike(tokenizer, of_teacher):
         return OwnStudent(files, of_teacher)
     if compared := sorted({loss.kind for loss in recipe.losses if loss.reads() - {Signal.LOGITS}}):
         raise ModelError(
@@ -53,7 +59,11 @@ def own_student(
             f"({', '.join(compared)}) compare the models token by token. Leave these losses out, or take a student "
             "that reads as its teacher does."
         )
-    return OwnStudent(files, tokenizer, reads_alike=False)
+    if not of_tokens:
+        return OwnStudent(files, tokenizer, reads_alike=False)
+    return OwnStudent(
+        files, tokenizer, reads_alike=False, vocabularies=vocabularies_of(recipe, of_teacher, tokenizer, rows)
+    )
 
 
 def with_shared_tokens(recipe: Recipe, own: OwnStudent | None) -> Recipe:

@@ -28,7 +28,7 @@ def at_one_date(recipe: Recipe, inputs: Inputs, settled: Callable[[str], str]) -
         RecipeError: what is settled is no date.
     """
     task = recipe.task
-    if task.date is not None or not date_is_written(task, inputs):
+    if task.date is not None or not any(date_is_written(task, each) for each in (inputs, inputs.of_student)):
         return recipe
     found = settled(datetime.now().replace(microsecond=0).isoformat())
     try:

@@ -10,7 +10,7 @@ from potstill.students.designs import Design, design_note, designed, designs_for
 from potstill.students.importance import Importance, measure_importance
 from potstill.students.pretrained import Pretrained
 from potstill.students.shape import model_shape, shape_notes, student_config
-from potstill.students.shared_tokens import SharedTokens, shared_tokens
+from potstill.students.shared_tokens import SharedTokens, same_pieces, shared_tokens
 from potstill.students.sizes import Copy, Random, Shrunk
 from potstill.students.trimming import Trimmed, trim
 from potstill.students.vocabulary import AnyVocabulary, FactorisedVocabulary, FullVocabulary, TrimmedVocabulary
@@ -46,6 +46,7 @@ __all__ = [
     "designs_for",
     "measure_importance",
     "model_shape",
+    "same_pieces",
     "shape_notes",
     "shared_tokens",
     "student_config",

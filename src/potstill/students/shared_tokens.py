@@ -5,11 +5,6 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from potstill.errors import ModelError
-
-SHOWN = 3
-"""Tokens that an error names."""
-
 
 @dataclass(frozen=True)
 class SharedTokens:
@@ -29,6 +24,13 @@ class SharedTokens:
     """The teacher's tokens that the student has not; a row that holds one is refused."""
 
 
+def same_pieces(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers are one, but for tokens that were added later: each id stands for the same piece."""
+    theirs, own = _tokens(teacher), _tokens(student)
+    added = set(teacher.added_tokens_decoder) | set(student.added_tokens_decoder)
+    return all(number in added or theirs.get(number) == own.get(number) for number in {*theirs, *own})
+
+
 def shared_tokens(
     teacher: PreTrainedTokenizerBase,
     student: PreTrainedTokenizerBase,
@@ -36,24 +38,14 @@ def shared_tokens(
     *,
     adopt: bool,
 ) -> SharedTokens:
-    """Compare two tokenizers id by id; `rows` are those of the embedding matrices of teacher and student.
+    """Compare two tokenizers of the same pieces id by id; `rows` are those of the embedding matrices of teacher and
+    student.
 
     Special tokens and others that were added later may differ: with `adopt` the student takes the teacher's, and else
     those from the first that differs on are not shared.
-
-    Raises:
-        ModelError: they are different tokenizers; names the first token that tells.
     """
     theirs, own = _tokens(teacher), _tokens(student)
-    added = set(teacher.added_tokens_decoder) | set(student.added_tokens_decoder)
     differing = sorted(number for number in {*theirs, *own} if theirs.get(number) != own.get(number))
-    if pieces := [number for number in differing if number not in added]:
-        raise ModelError(
-            f"student.model: its tokenizer is another one than its teacher's: id {pieces[0]} is "
-            f"{_shown(theirs.get(pieces[0]))} for the teacher and {_shown(own.get(pieces[0]))} for the student "
-            f"({len(pieces):,} ids differ). A teacher's distributions over its own tokens say nothing of other ones. "
-            "Take a student with the teacher's tokens, or cut one from the teacher (student.kind: shrunk)."
-        )
     count = min(1 + max(theirs), *rows)
     others = [number for number in differing if number in theirs and number < count]
     if not adopt:
@@ -68,7 +60,3 @@ def shared_tokens(
 
 def _tokens(tokenizer: PreTrainedTokenizerBase) -> Mapping[int, str]:
     return {number: token for token, number in tokenizer.get_vocab().items()}
-
-
-def _shown(token: str | None) -> str:
-    return "no token" if token is None else repr(token)

@@ -63,6 +63,7 @@ class CausalLM(GenerativeSettings):
             raise ValueError("a chat template writes the date without a zone; give it as 2026-11-26T09:30:00.")
         return date
 
+    compares_texts: ClassVar[bool] = True
     templated: ClassVar[bool] = True
     """Whether rows go through a chat template, which can refuse them."""
 

@@ -31,8 +31,12 @@ class ChatPrompts:
         return not isinstance(row, PlainText)
 
     def of(self, row: Conversation | Completion, *, every: bool) -> Iterator[tuple[str, Prompt]]:
-        for name, shown in _parts(row, every=every and self._tokens.train_on == "all_turns"):
+        for name, shown in self.asked(row, every=every):
             yield name, self._tokens.prompt_ids(shown)
+
+    def asked(self, row: Conversation | Completion, *, every: bool) -> Iterator[tuple[str, Conversation | Completion]]:
+        """The same as rows without a response."""
+        yield from _parts(row, every=every and self._tokens.train_on == "all_turns")
 
     def last(self, row: Conversation | Completion) -> Prompt:
         return self._tokens.prompt_ids(row)

@@ -34,6 +34,8 @@ class GenerativeSettings(Settings):
     labelled_splits: ClassVar[tuple[str, ...]] = ("train", "validation")
     """Those of which the teacher's labels are stored: checkpoints are compared by them."""
     compared_by_teacher: ClassVar[bool] = True
+    compares_texts: ClassVar[bool] = False
+    """Whether a student may have other tokens than its teacher, in which the teacher's distributions are told."""
     """Whether checkpoints are compared by how near they are to the teacher, and not to true labels."""
     freezes_layers: ClassVar[bool] = False
     """Whether what lower layers compute can be kept while a teacher is adapted."""

@@ -73,6 +73,7 @@ class TextClassification(Settings):
     labelled_splits: ClassVar[tuple[str, ...]] = ("train",)
     """Those of which the teacher's labels are stored."""
     compared_by_teacher: ClassVar[bool] = False
+    compares_texts: ClassVar[bool] = False
     """Whether checkpoints are compared by how near they are to the teacher, and not to true labels."""
     freezes_layers: ClassVar[bool] = True
     """Whether what lower layers compute can be kept while a teacher is adapted."""

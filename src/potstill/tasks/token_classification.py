@@ -76,6 +76,7 @@ class TokenClassification(Settings):
     labelled_splits: ClassVar[tuple[str, ...]] = ("train",)
     """Those of which the teacher's labels are stored."""
     compared_by_teacher: ClassVar[bool] = False
+    compares_texts: ClassVar[bool] = False
     freezes_layers: ClassVar[bool] = True
     looks_back: ClassVar[bool] = False
     named_outputs: ClassVar[bool] = True

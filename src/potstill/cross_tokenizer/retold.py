@@ -1,0 +1,386 @@
+"""A teacher's distributions, told over the tokens of a student that reads with another tokenizer.
+
+At each token of the student's the teacher's distributions give the mass of groups of the student's tokens. What they
+cannot tell apart is one group, and how a group's mass lies within it, the student decides, so that nothing of that is
+taught: each divergence here is a sum of q f(p / q), and p / q is one number within a group, so value and gradient are
+those between the two distributions over groups.
+
+- A plain token: where it begins, one of the teacher's begins, and nothing else can have been written. The groups are
+  those of the two vocabularies.
+- A mixed one: the teacher may also have begun a token before that goes on here, or has for sure; each has the
+  probability that it has along the teacher's own tokens. What follows a token of the teacher's that would have ended
+  here, and did not, is not known: its mass is that of all tokens of which nothing else is known. The token that the
+  student wrote has exactly the mass that the chain rule gives it.
+- Where the teacher says nothing, the student's own distribution, from which nothing is learnt.
+
+With one tokenizer on both sides all tokens are plain, and each is a group by itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from potstill.cross_tokenizer.places import UNKNOWN, Aligned, Prefix
+from potstill.cross_tokenizer.vocabularies import NONE, Ids, Vocabularies
+from potstill.targets import LEAST_LOG_MASS, FullTarget, RowLogSumExp
+
+Positions = Float[Tensor, "positions vocabulary"]
+BEFORE, AFTER, ENDING = range(3)
+"""What a term goes into: the probability of what is written before a token; of that with the token; and, a part of the
+first, of what ends there and of which is not known what follows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is asked for a batch, by its positions."""
+
+    kinds: Ids
+    tokens: Ids
+    boundaries: Ids
+    """The position of the teacher's target whose distribution is told; -1 where the token does not begin with one."""
+    following: Ids
+    """The teacher's token that begins there, or the student's that goes on within it; -1 of plain positions."""
+    mixed: tuple["Mixed", ...]
+    """Of mixed positions, ascending."""
+
+    def of(self, rows: slice) -> "Plan":
+        first, last, _ = rows.indices(len(self.kinds))
+        mixed = tuple(replace(each, row=each.row - first) for each in self.mixed if first <= each.row < last)
+        return Plan(self.kinds[rows], self.tokens[rows], self.boundaries[rows], self.following[rows], mixed)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """What is asked for a mixed position."""
+
+    row: int
+    first: int
+    """The position of the teacher's target at step 0."""
+    tokens: tuple[int, ...]
+    terms: tuple["Term", ...]
+    excluded: Ids
+    """The teacher's tokens that cannot begin here, since the student would have written a longer token before."""
+    step: int | None
+    """That of the boundary, where there is one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A part of a sum over what the teacher may have written: its tokens of the row before `step`, and there one of
+    these; or any but these, where it ends at a boundary."""
+
+    side: int
+    step: int
+    tokens: Ids
+    cells: Ids | None = None
+    """The student's next token for each of the tokens."""
+    all_but: bool = False
+
+
+def plan_of(
+    vocabularies: Vocabularies, examples: Sequence[Aligned], places: Sequence[Ids], firsts: Sequence[Ids]
+) -> Plan:
+    """What is asked for these examples. `places` are those of each in the teacher's target, and `firsts` those of its
+    mixed tokens at step 0, in their order."""
+    mixed: list[Mixed] = []
+    kinds, tokens = (_joined([getattr(each, name) for each in examples]) for name in ("kinds", "tokens"))
+    boundaries = np.where(kinds == UNKNOWN, -1, _joined(places))
+    following = np.full(len(kinds), -1, dtype=np.int64)
+    start = 0
+    for example, steps in zip(examples, firsts, strict=True):
+        for (number, question), first in zip(sorted(example.questions.items()), steps.tolist(), strict=True):
+            row, before = start + number, question.before
+            terms = [*_terms(vocabularies, before, BEFORE), *_terms(vocabularies, question.after, AFTER)]
+            excluded, step = NONE, None
+            boundaries[row] = -1
+            if before.asked:
+                assert before.boundary is not None and question.next is not None
+                step, boundaries[row], following[row] = before.boundary, first + before.boundary, question.next
+                excluded = NONE if before.last is None else vocabularies.going_on(before.last)
+            elif question.next is not None:
+                going = vocabularies.extending(before.open[0][1])
+                following[row] = next(iter(going.following[going.longer == question.next]), -1)
+            mixed.append(Mixed(row, first, question.tokens, tuple(terms), excluded, step))
+        start += len(example.tokens)
+    return Plan(kinds, tokens, boundaries, following, tuple(mixed))
+
+
+def _terms(vocabularies: Vocabularies, prefix: Prefix, side: int) -> list[Term]:
+    found = []
+    for step, begun in prefix.open:
+        going = vocabularies.extending(begun)
+        found.append(Term(side, step, going.longer, going.following))
+    for step, begun in prefix.ending:
+        found.append(Term(ENDING if side == BEFORE else side, step, vocabularies.extending(begun).ending))
+    if prefix.boundary is not None:
+        excluded = vocabularies.going_on(prefix.last) if prefix.asked and prefix.last is not None else NONE
+        found.append(Term(side, prefix.boundary, excluded, all_but=True))
+    return found
+
+
+def _joined(parts: Sequence[Any]) -> Ids:
+    return np.concatenate(parts).astype(np.int64) if parts else NONE
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Two vocabularies as tensors on a device."""
+
+    group_of_teacher: Int[Tensor, "teacher"]
+    group_of_student: Int[Tensor, "student"]
+    groups: int
+    unknown: Int[Tensor, "_"]
+    """The teacher's tokens that the student cannot begin to write."""
+    several: Int[Tensor, "_"]
+    """The teacher's tokens that are in a group with another of the teacher's."""
+    single: Int[Tensor, "_"]
+    """Those that are not."""
+    shared: Int[Tensor, "_"]
+    """The student's tokens that are in a group with another of the student's."""
+
+    @classmethod
+    def of(cls, vocabularies: Vocabularies, device: torch.device) -> "Tables":
+        theirs, own = vocabularies.group_of_teacher, vocabularies.group_of_student
+        counts = np.bincount(theirs[theirs >= 0], minlength=vocabularies.groups)
+        within = np.where(theirs >= 0, counts[theirs], 0)
+        lists = theirs < 0, within > 1, within == 1, vocabularies.tokens_in_group[own] > 1
+        return cls(
+            torch.from_numpy(theirs).to(device),
+            torch.from_numpy(own).to(device),
+            vocabularies.groups,
+            *(torch.from_numpy(np.flatnonzero(each)).to(device) for each in lists),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RetoldTarget:
+    """`teacher`, told over the tokens of its student as `plan` says."""
+
+    teacher: FullTarget
+    plan: Plan
+    vocabularies: Vocabularies
+    tables: Tables
+
+    def __len__(self) -> int:
+        return len(self.plan.kinds)
+
+    def with_products_in(self, dtype: torch.dtype) -> "RetoldTarget":
+        return replace(self, teacher=self.teacher.with_products_in(dtype))
+
+    def logits_at(self, rows: slice, temperature: float, log_sum_exp: RowLogSumExp) -> Positions:
+        """Logits with the mass of a group spread evenly over it."""
+        first, last, _ = rows.indices(len(self))
+        size = last - first, len(self.tables.group_of_student)
+        even = torch.zeros(size, device=self.tables.group_of_student.device)
+        return self.logits_beside(even, rows, temperature, log_sum_exp)
+
+    def logits_beside(
+        self, student: Positions, rows: slice, temperature: float, log_sum_exp: RowLogSumExp
+    ) -> Positions:
+        """Logits with the mass of a group spread over it as the student does; `student` are its logits."""
+        plan = self.plan.of(rows)
+        log_q = torch.log_softmax(student / temperature, dim=1)
+        told = log_q.clone()
+        asked = _Asked.of(plan)
+        values = self._ask(plan, asked, told, temperature, log_sum_exp)
+        self._share(told, log_q, _on(np.flatnonzero(plan.boundaries >= 0), log_q))
+        if plan.mixed:
+            self._mix(told, log_q, plan, _Sums(plan, asked, values, told.shape[1]))
+        return told * temperature
+
+    def _ask(self, plan: Plan, asked: "_Asked", told: Tensor, temperature: float, log_sum_exp: RowLogSumExp) -> Tensor:
+        """Look up the log-probabilities that are asked for, and fill in the groups' masses where a token of the
+        teacher's begins. Its distributions are held a few at a time."""
+        values = told.new_empty(len(asked.place))
+        starting = np.flatnonzero(plan.boundaries >= 0)
+        excluded = {each.row: each.excluded for each in plan.mixed if len(each.excluded)}
+        wanted = np.concatenate([plan.boundaries[starting], asked.place])
+        step = max(16, len(plan.kinds))
+        for first in range(int(wanted.min(initial=0)), int(wanted.max(initial=-1)) + 1, step):
+            here = np.flatnonzero((asked.place >= first) & (asked.place < first + step))
+            begun = starting[(plan.boundaries[starting] >= first) & (plan.boundaries[starting] < first + step)]
+            if not len(here) and not len(begun):
+                continue
+            pieces = slice(first, min(first + step, len(self.teacher)))
+            logits = self.teacher.logits_at(pieces, temperature, log_sum_exp) / temperature
+            log_p = torch.log_softmax(logits.index_fill(1, self.tables.unknown, -torch.inf), dim=1).to(told.dtype)
+            values[_on(here, told)] = log_p[_on(asked.place[here] - first, told), _on(asked.token[here], told)]
+            of_rows = log_p[_on(plan.boundaries[begun] - first, told)]
+            for place, row in enumerate(begun.tolist()):
+                if row in excluded:
+                    of_rows[place, _on(excluded[row], told)] = -torch.inf
+            told[_on(begun, told)] = self._groups_of(of_rows).index_select(1, self.tables.group_of_student)
+        return values
+
+    def _groups_of(self, log_p: Tensor) -> Float[Tensor, "positions groups"]:
+        """The log of the mass of each group."""
+        tables = self.tables
+        groups = log_p.new_zeros(len(log_p), tables.groups)
+        if len(tables.several):
+            where = tables.group_of_teacher[tables.several].expand(len(log_p), -1)
+            groups.scatter_add_(1, where, log_p.index_select(1, tables.several).exp())
+        groups = groups.log_()
+        # As it is, so that nothing is lost where both have the same tokens.
+        groups.index_copy_(1, tables.group_of_teacher[tables.single], log_p.index_select(1, tables.single))
+        return groups.clamp_(min=LEAST_LOG_MASS)
+
+    def _share(self, told: Tensor, log_q: Tensor, rows: Tensor) -> None:
+        """Spread the mass of groups over their tokens."""
+        shared = self.tables.shared
+        if not len(shared) or not len(rows):
+            return
+        own = log_q[rows[:, None], shared]
+        groups = self.tables.group_of_student[shared].expand_as(own)
+        sums = _log_sums(own, groups, self.tables.groups)
+        told[rows[:, None], shared] += own - sums.gather(1, groups)
+
+    def _mix(self, told: Tensor, log_q: Tensor, plan: Plan, sums: "_Sums") -> None:
+        """Put together what mixed positions are told."""
+        numbers = np.array([each.row for each in plan.mixed])
+        rows = _on(numbers, log_q)
+        mixed = told[rows] + (sums.at_boundary - sums.before)[:, None]
+        within = sums.at_boundary == -torch.inf
+        # As good as nothing, in the shares of the student.
+        mixed[within] = LEAST_LOG_MASS + log_q[rows][within]
+        mixed.view(-1).scatter_(
+            0, sums.cells, torch.logaddexp(mixed.view(-1)[sums.cells], sums.of_cells - sums.before[sums.of_row])
+        )
+        self._spread_ending(mixed, log_q[rows], sums)
+        mass = (sums.after - sums.before).clamp(LEAST_LOG_MASS, 0.0)
+        self._set_apart(mixed, _on(plan.tokens[numbers], log_q), mass, self._sources(plan))
+        told[rows] = mixed
+
+    def _spread_ending(self, mixed: Tensor, log_q: Tensor, sums: "_Sums") -> None:
+        """Give what ends here to the tokens of which nothing else is known, as the student does."""
+        here = (sums.ending > -torch.inf).nonzero().squeeze(1)
+        if not len(here):
+            return
+        others = log_q.clone().view(-1)
+        others[sums.cells] = -torch.inf
+        others = others.view_as(log_q)[here]
+        mass = (sums.ending - sums.before)[here]
+        told = others - torch.logsumexp(others, dim=1, keepdim=True) + mass[:, None]
+        mixed[here] = torch.logaddexp(mixed[here], told.clamp(min=LEAST_LOG_MASS))
+
+    def _sources(self, plan: Plan) -> list[Ids]:
+        """For each mixed position the student's tokens whose mass holds that of the token that it wrote."""
+        found = []
+        for each in plan.mixed:
+            theirs, own = int(plan.following[each.row]), int(plan.tokens[each.row])
+            if each.step is None:
+                held = [theirs] if theirs >= 0 else NONE
+            else:
+                group = self.vocabularies.group_of_teacher[theirs]
+                held = self.vocabularies.members[group] if group >= 0 else NONE
+            # A longer token than it has what may have been meant for either.
+            found.append(np.union1d(self.vocabularies.longer_than(own), held).astype(np.int64))
+        return found
+
+    def _set_apart(self, mixed: Tensor, tokens: Tensor, mass: Tensor, sources: list[Ids]) -> None:
+        """Give the tokens that the student wrote this mass, and take the difference from the others of its source."""
+        rows = torch.arange(len(tokens), device=tokens.device)
+        slots = _on(np.repeat(np.arange(len(sources)), [len(each) for each in sources]), mixed)
+        ids = _on(_joined(sources), mixed)
+        others = ids != tokens[slots]
+        slots, ids = slots[others], ids[others]
+        if len(slots):
+            held = _log_sums(mixed[slots, ids][None], slots[None], len(tokens))[0]
+            more = mass.exp() - mixed[rows, tokens].exp()
+            left = (held.exp() - more).clamp(min=0).log().clamp(min=LEAST_LOG_MASS)
+            mixed[slots, ids] += (left - held)[slots]
+        mixed[rows, tokens] = mass
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """The log-probabilities that are looked up, each for one step of a mixed position, or for one of its terms."""
+
+    place: Ids
+    token: Ids
+    mixed: Ids
+    """The number of the mixed position."""
+    term: Ids
+    """The number of the term among those of all positions; -1 of a token of the row."""
+    step: Ids
+    cell: Ids
+    """The student's next token; -1 where there is none."""
+
+    @classmethod
+    def of(cls, plan: Plan) -> "_Asked":
+        parts: list[tuple[int, Ids, int, int, int, Ids | int]] = []
+        count = 0
+        for number, each in enumerate(plan.mixed):
+            # What lies behind the last step at which something is asked needs no look.
+            last = max(term.step for term in each.terms)
+            parts += [
+                (each.first + step, np.array([token]), number, -1, step, -1)
+                for step, token in enumerate(each.tokens[:last])
+            ]
+            for term in each.terms:
+                cells = -1 if term.cells is None or term.side != BEFORE else term.cells
+                parts.append((each.first + term.step, term.tokens, number, count, term.step, cells))
+                count += 1
+        sizes = [len(tokens) for _, tokens, *_ in parts]
+
+        def spread(place: int) -> Ids:
+            return np.repeat(np.array([part[place] for part in parts], dtype=np.int64), sizes)
+
+        cells = _joined([np.broadcast_to(part[5], size) for part, size in zip(parts, sizes, strict=True)])
+        return cls(spread(0), _joined([tokens for _, tokens, *_ in parts]), spread(2), spread(3), spread(4), cells)
+
+
+class _Sums:
+    """The probabilities of what is written at mixed positions, as logarithms, from what was looked up."""
+
+    def __init__(self, plan: Plan, asked: _Asked, values: Tensor, vocabulary: int) -> None:
+        count, width = len(plan.mixed), 2 + max((len(each.tokens) for each in plan.mixed), default=0)
+        path = np.flatnonzero(asked.term < 0)
+        steps = values.new_zeros(count, width)
+        steps[_on(asked.mixed[path], values), _on(asked.step[path] + 1, values)] = values[_on(path, values)]
+        along = steps.cumsum(dim=1)
+        terms = [(number, term) for number, each in enumerate(plan.mixed) for term in each.terms]
+        row = np.array([number for number, _ in terms], dtype=np.int64)
+        side = np.array([term.side for _, term in terms])
+        inside = np.flatnonzero(asked.term >= 0)
+        sums = _log_sums(values[_on(inside, values)][None], _on(asked.term[inside], values)[None], len(terms))[0]
+        all_but = _on(np.array([term.all_but for _, term in terms], dtype=np.bool_), values)
+        rest = torch.log1p(-sums.exp().clamp(max=1.0))
+        begun = along[_on(row, values), _on(np.array([term.step for _, term in terms], dtype=np.int64), values)]
+        each_term = begun + torch.where(all_but, rest, sums)
+
+        def of(*sides: int) -> Tensor:
+            chosen = np.flatnonzero(np.isin(side, sides))
+            return _log_sums(each_term[_on(chosen, values)][None], _on(row[chosen], values)[None], count)[0]
+
+        self.before, self.after, self.ending = of(BEFORE, ENDING), of(AFTER), of(ENDING)
+        # Without what is excluded: that has no mass in the distribution there.
+        boundary = [each.step for each in plan.mixed]
+        there = along[torch.arange(count, device=values.device), _on(np.array([b or 0 for b in boundary]), values)]
+        self.at_boundary = there.masked_fill(_on(np.array([b is None for b in boundary]), values), -torch.inf)
+        going = np.flatnonzero(asked.cell >= 0)
+        keys, number = np.unique(asked.mixed[going] * vocabulary + asked.cell[going], return_inverse=True)
+        held = values[_on(going, values)] + begun[_on(asked.term[going], values)]
+        self.of_cells = _log_sums(held[None], _on(number.reshape(-1), values)[None], len(keys))[0]
+        self.of_row = _on(keys // vocabulary, values)
+        self.cells = _on(keys, values)
+        """Where the student's next tokens lie in mixed positions of so many tokens each."""
+
+
+def _log_sums(
+    logs: Float[Tensor, "rows some"], where: Int[Tensor, "rows some"], size: int
+) -> Float[Tensor, "rows size"]:
+    """log(sum(exp(x))) over those with each number, -inf where there are none."""
+    empty = logs.new_full((len(logs), size), -torch.inf)
+    most = empty.scatter_reduce(1, where, logs, "amax")
+    level = most.clamp(min=torch.finfo(logs.dtype).min)
+    sums = torch.zeros_like(empty).scatter_add_(1, where, (logs - level.gather(1, where)).exp())
+    return sums.log() + level
+
+
+def _on(values: Any, like: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(like.device)
