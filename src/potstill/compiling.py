@@ -38,6 +38,16 @@ def compiled_pass(
     return call
 
 
+def with_known_columns(rows: Tensor) -> None:
+    """Where a pass is compiled for a CUDA device, its compiler knows how long these rows are, not how many.
+
+    It then reads aligned lines, and may find the largest number of a row and a sum relative to it in one pass. Each
+    vocabulary is compiled anew.
+    """
+    if torch.compiler.is_compiling() and rows.is_cuda:
+        torch._dynamo.mark_static(rows, 1)
+
+
 def _is_of_the_compiler(error: Exception) -> bool:
     """Whether torch could not compile, as without a C++ compiler; memory that ran out meanwhile is no such reason."""
     if isinstance(getattr(error, "inner_exception", error), torch.OutOfMemoryError | MemoryError):
