@@ -1,6 +1,7 @@
 """Passes over tensors that torch compiles where it can, and that are used as they are where it cannot."""
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ def compiled_pass(
     """`plain`, compiled as long as it is `wanted`; where the compiler fails, `give_up` hears why, and it is used as it
     is. Any other error goes to the caller: what a pass did before it cannot be taken back.
     """
+    _say_nothing_of_split_sums()
     # The number of rows differs in the last chunk; one graph serves them all. It is whole, so that all of it is
     # compiled before any of it runs: a pass that writes its gradient over the logits cannot be made a second time.
     fast = torch.compile(plain, dynamic=True, fullgraph=True)
@@ -36,6 +38,15 @@ def compiled_pass(
         return result
 
     return call
+
+
+def _say_nothing_of_split_sums() -> None:
+    """Where there are few rows, a pass finds the largest number and the sum of each in two steps, which is right there.
+
+    Torch warns of it, and asks for an issue. The filter stays: one that is taken back would take those of other threads
+    with it.
+    """
+    warnings.filterwarnings("ignore", message=r"\s*Online softmax is disabled on the fly", category=UserWarning)
 
 
 def with_known_columns(rows: Tensor) -> None:
