@@ -39,8 +39,7 @@ def bias_in_columns(
         left = left - columns[-1].float()
     # Factors of a width that is no multiple of 8 are multiplied slowly.
     columns += [torch.zeros_like(columns[0])] * (-(weight.shape[1] + BIAS_COLUMNS) % 8)
-    ones = inputs.new_zeros(len(inputs), len(columns))
-    ones[:, :BIAS_COLUMNS] = 1
+    ones = inputs.new_ones(len(inputs), len(columns))
     return torch.cat([inputs, ones], dim=1), torch.cat([weight, torch.stack(columns, dim=1)], dim=1)
 
 

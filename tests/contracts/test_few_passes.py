@@ -13,7 +13,7 @@ from torch import Tensor
 
 from potstill.divergences import ForwardKL, ReverseKL
 from potstill.losses import chunked, kernels
-from potstill.losses.chunked import logit_terms
+from potstill.losses.chunked import chunked_loss, logit_terms
 from potstill.losses.kernels import row_log_sum_exp, softened
 from potstill.losses.terms import HardTerm, SoftTerm, Term
 from potstill.products import bias_in_columns
@@ -112,8 +112,21 @@ def test_a_gradient_in_half_precision_is_rounded_once(problem: Setting) -> None:
         sums = logit_terms(exact, problem.labels, target, **how)
         narrow = torch.full_like(logits, torch.nan, dtype=torch.bfloat16)
         with few_passes():
-            torch.testing.assert_close(logit_terms(logits, problem.labels, target, **how, out=narrow), sums)
+            found = logit_terms(logits, problem.labels, target, **how, out=narrow)
+        torch.testing.assert_close(found, sums, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(narrow.float(), exact, rtol=2**-8, atol=1e-6)
+
+
+def test_no_second_chunk_is_held_where_the_gradient_is_no_narrower(monkeypatch: pytest.MonkeyPatch) -> None:
+    outs = []
+    terms = chunked.logit_terms
+    monkeypatch.setattr(chunked, "few_passes", lambda device: True)
+    monkeypatch.setattr(chunked, "logit_terms", lambda *given, **how: outs.append(how["out"]) or terms(*given, **how))
+    hidden, weight = torch.randn(3, 4), torch.randn(9, 4)
+    for dtype in (torch.float32, torch.bfloat16):
+        leaf = hidden.to(dtype).requires_grad_()
+        chunked_loss(leaf, Head(weight.to(dtype)), torch.arange(3), None, (HARD,), kernels=PLAIN)
+    assert outs[0] is None and outs[1].dtype == torch.bfloat16
 
 
 @FEW

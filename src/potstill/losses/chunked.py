@@ -196,12 +196,15 @@ def logit_terms(
         settings = settings_of(terms, logits)
     soft = [term for term in terms if isinstance(term, SoftTerm)]
     if soft and isinstance(target, FullTarget):
-        teachers, log_sums = [], []
-        for term in soft:
-            made, known = logits_and_sums(target, rows, term.temperature, kernels.log_sum_exp)
-            teachers.append(made)
-            log_sums.append(known if few_passes(logits.device) else None)
-        sums: Tensor = kernels.full(terms, logits, teachers, labels, settings, log_sums, out)
+        said = [logits_and_sums(target, rows, term.temperature, kernels.log_sum_exp) for term in soft]
+        teachers, log_sums = [each for each, _ in said], [known for _, known in said]
+        if not few_passes(logits.device):
+            log_sums = [None] * len(soft)
+        # Beside a teacher whose sums are known, those of the student for all terms are one pass. If they are not, both
+        # are made alike, so that a student that is its teacher has exactly nothing to learn.
+        known = all(each is not None for each in log_sums)
+        student_sums = kernels.row_log_sum_exp(logits, settings[:, 1]) if known else None
+        sums: Tensor = kernels.full(terms, logits, teachers, labels, settings, log_sums, student_sums, out)
         return sums
     sparse = SparseTargetTerms(logits, labels, terms, settings, kernels, out)
     if soft and isinstance(target, SparseTarget):

@@ -41,26 +41,28 @@ def full(
     labels: Int[Tensor, "positions"],
     settings: Float[Tensor, "terms 2"],
     log_sums: list[Tensor | None] | None = None,
+    student_sums: Float[Tensor, "positions terms"] | None = None,
     out: Float[Tensor, "positions vocabulary"] | None = None,
 ) -> Float[Tensor, "terms"]:
     """The sum of each term over the positions; `student` becomes the gradient of the weighted sum by its logits.
 
     `teachers` holds logits for each soft term, in the order of the terms, and `log_sums` what is known of
-    log(sum(exp(x / T))) of each. With `out`, of another type, that becomes the gradient, and `student` stays.
+    log(sum(exp(x / T))) of each; `student_sums` are those of the student for each term. With `out`, of another type,
+    that becomes the gradient, and `student` stays.
     """
     with_known_columns(student)
     gradient = torch.zeros_like(student)
     sums, remaining, known = [], list(teachers), list(log_sums or [None] * len(teachers))
     for number, term in enumerate(terms):
         weight, temperature = settings[number, 0], settings[number, 1]
+        log_q = softened(student, temperature, None if student_sums is None else student_sums[:, number])
         if isinstance(term, SoftTerm):
-            log_q = softened(student, temperature)
             log_p = softened(remaining.pop(0), temperature, known.pop(0))
             scale = temperature_scale(term.divergence, temperature)
             sums.append((term.divergence.value(log_p, log_q) * scale).sum())
             gradient = gradient + term.divergence.gradient(log_p, log_q) * (weight * scale / temperature)
         else:
-            value, by_logits = hard_labels(softened(student, temperature), labels, term.label_smoothing)
+            value, by_logits = hard_labels(log_q, labels, term.label_smoothing)
             sums.append(value.sum())
             gradient = gradient + by_logits * weight
     (student if out is None else out).copy_(gradient)
