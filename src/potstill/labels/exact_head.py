@@ -78,8 +78,8 @@ def log_tails(
 ) -> Float[Tensor, "positions temperatures"]:
     """The log of the mass of the tail at each temperature, beside a head with these logits, the largest first.
 
-    `logits` are -inf where the head is, and may be overwritten. Compiled, that is a few
-    kernels in the place of fifty.
+    `logits` are -inf where the head is, and may be overwritten. Compiled, that is a few kernels in
+    the place of fifty.
     """
     most = head[:, :1]
     relative = head - most
