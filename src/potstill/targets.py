@@ -14,14 +14,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from potstill.chunk_sizes import chunk_rows
 from potstill.divergences import at_least_float32
-from potstill.products import wide_product
+from potstill.products import bias_in_columns, wide_product
 
-CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
-"""Logits that are held at a time, in float32. Smaller chunks read the head more often, and on a CUDA device cost more
-in starting than in working; larger ones leave a CPU's cache."""
-CHUNK_ROWS = 256
-"""Positions that are taken at least: with fewer, a product waits for the head to be read (64 cost 40 % more time)."""
+FEW_COMPONENTS = 256
+"""A width up to which a head's weight is small beside a chunk of its logits."""
 LEAST_LOG_MASS = -80.0
 """Log of a mass that counts as none: it keeps differences of logarithms finite."""
 
@@ -78,8 +76,7 @@ class Head:
     @property
     def chunk_rows(self) -> int:
         """Positions whose logits are held at a time."""
-        limit = CHUNK_BYTES["cpu" if self.weight.device.type == "cpu" else "cuda"]
-        return max(CHUNK_ROWS, limit // (4 * len(self.weight)))
+        return chunk_rows(self.weight.device, len(self.weight))
 
     def likeliest(self, hidden: Float[Tensor, "positions width"]) -> Int[Tensor, "positions"]:
         """The token with the largest logit at each position; a chunk of the logits is held at a time."""
@@ -289,49 +286,6 @@ class Mass:
 
 
 @dataclass(frozen=True)
-class EvenTail:
-    """A sparse target as a distribution: what it knows of k tokens, and the rest of the mass evenly over all others.
-
-    At temperature 1 alone, where it is known.
-    """
-
-    sparse: SparseTarget
-    vocabulary: int
-
-    def __len__(self) -> int:
-        return len(self.sparse)
-
-    def with_products_in(self, dtype: torch.dtype) -> "EvenTail":
-        return self
-
-    def logits_at(
-        self, rows: slice, temperature: float, log_sum_exp: RowLogSumExp
-    ) -> Float[Tensor, "positions vocabulary"]:
-        assert temperature == 1, "a teacher that gives its likeliest tokens is known at temperature 1"
-        buckets = self.sparse.buckets_at(rows, 1.0)
-        others = max(1, self.vocabulary - buckets.ids.shape[1])
-        even = (buckets.log_tail - math.log(others))[:, None].expand(-1, self.vocabulary)
-        return even.float().scatter(1, buckets.ids, buckets.log_head.float())
-
-
-@dataclass(frozen=True)
-class GivenBuckets:
-    """What a teacher gives at temperature 1: the log-probabilities of its likeliest tokens, the likeliest first."""
-
-    ids: Int[Tensor, "positions k"]
-    log_probs: Float[Tensor, "positions k"]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def buckets_at(self, rows: slice, temperature: float) -> Buckets:
-        assert temperature == 1, "a teacher that gives its likeliest tokens is known at temperature 1"
-        log_head = self.log_probs[rows]
-        log_tail = torch.log1p(-log_head.exp().sum(dim=1).clamp(max=1.0)).clamp(min=LEAST_LOG_MASS)
-        return Buckets(self.ids[rows], log_head, log_tail)
-
-
-@dataclass(frozen=True)
 class TopKTargets:
     """The k likeliest tokens and the mass of the others, as one bucket."""
 
@@ -361,22 +315,44 @@ class HiddenTargets:
 
     def with_products_in(self, dtype: torch.dtype) -> "HiddenTargets":
         # Codes of 8 bits stay exact; finer ones are rounded as autocast rounds a model's own states.
-        return replace(self, hidden=self.hidden.to(dtype), head=replace(self.head, weight=self.head.weight.to(dtype)))
+        hidden, weight = self.hidden.to(dtype), self.head.weight.to(dtype)
+        bias = self.head.bias
+        # Of a wide weight it would copy more than it saves; elsewhere sums are rounded.
+        if bias is not None and weight.is_cuda and weight.shape[1] <= FEW_COMPONENTS:
+            hidden, weight = bias_in_columns(hidden, weight, bias)
+            bias = None
+        return replace(self, hidden=hidden, head=replace(self.head, weight=weight, bias=bias))
 
     def logits_at(
         self, rows: slice, temperature: float, log_sum_exp: RowLogSumExp
     ) -> Float[Tensor, "positions vocabulary"]:
+        return self.summed_at(rows, temperature, log_sum_exp)[0]
+
+    def summed_at(
+        self, rows: slice, temperature: float, log_sum_exp: RowLogSumExp
+    ) -> tuple[Float[Tensor, "positions vocabulary"], Float[Tensor, "positions"] | None]:
+        """The same logits, and log(sum(exp(x / T))) of each position, which is known beside an exact head."""
         hidden = self.hidden[rows]
         logits = self.head.logits(hidden if hidden.is_floating_point() else hidden.to(self.head.weight.dtype))
         if self.mass is None:
-            return logits
+            return logits, None
         return with_exact_head(logits, self.mass.at(rows, temperature), temperature, log_sum_exp)
+
+
+def logits_and_sums(
+    target: FullTarget, rows: slice, temperature: float, log_sum_exp: RowLogSumExp
+) -> tuple[Float[Tensor, "positions vocabulary"], Float[Tensor, "positions"] | None]:
+    """The logits of a target, and log(sum(exp(x / T))) of each position where it is known beside them."""
+    if isinstance(target, HiddenTargets):
+        return target.summed_at(rows, temperature, log_sum_exp)
+    return target.logits_at(rows, temperature, log_sum_exp), None
 
 
 def with_exact_head(
     body: Float[Tensor, "positions vocabulary"], exact: Buckets, temperature: float, log_sum_exp: RowLogSumExp
-) -> Float[Tensor, "positions vocabulary"]:
-    """The logits `body`, changed in place so that softmax(body / T) has the exact head and the exact mass of the tail.
+) -> tuple[Float[Tensor, "positions vocabulary"], Float[Tensor, "positions"]]:
+    """The logits `body`, changed in place so that softmax(body / T) has the exact head and the exact mass of the tail,
+    and log(sum(exp(body / T))) of them.
 
     The tail keeps its shape: of two of its tokens, the odds do not change.
     """
@@ -385,4 +361,4 @@ def with_exact_head(
     # Without a tail, where the head is the whole vocabulary, there is nothing that the head must fit to.
     level = (tail - exact.log_tail).where(tail > -math.inf, 0.0)
     head = (exact.log_head + level[:, None]) * temperature
-    return body.scatter_(1, exact.ids, head.to(body.dtype))
+    return body.scatter_(1, exact.ids, head.to(body.dtype)), level.to(body.dtype)

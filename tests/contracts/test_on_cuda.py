@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from potstill.data.dialogues import PlainText
 from potstill.divergences import ForwardKL
+from potstill.labels import exact_head
 from potstill.labels.host import to_host
 from potstill.labels.positions import on_host
 from potstill.products import add_product, wide_product
@@ -26,6 +28,12 @@ from tests.contracts.test_ensembles import ENSEMBLES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CUDA = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _uncompiled_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checker of types that these tests run under cannot be traced; `test_compiled.py` compares compiled labels."""
+    monkeypatch.setattr(exact_head, "_compiled_tails", lambda: SimpleNamespace(tails=exact_head.log_tails))
 
 
 @pytest.mark.parametrize("soft_cap", [None, 20.0])

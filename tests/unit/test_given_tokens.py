@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from potstill.errors import LabelStoreError
+from potstill.given_targets import EvenTail, GivenBuckets
 from potstill.labels.row_encoders import given_encoder
 from potstill.labels.top_k import TopK
 from potstill.recipe import Recipe
 from potstill.signals import Batch
-from potstill.targets import EvenTail, GivenBuckets, TopKTargets, plain_log_sum_exp
+from potstill.targets import TopKTargets, plain_log_sum_exp
 
 VOCABULARY = 50
 

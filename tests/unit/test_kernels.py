@@ -112,6 +112,18 @@ def test_all_of_a_pass_is_compiled_before_any_of_it_runs(monkeypatch: pytest.Mon
     assert compiler.options["fullgraph"] is True
 
 
+@pytest.mark.parametrize(
+    "message", ["Online softmax is disabled on the fly since", "\n  Online softmax is disabled on the fly"]
+)
+def test_torch_does_not_ask_for_issues_about_few_rows(monkeypatch: pytest.MonkeyPatch, message: str) -> None:
+    monkeypatch.setattr(torch, "compile", Compiler(ValueError()))
+    with warnings.catch_warnings():
+        Kernels(compiled=True)
+        warnings.warn(message, stacklevel=1)
+        with pytest.raises(UserWarning, match="anything else"):
+            warnings.warn("anything else", stacklevel=1)
+
+
 def test_what_is_wrong_with_the_pass_itself_is_not_taken_for_the_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", Compiler(Unsupported("cannot trace what follows", gb_type="none")))
     terms, student, _, labels, settings = arguments()

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from potstill.compiling import compiled_pass
+from potstill.compiling import compiled_pass, with_known_columns
+from potstill.labels.largest import largest
 from potstill.labels.packed_ids import pack_ids, packed_width, unpack_ids
 from potstill.labels.positions import Column, TensorColumns
 from potstill.targets import LEAST_LOG_MASS, Buckets, Mass
@@ -37,23 +38,16 @@ class ExactHead:
 
     def encode(self, logits: Float[Tensor, "positions vocabulary"]) -> TensorColumns:
         """The columns; the logits are overwritten."""
-        top = logits.topk(self.k, dim=1)
-        # Relative to the likeliest, so that half precision has its digits where the mass is.
-        relative = top.values - top.values[:, :1]
-        logits.scatter_(1, top.indices, -torch.inf)
+        values, ids = largest(logits, self.k)
+        logits.scatter_(1, ids, -torch.inf)
         # Elsewhere it would take longer to compile than to label.
-        sums_of = _compiled_tails().sums if logits.is_cuda else log_sums_of_tail
-        tails = [
-            tail - torch.logaddexp(tail, torch.logsumexp(relative / temperature, dim=1))
-            for temperature, tail in zip(
-                self.temperatures, sums_of(logits, top.values[:, :1], self.temperatures), strict=True
-            )
-        ]
+        tails_of = _compiled_tails().tails if logits.is_cuda else log_tails
         return {
-            "head_ids": pack_ids(top.indices, self.vocabulary),
-            "head_logits": relative.half(),
+            "head_ids": pack_ids(ids, self.vocabulary),
+            # Relative to the likeliest, so that half precision has its digits where the mass is.
+            "head_logits": (values - values[:, :1]).half(),
             # A tail of nothing, where k is the vocabulary, is a finite number too.
-            "log_tails": torch.stack(tails, dim=1).clamp(min=LEAST_LOG_MASS, max=0).half(),
+            "log_tails": tails_of(logits, values, self.temperatures).clamp(min=LEAST_LOG_MASS, max=0).half(),
         }
 
     def encode_given(self, buckets: Buckets) -> TensorColumns:
@@ -77,6 +71,26 @@ class ExactHead:
         )
 
 
+def log_tails(
+    logits: Float[Tensor, "positions vocabulary"],
+    head: Float[Tensor, "positions k"],
+    temperatures: tuple[float, ...],
+) -> Float[Tensor, "positions temperatures"]:
+    """The log of the mass of the tail at each temperature, beside a head with these logits, the largest first.
+
+    `logits` are -inf where the head is, and may be overwritten. Compiled, that is a few kernels in
+    the place of fifty.
+    """
+    most = head[:, :1]
+    relative = head - most
+    sums = log_sums_of_tail(logits, most, temperatures)
+    tails = [
+        tail - torch.logaddexp(tail, torch.logsumexp(relative / temperature, dim=1))
+        for temperature, tail in zip(temperatures, sums, strict=True)
+    ]
+    return torch.stack(tails, dim=1)
+
+
 def log_sums_of_tail(
     logits: Float[Tensor, "positions vocabulary"],
     most: Float[Tensor, "positions 1"],
@@ -87,18 +101,25 @@ def log_sums_of_tail(
     Compiled, all temperatures are one pass over the logits, where each takes several.
     """
     if torch.compiler.is_compiling():
-        return [torch.exp((logits - most) * (1 / temperature)).sum(dim=1).log() for temperature in temperatures]
+        with_known_columns(logits)
+        powers: list[tuple[float, Tensor]] = []
+        for temperature in reversed(temperatures):
+            # At half a temperature an exponential is the square, which costs less.
+            roots = [power for known, power in powers if known == 2 * temperature]
+            power = roots[0].square() if roots else torch.exp((logits - most) * (1 / temperature))
+            powers.append((temperature, power))
+        return [power.sum(dim=1).log() for _, power in reversed(powers)]
     logits.sub_(most)
     softened = torch.empty_like(logits)
     return [torch.mul(logits, 1 / temperature, out=softened).exp_().sum(dim=1).log() for temperature in temperatures]
 
 
 class CompiledTails:
-    """`log_sums_of_tail`, compiled where the machine can compile."""
+    """`log_tails`, compiled where the machine can compile."""
 
     def __init__(self) -> None:
         self._possible = True
-        self.sums = compiled_pass(log_sums_of_tail, wanted=lambda: self._possible, give_up=self._use_plain)
+        self.tails = compiled_pass(log_tails, wanted=lambda: self._possible, give_up=self._use_plain)
 
     def _use_plain(self, reason: str) -> None:
         self._possible = False

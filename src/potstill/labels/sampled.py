@@ -12,6 +12,7 @@ from torch import Tensor
 
 from potstill.capabilities import Facts
 from potstill.labels.checks import refused_positions
+from potstill.labels.largest import largest
 from potstill.labels.packed_ids import pack_ids, packed_width, unpack_ids
 from potstill.labels.positions import Column, TensorColumns
 from potstill.settings import Settings
@@ -97,8 +98,8 @@ def threshold_sample(
     one for each t of their mass, at equal distances from a random start, with weight t (systematic sampling, Madow
     1949; the threshold is that of priority sampling, Duffield et al. 2007, doi:10.1145/1314690.1314696).
     """
-    top = p.topk(k, dim=1)
-    ranked = top.values.double()
+    most, ids = largest(p, k)
+    ranked = most.double()
     # With the first j taken for certain, the threshold is what is left, shared by the k - j others.
     left = p.double().sum(dim=1, keepdim=True) - ranked.cumsum(dim=1) + ranked
     shares = left / (k - torch.arange(k, device=p.device))
@@ -106,8 +107,8 @@ def threshold_sample(
     threshold = shares.gather(1, certain)
     number = torch.arange(k, device=p.device) - certain
     # The others in the order of the vocabulary, those that are certain taken out.
-    others = p.double().scatter(1, top.indices, torch.where(number < 0, 0.0, ranked)).cumsum(dim=1)
+    others = p.double().scatter(1, ids, torch.where(number < 0, 0.0, ranked)).cumsum(dim=1)
     points = (starts.double()[:, None] + number) * threshold
     drawn = torch.searchsorted(others, points, right=True).clamp(max=p.shape[1] - 1)
     weights = torch.where(number < 0, ranked, threshold)
-    return torch.where(number < 0, top.indices, drawn), (weights / weights.sum(dim=1, keepdim=True)).to(p.dtype)
+    return torch.where(number < 0, ids, drawn), (weights / weights.sum(dim=1, keepdim=True)).to(p.dtype)

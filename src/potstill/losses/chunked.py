@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from potstill.divergences import ForwardKL
-from potstill.losses.kernels import Kernels, settings_of
+from potstill.losses.kernels import Kernels, few_passes, settings_of
 from potstill.losses.sparse_targets import SparseTargetTerms
 from potstill.losses.terms import SoftTerm, Term
 from potstill.products import add_product, wide_product
-from potstill.targets import FullTarget, GroupedTarget, Head, SampledTargets, SparseTarget, Target
+from potstill.targets import FullTarget, GroupedTarget, Head, SampledTargets, SparseTarget, Target, logits_and_sums
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _run(
 ) -> tuple[list[Tensor | None], Tensor]:
     sums_type = torch.float64 if weight.dtype == torch.float64 else torch.float32
     by_hidden = torch.zeros_like(hidden) if wanted[0] else None
-    by_weight = torch.zeros_like(weight, dtype=sums_type) if wanted[1] else None
+    by_weight: Tensor | None = None
     by_bias = torch.zeros_like(bias, dtype=sums_type) if bias is not None and wanted[2] else None
     parts = torch.zeros(len(work.terms), dtype=sums_type, device=hidden.device)
     narrow = weight.to(product)
@@ -122,6 +122,9 @@ def _run(
     # One buffer for all chunks: a new one each time would be held beside the old one.
     settings = settings_of(work.terms, parts)
     buffer = torch.empty(min(work.rows, len(hidden)), len(weight), dtype=sums_type, device=hidden.device)
+    # The gradient as products take it, written as such where nothing is done to it before.
+    at_once = _is_taken_as_it_is(work.head) and _is_narrower(product, buffer) and few_passes(buffer.device)
+    narrow_buffer = torch.empty_like(buffer, dtype=product) if at_once else None
     for start in range(0, len(hidden), work.rows):
         rows = slice(start, min(start + work.rows, len(hidden)))
         states = hidden[rows].to(product)
@@ -130,18 +133,35 @@ def _run(
             logits += bias
         slope = _activate(logits, work.head)
         labels = work.labels[rows]
-        parts += logit_terms(logits, labels, target, rows, work.terms, kernels=work.kernels, settings=settings)
+        out = None if narrow_buffer is None else narrow_buffer[: len(states)]
+        parts += logit_terms(logits, labels, target, rows, work.terms, kernels=work.kernels, settings=settings, out=out)
         if slope is not None:
             logits *= slope
         if by_bias is not None:
             by_bias += logits.sum(dim=0)
-        gradient = logits.to(product)
+        gradient = logits.to(product) if out is None else out
         if by_hidden is not None:
             by_hidden[rows] = wide_product(gradient, narrow)
         if by_weight is not None:
             add_product(by_weight, gradient.T, states)
-    given = None if by_weight is None else by_weight.to(weight.dtype)
-    return [by_hidden, given, None if by_bias is None or bias is None else by_bias.to(bias.dtype)], parts
+        elif wanted[1]:
+            by_weight = wide_product(gradient.T, states)
+    if wanted[1] and by_weight is None:
+        by_weight = torch.zeros_like(weight)
+    return [
+        by_hidden,
+        None if by_weight is None else by_weight.to(weight.dtype),
+        None if by_bias is None or bias is None else by_bias.to(bias.dtype),
+    ], parts
+
+
+def _is_taken_as_it_is(head: Head) -> bool:
+    """Whether the gradient by the logits is that by the product."""
+    return head.bias is None and head.scale == 1.0 and head.soft_cap is None
+
+
+def _is_narrower(product: torch.dtype, logits: Tensor) -> bool:
+    return product.itemsize < logits.dtype.itemsize
 
 
 def _activate(logits: Tensor, head: Head) -> Tensor | None:
@@ -165,19 +185,28 @@ def logit_terms(
     *,
     kernels: Kernels,
     settings: Float[Tensor, "terms 2"] | None = None,
+    out: Float[Tensor, "positions vocabulary"] | None = None,
 ) -> Float[Tensor, "terms"]:
     """The sums of the terms over the positions `rows` of the target; `logits` become the gradient of their mix.
 
-    `settings` are those of the terms, for who asks for many chunks.
+    `settings` are those of the terms, for who asks for many chunks. With `out`, of another type, that becomes the
+    gradient, and what is left of `logits` is nothing.
     """
     if settings is None:
         settings = settings_of(terms, logits)
     soft = [term for term in terms if isinstance(term, SoftTerm)]
     if soft and isinstance(target, FullTarget):
-        teachers = [_logits_of(target, logits, rows, term.temperature, kernels) for term in soft]
-        sums: Tensor = kernels.full(terms, logits, teachers, labels, settings)
+        said = [_said(target, logits, rows, term.temperature, kernels) for term in soft]
+        teachers, log_sums = [each for each, _ in said], [known for _, known in said]
+        if not few_passes(logits.device):
+            log_sums = [None] * len(soft)
+        # Beside a teacher whose sums are known, those of the student for all terms are one pass. If they are not, both
+        # are made alike, so that a student that is its teacher has exactly nothing to learn.
+        known = all(each is not None for each in log_sums)
+        student_sums = kernels.row_log_sum_exp(logits, settings[:, 1]) if known else None
+        sums: Tensor = kernels.full(terms, logits, teachers, labels, settings, log_sums, student_sums, out)
         return sums
-    sparse = SparseTargetTerms(logits, labels, terms, settings, kernels)
+    sparse = SparseTargetTerms(logits, labels, terms, settings, kernels, out)
     if soft and isinstance(target, SparseTarget):
         return sparse.with_buckets([target.buckets_at(rows, term.temperature) for term in soft])
     if soft and isinstance(target, SampledTargets):
@@ -185,10 +214,11 @@ def logit_terms(
     return sparse.with_labels_alone()
 
 
-def _logits_of(
+def _said(
     target: FullTarget, student: Tensor, rows: slice, temperature: float, kernels: Kernels
-) -> Float[Tensor, "positions vocabulary"]:
-    """A target's logits for a student with these, which decides what the target leaves open."""
+) -> tuple[Tensor, Tensor | None]:
+    """A target's logits for a student with these, which decides what the target leaves open; and their log-sums where
+    they are known."""
     if isinstance(target, GroupedTarget):
-        return target.logits_beside(student, rows, temperature, kernels.log_sum_exp)
-    return target.logits_at(rows, temperature, kernels.log_sum_exp)
+        return target.logits_beside(student, rows, temperature, kernels.log_sum_exp), None
+    return logits_and_sums(target, rows, temperature, kernels.log_sum_exp)

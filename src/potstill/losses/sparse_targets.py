@@ -1,7 +1,8 @@
 """Terms that name a few tokens at each position: top-k buckets, samples, labels. The vocabulary is never copied.
 
 Two passes over a chunk of logits: one sums the tokens that are not named, one turns the logits into the gradient.
-All else is of size positions x k.
+All else is of size positions x k. Where the gradient is wanted in another type than the logits, it is written in that
+at once, and rounded once: what named tokens add to it is put where they are, and not added to what is rounded already.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,10 @@ _LEAST_LOG_SHARE = -1e4
 
 
 class SparseTargetTerms:
-    """One chunk: its logits, which become the gradient in place, and the terms on it. Use it once."""
+    """One chunk: its logits, which become the gradient in place, and the terms on it. Use it once.
+
+    With `out`, of another type, that becomes the gradient.
+    """
 
     def __init__(
         self,
@@ -32,8 +36,10 @@ class SparseTargetTerms:
         terms: Sequence[Term],
         settings: Float[Tensor, "terms 2"],
         kernels: Kernels,
+        out: Float[Tensor, "positions vocabulary"] | None = None,
     ) -> None:
         self._logits = logits
+        self._out = out
         self._terms = terms
         self._kernels = kernels
         self._settings = settings
@@ -52,8 +58,11 @@ class SparseTargetTerms:
             assert isinstance(term, HardTerm)
             values.append(self._hard(term, log_sums[:, number]))
             shares[:, number] = term.weight * self._known
-        self._mix(log_sums, shares)
-        self._subtract_labels()
+        self._mix(log_sums, shares, self._out)
+        if self._out is None:
+            self._subtract_labels()
+        else:
+            self._put_labels(self._out, log_sums, shares)
         return torch.stack([value.sum() for value in values])
 
     def with_samples(
@@ -75,9 +84,12 @@ class SparseTargetTerms:
                 values.append(-entropy - (weights * (sampled - log_sums[:, number, None])).sum(dim=1))
                 shares[:, number] = term.weight * weights.sum(dim=1)
                 pulls -= term.weight * weights
-        self._mix(log_sums, shares)
+        self._mix(log_sums, shares, None)
         self._logits.scatter_add_(1, ids, pulls)
         self._subtract_labels()
+        if self._out is not None:
+            # A token may be drawn twice, so what samples add is a sum.
+            self._out.copy_(self._logits)
         return torch.stack([value.sum() for value in values])
 
     def with_buckets(self, buckets: Sequence[Buckets]) -> Float[Tensor, "terms"]:
@@ -107,9 +119,15 @@ class SparseTargetTerms:
                 # Within the tail the student's own odds stay as they are: its gradient is spread by them.
                 shares[:, number] = by_bucket[:, -1]
                 by_head += by_bucket[:, :-1]
-        self._mix(log_sums, shares)
-        self._logits.scatter_(1, ids, by_head - self._smoothing())
-        self._subtract_labels()
+        self._mix(log_sums, shares, self._out)
+        if self._out is None:
+            self._logits.scatter_(1, ids, by_head - self._smoothing())
+            self._subtract_labels()
+        else:
+            # A label that is in the head is overwritten there.
+            self._put_labels(self._out, log_sums, shares)
+            by_head -= self._smoothing() + (ids == self._label) * self._by_labels()
+            self._out.scatter_(1, ids, by_head.to(self._out.dtype))
         return torch.stack([value.sum() for value in values])
 
     def _sums_of_unnamed(self) -> Float[Tensor, "positions terms"]:
@@ -122,19 +140,38 @@ class SparseTargetTerms:
             value = value - term.label_smoothing * (self._mean_logits - log_sum)
         return value * self._known
 
-    def _mix(self, log_sums: Float[Tensor, "positions terms"], shares: Float[Tensor, "positions terms"]) -> None:
-        self._kernels.mix_softmaxes(self._logits, self._settings[:, 1], log_sums, shares)
-        if self._mean_logits is not None:
-            self._logits -= self._smoothing()
+    def _mix(
+        self,
+        log_sums: Float[Tensor, "positions terms"],
+        shares: Float[Tensor, "positions terms"],
+        out: Float[Tensor, "positions vocabulary"] | None,
+    ) -> None:
+        less = None if self._mean_logits is None else self._smoothing()
+        self._kernels.mix_softmaxes(self._logits, self._settings[:, 1], log_sums, shares, less, out)
 
     def _smoothing(self) -> Float[Tensor, "positions 1"]:
         """What label smoothing subtracts from the gradient at every token."""
         smoothed = sum(term.weight * term.label_smoothing for term in self._terms if isinstance(term, HardTerm))
         return (self._known * (smoothed / self._logits.shape[1]))[:, None]
 
-    def _subtract_labels(self) -> None:
+    def _by_labels(self) -> Float[Tensor, "positions 1"]:
+        """What labels subtract from the gradient where they are."""
         sharp = sum(term.weight * (1 - term.label_smoothing) for term in self._terms if isinstance(term, HardTerm))
-        self._logits.scatter_add_(1, self._label, (self._known * -sharp)[:, None])
+        return (self._known * sharp)[:, None]
+
+    def _subtract_labels(self) -> None:
+        self._logits.scatter_add_(1, self._label, -self._by_labels())
+
+    def _put_labels(
+        self,
+        out: Float[Tensor, "positions vocabulary"],
+        log_sums: Float[Tensor, "positions terms"],
+        shares: Float[Tensor, "positions terms"],
+    ) -> None:
+        """The gradient at the labels, as it is where no head has them."""
+        mixed = torch.exp(self._label_logits[:, None] / self._settings[:, 1] - log_sums) * shares
+        whole = mixed.sum(dim=1, keepdim=True) - self._smoothing() - self._by_labels()
+        out.scatter_(1, self._label, whole.to(out.dtype))
 
 
 def _soft(

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from potstill.capabilities import OF_LAYERS, Capability
 from potstill.data.encoded import Encoded
 from potstill.data.token_rows import examples_of
+from potstill.given_targets import EvenTail
 from potstill.labels import Auto, Dense, LabelSource, States
 from potstill.labels.fidelity import Bound, temperatures_around
 from potstill.labels.fitting import FitSettings, fit_encoding
@@ -35,7 +36,7 @@ from potstill.stages.rendering import tokens_of, with_tokens
 from potstill.stages.scaled_targets import target_scaler_of
 from potstill.stages.signal_sources import build_loss
 from potstill.stages.teacher_members import alone
-from potstill.targets import EvenTail, SparseTarget
+from potstill.targets import SparseTarget
 from potstill.tasks.generative import generative
 from potstill.teachers import FrozenTeacher
 from potstill.teachers.self_taught import is_round
