@@ -40,8 +40,10 @@ from potstill.training.checkpoints import (
 from potstill.training.costs import StepClock, counted, counts_rows, forget_peak
 from potstill.training.engine import Engine
 from potstill.training.metrics import METRICS, MetricsFile, Tracker
+from potstill.training.optimisers import make_optimiser
+from potstill.training.passes import passes_of
 
-LAST_BITS = ("micro_batch_size", "keep_checkpoints", "compiled")
+LAST_BITS = ("micro_batch_size", "keep_checkpoints", "compiled", "gradient_checkpointing", "attention")
 """Settings that leave a training the same rows and steps; a checkpoint that was written under others serves."""
 
 
@@ -114,7 +116,7 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
     # Losses on features leave out what lies behind them, such as the head.
     reached = job.loss.reads_outputs
     module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss, job.teacher), all_reached=reached)
-    optimiser = _adamw(module, settings)
+    optimiser = make_optimiser(module, settings, job.seed)
     forget_peak(engine.device)
     evaluate_every = settings.evaluate_every or job.batches.steps_per_epoch
     done = _resume(checkpoints, module, optimiser, engine, progress, job.name)
@@ -124,6 +126,7 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
         metrics = stack.enter_context(MetricsFile(folder / METRICS, done.step)) if engine.is_main else None
         advance = stack.enter_context(progress.task(job.name, job.total_steps, "steps"))
         stack.enter_context(stopping.deferred())
+        stack.enter_context(passes_of(job.model, settings))
         job = replace(job, batches=stack.enter_context(batches_of(job, engine)))
         advance(done.step)
         while done.step < job.total_steps and not done.stopped_early:
@@ -256,16 +259,6 @@ def _step(job: Job, module: nn.Module, optimiser: torch.optim.Optimizer, step: i
         line |= {f"{loss.name}.{key}": value for key, value in loss.settings_at(progress).items()}
     costs = clock.costs(normaliser, rows, by_rows=counts_rows(batches))
     return line | {"learning_rate": rate, "gradient_norm": norm, **costs}
-
-
-def _adamw(module: nn.Module, settings: OptimiserSettings) -> torch.optim.AdamW:
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    # Vectors are biases and layer norms.
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
 def _judged(done: Progressed, found: Validation, settings: OptimiserSettings) -> Progressed:
