@@ -1,4 +1,4 @@
-"""Passes as the settings ask for them give the gradients of the usual ones, whatever is read beside, and leave nothing."""
+"""Passes as settings ask for them give the gradients of the usual ones, whatever is read beside, and leave nothing."""
 
 import json
 from functools import partial
