@@ -45,6 +45,7 @@ from potstill.teachers import FrozenTeacher
 from potstill.training.batches import ShuffledRows
 from potstill.training.engine import Engine, start_engine
 from potstill.training.loop import Job, ModelWithLoss, _step, no_teacher
+from potstill.training.optimisers import make_optimiser
 
 STEP_TARGET = 1.05
 RATE_TARGET = 0.9

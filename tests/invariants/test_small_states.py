@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from potstill.progress import Progress
+from potstill.training import saving
 from potstill.training.batches import ShuffledRows
+from potstill.training.checkpoints import save_checkpoint
 from potstill.training.engine import start_engine
 from potstill.training.frozen_layers import FrozenLayers
 from potstill.training.loop import fit
@@ -93,7 +96,8 @@ def answers(batch: Any) -> Any:
 @pytest.mark.long
 @pytest.mark.parametrize("states", STATES)
 def test_two_processes_hold_the_same_weights_and_resume_exactly(tmp_path: Path, states: str) -> None:
-    """What each draws to round is the same: otherwise their weights would drift apart, of which no loss tells."""
+    """What each draws to round is the same: otherwise their weights would drift apart, of which no loss tells. Their
+    checkpoints are written while they go on, as on accelerators."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", __name__, states, str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -113,6 +117,11 @@ def in_a_process(states: str, folder: Path) -> None:
     def broken_off() -> None:
         raise KeyboardInterrupt
 
+    def slowly(*given: Any) -> None:
+        time.sleep(0.3)
+        save_checkpoint(*given)
+
+    saving.writes_beside, saving.save_checkpoint = lambda device: True, slowly
     with start_engine() as engine:
         for name, breaks in (("whole", False), ("broken", True), ("broken", False)):
             each = job(dropout=0.0, **in_few_bits(states))

@@ -77,7 +77,7 @@ FLASH = "train.attention=flash_attention_2"
     [
         (
             ["train.attention=eager", "losses=[{kind: attention}, {kind: hard_labels}]"],
-            r"train\.attention: losses read attention maps or relations, .* beside sdpa and not beside eager\. Set it to",
+            r"train\.attention: losses read attention maps or relations, .* sdpa and not beside eager\. Set it to auto",
         ),
         ([FLASH, "losses=[{kind: relations, heads: 2}, {kind: hard_labels}]"], "not beside flash_attention_2"),
         ([FLASH, "train.precision=float32"], r"flash_attention_2 does not compute in float32\. Set train\.precision"),
