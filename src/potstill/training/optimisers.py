@@ -115,10 +115,10 @@ def _update(
     gradient = gradient.float()
     mean = first.float().lerp_(gradient, 1 - mean_decay)
     square = second.float().mul_(square_decay).addcmul_(gradient, gradient, value=1 - square_decay)
-    # One draw of 32 bits rounds both.
-    drawn = torch.randint(-(2**31), 2**31, mean.shape, generator=generator, device=mean.device, dtype=torch.int32)
+    # One draw of 31 bits rounds both: they share the highest of the one and the lowest of the other.
+    drawn = torch.empty_like(mean, dtype=torch.int32).random_(generator=generator)
     first.copy_(_rounded(mean, drawn))
-    second.copy_(_rounded(square, drawn >> 16))
+    second.copy_(_rounded(square, drawn >> 15))
     root = square.sqrt_().mul_((1 - square_decay**step) ** -0.5).add_(group["eps"])
     parameter.mul_(1 - group["lr"] * group["weight_decay"])
     parameter.addcdiv_(mean, root, value=-group["lr"] / (1 - mean_decay**step))
@@ -127,7 +127,7 @@ def _update(
 def _rounded(values: Tensor, drawn: Tensor) -> Tensor:
     """Numbers that bfloat16 holds: the next to zero, or beyond it as often as the 16 bits that are cut are above so
     many random ones. bfloat16 is the upper half of float32, so what is cut is carried into it."""
-    return ((values.view(torch.int32) + (drawn & 0xFFFF)) & ~0xFFFF).view(torch.float32)
+    return (drawn & 0xFFFF).add_(values.view(torch.int32)).bitwise_and_(~0xFFFF).view(torch.float32)
 
 
 def _in_8_bits(groups: list[dict[str, Any]], module: nn.Module, **how: Any) -> torch.optim.Optimizer:
