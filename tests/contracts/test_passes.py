@@ -216,6 +216,8 @@ def test_models_and_machines_that_cannot_are_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(passes, "find_spec", lambda name: object())
     with pytest.raises(RecipeError, match=r"transformers has no flash_attention_2 for a deberta model"):
         require_passes(deberta, flash, "train")
+    with pytest.raises(RecipeError, match=r"^train\.attention: flash_attention_2 cannot be used here: "):
+        require_passes(llama, flash, "train")
     monkeypatch.setattr(type(llama), "supports_gradient_checkpointing", False)
     with pytest.raises(RecipeError, match=r"train\.gradient_checkpointing: transformers cannot compute the layers of"):
         require_passes(llama, AGAIN, "train")

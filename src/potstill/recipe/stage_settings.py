@@ -22,7 +22,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 States = Literal["float32", "bfloat16", "8bit"]
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
-MAPS = frozenset(Signal) - {Signal.LOGITS, Signal.HIDDEN_STATES}
+_MAPS = frozenset(Signal) - {Signal.LOGITS, Signal.HIDDEN_STATES}
 
 
 class AdamWSettings(Settings):
@@ -71,6 +71,7 @@ class OptimiserSettings(Settings):
     """Train narrow matrices beside the weights in place of the weights, which takes a fraction of the memory. Asks for
     a learning rate about ten times as high."""
     optimizer: AdamWSettings = Field(default=AdamWSettings(), exclude_if=lambda optimizer: optimizer == AdamWSettings())
+    """AdamW's own settings beside the rate, among them how its moments are held, which is where memory goes."""
     compiled: bool = False
     """Compile the passes of a language model's loss: about a fifth less time in the loss, after half a minute."""
     gradient_checkpointing: bool = Field(default=False, exclude_if=lambda asked: not asked)
@@ -160,7 +161,7 @@ class TrainSettings(OptimiserSettings):
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
         yield from super().refusals(where, facts)
-        if self.attention in ("eager", "flash_attention_2") and facts.reads & MAPS:
+        if self.attention in ("eager", "flash_attention_2") and facts.reads & _MAPS:
             yield (
                 f"{where}.attention: losses read attention maps or relations, which are taken beside sdpa and not "
                 f"beside {self.attention}. Set it to auto, or leave these losses out."

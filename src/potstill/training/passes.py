@@ -45,7 +45,9 @@ def require_passes(skeleton: PreTrainedModel, settings: OptimiserSettings, where
     try:
         with quiet():
             skeleton.set_attn_implementation(asked)
-    except (ValueError, ImportError):
+    except ImportError as error:
+        raise RecipeError(f"{where}.attention: {asked} cannot be used here: {str(error).splitlines()[0]}") from None
+    except ValueError:
         raise refused from None
     if skeleton.config._attn_implementation != asked:
         raise refused
