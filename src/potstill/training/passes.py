@@ -43,25 +43,22 @@ def require_passes(skeleton: PreTrainedModel, settings: OptimiserSettings, where
         f"{skeleton.config._attn_implementation} here."
     )
     try:
-        with quiet():
-            skeleton.set_attn_implementation(asked)
+        _attend_with(skeleton, asked)
     except ImportError as error:
         raise RecipeError(f"{where}.attention: {asked} cannot be used here: {str(error).splitlines()[0]}") from None
     except ValueError:
         raise refused from None
-    if skeleton.config._attn_implementation != asked:
+    if any(stack.config._attn_implementation != asked for stack in _stacks(skeleton)):
         raise refused
 
 
 @contextmanager
 def passes_of(model: PreTrainedModel, settings: OptimiserSettings) -> Iterator[None]:
     """Within it, the passes of the model are made as the settings say."""
-    # The attribute behind `set_attn_implementation`: of stacks with a configuration of their own too.
-    configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    configs = [stack.config for stack in _stacks(model)]
     usual = [config._attn_implementation for config in configs]
     if settings.attention != "auto":
-        with quiet():
-            model.set_attn_implementation(settings.attention)
+        _attend_with(model, settings.attention)
     layers = _layers(model) if settings.gradient_checkpointing else []
     for layer in layers:
         # What transformers sets, without what it does beside for checkpoints of another kind.
@@ -72,8 +69,22 @@ def passes_of(model: PreTrainedModel, settings: OptimiserSettings) -> Iterator[N
     finally:
         for layer in layers:
             del layer.gradient_checkpointing, layer._gradient_checkpointing_func
+        # The attribute behind `set_attn_implementation`.
         for config, name in zip(configs, usual, strict=True):
             config._attn_implementation_internal = name
+
+
+def _stacks(model: PreTrainedModel) -> list[PreTrainedModel]:
+    """The model and the models within it, of which some have a copy of its configuration."""
+    return [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+
+
+def _attend_with(model: PreTrainedModel, attention: str) -> None:
+    with quiet():
+        for stack in _stacks(model):
+            # Not all releases tell the stacks of an encoder-decoder what the whole is told.
+            if stack.config._attn_implementation != attention:
+                stack.set_attn_implementation(attention)
 
 
 def _layers(model: PreTrainedModel) -> list[Any]:
