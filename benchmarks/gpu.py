@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -249,17 +250,31 @@ def label_for_steps(machine: Machine, setup: RandomSetup, shape: Shape) -> None:
         label_rows(folder, setup.random, forward, TokensOfRows(fitted, head), ABOUT, **how)
 
 
+SAVING: dict[str, tuple[dict[str, Any], str]] = {
+    "": ({}, "<= 20"),
+    ", layers computed again": ({"gradient_checkpointing": True}, ""),
+    ", and states in bfloat16": ({"gradient_checkpointing": True, "optimizer": {"states": "bfloat16"}}, "<= 12"),
+    ", and states in 8 bits": ({"gradient_checkpointing": True, "optimizer": {"states": "8bit"}}, ""),
+}
+"""Settings of a training by what they change, with what is to be reached."""
+
+
 def training_memory(machine: Machine) -> Iterator[Figure]:
     """The peak of a student of 0.95 billion parameters: weights, gradients, moments of Adam, and 8 x 512 tokens."""
     sizes = machine.sizes
     folder = machine.work / "memory"
     folder.mkdir()
     setup = step_setup(sizes.large, sizes.trained, sizes, folder, machine.device, machine.dtype)
-    machine.forget()
-    hard_labels(setup)
-    held = machine.peak()
-    value = None if held is None else held / GB
-    yield Figure("training memory of a 0.95 B student", value, "GB", "<= 20", "weights, Adam, 8 x 512 tokens")
+    for saved, (asked, bar) in SAVING.items():
+        name = f"training memory of a 0.95 B student{saved}"
+        if asked.get("optimizer") == {"states": "8bit"} and not importlib.util.find_spec("bitsandbytes"):
+            yield Figure(name, None, "GB", bar, "bitsandbytes is not installed")
+            continue
+        machine.forget()
+        spent = min(hard_labels(setup, **asked)[setup.warmup :])
+        held = machine.peak()
+        value = None if held is None else held / GB
+        yield Figure(name, value, "GB", bar, f"weights, Adam, 8 x 512 tokens; {1000 * spent:.1f} ms a step")
 
 
 RECIPE = """\

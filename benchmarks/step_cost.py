@@ -44,7 +44,8 @@ from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import FrozenTeacher
 from potstill.training.batches import ShuffledRows
 from potstill.training.engine import Engine, start_engine
-from potstill.training.loop import Job, ModelWithLoss, _adamw, _step, no_teacher
+from potstill.training.loop import Job, ModelWithLoss, _step, no_teacher
+from potstill.training.optimisers import make_optimiser
 
 STEP_TARGET = 1.05
 RATE_TARGET = 0.9
@@ -107,7 +108,7 @@ def _stepper(bench: Bench, losses: Sequence[AnyLoss], teacher: Teacher, total_st
         settings=recipe.train,
     )
     module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss))
-    optimiser = _adamw(module, job.settings)
+    optimiser = make_optimiser(module, job.settings, job.seed)
     return lambda step: _step(job, module, optimiser, step, engine)
 
 

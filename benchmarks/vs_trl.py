@@ -46,8 +46,10 @@ from potstill.targets import HiddenTargets
 from potstill.tasks.causal_lm import ask_for_hidden_states, head_of
 from potstill.teachers import FrozenTeacher
 from potstill.training.batches import ShuffledRows
-from potstill.training.loop import Job, ModelWithLoss, _adamw, _step, batches_of, no_teacher
+from potstill.training.loop import Job, ModelWithLoss, _step, batches_of, no_teacher
 from potstill.training.one_process import OneProcess
+from potstill.training.optimisers import make_optimiser
+from potstill.training.passes import passes_of
 from resident import release_unused, resident_bytes
 
 ENCODINGS: dict[str, PositionEncoding] = {"top_k": TopK(), "low_rank": LowRank()}
@@ -118,10 +120,10 @@ def with_layers(config: PretrainedConfig, chosen: Sequence[int]) -> PretrainedCo
     return type(config).from_dict(values)
 
 
-def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher]) -> list[float]:
+def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher], **asked: Any) -> list[float]:
     rows = setup.tokens()
     engine = OneProcess(setup.device)
-    settings = OptimiserSettings(batch_size=setup.batch, learning_rate=RATE, precision="auto")
+    settings = OptimiserSettings(batch_size=setup.batch, learning_rate=RATE, precision="auto", **asked)
     job = Job(
         name="train/bench",
         model=setup.student(),
@@ -136,9 +138,9 @@ def ours(setup: Setup, losses: list[Any], teacher: Callable[[], Teacher]) -> lis
         settings=settings,
     )
     module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss))
-    optimiser = _adamw(module, job.settings)
+    optimiser = make_optimiser(module, job.settings, job.seed)
     taken = []
-    with batches_of(job, engine) as batches:
+    with passes_of(job.model, settings), batches_of(job, engine) as batches:
         job = replace(job, batches=batches)
         for number in range(setup.warmup + setup.steps):
             start = time.perf_counter()
@@ -163,8 +165,8 @@ def online(setup: Setup) -> list[float]:
     return ours(setup, [KL], lambda: FrozenTeacher(setup.teacher(), setup.device, ask_for_hidden_states))
 
 
-def hard_labels(setup: Setup) -> list[float]:
-    return ours(setup, [CE], lambda: no_teacher)
+def hard_labels(setup: Setup, **asked: Any) -> list[float]:
+    return ours(setup, [CE], lambda: no_teacher, **asked)
 
 
 def fine_tuning(setup: Setup) -> list[float]:

@@ -38,6 +38,8 @@ class Facts:
     """Whether models answer with numbers, as means of Gaussians."""
     windows: bool
     """Whether rows are read in windows."""
+    packing: bool
+    """Whether examples share rows."""
     freezes_layers: bool
     """Whether the lowest layers of its teachers can stay as they are while these are adapted."""
     teacher: str

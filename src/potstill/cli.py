@@ -366,10 +366,11 @@ def _of_memory(error: Exception) -> str | None:
 
 _MEMORY = {
     "adapt": "adapt.micro_batch_size, which is adapt.batch_size where it is not set (with frozen_layers also "
-    "label.batch_size)",
+    "label.batch_size), or set adapt.gradient_checkpointing: true",
     "label/responses": "label.responses.batch_size",
     "label": "label.batch_size",
-    "train": "train.micro_batch_size, which is train.batch_size where it is not set",
+    "train": "train.micro_batch_size, which is train.batch_size where it is not set, or set "
+    "train.gradient_checkpointing: true",
     "evaluate": "label.batch_size",
 }
 """What decides how much memory a stage needs, and of its result last bits alone."""

@@ -4,10 +4,14 @@ Hidden states come from hooks. Maps come from an attention function of our own, 
 multiplied, with the mask that is used: so rotary positions, grouped heads, causality and packed examples are right
 without a word about them here. It adds to the attention that the model would use anyway, which stays as fast as it is.
 Of families that have no such function, such as DeBERTa, maps come from hooks too.
+
+Maps are made of what was seen once the pass is over. A layer whose activations are computed again in the backward pass
+must do the same both times, and by then nobody listens to it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -154,9 +158,19 @@ class CapturedFeatures:
 
     def __init__(self) -> None:
         self._whole: dict[Read, Tensor] = {}
+        self._made_at_the_end: dict[Read, Callable[[], Tensor]] = {}
 
     def put(self, read: Read, feature: Tensor) -> None:
         self._whole[read] = feature
+
+    def put_later(self, read: Read, make: Callable[[], Tensor]) -> None:
+        """What a feature is made by once the pass is over."""
+        self._made_at_the_end[read] = make
+
+    def finish(self) -> None:
+        """Make what is left to make."""
+        self._whole |= {read: make() for read, make in self._made_at_the_end.items()}
+        self._made_at_the_end.clear()
 
     def at(self, tokens: Bool[Tensor, "rows length"]) -> Features:
         """The features of these tokens alone, row by row: of maps, the tokens are the queries."""
@@ -193,6 +207,7 @@ def capture_features(model: PreTrainedModel, reads: frozenset[Read]) -> Iterator
         if maps:
             stack.enter_context(_listening(model, maps, captured))
         yield captured
+    captured.finish()
 
 
 def _hook(model: PreTrainedModel, read: Read, captured: CapturedFeatures) -> torch.utils.hooks.RemovableHandle:
@@ -222,21 +237,29 @@ def _hook_within(
     """A map of attention that no attention function computes, or a relation of what it multiplies."""
 
     def maps(module: nn.Module, given: tuple[Any, ...]) -> None:
-        probabilities = at_least_float32(given[0])
-        least = torch.finfo(probabilities.dtype)
-        # Where nothing is seen, as in what other attention leaves.
-        logs = probabilities.clamp(min=least.tiny).log()
-        captured.put(read, logs.masked_fill(probabilities == 0, least.min / 2))
+        captured.put_later(read, partial(_logs, given[0]))
 
     def relation(module: nn.Module, given: tuple[Any, ...]) -> None:
         states, mask = given[:2]
-        attended = _Attended(_by_signal(*own.vectors(module, states)), mask.bool(), None, 1.0, causal=False)
-        captured.put(read, attended.relation(read.signal, read.heads))
+
+        def made() -> _Map:
+            attended = _Attended(_by_signal(*own.vectors(module, states)), mask.bool(), None, 1.0, causal=False)
+            return attended.relation(read.signal, read.heads)
+
+        captured.put_later(read, made)
 
     if read.signal is not Signal.ATTENTION:
         return attention_of(model, read.layer - 1, read.part).register_forward_pre_hook(relation)
     layer = layers_of(model, read.part)[read.layer - 1]
     return layer.get_submodule(own.probabilities).register_forward_pre_hook(maps)
+
+
+def _logs(probabilities: _Map) -> _Map:
+    probabilities = at_least_float32(probabilities)
+    least = torch.finfo(probabilities.dtype)
+    # Where nothing is seen, as in what other attention leaves.
+    logs = probabilities.clamp(min=least.tiny).log()
+    return logs.masked_fill(probabilities == 0, least.min / 2)
 
 
 @contextmanager
@@ -260,12 +283,10 @@ def _listening(
     def sink_of(reads: list[Read]) -> _Sink:
         def sink(attended: _Attended) -> None:
             for read in reads:
-                captured.put(
-                    read,
-                    attended.attention()
-                    if read.signal is Signal.ATTENTION
-                    else attended.relation(read.signal, read.heads),
-                )
+                if read.signal is Signal.ATTENTION:
+                    captured.put_later(read, attended.attention)
+                else:
+                    captured.put_later(read, partial(attended.relation, read.signal, read.heads))
 
         return sink
 

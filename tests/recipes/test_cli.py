@@ -157,6 +157,33 @@ def test_a_stopped_run_resumes_to_bitwise_the_same_labels_losses_and_weights(pro
     assert len(digests) == 1
 
 
+def test_a_run_that_saves_memory_learns_the_same_and_is_kept_without_what_leaves_the_steps_the_same(
+    project: Path,
+) -> None:
+    saving, run = [], project / "saving"
+    for stage in ("adapt", "train"):
+        saving += ["--set", f"{stage}.gradient_checkpointing=true", "--set", f"{stage}.attention=eager"]
+    moments = ["--set", "train.optimizer.states=bfloat16"]
+    recipe = project / "recipe.yaml"
+    short = ["--set", "adapt.epochs=2", "--set", "train.epochs=3", "--set", "train.baseline=false"]
+    potstill("train", recipe, *short, "--out", project / "plain")
+    potstill("train", recipe, *short, "--out", run, *saving, *moments)
+    for stage, near in (("adapt", 1e-4), ("train/student", 0.02)):
+        losses = [
+            [line["loss"] for line in read_metrics(project / name / stage / "metrics.jsonl") if line["kind"] == "step"]
+            for name in ("plain", "saving")
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=near)
+    # A model is saved as it always was.
+    configs = [(project / name / "train/student/model/config.json").read_text() for name in ("plain", "saving")]
+    assert configs[0] == configs[1]
+    again = potstill("train", recipe, *short, "--out", run, *moments)
+    assert not stages_that_worked(again.stderr) - {"plan"}
+    assert 'train/student: kept, though train.attention "eager" -> null, train.gradient_checkpointing' in again.stderr
+    other = potstill("train", recipe, *short, "--out", run)
+    assert "train/student" in stages_that_worked(other.stderr)
+
+
 def test_check_prints_a_plan_and_writes_nothing(project: Path) -> None:
     before = sorted(project.rglob("*"))
     recipe = project / "recipe.yaml"

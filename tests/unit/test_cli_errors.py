@@ -57,8 +57,8 @@ CPU = (
             torch.OutOfMemoryError(CUDA),
             "train/student",
             "train/student: out of memory (CUDA out of memory. Tried to allocate 20.00 MiB). Lower "
-            "train.micro_batch_size, which is train.batch_size where it is not set; the same "
-            "command goes on from what was saved.",
+            "train.micro_batch_size, which is train.batch_size where it is not set, or set "
+            "train.gradient_checkpointing: true; the same command goes on from what was saved.",
         ),
         (
             RuntimeError(CPU),

@@ -243,6 +243,18 @@ def test_a_teacher_within_the_run_directory_is_refused_and_keeps_its_weights(
     assert (teacher / "model.safetensors").read_bytes() == before
 
 
+def test_the_disk_that_checkpoints_take_is_that_of_the_moments_they_hold(project: Path) -> None:
+    plain = planned(project)
+    copies = 2 + 1 + 1
+    for states, held in (("bfloat16", 4.0), ("8bit", 2 + 8 / 256)):
+        narrow = planned(project, f"train.optimizer={{states: {states}}}")
+        # In 8 bits, but for embeddings.
+        narrowed = plain.student.parameters - (plain.student.embedding_parameters if states == "8bit" else 0)
+        assert plain.disk_bytes - narrow.disk_bytes == pytest.approx(copies * (8 - held) * narrowed, abs=copies)
+    adapted = planned(project, "adapt.optimizer={states: bfloat16}")
+    assert plain.disk_bytes - adapted.disk_bytes == copies * 4 * plain.teacher.parameters
+
+
 def test_a_store_that_does_not_fit_on_the_disk_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("potstill.stages.plan.shutil.disk_usage", lambda path: SimpleNamespace(free=1))
     with pytest.raises(RecipeError, match=r"writes up to .* MB and 0\.0 MB are free"):

@@ -67,3 +67,48 @@ def test_freezing_layers_of_a_model_that_writes_is_refused_with_the_recipe(chat_
     with pytest.raises(RecipeError, match=r"adapt\.frozen_layers: not for causal_lm yet\. Set it to 0\."):
         load_recipe(chat_project / "recipe.yaml", ["adapt={frozen_layers: 1}"])
     assert load_recipe(chat_project / "recipe.yaml", ["adapt={frozen_layers: 0}"]).adapt
+
+
+FLASH = "train.attention=flash_attention_2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        (
+            ["train.attention=eager", "losses=[{kind: attention}, {kind: hard_labels}]"],
+            r"train\.attention: losses read attention maps or relations, .* sdpa and not beside eager\. Set it to auto",
+        ),
+        ([FLASH, "losses=[{kind: relations, heads: 2}, {kind: hard_labels}]"], "not beside flash_attention_2"),
+        ([FLASH, "train.precision=float32"], r"flash_attention_2 does not compute in float32\. Set train\.precision"),
+        (
+            [FLASH, "train.precision=bfloat16"],
+            "train.attention: flash_attention_2 needs a CUDA device, and this machine",
+        ),
+        (
+            ["adapt.attention=flash_attention_2", "adapt.precision=auto"],
+            "adapt.attention: flash_attention_2 needs a CUDA",
+        ),
+        (["train.optimizer={betas: [0.9, 1.0]}"], r"train\.optimizer\.betas"),
+        (["train.optimizer={states: 4bit}"], r"train\.optimizer\.states"),
+    ],
+)
+def test_attention_and_optimisers_that_cannot_be_are_refused(project: Path, changes: list[str], refusal: str) -> None:
+    with pytest.raises(RecipeError, match=refusal):
+        planned(project, *changes)
+
+
+def test_attention_that_mixes_packed_examples_is_refused(chat_project: Path) -> None:
+    bfloat16 = "train.precision=bfloat16"
+    refusal = (
+        r"train\.attention: flash_attention_2 lets examples that share a row see each other\. Set task\.packing: f"
+    )
+    with pytest.raises(RecipeError, match=refusal):
+        load_recipe(chat_project / "recipe.yaml", [FLASH, bfloat16])
+    assert load_recipe(chat_project / "recipe.yaml", [FLASH, bfloat16, "task.packing=false"]).train.attention
+
+
+def test_losses_on_hidden_states_take_any_attention_and_those_on_maps_the_usual_one(project: Path) -> None:
+    hidden = "losses=[{kind: hidden_states}, {kind: hard_labels}]"
+    assert planned(project, hidden, "train.attention=eager").steps
+    assert planned(project, hidden.replace("hidden_states", "attention"), "train.attention=sdpa").steps

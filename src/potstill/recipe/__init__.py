@@ -11,6 +11,7 @@ from potstill.exporters import AnyExporter, Safetensors
 from potstill.labels import AskedEncoding, Dense, LowRank
 from potstill.losses import AnyLoss, HardLabels, SoftTargets, name_of
 from potstill.recipe.stage_settings import (
+    AdamWSettings,
     AdaptSettings,
     EvaluateSettings,
     GateSettings,
@@ -27,6 +28,7 @@ from potstill.tasks.loss_defaults import with_defaults
 from potstill.teachers import AnyTeacher, PretrainedTeacher, lead_of
 
 __all__ = [
+    "AdamWSettings",
     "AdaptSettings",
     "EvaluateSettings",
     "GateSettings",
@@ -103,6 +105,7 @@ class Recipe(Settings):
             generative=self.task.generative,
             means=self.task.means,
             windows=self.task.windows,
+            packing=self.task.packing,
             freezes_layers=self.task.freezes_layers,
             teacher=self.teacher.kind,
             gives=self.teacher.gives,

@@ -11,11 +11,32 @@ from potstill.lora import LoraSettings
 from potstill.recipe.requirements import Requirement, parse_requirement
 from potstill.schedules import Schedule
 from potstill.settings import Settings
+from potstill.signals import Signal
 from potstill.teachers.responses import AnyResponses, Given
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "float32", "bfloat16"]
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+States = Literal["float32", "bfloat16", "8bit"]
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
+_MAPS = frozenset(Signal) - {Signal.LOGITS, Signal.HIDDEN_STATES}
+
+
+class AdamWSettings(Settings):
+    """What AdamW is told beside its rate, and how it holds its moments."""
+
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """How much of each moment is left after a step; those of Adam (arXiv:1412.6980), as torch has them."""
+    eps: Positive = 1e-8
+    """What is added to the root of the second moment; likewise."""
+    states: States = "float32"
+    """How the two moments are held between steps: in eight bytes a trained parameter (float32), four (bfloat16) or two
+    (8bit). Steps are computed in float32. bfloat16: moments are rounded at random in proportion (arXiv:2010.06192),
+    for the nearest number would mostly be the old one. 8bit: block by block (arXiv:2110.02861), those of embeddings in
+    float32; needs the extra `large`."""
 
 
 class OptimiserSettings(Settings):
@@ -49,12 +70,27 @@ class OptimiserSettings(Settings):
     lora: LoraSettings | None = Field(default=None, exclude_if=lambda lora: lora is None)
     """Train narrow matrices beside the weights in place of the weights, which takes a fraction of the memory. Asks for
     a learning rate about ten times as high."""
+    optimizer: AdamWSettings = Field(default=AdamWSettings(), exclude_if=lambda optimizer: optimizer == AdamWSettings())
+    """AdamW's own settings beside the rate, among them how its moments are held, which is where memory goes."""
     compiled: bool = False
     """Compile the passes of a language model's loss: about a fifth less time in the loss, after half a minute."""
+    gradient_checkpointing: bool = Field(default=False, exclude_if=lambda asked: not asked)
+    """Keep of each layer only what goes into it, and compute the rest again in the backward pass (arXiv:1604.06174):
+    far less memory for about a third more time. The gradients are the same."""
+    attention: Attention = Field(default="auto", exclude_if=lambda asked: asked == "auto")
+    """What computes the attention of the trained model. auto: what transformers takes, which is sdpa where the family
+    has it, else eager."""
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
         if facts.means and self.select_by == "validation_accuracy":
             yield f"{where}.select_by: of numbers none is right or wrong; use validation_loss."
+        if self.attention == "flash_attention_2" and facts.packing:
+            yield (
+                f"{where}.attention: flash_attention_2 lets examples that share a row see each other. Set "
+                "task.packing: false, or use sdpa."
+            )
+        if self.attention == "flash_attention_2" and self.precision == "float32":
+            yield f"{where}.attention: flash_attention_2 does not compute in float32. Set {where}.precision: bfloat16."
 
 
 class AdaptSettings(OptimiserSettings):
@@ -122,6 +158,14 @@ class TrainSettings(OptimiserSettings):
     """Shares of the steps after which the student is also kept as it is then, for a teacher of kind checkpoint."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Beside metrics.jsonl, which is always written. Each is an extra of the package."""
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        yield from super().refusals(where, facts)
+        if self.attention in ("eager", "flash_attention_2") and facts.reads & _MAPS:
+            yield (
+                f"{where}.attention: losses read attention maps or relations, which are taken beside sdpa and not "
+                f"beside {self.attention}. Set it to auto, or leave these losses out."
+            )
 
 
 class EvaluateSettings(Settings):

@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from transformers import PretrainedConfig
+
 from potstill.data.chat_tokens import marked_text
 from potstill.data.encoded import Encoded, EncodedRows
 from potstill.data.generated import GeneratedResponse
@@ -30,15 +32,17 @@ from potstill.stages.piece_counts import piece_counts
 from potstill.stages.plan_warnings import warnings
 from potstill.stages.rendering import LABELLED
 from potstill.stages.signal_sources import build_loss, planned_signals
-from potstill.stages.student_search import shape_of
+from potstill.stages.student_search import shape_of, skeleton_of
 from potstill.stages.tokenizer_fit import doubts_about_own_tokenizer, doubts_about_tokenizer, unknown_shares
 from potstill.students import Pretrained
 from potstill.training.metrics import require_trackers
+from potstill.training.optimisers import require_optimiser
+from potstill.training.passes import require_passes
 
-BYTES_PER_TRAINED_PARAMETER = 12
-"""On disk in a checkpoint: weight and both moments of AdamW in float32."""
 BYTES_PER_PARAMETER = 4
-"""On disk in a model."""
+"""On disk in a model, and in a checkpoint beside the moments of the optimiser."""
+BYTES_OF_MOMENTS = {"float32": 8.0, "bfloat16": 4.0, "8bit": 2.0 + 2 * 4 / 256}
+"""Of both moments of a trained parameter; in 8 bits with a scale for each block of 256."""
 GIVEN_TEACHER = "teacher"
 """The folder of the run directory for a teacher that was given as a loaded model: no stage writes there."""
 
@@ -80,6 +84,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         RecipeError: the disk is too small for what will be written, or a tracker is not installed.
     """
     require_trackers(recipe.train.trackers)
+    _require_trainable(recipe, inputs)
     shapes = shapes_of(recipe, inputs)
     teacher, student = shapes.teacher, shapes.student
     learnt, asked = planned(recipe, inputs)
@@ -96,9 +101,9 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
     )
     adapt_lora, lora = planned_lora(recipe, inputs)
     checkpoints = recipe.train.keep_checkpoints + 1 + recipe.rounds + len(recipe.train.snapshots)
-    disk = store_bytes + _trained_bytes(checkpoints, student, lora)
+    disk = store_bytes + _trained_bytes(checkpoints, student, lora, recipe.train)
     if recipe.adapt:
-        disk += max(1, len(inputs.members)) * _trained_bytes(checkpoints, teacher, adapt_lora)
+        disk += max(1, len(inputs.members)) * _trained_bytes(checkpoints, teacher, adapt_lora, recipe.adapt)
     free = shutil.disk_usage(_existing(folder)).free
     if disk > free:
         raise RecipeError(
@@ -230,12 +235,31 @@ def _store_bytes(recipe: Recipe, inputs: Inputs, counts: Mapping[str, SplitCount
     return positions * bytes_per_position(columns)
 
 
-def _trained_bytes(checkpoints: int, shape: ShapeRecord, lora: LoraRecord | None) -> int:
+def _trained_bytes(checkpoints: int, shape: ShapeRecord, lora: LoraRecord | None, settings: OptimiserSettings) -> int:
     """What a training leaves on disk at most, with so many checkpoints and models."""
+    states = settings.optimizer.states
     if lora is None:
-        return BYTES_PER_TRAINED_PARAMETER * checkpoints * shape.parameters
-    # The models whole, with the one that it begins with; of checkpoints what is trained.
-    return checkpoints * (BYTES_PER_PARAMETER * lora.parameters + BYTES_PER_TRAINED_PARAMETER * lora.trained_parameters)
+        trained, held = shape.parameters, BYTES_PER_PARAMETER * shape.parameters
+        # In 8 bits, those of embeddings are not.
+        wide = shape.embedding_parameters if states == "8bit" else 0
+    else:
+        # The models whole, with the one that it begins with; of checkpoints what is trained.
+        trained, held = lora.trained_parameters, BYTES_PER_PARAMETER * (lora.parameters + lora.trained_parameters)
+        wide = 0
+    moments = BYTES_OF_MOMENTS[states] * (trained - wide) + BYTES_OF_MOMENTS["float32"] * wide
+    return checkpoints * (held + math.ceil(moments))
+
+
+def _require_trainable(recipe: Recipe, inputs: Inputs) -> None:
+    """Raises RecipeError: passes or an optimiser that the recipe asks for cannot be had of a model, or here."""
+    asked: list[tuple[str, OptimiserSettings, PretrainedConfig]] = [("train", recipe.train, inputs.student_config)]
+    if recipe.adapt:
+        adapted = {id(files.config): files.config for files in (*inputs.members.values(), inputs.lead)}
+        asked += [("adapt", recipe.adapt, config) for config in adapted.values()]
+    for where, settings, config in asked:
+        require_optimiser(settings, where)
+        if settings.gradient_checkpointing or settings.attention != "auto":
+            require_passes(skeleton_of(recipe, config, inputs.labels), settings, where)
 
 
 def _adapt_rows(recipe: Recipe, inputs: Inputs) -> int:

@@ -45,6 +45,8 @@ class Seq2Seq(GenerativeSettings):
 
     date: ClassVar[None] = None
     templated: ClassVar[bool] = False
+    packing: ClassVar[bool] = False
+    """Whether examples share rows."""
 
     def writes_date(self, rows: Iterable[Pair], tokenizer: Tokenizer) -> bool:
         """No: sources are read as they are."""

@@ -63,6 +63,8 @@ class TextClassification(Settings):
 
     windows: ClassVar[bool] = False
     """Whether rows are read in windows."""
+    packing: ClassVar[bool] = False
+    """Whether examples share rows."""
     loss_defaults: ClassVar[LossDefaults] = {}
     default_losses: ClassVar[tuple[str, ...]] = ("soft_targets", "hard_labels")
 

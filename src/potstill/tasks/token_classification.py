@@ -83,6 +83,8 @@ class TokenClassification(Settings):
     """Whether the outputs of a head are classes with names."""
     windows: ClassVar[bool] = True
     """Whether rows are read in windows."""
+    packing: ClassVar[bool] = False
+    """Whether examples share rows."""
     means: ClassVar[bool] = False
     loss_defaults: ClassVar[LossDefaults] = {}
     default_losses: ClassVar[tuple[str, ...]] = ("soft_targets", "hard_labels")

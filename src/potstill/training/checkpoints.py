@@ -137,5 +137,12 @@ def _name(step: int) -> str:
 
 
 def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies that share no memory, as safetensors asks: tied weights appear under each of their names."""
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    """In one piece each and sharing no memory, as safetensors asks: tied weights appear under each of their names."""
+    owned: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        here = tensor.detach().cpu().contiguous()
+        place = here.untyped_storage().data_ptr()
+        owned[name] = here.clone() if place in places else here
+        places.add(place)
+    return owned

@@ -28,20 +28,15 @@ from potstill.schedules import learning_rate_factor
 from potstill.signals import Ask, Batch, MovingTeacher, Signals, Teacher
 from potstill.training.ahead import made_ahead
 from potstill.training.batches import StepBatches, collate_or_masked
-from potstill.training.checkpoints import (
-    Progressed,
-    keep_newest,
-    newest_checkpoint,
-    read_checkpoint,
-    read_progress,
-    read_weights,
-    save_checkpoint,
-)
+from potstill.training.checkpoints import Progressed, read_weights
 from potstill.training.costs import StepClock, counted, counts_rows, forget_peak
 from potstill.training.engine import Engine
 from potstill.training.metrics import METRICS, MetricsFile, Tracker
+from potstill.training.optimisers import make_optimiser
+from potstill.training.passes import passes_of
+from potstill.training.saving import resume, saving
 
-LAST_BITS = ("micro_batch_size", "keep_checkpoints", "compiled")
+LAST_BITS = ("micro_batch_size", "keep_checkpoints", "compiled", "gradient_checkpointing", "attention")
 """Settings that leave a training the same rows and steps; a checkpoint that was written under others serves."""
 
 
@@ -114,17 +109,18 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
     # Losses on features leave out what lies behind them, such as the head.
     reached = job.loss.reads_outputs
     module = engine.wrap(ModelWithLoss(job.model, job.ask, job.loss, job.teacher), all_reached=reached)
-    optimiser = _adamw(module, settings)
+    optimiser = make_optimiser(module, settings, job.seed)
     forget_peak(engine.device)
     evaluate_every = settings.evaluate_every or job.batches.steps_per_epoch
-    done = _resume(checkpoints, module, optimiser, engine, progress, job.name)
-    # Steps whose checkpoints this process has read or written whole.
-    saved = [done.step]
+    done = resume(checkpoints, module, optimiser, engine, progress, job.name)
     with ExitStack() as stack:
         metrics = stack.enter_context(MetricsFile(folder / METRICS, done.step)) if engine.is_main else None
         advance = stack.enter_context(progress.task(job.name, job.total_steps, "steps"))
         stack.enter_context(stopping.deferred())
+        stack.enter_context(passes_of(job.model, settings))
         job = replace(job, batches=stack.enter_context(batches_of(job, engine)))
+        how = {"keep": settings.keep_checkpoints, "begun": done.step}
+        saved = stack.enter_context(saving(checkpoints, module, optimiser, engine, **how))
         advance(done.step)
         while done.step < job.total_steps and not done.stopped_early:
             line = _step(job, module, optimiser, done.step, engine)
@@ -140,12 +136,11 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
                 _log(metrics, job.trackers, {"kind": "validation", "step": done.step, **asdict(found)})
             stop = engine.any(stopping.requested())
             if evaluated or stop:
-                _save(checkpoints, module, optimiser, done, engine, metrics)
-                saved.append(done.step)
-                if engine.is_main:
-                    keep_newest(checkpoints, settings.keep_checkpoints, done.best_step, saved)
+                saved.save(done, metrics)
             if stop:
+                saved.finish()
                 raise stopping.stop()
+        saved.finish()
     engine.load_weights(module, read_weights(checkpoints, done.best_step))
     return done
 
@@ -258,16 +253,6 @@ def _step(job: Job, module: nn.Module, optimiser: torch.optim.Optimizer, step: i
     return line | {"learning_rate": rate, "gradient_norm": norm, **costs}
 
 
-def _adamw(module: nn.Module, settings: OptimiserSettings) -> torch.optim.AdamW:
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    # Vectors are biases and layer norms.
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-
-
 def _judged(done: Progressed, found: Validation, settings: OptimiserSettings) -> Progressed:
     """The progress after an evaluation: a new best, or one more without gain."""
     loss, accuracy = found.validation_loss, found.validation_accuracy
@@ -288,42 +273,6 @@ def _judged(done: Progressed, found: Validation, settings: OptimiserSettings) ->
     without = done.evaluations_without_gain + 1
     stopped = settings.patience is not None and without >= settings.patience
     return replace(done, evaluations_without_gain=without, stopped_early=stopped)
-
-
-def _resume(
-    checkpoints: Path,
-    module: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    engine: Engine,
-    progress: Progress,
-    name: str,
-) -> Progressed:
-    newest, damaged = newest_checkpoint(checkpoints)
-    if newest is None:
-        return Progressed()
-    state, random = read_checkpoint(newest)
-    engine.load_state(module, optimiser, state)
-    engine.set_random_states(random)
-    note = f" ({', '.join(damaged)} is damaged)" if damaged else ""
-    progress.line(f"{name}: resumed from {newest.name}{note}")
-    return read_progress(newest)
-
-
-def _save(
-    checkpoints: Path,
-    module: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    done: Progressed,
-    engine: Engine,
-    metrics: MetricsFile | None,
-) -> None:
-    # Asked of every process, for the engine may have to gather them.
-    state, random = engine.state(module, optimiser), engine.random_states()
-    if engine.is_main:
-        if metrics:
-            metrics.sync()
-        save_checkpoint(checkpoints, state, done, random)
-    engine.barrier()
 
 
 def _log(metrics: MetricsFile | None, trackers: Sequence[Tracker], line: dict[str, object]) -> None:

@@ -56,6 +56,8 @@ def state_of(module: nn.Module, optimiser: torch.optim.Optimizer) -> TrainingSta
     options = replace(_OPTIONS, ignore_frozen_params=bool(still) and frozen <= still)
     found: dict[str, Any] = get_model_state_dict(module, options=options)
     weights = {name: tensor for name, tensor in found.items() if name not in still}
+    if not isinstance(optimiser, torch.optim.AdamW):
+        return TrainingState(weights, *_of_optimiser(module, optimiser))
     of_optimiser: dict[str, Any] = get_optimizer_state_dict(module, optimiser, options=_OPTIONS)
     return TrainingState(weights, of_optimiser["state"], of_optimiser["param_groups"])
 
@@ -63,8 +65,37 @@ def state_of(module: nn.Module, optimiser: torch.optim.Optimizer) -> TrainingSta
 def load_state(module: nn.Module, optimiser: torch.optim.Optimizer, state: TrainingState) -> None:
     """Restore module and optimiser in place."""
     load_weights(module, state.weights)
+    if not isinstance(optimiser, torch.optim.AdamW):
+        _fill(module, optimiser, state.moments)
+        return
     restored: dict[str, Any] = {"state": dict(state.moments), "param_groups": state.groups}
     set_optimizer_state_dict(module, optimiser, restored, options=_OF_MOMENTS)
+
+
+def _of_optimiser(
+    module: nn.Module, optimiser: torch.optim.Optimizer
+) -> tuple[dict[str, dict[str, Tensor]], list[dict[str, Any]]]:
+    """What an optimiser holds of each parameter, as it is, and its groups.
+
+    torch's way would make moments of any type those of their parameter, and knows no numbers beside tensors.
+    """
+    names: dict[Tensor, str] = {parameter: name for name, parameter in _inner(module).named_parameters()}
+    moments = {
+        names[parameter]: {name: torch.as_tensor(value).detach().cpu() for name, value in held.items()}
+        for parameter, held in optimiser.state.items()
+    }
+    groups = [group | {"params": [names[each] for each in group["params"]]} for group in optimiser.param_groups]
+    return moments, groups
+
+
+def _fill(module: nn.Module, optimiser: torch.optim.Optimizer, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Give an optimiser what `_of_optimiser` found. Its groups follow from settings, and its rates from the step."""
+    optimiser.state.clear()
+    for name, parameter in _inner(module).named_parameters():
+        if name in moments:
+            optimiser.state[parameter] = {
+                key: int(value) if key == "step" else value.to(parameter.device) for key, value in moments[name].items()
+            }
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
