@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from potstill.cross_tokenizer import RetellingTeacher
 from potstill.data.dialogues import PlainText
 from potstill.divergences import ForwardKL
 from potstill.labels import exact_head
@@ -18,13 +19,15 @@ from potstill.products import add_product, wide_product
 from potstill.runtimes.ensemble import EnsemblePredictor
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import Predictor, open_predictor
-from potstill.signals import Batch
-from potstill.targets import Head, plain_log_sum_exp
+from potstill.signals import Batch, Signals
+from potstill.targets import GroupedTarget, Head, LogitTargets, plain_log_sum_exp
 from potstill.tasks import CausalLM
 from potstill.teachers import Mixture, Routed
 from tests.contracts.device_cases import CPU, ENCODINGS, GRID, STATES, TEACHER_HEAD, agree, drawn, run, terms_for
 from tests.contracts.reference import DIVERGENCES
 from tests.contracts.test_ensembles import ENSEMBLES
+from tests.contracts.test_other_tokens import WHOLE
+from tests.two_vocabularies import AtRandom
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CUDA = torch.device("cuda")
@@ -135,3 +138,26 @@ def test_language_models_answer_together_there(settings: Mixture | Routed, chat_
     assert there.is_cuda
     torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-3)
     assert len(written) == len(expected) == 4
+
+
+def test_a_teacher_of_other_tokens_says_the_same_there() -> None:
+    pair = WHOLE["words, longer for the teacher"]
+    rows = pair.aligned
+    batch = rows.student.collate(range(len(rows.student.lengths)))
+    logits = drawn(int(batch.mask.sum()), len(pair.student), seed=2)
+
+    def told(device: torch.device) -> torch.Tensor:
+        teacher = AtRandom(rows, 1)
+
+        def there(own: Batch) -> Signals:
+            target = teacher(own).target
+            assert isinstance(target, LogitTargets)
+            return Signals(target=LogitTargets(target.logits.to(device)))
+
+        target = RetellingTeacher(there, rows, device)(batch).target
+        assert isinstance(target, GroupedTarget)
+        beside = target.logits_beside(logits.to(device), slice(None), 2.0, plain_log_sum_exp)
+        assert beside.device.type == device.type
+        return beside.cpu()
+
+    torch.testing.assert_close(told(CUDA), told(CPU), rtol=1e-9, atol=1e-9)
