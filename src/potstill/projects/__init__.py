@@ -16,6 +16,7 @@ from potstill.projects import (
     license_names,
     license_notices,
     license_sets,
+    other_tokens,
     python_code,
     support_chat,
 )
@@ -125,6 +126,12 @@ PROJECTS: dict[str, Project] = {
             name="padded-chat",
             summary="The dialogues of support-chat for a teacher of 49,280 rows and a student of 49,152.",
             write=existing_students.write_padded_chat,
+            needs=CHATS | DECODER,
+        ),
+        Project(
+            name="other-tokens",
+            summary="The dialogues of support-chat for a small student with tokens of its own, and another template.",
+            write=other_tokens.write_other_tokens,
             needs=CHATS | DECODER,
         ),
         Project(
