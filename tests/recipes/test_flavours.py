@@ -91,7 +91,7 @@ def losses_of(run: Path, name: str = "student") -> set[str]:
 
 def test_every_recipe_is_listed_and_has_a_test() -> None:
     names = {path.stem for path in RECIPES.glob("*.yaml")}
-    others = {"own_tokenizer", "earlier_student", "padded"}  # tested in test_pretrained_students.py
+    others = {"own_tokenizer", "earlier_student", "padded", "other_tokens"}  # tested in files of their own
     others |= {"born_again", "assistant_first", "assistant_second", "token_classification", "chat_hidden_states"}
     others |= {"lora_chat", "sharegpt"}
     assert names == {*ALONE, *SEVERAL, *PAIRS, *OTHER_ANSWERS, *OTHER_FILES, *others}

@@ -41,7 +41,7 @@ def test_a_text_that_is_read_in_windows_is_one_row(project: Path) -> None:
     model = recipe.task.load_model(inputs.lead.location)
     cpu = torch.device("cpu")
     teacher = TransformersPredictor(None, recipe.task, inputs.tokenizer, cpu, 1, model=model)
-    found, drawn = measured_tokens(case_of(recipe, inputs, Progress()), rows, {"teacher": teacher})
+    found, drawn = measured_tokens(case_of(recipe, inputs, Progress()), {"teacher": teacher})
     assert drawn.weights.shape[1] == 2
     assert np.bincount(drawn.row_of).tolist() == [300, 3]
     # The first token of a text is learnt by nobody, and its end is.
@@ -58,7 +58,7 @@ def loaded(project: Path, *changes: str) -> Case:
 def test_plain_texts_are_gone_on_with_from_their_first_tokens(project: Path) -> None:
     write_test(project, *({"id": f"{n}", "text": " ".join(FILLERS[n : n + 20])} for n in range(5)))
     case = loaded(project)
-    prompts = timed_prompts(case)
+    prompts = timed_prompts(case, case.tokenizer)
     assert [len(prompt) for prompt in prompts] == [PLAIN_PROMPT] * case.recipe.evaluate.prompts
     assert case.tokenizer.decode(prompts[1]).split() == FILLERS[1 : 1 + PLAIN_PROMPT]
 

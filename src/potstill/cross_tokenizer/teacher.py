@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from potstill.cross_tokenizer.places import PLAIN, UNKNOWN, Aligned, align_row
+from potstill.cross_tokenizer.places import MIXED, PLAIN, UNKNOWN, Aligned, align_row
 from potstill.cross_tokenizer.retold import Plan, RetoldTarget, Tables, plan_of
 from potstill.cross_tokenizer.vocabularies import Ids, Vocabularies
 from potstill.data.packing import PackedRows
@@ -44,6 +44,12 @@ class AlignedRows:
         """The learnt tokens of an example of the student's, by its id."""
         row, place = self._numbers[name]
         return self._of_row(row)[place]
+
+    def counts(self, examples: int) -> Ids:
+        """How many learnt tokens of the student's first examples are of each kind."""
+        names = self.student.examples.names[:examples]
+        kinds = np.concatenate([self.of(name).kinds for name in names])
+        return np.bincount(kinds, minlength=MIXED + 1)
 
     def answered(self) -> "AnsweredRows":
         """The same without the tokens of the student's of which the teacher says nothing."""

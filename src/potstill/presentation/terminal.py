@@ -89,6 +89,15 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
         )
     if (shared := plan.shared_tokens) is not None:
         yield from _shared_lines(shared)
+    if (other := plan.other_tokens) is not None:
+        yield (
+            f"{'vocabulary':12} {other.student_tokens:7,} tokens of the student and {other.teacher_tokens:,} of the "
+            f"teacher, aligned by bytes: {other.alone:,} of the student's can be told from all others"
+        )
+        yield (
+            f"{'':12} {other.answered:7.1%} of the learnt tokens of validation have an answer of the teacher, "
+            f"{other.plain:.1%} of these one that begins with them"
+        )
     yield f"{'disk':12} up to {plan.disk_bytes / 1e6:,.0f} MB, of which labels {plan.label_store_bytes / 1e6:,.1f} MB"
     for signal in plan.signals:
         of = f" of layers {', '.join(map(str, signal.layers))}" if signal.layers else ""

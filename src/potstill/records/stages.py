@@ -141,6 +141,19 @@ class SharedTokensRecord(Part):
     """Tokens of the teacher that the student has not."""
 
 
+class OtherTokensRecord(Part):
+    """How the tokens of a student lie in those of its teacher, which are others."""
+
+    teacher_tokens: int
+    student_tokens: int
+    alone: int
+    """The student's tokens that the teacher can tell from all others of them."""
+    answered: float
+    """The share of the learnt tokens of validation, in the student's, of which the teacher says something."""
+    plain: float
+    """The share of those where a token of the teacher's begins and nothing else can have been meant."""
+
+
 class WeightsRecord(Part):
     """The weights of a teacher."""
 
@@ -182,7 +195,9 @@ class PlanRecord(Record):
     spelt_share: float | None = None
     """Of a student with a trimmed vocabulary: the share of the pieces of validation that it spells with others."""
     shared_tokens: SharedTokensRecord | None = Field(default=None, exclude_if=lambda shared: shared is None)
-    """Of a language model whose student exists already."""
+    """Of a language model whose student exists already and has its teacher's tokens."""
+    other_tokens: OtherTokensRecord | None = Field(default=None, exclude_if=lambda other: other is None)
+    """Of one that has others."""
     student_source: str | None = Field(default=None, exclude_if=lambda source: source is None)
     """Where a student lies that exists already."""
     disk_bytes: int

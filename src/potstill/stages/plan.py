@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
+from potstill.cross_tokenizer import PLAIN, UNKNOWN
 from potstill.data.chat_tokens import marked_text
 from potstill.data.encoded import Encoded, EncodedRows
 from potstill.data.generated import GeneratedResponse
@@ -20,7 +21,15 @@ from potstill.evaluation.queries import require_measurable, thresholds_upside_do
 from potstill.labels import Dense, bytes_per_position
 from potstill.losses import Shapes
 from potstill.recipe import OptimiserSettings, Recipe
-from potstill.records import LoraRecord, PlanRecord, ShapeRecord, SharedTokensRecord, SplitCounts, TokensRecord
+from potstill.records import (
+    LoraRecord,
+    OtherTokensRecord,
+    PlanRecord,
+    ShapeRecord,
+    SharedTokensRecord,
+    SplitCounts,
+    TokensRecord,
+)
 from potstill.run_dir import RunDir
 from potstill.signals import Signal
 from potstill.stages.class_counts import class_counts
@@ -28,6 +37,7 @@ from potstill.stages.generate import planned
 from potstill.stages.inputs import Inputs
 from potstill.stages.judged_rows import case_of
 from potstill.stages.lora import planned_lora
+from potstill.stages.other_tokens import aligned_rows
 from potstill.stages.piece_counts import piece_counts
 from potstill.stages.plan_warnings import warnings
 from potstill.stages.rendering import LABELLED
@@ -43,6 +53,8 @@ BYTES_PER_PARAMETER = 4
 """On disk in a model, and in a checkpoint beside the moments of the optimiser."""
 BYTES_OF_MOMENTS = {"float32": 8.0, "bfloat16": 4.0, "8bit": 2.0 + 2 * 4 / 256}
 """Of both moments of a trained parameter; in 8 bits with a scale for each block of 256."""
+SAMPLED_EXAMPLES = 500
+"""Of validation, that are aligned with the teacher's for the plan."""
 GIVEN_TEACHER = "teacher"
 """The folder of the run directory for a teacher that was given as a loaded model: no stage writes there."""
 
@@ -128,6 +140,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         prompts_dropped=len(asked.dropped) if asked else 0,
         spelt_share=_spelt_share(inputs, encoded["validation"]),
         shared_tokens=_shared_tokens(inputs),
+        other_tokens=_other_tokens(recipe, inputs),
         student_source=recipe.student.model if isinstance(recipe.student, Pretrained) else None,
         disk_bytes=disk,
         disk_free_bytes=free,
@@ -285,6 +298,22 @@ def _shared_tokens(inputs: Inputs) -> SharedTokensRecord | None:
         student_rows=student,
         adopted=list(shared.adopted),
         unknown=list(shared.unknown),
+    )
+
+
+def _other_tokens(recipe: Recipe, inputs: Inputs) -> OtherTokensRecord | None:
+    if inputs.own is None or (vocabularies := inputs.own.vocabularies) is None:
+        return None
+    rows = aligned_rows(recipe, inputs, "validation")
+    kinds = rows.counts(SAMPLED_EXAMPLES)
+    known = kinds.sum() - kinds[UNKNOWN]
+    single = vocabularies.tokens_in_group[vocabularies.group_of_student] == 1
+    return OtherTokensRecord(
+        teacher_tokens=sum(text is not None for text in vocabularies.teacher.texts),
+        student_tokens=sum(text is not None for text in vocabularies.student.texts),
+        alone=int((single & (vocabularies.first_of_student >= 0)).sum()),
+        answered=float(known / max(1, kinds.sum())),
+        plain=float(kinds[PLAIN] / max(1, known)),
     )
 
 

@@ -1,0 +1,136 @@
+"""A chat model whose student has other tokens, through the command line, on tiny models."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from potstill.errors import ModelError, RecipeError
+from potstill.recipe.yaml_file import load_recipe
+from potstill.stages.inputs import read_inputs
+from tests.commands import potstill, record, stages_that_worked
+from tests.conftest import COLOURS, THINGS, make_chat_project
+from tests.recipes.test_pretrained_students import changed, of_recipe
+from tests.two_vocabularies import byte_pairs
+
+WORDS = [" the", " is", "what", " colour", "user", "assistant", *(f" {each}" for each in (*COLOURS, *THINGS))]
+TEMPLATE = """\
+{% for m in messages %}{{ BEGIN + m.role + '\\n' + m.content + END }}{% endfor %}\
+{% if add_generation_prompt %}{{ BEGIN + 'assistant' + '\\n' }}{% endif %}"""
+
+
+def write_model(folder: Path, letters: int, special: tuple[str, str, str], *, layers: int, seed: int) -> Path:
+    """A random Llama whose tokens are the words' first letters, at most so many, and single bytes."""
+    joined = dict.fromkeys(word[:length] for word in WORDS for length in range(2, 1 + min(letters, len(word))))
+    tokenizer = byte_pairs(list(joined), first=special)
+    begin, end = (repr(each) for each in special[1:])
+    tokenizer.chat_template = TEMPLATE.replace("BEGIN", begin).replace("END", end)
+    tokenizer.eos_token = special[2]
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer) + 3 * layers,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return (
+        write_model(folder / "teacher", 10, ("<pad>", "<turn>", "<end>"), layers=3, seed=1),
+        write_model(folder / "student", 3, ("<nothing>", "<user>", "<stop>"), layers=2, seed=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory, models: tuple[Path, Path]) -> Path:
+    """A run of the recipe."""
+    project = make_chat_project(tmp_path_factory.mktemp("chat"), models[0])
+    recipe = of_recipe(project, "other_tokens", *settings(models), decoder=models[0], other=models[1])
+    shown = " ".join(potstill("check", *recipe).stdout.split())
+    assert "aligned by bytes" in shown and "100.0% of the learnt tokens of validation have an answer" in shown
+    potstill("run", *recipe, "--out", project / "run")
+    return project
+
+
+def settings(models: tuple[Path, Path]) -> list[str]:
+    return [
+        "task.max_length=160",
+        "adapt={epochs: 6, batch_size: 8, learning_rate: 1e-2, precision: float32}",
+        "train.epochs=8",
+        "train.batch_size=8",
+        "train.micro_batch_size=null",
+    ]
+
+
+def test_a_student_learns_in_its_own_tokens(taught: Path, models: tuple[Path, Path]) -> None:
+    evaluation = record(taught / "run", "evaluate")
+    measured = evaluation["models"]
+    assert measured["student"]["kl_mean"] < 0.5 * evaluation["initial_kl_mean"]
+    own = AutoTokenizer.from_pretrained(taught / "run/train/student/model")
+    assert own.get_vocab() == AutoTokenizer.from_pretrained(models[1]).get_vocab()
+    assert own.chat_template == AutoTokenizer.from_pretrained(models[1]).chat_template
+    # A text is as likely in one's tokens as in the other's, so that the perplexity of the teacher is that of the text.
+    plan = record(taught / "run", "plan")
+    assert plan["other_tokens"]["answered"] == 1.0 and 0 < plan["other_tokens"]["plain"] < 1
+    said = evaluation["generations"][0]["said"]
+    assert {"teacher", "student"} <= set(said) and "<stop>" not in said["student"]
+
+
+@pytest.mark.long
+def test_asked_in_each_step_it_learns_the_same_to_rounding(taught: Path, models: tuple[Path, Path]) -> None:
+    recipe = of_recipe(
+        taught, "other_tokens", *settings(models), "label.encoding={kind: hidden}", decoder=models[0], other=models[1]
+    )
+    potstill("train", *recipe, "--out", taught / "stored")
+    online = [*recipe, *changed("label={mode: online, batch_size: 8, precision: float32}")]
+    potstill("train", *online, "--out", taught / "online")
+    losses = [record(taught / name, "train/student")["best_validation_loss"] for name in ("stored", "online")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.long
+def test_what_the_teacher_wrote_is_learnt_as_text(taught: Path, models: tuple[Path, Path]) -> None:
+    asked = "label.responses={kind: generated, max_new_tokens: 20, temperature: 0.7, rows: all}"
+    recipe = of_recipe(taught, "other_tokens", *settings(models), asked, decoder=models[0], other=models[1])
+    potstill("run", *recipe, "--out", taught / "written")
+    evaluation = record(taught / "written", "evaluate")
+    assert evaluation["models"]["student"]["kl_mean"] < evaluation["initial_kl_mean"]
+    again = potstill("run", *recipe, "--out", taught / "written")
+    assert not stages_that_worked(again.stderr)
+
+
+def test_with_the_same_tokens_nothing_is_aligned(taught: Path, models: tuple[Path, Path], tmp_path: Path) -> None:
+    same = write_model(tmp_path / "same", 10, ("<pad>", "<turn>", "<end>"), layers=2, seed=3)
+    recipe = of_recipe(taught, "other_tokens", *settings(models), decoder=models[0], other=same)
+    shown = potstill("check", *recipe).stdout
+    assert "tokens in common" in shown and "aligned" not in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("label.encoding={kind: top_k, k: 4}", "label.encoding: top_k keeps some of the teacher's tokens"),
+        ("losses=[{kind: hidden_states, weight: 1}]", "compare the models token by token"),
+    ],
+)
+def test_what_cannot_be_told_in_other_tokens_is_refused(
+    taught: Path, models: tuple[Path, Path], change: str, told: str
+) -> None:
+    changes = [change, f"student={{kind: pretrained, model: {models[1]}}}"]
+    with pytest.raises((ModelError, RecipeError)) as found:
+        read_inputs(load_recipe(taught / "recipe.yaml", changes), taught)
+    assert told in str(found.value)
