@@ -124,13 +124,14 @@ def test_with_the_same_tokens_nothing_is_aligned(taught: Path, models: tuple[Pat
     ("change", "told"),
     [
         ("label.encoding={kind: top_k, k: 4}", "label.encoding: top_k keeps some of the teacher's tokens"),
+        ("student.adopt_tokens=true", "student.adopt_tokens: the student's tokenizer is another one"),
         ("losses=[{kind: hidden_states, weight: 1}]", "compare the models token by token"),
     ],
 )
 def test_what_cannot_be_told_in_other_tokens_is_refused(
     taught: Path, models: tuple[Path, Path], change: str, told: str
 ) -> None:
-    changes = [change, f"student={{kind: pretrained, model: {models[1]}}}"]
+    changes = [f"student={{kind: pretrained, model: {models[1]}}}", change]
     with pytest.raises((ModelError, RecipeError)) as found:
         read_inputs(load_recipe(taught / "recipe.yaml", changes), taught)
     assert told in str(found.value)

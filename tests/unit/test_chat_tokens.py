@@ -1,6 +1,7 @@
 """Conversations as token ids and masks, against chat templates of each shape that models have."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from potstill.data.chat_tokens import ChatTokens, TokenCounts, Tokenised, marked_text
-from potstill.data.dialogues import Completion, Conversation, PlainText
+from potstill.data.dialogues import Completion, Conversation, PlainText, WrittenResponse
 from potstill.data.generated import GeneratedResponse
 from potstill.data.turns import Message
 from potstill.errors import DataError, ModelError
@@ -298,3 +299,29 @@ def test_all_rows_that_the_template_refuses_come_in_one_error_with_their_texts()
     assert all(line.endswith(f"It begins: 'Question {n}? Hello'.") for n, line in enumerate(said[1:]))
     with pytest.raises(DataError, match=r'^row "bad3": .*Question 3'):
         tokens.tokenise(bad[3:4])
+
+
+@pytest.mark.parametrize("name", ["chatml", "trims"])
+def test_a_written_response_is_learnt_as_the_same_words_in_a_row_are(
+    tokenizers: dict[str, PreTrainedTokenizerBase], name: str
+) -> None:
+    """For a student that reads the text with other tokens than the teacher that wrote it."""
+    tokenizer = tokenizers[name]
+    asked = conversation("user: what is it ?")
+    answered = replace(asked, messages=(*asked.messages, Message("assistant", "it is red .")))
+    [wanted] = tokenised(tokenizer, answered)
+    [found] = tokenised(tokenizer, WrittenResponse("a", asked, "it is red .", ended=True))
+    start, end = spans(wanted)[0]
+    assert found.ids[found.trained].tolist() == wanted.ids[start:end].tolist()
+    assert found.ids[:start].tolist() == wanted.ids[:start].tolist()
+    [cut] = tokenised(tokenizer, WrittenResponse("a", asked, "it is red .", ended=False))
+    assert cut.ids.tolist() == found.ids[:-1].tolist()
+
+
+def test_a_written_completion_goes_on_after_its_prompt(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    tokenizer = tokenizers["chatml"]
+    [wanted] = tokenised(tokenizer, Completion("a", "it is", " red ."))
+    [found] = tokenised(tokenizer, WrittenResponse("a", Completion("a", "it is", None), " red .", ended=True))
+    [cut] = tokenised(tokenizer, WrittenResponse("a", Completion("a", "it is", None), " red .", ended=False))
+    assert found.ids.tolist() == wanted.ids.tolist() and found.trained.tolist() == wanted.trained.tolist()
+    assert cut.ids.tolist() == found.ids[:-1].tolist()

@@ -61,6 +61,11 @@ def own_student(
         )
     if not of_tokens:
         return OwnStudent(files, tokenizer, reads_alike=False)
+    if student.adopt_tokens:
+        raise ModelError(
+            "student.adopt_tokens: the student's tokenizer is another one than its teacher's, so it keeps its own "
+            "special tokens and its chat template. Leave it out."
+        )
     return OwnStudent(
         files, tokenizer, reads_alike=False, vocabularies=vocabularies_of(recipe, of_teacher, tokenizer, rows)
     )
