@@ -27,6 +27,7 @@ def findings(evaluation: EvaluateRecord, members: Sequence[str] = ()) -> list[st
     found.extend(_of_baseline(evaluation))
     found.extend(_of_start(evaluation))
     found.extend(_of_tokens(evaluation))
+    found.extend(_of_other_tokens(evaluation))
     found.extend(_of_generations(evaluation))
     found.extend(_of_types(evaluation))
     drop = evaluation.drop_points
@@ -219,6 +220,17 @@ def _of_types(evaluation: EvaluateRecord) -> list[str]:
         f"The {name} is served as {kind}, in which it could not be timed here: its size is that of those weights, and "
         "its speed and memory are in float32."
         for name, kind in untimed.items()
+    ]
+
+
+def _of_other_tokens(evaluation: EvaluateRecord) -> list[str]:
+    left_out = evaluation.tokens_without_answer
+    if left_out is None:
+        return []
+    return [
+        "Student and teacher have other tokens. All figures are per token of the student's, in which the teacher's "
+        "distributions are told; where it cannot tell the student's tokens apart, nothing counts as a difference."
+        + (f" It says nothing of {left_out:,} tokens, which are left out." if left_out else "")
     ]
 
 

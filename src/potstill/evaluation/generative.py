@@ -41,6 +41,8 @@ class GenerativeAnswers:
     """Whether the response to each row is right as a whole; empty where none can be."""
     vocabulary: int
     generations: Sequence[Generation]
+    without_answer: int | None = None
+    """How many of the student's tokens its teacher says nothing of, where it has others."""
 
     independent = False
 
@@ -68,14 +70,20 @@ def answers_of(case: Case, predictors: Mapping[str, Predictor]) -> GenerativeAns
     untrained = case.untrained()
     first = next(iter(predictors.values()))
     start = TransformersPredictor(None, case.recipe.task, case.student_tokenizer, first.device, 1, model=untrained)
-    tokens, drawn = measured_tokens(case, {**predictors, UNTRAINED: start})
+    whole = case.aligned() if case.aligned else None
+    aligned = whole.answered() if whole else None
+    tokens, drawn = measured_tokens(case, {**predictors, UNTRAINED: start}, aligned)
     initial = tokens.pop(UNTRAINED)
     generations = _generations(case, predictors)
     exact = _exact_matches(case, predictors) if task.judges_whole_responses else {}
     vocabulary = int(untrained.get_output_embeddings().weight.shape[0])
     # Speed is measured in other processes, which need the device to themselves.
     untrained.cpu()
-    return GenerativeAnswers(tokens, initial, drawn, exact, vocabulary, generations)
+    left_out = None
+    if whole and aligned:
+        counts = [int(rows.student.examples.trained_counts.sum()) for rows in (whole, aligned)]
+        left_out = counts[0] - counts[1]
+    return GenerativeAnswers(tokens, initial, drawn, exact, vocabulary, generations, left_out)
 
 
 def judged(case: Case, answers: GenerativeAnswers, measured: Measured) -> Judged:
@@ -98,6 +106,7 @@ def judged(case: Case, answers: GenerativeAnswers, measured: Measured) -> Judged
         generations=answers.generations,
         more={
             "test_tokens": len(drawn.row_of),
+            "tokens_without_answer": answers.without_answer,
             "learnt_from": case.recipe.label.responses.kind,
             "kl_gain_over_baseline": _gain(answers, "kl"),
             "loss_gain_over_baseline": _gain(answers, "loss"),
@@ -107,9 +116,10 @@ def judged(case: Case, answers: GenerativeAnswers, measured: Measured) -> Judged
     )
 
 
-def measured_tokens(case: Case, predictors: Mapping[str, Predictor]) -> tuple[dict[str, TokenMeasures], TokensOfRows]:
+def measured_tokens(
+    case: Case, predictors: Mapping[str, Predictor], aligned: AlignedRows | None = None
+) -> tuple[dict[str, TokenMeasures], TokensOfRows]:
     """The measures of each model at every trained token, and the rows of these tokens, in the order of the data."""
-    aligned = case.aligned().answered() if case.aligned else None
     rows = aligned.student if aligned else case.encode(case.tokenizer)
     assert isinstance(rows, TokenRows)
     parts: dict[str, list[TokenMeasures]] = {name: [] for name in predictors}

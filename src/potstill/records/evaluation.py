@@ -253,6 +253,9 @@ class EvaluateRecord(Record):
     measurement: Measurement
     findings: list[str]
     test_tokens: int | None = None
+    tokens_without_answer: int | None = Field(default=None, exclude_if=lambda count: count is None)
+    """Of a student with other tokens than its teacher: how many of its tokens are left out, since the teacher says
+    nothing of them."""
     learnt_from: Literal["given", "generated"] = "given"
     """Of a language model: who wrote the responses that student and baseline learnt."""
     kl_gain_over_baseline: Estimate | None = None
