@@ -180,6 +180,6 @@ def _bytes_of(piece: str, *, of_bytes: bool) -> bytes | None:
 
 def _unknown(where: str, why: str) -> ModelError:
     return ModelError(
-        f"{where}: its tokenizer {why}, so distributions over its tokens cannot be told over other ones. Take a student "
-        "with the teacher's tokens, or models whose tokenizers are byte-level BPE or SentencePiece."
+        f"{where}: its tokenizer {why}, so distributions over its tokens cannot be told over other ones. Take a "
+        "student with the teacher's tokens, or models whose tokenizers are byte-level BPE or SentencePiece."
     )
