@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from transformers import GenerationConfig, LlamaForCausalLM
 
+from potstill.data.generated import GeneratedResponse
 from potstill.data.tokens import Prompt
 from potstill.teachers.responses import Generated, write_responses
 

@@ -42,8 +42,6 @@ class Mixed:
     """The position of the teacher's target at step 0."""
     tokens: tuple[int, ...]
     terms: tuple["Term", ...]
-    excluded: Ids
-    """The teacher's tokens that cannot begin here, since the student would have written a longer token before."""
     step: int | None
     """That of the boundary, where there is one."""
 
@@ -75,16 +73,15 @@ def plan_of(
         for (number, question), first in zip(sorted(example.questions.items()), steps.tolist(), strict=True):
             row, before = start + number, question.before
             terms = [*_terms(vocabularies, before, BEFORE), *_terms(vocabularies, question.after, AFTER)]
-            excluded, step = NONE, None
+            step = None
             boundaries[row] = -1
             if before.asked:
                 assert before.boundary is not None and question.next is not None
                 step, boundaries[row], following[row] = before.boundary, first + before.boundary, question.next
-                excluded = NONE if before.last is None else vocabularies.going_on(before.last)
             elif question.next is not None:
                 going = vocabularies.extending(before.open[0][1])
                 following[row] = next(iter(going.following[going.longer == question.next]), -1)
-            mixed.append(Mixed(row, first, question.tokens, tuple(terms), excluded, step))
+            mixed.append(Mixed(row, first, question.tokens, tuple(terms), step))
         start += len(example.tokens)
     return Plan(kinds, tokens, boundaries, following, tuple(mixed))
 

@@ -106,44 +106,39 @@ class RetoldTarget:
     ) -> tuple[Tensor, Tensor]:
         """Look up the log-probabilities that are asked for, and for each term those of all but what is barred, and fill
         in the groups' masses where a token of the teacher's begins. Its distributions are held a few at a time."""
-        values, rests = told.new_empty(len(asked.place)), told.new_zeros(asked.terms)
+        barred = asked.barred
+        values, rests = told.new_empty(len(asked.place)), told.new_zeros(len(barred.place))
         starting = np.flatnonzero(plan.boundaries >= 0)
-        barred = _Barred.at_boundaries(plan)
-        wanted = np.concatenate([plan.boundaries[starting], asked.place, asked.barred.place])
+        wanted = np.concatenate([plan.boundaries[starting], asked.place, barred.place])
         step = max(16, len(plan.kinds))
         for first in range(int(wanted.min(initial=0)), int(wanted.max(initial=-1)) + 1, step):
-            here, begun, limited = (
+            here, begun, without = (
                 np.flatnonzero((places >= first) & (places < first + step))
-                for places in (asked.place, plan.boundaries[starting], asked.barred.place)
+                for places in (asked.place, plan.boundaries[starting], barred.place)
             )
-            if not len(here) and not len(begun) and not len(limited):
-                continue
             begun = starting[begun]
-            pieces = slice(first, min(first + step, len(self.teacher)))
-            logits = self.teacher.logits_at(pieces, temperature, log_sum_exp) / temperature
-            log_p = torch.log_softmax(logits.index_fill(1, self.tables.silent, -torch.inf), dim=1).to(told.dtype)
-            values[_on(here, told)] = log_p[_on(asked.place[here] - first, told), _on(asked.token[here], told)]
-            if len(limited):
-                left = log_p[_on(asked.barred.place[limited] - first, told)]
-                rests[_on(asked.barred.number[limited], told)] = asked.barred.of(limited).out_of(left).logsumexp(dim=1)
-            of_rows = log_p[_on(plan.boundaries[begun] - first, told)]
-            told[_on(begun, told)] = self._told_of(of_rows, barred, begun)
+            some = np.concatenate([asked.place[here], plan.boundaries[begun], barred.place[without]])
+            if not len(some):
+                continue
+            start = int(some.min())
+            logits = self.teacher.logits_at(slice(start, int(some.max()) + 1), temperature, log_sum_exp) / temperature
+            log_p = torch.log_softmax(logits.index_fill_(1, self.tables.silent, -torch.inf), dim=1).to(told.dtype)
+            values[_on(here, told)] = log_p[_on(asked.place[here] - start, told), _on(asked.token[here], told)]
+            of_rows = log_p[_on(plan.boundaries[begun] - start, told)]
+            if len(without):
+                left = barred.of(without).out_of(log_p[_on(barred.place[without] - start, told)])
+                mass = left.logsumexp(dim=1)
+                rests[_on(without, told)] = mass
+                rows = np.flatnonzero(asked.barred_at[begun] >= 0)
+                taken = _on(np.searchsorted(without, asked.barred_at[begun[rows]]), told)
+                of_rows[_on(rows, told)] = left[taken] - mass[taken][:, None]
+            told[_on(begun, told)] = self._told_of(of_rows)
         return values, rests
 
-    def _told_of(self, log_p: Tensor, barred: "_Barred", rows: Ids) -> Tensor:
-        """What the teacher's distributions say at these rows, by the groups of the student's tokens, without what
-        cannot begin there."""
-        numbers = np.searchsorted(barred.number, rows).clip(max=max(0, len(barred.number) - 1))
-        found = barred.number[numbers] == rows if len(barred.number) else np.zeros(len(rows), dtype=np.bool_)
+    def _told_of(self, log_p: Tensor) -> Tensor:
+        """What distributions of the teacher's say, by the groups of the student's tokens."""
         if len(self.tables.middle):
-            log_p = log_p.index_fill(1, self.tables.middle, -torch.inf)
-        if found.any():
-            some = _on(np.flatnonzero(found), log_p)
-            log_p[some] = barred.of(numbers[found]).out_of(log_p[some])
-        # Not where nothing was left out, so that nothing is lost where both have the same tokens.
-        changed = np.arange(len(rows)) if len(self.tables.middle) else np.flatnonzero(found)
-        if len(changed):
-            log_p[_on(changed, log_p)] = torch.log_softmax(log_p[_on(changed, log_p)], dim=1)
+            log_p = torch.log_softmax(log_p.index_fill(1, self.tables.middle, -torch.inf), dim=1)
         return self._groups_of(log_p).index_select(1, self.tables.group_of_student)
 
     def _groups_of(self, log_p: Tensor) -> Float[Tensor, "positions groups"]:
@@ -231,20 +226,11 @@ class RetoldTarget:
 class _Barred:
     """Tokens of the teacher's that cannot come at some of its places."""
 
-    number: Ids
-    """What each is about, ascending."""
     place: Ids
     tokens: tuple[Ids, ...]
 
-    @classmethod
-    def at_boundaries(cls, plan: Plan) -> "_Barred":
-        """Of mixed positions, by their rows."""
-        some = [each for each in plan.mixed if len(each.excluded)]
-        rows = np.array([each.row for each in some], dtype=np.int64)
-        return cls(rows, plan.boundaries[rows], tuple(each.excluded for each in some))
-
     def of(self, numbers: Ids) -> "_Barred":
-        return _Barred(self.number[numbers], self.place[numbers], tuple(self.tokens[each] for each in numbers.tolist()))
+        return _Barred(self.place[numbers], tuple(self.tokens[each] for each in numbers.tolist()))
 
     def out_of(self, log_p: Tensor) -> Tensor:
         """Distributions, one for each, without these tokens."""
@@ -266,13 +252,18 @@ class _Asked:
     step: Ids
     cell: Ids
     """The student's next token; -1 where there is none."""
-    terms: int
     barred: _Barred
-    """Of terms that are about all but some tokens, by their numbers."""
+    """What terms are about all but, each once: a token of the student's begins where the one before it ends."""
+    barred_by: Ids
+    """The number of each term among these; -1 of one that is about all, or about what it asks for."""
+    barred_at: Ids
+    """The number of each position among these; -1 where all can begin."""
 
     @classmethod
     def of(cls, plan: Plan) -> "_Asked":
-        barred: list[tuple[int, int, Ids]] = []
+        barred: dict[tuple[int, bytes], tuple[int, Ids]] = {}
+        barred_by: list[int] = []
+        barred_at = np.full(len(plan.kinds), -1, dtype=np.int64)
         parts: list[tuple[int, Ids, int, int, int, Ids | int]] = []
         count = 0
         for number, each in enumerate(plan.mixed):
@@ -286,8 +277,13 @@ class _Asked:
                 cells = -1 if term.cells is None or term.side != BEFORE else term.cells
                 if not term.all_but:
                     parts.append((each.first + term.step, term.tokens, number, count, term.step, cells))
-                elif len(term.tokens):
-                    barred.append((count, each.first + term.step, term.tokens))
+                barred_by.append(-1)
+                if term.all_but and len(term.tokens):
+                    key = each.first + term.step, term.tokens.tobytes()
+                    barred.setdefault(key, (len(barred), term.tokens))
+                    barred_by[-1] = barred[key][0]
+                    if term.side == BEFORE:
+                        barred_at[each.row] = barred_by[-1]
                 count += 1
         sizes = [len(tokens) for _, tokens, *_ in parts]
 
@@ -295,10 +291,12 @@ class _Asked:
             return np.repeat(np.array([part[place] for part in parts], dtype=np.int64), sizes)
 
         cells = joined([np.broadcast_to(part[5], size) for part, size in zip(parts, sizes, strict=True)])
-        numbers, places = (np.array([each[place] for each in barred], dtype=np.int64) for place in (0, 1))
-        without = _Barred(numbers, places, tuple(tokens for *_, tokens in barred))
+        without = _Barred(
+            np.array([place for place, _ in barred], dtype=np.int64), tuple(each for _, each in barred.values())
+        )
         tokens = joined([tokens for _, tokens, *_ in parts])
-        return cls(spread(0), tokens, spread(2), spread(3), spread(4), cells, count, without)
+        by = np.array(barred_by, dtype=np.int64)
+        return cls(spread(0), tokens, spread(2), spread(3), spread(4), cells, without, by, barred_at)
 
 
 class _Sums:
@@ -316,8 +314,11 @@ class _Sums:
         inside = np.flatnonzero(asked.term >= 0)
         sums = _log_sums(values[_on(inside, values)][None], _on(asked.term[inside], values)[None], len(terms))[0]
         all_but = _on(np.array([term.all_but for _, term in terms], dtype=np.bool_), values)
+        limited = np.flatnonzero(asked.barred_by >= 0)
+        rest = torch.zeros_like(sums)
+        rest[_on(limited, values)] = rests[_on(asked.barred_by[limited], values)]
         begun = along[_on(row, values), _on(np.array([term.step for _, term in terms], dtype=np.int64), values)]
-        each_term = begun + torch.where(all_but, rests, sums)
+        each_term = begun + torch.where(all_but, rest, sums)
 
         def of(*sides: int) -> Tensor:
             chosen = np.flatnonzero(np.isin(side, sides))
