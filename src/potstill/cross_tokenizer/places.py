@@ -168,8 +168,12 @@ class _Facing:
     def place(self, found: Aligned) -> None:
         """Fill in what is known of the student's tokens."""
         starts, ends = self.own.starts, self.own.ends
+        before = -1, Prefix(())
         for number in np.flatnonzero((starts >= 0) & (ends > starts) & (ends <= self._same)).tolist():
-            self._place(number, int(self.own.ids[number]), self._prefix(number), self._prefix(number + 1), found)
+            after = number + 1, self._prefix(number + 1)
+            known = before[1] if before[0] == number else self._prefix(number)
+            self._place(number, int(self.own.ids[number]), known, after[1], found)
+            before = after
         alike = self._same == len(self.theirs.text) == len(self.own.text)
         if alike and _ends_alike(self.vocabularies, self.theirs, self.own):
             last = len(self.own.ids)
@@ -194,11 +198,13 @@ class _Facing:
         steps = [step for prefix in (before, after) for step, _ in (*prefix.open, *prefix.ending)]
         steps += [prefix.boundary for prefix in (before, after) if prefix.boundary is not None]
         lowest, highest = min(steps), max(steps)
-        tokens = [*self.theirs.ids.tolist(), *([] if self.theirs.ended_by is None else [self.theirs.ended_by])]
+        tokens = self.theirs.ids[lowest : highest + 1].tolist()
+        if highest >= len(self.theirs.ids) and self.theirs.ended_by is not None:
+            tokens.append(self.theirs.ended_by)
         found.kinds[own] = MIXED
         found.questions[own] = Question(
             self.first + int(self.theirs.numbers[lowest]),
-            tuple(tokens[lowest : highest + 1]),
+            tuple(tokens),
             _shifted(before, lowest),
             _shifted(after, lowest),
             following,
