@@ -93,8 +93,8 @@ def test_later_turns_face_each_other_whatever_was_cut_in_earlier_ones() -> None:
 
 def test_turns_that_one_side_has_not_are_left_out() -> None:
     teacher = example(LETTERS, "?", "a</s>", "?", "b</s>", "?", "c</s>", "?", "d")
-    student = example(LETTERS, "!", "b</s>", "!", "d</s>")
-    assert places(aligned(SAME, teacher, student)) == [2, 3, 6, None]
+    student = example(LETTERS, "!", "b</s>", "!", "dx</s>")
+    assert places(aligned(SAME, teacher, student)) == [2, 3, 6, None, None]
 
 
 def test_what_one_side_writes_together_with_the_template_is_unknown() -> None:
@@ -189,6 +189,20 @@ def test_what_a_tokenizer_does_not_know_ends_nothing() -> None:
     )
     # It writes a space before, of which the teacher has none.
     assert places(found) == [None, 0, 1, None, 3, 4, 5, 6, 7]
+
+
+def test_a_long_text_is_known_between_what_is_written_otherwise() -> None:
+    """Though it repeats itself; and where the student is not shown a long part of it."""
+    theirs = "?".join(["hey y "] * 300)
+    found = aligned(
+        SAME, example(LETTERS, "?", theirs + "</s>"), example(LETTERS, "!", theirs.replace("?", "!") + "</s>")
+    )
+    # Each time the four bytes of a word.
+    assert np.count_nonzero(found.kinds == UNKNOWN) == 4 * 299
+    thoughts = "".join(f"thought {number} " for number in range(50))
+    found = aligned(SAME, example(LETTERS, "?", thoughts + "\nso be it</s>"), example(LETTERS, "!", "so be it</s>"))
+    # Its first word has other white space before it.
+    assert places(found) == [None, None, *(len(thoughts) + 3 + number for number in range(7))]
 
 
 @pytest.mark.parametrize(

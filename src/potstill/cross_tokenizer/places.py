@@ -146,6 +146,11 @@ class _Facing:
         return np.flatnonzero(self.theirs.ends > self.theirs.starts)
 
     @cached_property
+    def _starts(self) -> Ids:
+        """Where each of these begins."""
+        return self.theirs.starts[self._spaced]
+
+    @cached_property
     def _boundaries(self) -> dict[int, int]:
         """By offset the number of the teacher's token that begins there, and of the one behind all."""
         found = {
@@ -255,7 +260,7 @@ class _Facing:
         """The teacher's last tokens that begin before an offset, the nearest first, with what is written of each."""
         if not len(self._spaced):
             return
-        at = int(np.searchsorted(self.theirs.starts[self._spaced], offset)) - 1
+        at = int(np.searchsorted(self._starts, offset)) - 1
         for place in range(at, max(-1, at - BACK), -1):
             step = int(self._spaced[place])
             start = int(self.theirs.starts[step])

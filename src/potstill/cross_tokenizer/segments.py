@@ -21,6 +21,8 @@ UNLIKE = b"\xfe", b"\xff"
 """What special tokens without a role are written as, the teacher's and the student's: bytes of no text, and two."""
 WORD = re.compile(rb"\s*[^\s\xfe\xff]+|\s+|[\xfe\xff]")
 """By which texts are compared that are not the same."""
+NEAR = 32
+"""Words of both within which they are mostly alike again; what is longer is searched for in all that is left."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,26 @@ def alike_parts(theirs: Segment, own: Segment) -> Iterator[tuple[Segment, Segmen
         return
     their_words, own_words = (tuple[bytes, ...](WORD.findall(each.text, same)) for each in (theirs, own))
     offsets = [np.cumsum([same, *map(len, words)]).tolist() for words in (their_words, own_words)]
-    for block in SequenceMatcher(None, their_words, own_words).get_matching_blocks():
-        yield theirs.after(offsets[0][block.a]), own.after(offsets[1][block.b])
+    for place, number in _alike_again(their_words, own_words):
+        yield theirs.after(offsets[0][place]), own.after(offsets[1][number])
+
+
+def _alike_again(first: tuple[bytes, ...], second: tuple[bytes, ...]) -> Iterator[tuple[int, int]]:
+    """The places of words from which two texts are alike again; last their ends."""
+    here = there = 0
+    while here < len(first) and there < len(second):
+        if first[here] == second[there]:
+            here, there = here + 1, there + 1
+            continue
+        ways = ((here + some, there + both - some) for both in range(1, NEAR) for some in range(both + 1))
+        near = next((way for way in ways if first[way[0] : way[0] + 1] == second[way[1] : way[1] + 1] != ()), None)
+        if near is None:
+            for block in SequenceMatcher(None, first[here:], second[there:]).get_matching_blocks():
+                yield here + block.a, there + block.b
+            return
+        here, there = near
+        yield near
+    yield len(first), len(second)
 
 
 def alike(first: bytes, second: bytes) -> int:
