@@ -42,7 +42,7 @@ def byte_pairs(joined: Sequence[str], *, first: Sequence[str] = ("<s>", "</s>"))
 
 def vocabularies(teacher: PreTrainedTokenizerFast, student: PreTrainedTokenizerFast) -> Vocabularies:
     theirs, own = (TokenTexts.of(each, len(each), "here") for each in (teacher, student))
-    return Vocabularies(theirs, own, {teacher.eos_token_id: student.eos_token_id})
+    return Vocabularies(theirs, own, [(teacher.eos_token_id, student.eos_token_id)])
 
 
 def rows_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> PackedRows:

@@ -240,6 +240,29 @@ def test_a_tokenizer_that_marks_the_first_word_does_not_mark_the_response() -> N
     assert marked_text(one, made) == [("Fine", False), (".</s>", True)]
 
 
+def test_a_response_that_was_written_is_read_as_a_given_one() -> None:
+    """Where pieces alone are marked, too; and its strings of special tokens stay text."""
+    core = Tokenizer(models.BPE(unk_token="<unk>"))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.Metaspace(prepend_scheme="first"), decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=80, special_tokens=["<unk>", "</s>"], show_progress=False)
+    core.train_from_iterator(CORPUS, trainer)
+    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="<unk>")
+    made.chat_template = (
+        "{% for m in messages %}{{ m.role + '\\n' + m.content + '</s>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant\\n' }}{% endif %}"
+    )
+    asked = conversation("Hello")
+    for said in ("Fine.", "Fine, </s> you?", ""):
+        (given,) = tokenised(made, Conversation("a", (*asked.messages, Message("assistant", said))))
+        for ended in (True, False):
+            found = tokenised(made, WrittenResponse("a", asked, said, ended))
+            learnt = [number for one in found for number in one.ids[one.trained].tolist()]
+            if "</s>" in said:
+                assert learnt.count(made.eos_token_id) == ended
+            else:
+                assert learnt == given.ids[given.trained].tolist()[: None if ended else -1]
+
+
 def test_the_prompt_of_an_unanswered_conversation(tokenizers: dict[str, Any]) -> None:
     example = conversation("Hello", "Fine.", "And?")
     for tokenizer in tokenizers.values():

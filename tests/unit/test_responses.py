@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from transformers import GenerationConfig, LlamaForCausalLM
 
+from potstill.data.generated import GeneratedResponse
 from potstill.data.tokens import Prompt
 from potstill.teachers.responses import Generated, write_responses
 
@@ -113,3 +114,11 @@ def test_the_seed_alone_decides_and_other_draws_are_left_alone(teacher: LlamaFor
 def test_several_greedy_responses_are_refused() -> None:
     with pytest.raises(ValidationError, match="per_prompt: at temperature 0 all responses to a prompt are the same"):
         Generated(temperature=0, per_prompt=2)
+
+
+def test_the_text_of_a_response_ends_with_no_part_of_a_character() -> None:
+    written = [
+        GeneratedResponse("a", *[np.zeros(1, dtype=np.int32)] * 2, "so \ufffd\ufffd", ended=each)
+        for each in (False, True)
+    ]
+    assert [each.whole_text for each in written] == ["so ", "so \ufffd\ufffd"]

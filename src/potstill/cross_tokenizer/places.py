@@ -1,8 +1,7 @@
 """Where in a teacher's tokens of a row each token of the student's lies, by byte offsets of what both learn to write.
 
-Both read a row in their own template; what is compared are the runs of tokens that are learnt, such as responses. White
-space before a run is the template's, and may differ. A special token has no bytes: it ends a segment of a run, and
-faces the one with its role that ends the other's.
+Both read a row in their own template; what is compared are the runs of tokens that are learnt, such as responses, by
+their segments.
 
 The probability that the student writes its tokens up to some place is the sum over all that the teacher may have
 written: its own tokens of the row up to there, or up to an earlier place and then one that goes on as the row does and
@@ -16,13 +15,15 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from potstill.cross_tokenizer.token_texts import TokenTexts
+from potstill.cross_tokenizer.segments import UNLIKE, Segment, alike, alike_parts, facing, runs
 from potstill.cross_tokenizer.vocabularies import Begun, Ids, Straddled, Vocabularies
 from potstill.data.tokens import Tokenised
 
 UNKNOWN, PLAIN, MIXED = range(3)
 """Of a token of the student's: the teacher says nothing of it; what it says is one distribution over its own tokens; or
 several go into it."""
+NONE_BEFORE = -1
+"""In place of the student's last token, where it has written none."""
 BACK = 4
 """Tokens of the teacher's that are looked back over for one that may go on: those of one word."""
 
@@ -89,32 +90,6 @@ class Aligned:
         return Aligned(self.tokens[kept], self.kinds[kept], self.places[kept], questions)
 
 
-@dataclass(frozen=True)
-class Segment:
-    """Neighbouring tokens that are learnt, with the special token that ends them, if one does."""
-
-    ids: Ids
-    numbers: Ids
-    """Of each token among the learnt ones of its row, the special one's last."""
-    starts: Ids
-    ends: Ids
-    text: bytes
-    ended_by: int | None = None
-
-    @property
-    def lead(self) -> int:
-        """Bytes of white space before all else."""
-        return len(self.text) - len(self.text.lstrip())
-
-    def without_lead(self) -> "Segment":
-        """The same, counted from where its text begins; tokens of the white space before it have no bytes then."""
-        starts, ends = (np.maximum(each - self.lead, 0) for each in (self.starts, self.ends))
-        return Segment(self.ids, self.numbers, starts, ends, self.text[self.lead :], self.ended_by)
-
-
-Run = list[Segment]
-
-
 def align_row(
     vocabularies: Vocabularies,
     teacher: Sequence[Tokenised],
@@ -130,72 +105,25 @@ def align_row(
     """
     tokens = np.concatenate([each.ids[each.trained] for each in student]).astype(np.int64)
     found = Aligned(tokens, np.full(len(tokens), UNKNOWN, dtype=np.int8), np.zeros(len(tokens), dtype=np.int64))
-    theirs = list(_runs(teacher, vocabularies.teacher, joined=joined))
-    own = list(_runs(student, vocabularies.student, joined=joined))
-    for other, run in _facing(theirs, own):
+    theirs = list(runs(teacher, vocabularies.teacher, vocabularies.teacher_roles, UNLIKE[0], joined=joined))
+    own = list(runs(student, vocabularies.student, vocabularies.student_roles, UNLIKE[1], joined=joined))
+    for other, run in facing(theirs, own):
         for number, (their_segment, own_segment) in enumerate(zip(other, run, strict=False)):
-            pair = [their_segment, own_segment]
-            if number == 0 and not joined and their_segment.lead != own_segment.lead:
-                pair = [each.without_lead() for each in pair]
-            facing = _Facing(vocabularies, pair[0], pair[1], first)
-            facing.place(found)
-            if not facing.goes_on:
+            pair = their_segment, own_segment
+            if number == 0 and their_segment.lead != own_segment.lead:
+                pair = their_segment.after(their_segment.lead), own_segment.after(own_segment.lead)
+            for theirs_here, own_here in alike_parts(*pair):
+                _Facing(vocabularies, theirs_here, own_here, first).place(found)
+            if not _ends_alike(vocabularies, *pair):
                 break
     return _per_example(found, [int(each.trained.sum()) for each in student])
 
 
-def _runs(examples: Sequence[Tokenised], texts: TokenTexts, *, joined: bool) -> Iterator[Run]:
-    """The runs of the examples of a row; of windows of one text a single one, which begins behind what is shown."""
-    if joined:
-        shown = b"".join(texts.texts[number] or b"" for number in examples[0].ids[~examples[0].trained].tolist())
-        yield _run(np.concatenate([each.ids[each.trained] for each in examples]), 0, shown, texts)
-        return
-    learnt = 0
-    for example in examples:
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], example.trained, [False]]).astype(np.int8)))
-        for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-            yield _run(example.ids[start:end], learnt, b"", texts)
-            learnt += end - start
-
-
-def _run(ids: npt.NDArray[np.int32], number: int, shown: bytes, texts: TokenTexts) -> Run:
-    pieces = [texts.texts[each] for each in ids.tolist()]
-    found: Run = []
-    start = 0
-    for end in [*(place for place, piece in enumerate(pieces) if piece is None), len(pieces)]:
-        if start == end == len(pieces) and found:
-            break
-        here = [piece or b"" for piece in pieces[start:end]]
-        ends = len(shown) + np.cumsum([len(piece) for piece in here], dtype=np.int64)
-        starts = np.concatenate([[len(shown)], ends]).astype(np.int64)[: len(ends)]
-        ended_by = int(ids[end]) if end < len(pieces) else None
-        numbers = number + np.arange(start, end + (ended_by is not None))
-        found.append(Segment(ids[start:end].astype(np.int64), numbers, starts, ends, shown + b"".join(here), ended_by))
-        shown, start = b"", end + 1
-    return found
-
-
-def _facing(theirs: Sequence[Run], own: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
-    """The runs that are of one text. Where one side has fewer, since its rows are longer in its tokens, by the text."""
-    if len(theirs) == len(own):
-        yield from zip(theirs, own, strict=True)
-        return
-    left = list(theirs)
-    for run in own:
-        for number, other in enumerate(left):
-            if _one_text(other[0], run[0]):
-                yield other, run
-                # Later runs face later ones.
-                del left[: number + 1]
-                break
-
-
-def _one_text(theirs: Segment, own: Segment) -> bool:
-    """Whether two segments have one text, or one of them was cut: then no special token ends it."""
-    shorter, longer = sorted((theirs, own), key=lambda segment: len(segment.text.strip()))
-    if shorter.text.strip() == longer.text.strip():
-        return True
-    return shorter.ended_by is None and longer.text.strip().startswith(shorter.text.strip())
+def _ends_alike(vocabularies: Vocabularies, theirs: Segment, own: Segment) -> bool:
+    """Whether special tokens of one role end both, so that what follows faces each other, too."""
+    if theirs.ended_by is None or own.ended_by is None:
+        return False
+    return vocabularies.paired(theirs.ended_by, own.ended_by)
 
 
 @dataclass(frozen=True)
@@ -210,20 +138,7 @@ class _Facing:
     @cached_property
     def _same(self) -> int:
         """How many bytes both begin with alike."""
-        first, second = self.theirs.text, self.own.text
-        length = min(len(first), len(second))
-        if first[:length] == second[:length]:
-            return length
-        apart = np.frombuffer(first[:length], dtype=np.uint8) != np.frombuffer(second[:length], dtype=np.uint8)
-        return int(apart.argmax())
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether special tokens of one role end both, so that what follows faces each other, too."""
-        theirs, own = self.theirs.ended_by, self.own.ended_by
-        if theirs is None or own is None or not self.vocabularies.paired(theirs, own):
-            return False
-        return self._same == len(self.theirs.text) == len(self.own.text)
+        return alike(self.theirs.text, self.own.text)
 
     @cached_property
     def _spaced(self) -> Ids:
@@ -231,9 +146,16 @@ class _Facing:
         return np.flatnonzero(self.theirs.ends > self.theirs.starts)
 
     @cached_property
+    def _starts(self) -> Ids:
+        """Where each of these begins."""
+        return self.theirs.starts[self._spaced]
+
+    @cached_property
     def _boundaries(self) -> dict[int, int]:
         """By offset the number of the teacher's token that begins there, and of the one behind all."""
-        found = {int(self.theirs.starts[number]): int(number) for number in self._spaced}
+        found = {
+            int(self.theirs.starts[number]): int(number) for number in self._spaced if self.theirs.starts[number] >= 0
+        }
         if self._same == len(self.theirs.text):
             found[len(self.theirs.text)] = len(self.theirs.ids)
         return found
@@ -246,15 +168,19 @@ class _Facing:
     @cached_property
     def _begins(self) -> dict[int, int]:
         """By offset the student's token that begins there with bytes."""
-        return {start: number for number, start in enumerate(self._offsets[:-1]) if self.own.ends[number] > start}
+        return {start: number for number, start in enumerate(self._offsets[:-1]) if 0 <= start < self.own.ends[number]}
 
     def place(self, found: Aligned) -> None:
         """Fill in what is known of the student's tokens."""
-        for number, start in enumerate(self._offsets[:-1]):
-            end = int(self.own.ends[number])
-            if start < end <= self._same:
-                self._place(number, int(self.own.ids[number]), self._prefix(number), self._prefix(number + 1), found)
-        if self.goes_on:
+        starts, ends = self.own.starts, self.own.ends
+        before = -1, Prefix(())
+        for number in np.flatnonzero((starts >= 0) & (ends > starts) & (ends <= self._same)).tolist():
+            after = number + 1, self._prefix(number + 1)
+            known = before[1] if before[0] == number else self._prefix(number)
+            self._place(number, int(self.own.ids[number]), known, after[1], found)
+            before = after
+        alike = self._same == len(self.theirs.text) == len(self.own.text)
+        if alike and _ends_alike(self.vocabularies, self.theirs, self.own):
             last = len(self.own.ids)
             assert self.own.ended_by is not None
             behind = Prefix((), boundary=len(self.theirs.ids) + 1)
@@ -277,11 +203,13 @@ class _Facing:
         steps = [step for prefix in (before, after) for step, _ in (*prefix.open, *prefix.ending)]
         steps += [prefix.boundary for prefix in (before, after) if prefix.boundary is not None]
         lowest, highest = min(steps), max(steps)
-        tokens = [*self.theirs.ids.tolist(), *([] if self.theirs.ended_by is None else [self.theirs.ended_by])]
+        tokens = self.theirs.ids[lowest : highest + 1].tolist()
+        if highest >= len(self.theirs.ids) and self.theirs.ended_by is not None:
+            tokens.append(self.theirs.ended_by)
         found.kinds[own] = MIXED
         found.questions[own] = Question(
             self.first + int(self.theirs.numbers[lowest]),
-            tuple(tokens[lowest : highest + 1]),
+            tuple(tokens),
             _shifted(before, lowest),
             _shifted(after, lowest),
             following,
@@ -332,14 +260,16 @@ class _Facing:
         """The teacher's last tokens that begin before an offset, the nearest first, with what is written of each."""
         if not len(self._spaced):
             return
-        at = int(np.searchsorted(self.theirs.starts[self._spaced], offset)) - 1
+        at = int(np.searchsorted(self._starts, offset)) - 1
         for place in range(at, max(-1, at - BACK), -1):
             step = int(self._spaced[place])
             start = int(self.theirs.starts[step])
             if start in self._begins:
                 yield step, tuple(self.own.ids[self._begins[start] : number].tolist())
             else:
-                yield step, Straddled(self.own.text[start:offset], int(self.own.ids[number - 1]))
+                written = self.theirs.before[start:] if start < 0 else b""
+                last = int(self.own.ids[number - 1]) if number else NONE_BEFORE
+                yield step, Straddled(written + self.own.text[max(0, start) : offset], last)
 
 
 def _shifted(prefix: Prefix, first: int) -> Prefix:

@@ -16,7 +16,6 @@ those between the two distributions over groups.
 With one tokenizer on both sides all tokens are plain, and each is a group by itself.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,106 +24,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from potstill.cross_tokenizer.places import UNKNOWN, Aligned, Prefix
+from potstill.cross_tokenizer.plans import AFTER, BEFORE, ENDING, Plan, joined
 from potstill.cross_tokenizer.vocabularies import NONE, Ids, Vocabularies
 from potstill.targets import LEAST_LOG_MASS, FullTarget, RowLogSumExp
 
 Positions = Float[Tensor, "positions vocabulary"]
-BEFORE, AFTER, ENDING = range(3)
-"""What a term goes into: the probability of what is written before a token; of that with the token; and, a part of the
-first, of what ends there and of which is not known what follows."""
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What is asked for a batch, by its positions."""
-
-    kinds: Ids
-    tokens: Ids
-    boundaries: Ids
-    """The position of the teacher's target whose distribution is told; -1 where the token does not begin with one."""
-    following: Ids
-    """The teacher's token that begins there, or the student's that goes on within it; -1 of plain positions."""
-    mixed: tuple["Mixed", ...]
-    """Of mixed positions, ascending."""
-
-    def of(self, rows: slice) -> "Plan":
-        first, last, _ = rows.indices(len(self.kinds))
-        mixed = tuple(replace(each, row=each.row - first) for each in self.mixed if first <= each.row < last)
-        return Plan(self.kinds[rows], self.tokens[rows], self.boundaries[rows], self.following[rows], mixed)
-
-
-@dataclass(frozen=True, eq=False)
-class Mixed:
-    """What is asked for a mixed position."""
-
-    row: int
-    first: int
-    """The position of the teacher's target at step 0."""
-    tokens: tuple[int, ...]
-    terms: tuple["Term", ...]
-    excluded: Ids
-    """The teacher's tokens that cannot begin here, since the student would have written a longer token before."""
-    step: int | None
-    """That of the boundary, where there is one."""
-
-
-@dataclass(frozen=True, eq=False)
-class Term:
-    """A part of a sum over what the teacher may have written: its tokens of the row before `step`, and there one of
-    these; or any but these, where it ends at a boundary."""
-
-    side: int
-    step: int
-    tokens: Ids
-    cells: Ids | None = None
-    """The student's next token for each of the tokens."""
-    all_but: bool = False
-
-
-def plan_of(
-    vocabularies: Vocabularies, examples: Sequence[Aligned], places: Sequence[Ids], firsts: Sequence[Ids]
-) -> Plan:
-    """What is asked for these examples. `places` are those of each in the teacher's target, and `firsts` those of its
-    mixed tokens at step 0, in their order."""
-    mixed: list[Mixed] = []
-    kinds, tokens = (_joined([getattr(each, name) for each in examples]) for name in ("kinds", "tokens"))
-    boundaries = np.where(kinds == UNKNOWN, -1, _joined(places))
-    following = np.full(len(kinds), -1, dtype=np.int64)
-    start = 0
-    for example, steps in zip(examples, firsts, strict=True):
-        for (number, question), first in zip(sorted(example.questions.items()), steps.tolist(), strict=True):
-            row, before = start + number, question.before
-            terms = [*_terms(vocabularies, before, BEFORE), *_terms(vocabularies, question.after, AFTER)]
-            excluded, step = NONE, None
-            boundaries[row] = -1
-            if before.asked:
-                assert before.boundary is not None and question.next is not None
-                step, boundaries[row], following[row] = before.boundary, first + before.boundary, question.next
-                excluded = NONE if before.last is None else vocabularies.going_on(before.last)
-            elif question.next is not None:
-                going = vocabularies.extending(before.open[0][1])
-                following[row] = next(iter(going.following[going.longer == question.next]), -1)
-            mixed.append(Mixed(row, first, question.tokens, tuple(terms), excluded, step))
-        start += len(example.tokens)
-    return Plan(kinds, tokens, boundaries, following, tuple(mixed))
-
-
-def _terms(vocabularies: Vocabularies, prefix: Prefix, side: int) -> list[Term]:
-    found = []
-    for step, begun in prefix.open:
-        going = vocabularies.extending(begun)
-        found.append(Term(side, step, going.longer, going.following))
-    for step, begun in prefix.ending:
-        found.append(Term(ENDING if side == BEFORE else side, step, vocabularies.extending(begun).ending))
-    if prefix.boundary is not None:
-        excluded = vocabularies.going_on(prefix.last) if prefix.asked and prefix.last is not None else NONE
-        found.append(Term(side, prefix.boundary, excluded, all_but=True))
-    return found
-
-
-def _joined(parts: Sequence[Any]) -> Ids:
-    return np.concatenate(parts).astype(np.int64) if parts else NONE
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +38,10 @@ class Tables:
     group_of_teacher: Int[Tensor, "teacher"]
     group_of_student: Int[Tensor, "student"]
     groups: int
-    unknown: Int[Tensor, "_"]
-    """The teacher's tokens that the student cannot begin to write."""
+    silent: Int[Tensor, "_"]
+    """The teacher's tokens that stand for no text, and have no role for the student: as if there were none."""
+    middle: Int[Tensor, "_"]
+    """Those of text that the student cannot begin to write, such as a part of a character."""
     several: Int[Tensor, "_"]
     """The teacher's tokens that are in a group with another of the teacher's."""
     single: Int[Tensor, "_"]
@@ -148,7 +54,9 @@ class Tables:
         theirs, own = vocabularies.group_of_teacher, vocabularies.group_of_student
         counts = np.bincount(theirs[theirs >= 0], minlength=vocabularies.groups)
         within = np.where(theirs >= 0, counts[theirs], 0)
-        lists = theirs < 0, within > 1, within == 1, vocabularies.tokens_in_group[own] > 1
+        of_text = np.array([text is not None for text in vocabularies.teacher.texts])
+        unknown, shared = theirs < 0, vocabularies.tokens_in_group[own] > 1
+        lists = unknown & ~of_text, unknown & of_text, within > 1, within == 1, shared
         return cls(
             torch.from_numpy(theirs).to(device),
             torch.from_numpy(own).to(device),
@@ -187,35 +95,51 @@ class RetoldTarget:
         log_q = torch.log_softmax(student / temperature, dim=1)
         told = log_q.clone()
         asked = _Asked.of(plan)
-        values = self._ask(plan, asked, told, temperature, log_sum_exp)
+        looked_up = self._ask(plan, asked, told, temperature, log_sum_exp)
         self._share(told, log_q, _on(np.flatnonzero(plan.boundaries >= 0), log_q))
         if plan.mixed:
-            self._mix(told, log_q, plan, _Sums(plan, asked, values, told.shape[1]))
+            self._mix(told, log_q, plan, _Sums(plan, asked, *looked_up, told.shape[1]))
         return told * temperature
 
-    def _ask(self, plan: Plan, asked: "_Asked", told: Tensor, temperature: float, log_sum_exp: RowLogSumExp) -> Tensor:
-        """Look up the log-probabilities that are asked for, and fill in the groups' masses where a token of the
-        teacher's begins. Its distributions are held a few at a time."""
-        values = told.new_empty(len(asked.place))
+    def _ask(
+        self, plan: Plan, asked: "_Asked", told: Tensor, temperature: float, log_sum_exp: RowLogSumExp
+    ) -> tuple[Tensor, Tensor]:
+        """Look up the log-probabilities that are asked for, and for each term those of all but what is barred, and fill
+        in the groups' masses where a token of the teacher's begins. Its distributions are held a few at a time."""
+        barred = asked.barred
+        values, rests = told.new_empty(len(asked.place)), told.new_zeros(len(barred.place))
         starting = np.flatnonzero(plan.boundaries >= 0)
-        excluded = {each.row: each.excluded for each in plan.mixed if len(each.excluded)}
-        wanted = np.concatenate([plan.boundaries[starting], asked.place])
+        wanted = np.concatenate([plan.boundaries[starting], asked.place, barred.place])
         step = max(16, len(plan.kinds))
         for first in range(int(wanted.min(initial=0)), int(wanted.max(initial=-1)) + 1, step):
-            here = np.flatnonzero((asked.place >= first) & (asked.place < first + step))
-            begun = starting[(plan.boundaries[starting] >= first) & (plan.boundaries[starting] < first + step)]
-            if not len(here) and not len(begun):
+            here, begun, without = (
+                np.flatnonzero((places >= first) & (places < first + step))
+                for places in (asked.place, plan.boundaries[starting], barred.place)
+            )
+            begun = starting[begun]
+            some = np.concatenate([asked.place[here], plan.boundaries[begun], barred.place[without]])
+            if not len(some):
                 continue
-            pieces = slice(first, min(first + step, len(self.teacher)))
-            logits = self.teacher.logits_at(pieces, temperature, log_sum_exp) / temperature
-            log_p = torch.log_softmax(logits.index_fill(1, self.tables.unknown, -torch.inf), dim=1).to(told.dtype)
-            values[_on(here, told)] = log_p[_on(asked.place[here] - first, told), _on(asked.token[here], told)]
-            of_rows = log_p[_on(plan.boundaries[begun] - first, told)]
-            for place, row in enumerate(begun.tolist()):
-                if row in excluded:
-                    of_rows[place, _on(excluded[row], told)] = -torch.inf
-            told[_on(begun, told)] = self._groups_of(of_rows).index_select(1, self.tables.group_of_student)
-        return values
+            start = int(some.min())
+            logits = self.teacher.logits_at(slice(start, int(some.max()) + 1), temperature, log_sum_exp) / temperature
+            log_p = torch.log_softmax(logits.index_fill_(1, self.tables.silent, -torch.inf), dim=1).to(told.dtype)
+            values[_on(here, told)] = log_p[_on(asked.place[here] - start, told), _on(asked.token[here], told)]
+            of_rows = log_p[_on(plan.boundaries[begun] - start, told)]
+            if len(without):
+                left = barred.of(without).out_of(log_p[_on(barred.place[without] - start, told)])
+                mass = left.logsumexp(dim=1)
+                rests[_on(without, told)] = mass
+                rows = np.flatnonzero(asked.barred_at[begun] >= 0)
+                taken = _on(np.searchsorted(without, asked.barred_at[begun[rows]]), told)
+                of_rows[_on(rows, told)] = left[taken] - mass[taken][:, None]
+            told[_on(begun, told)] = self._told_of(of_rows)
+        return values, rests
+
+    def _told_of(self, log_p: Tensor) -> Tensor:
+        """What distributions of the teacher's say, by the groups of the student's tokens."""
+        if len(self.tables.middle):
+            log_p = torch.log_softmax(log_p.index_fill(1, self.tables.middle, -torch.inf), dim=1)
+        return self._groups_of(log_p).index_select(1, self.tables.group_of_student)
 
     def _groups_of(self, log_p: Tensor) -> Float[Tensor, "positions groups"]:
         """The log of the mass of each group."""
@@ -285,7 +209,7 @@ class RetoldTarget:
         """Give the tokens that the student wrote this mass, and take the difference from the others of its source."""
         rows = torch.arange(len(tokens), device=tokens.device)
         slots = _on(np.repeat(np.arange(len(sources)), [len(each) for each in sources]), mixed)
-        ids = _on(_joined(sources), mixed)
+        ids = _on(joined(sources), mixed)
         others = ids != tokens[slots]
         slots, ids = slots[others], ids[others]
         if len(slots):
@@ -294,6 +218,25 @@ class RetoldTarget:
             left = (held.exp() - more).clamp(min=0).log().clamp(min=LEAST_LOG_MASS)
             mixed[slots, ids] += (left - held)[slots]
         mixed[rows, tokens] = mass
+        # A teacher that cuts a text as its tokenizer never would has mass that belongs nowhere.
+        mixed -= mixed.logsumexp(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Barred:
+    """Tokens of the teacher's that cannot come at some of its places."""
+
+    place: Ids
+    tokens: tuple[Ids, ...]
+
+    def of(self, numbers: Ids) -> "_Barred":
+        return _Barred(self.place[numbers], tuple(self.tokens[each] for each in numbers.tolist()))
+
+    def out_of(self, log_p: Tensor) -> Tensor:
+        """Distributions, one for each, without these tokens."""
+        rows = np.repeat(np.arange(len(self.tokens)), [len(each) for each in self.tokens])
+        log_p[_on(rows, log_p), _on(joined(self.tokens), log_p)] = -torch.inf
+        return log_p
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,9 +252,18 @@ class _Asked:
     step: Ids
     cell: Ids
     """The student's next token; -1 where there is none."""
+    barred: _Barred
+    """What terms are about all but, each once: a token of the student's begins where the one before it ends."""
+    barred_by: Ids
+    """The number of each term among these; -1 of one that is about all, or about what it asks for."""
+    barred_at: Ids
+    """The number of each position among these; -1 where all can begin."""
 
     @classmethod
     def of(cls, plan: Plan) -> "_Asked":
+        barred: dict[tuple[int, bytes], tuple[int, Ids]] = {}
+        barred_by: list[int] = []
+        barred_at = np.full(len(plan.kinds), -1, dtype=np.int64)
         parts: list[tuple[int, Ids, int, int, int, Ids | int]] = []
         count = 0
         for number, each in enumerate(plan.mixed):
@@ -323,21 +275,34 @@ class _Asked:
             ]
             for term in each.terms:
                 cells = -1 if term.cells is None or term.side != BEFORE else term.cells
-                parts.append((each.first + term.step, term.tokens, number, count, term.step, cells))
+                if not term.all_but:
+                    parts.append((each.first + term.step, term.tokens, number, count, term.step, cells))
+                barred_by.append(-1)
+                if term.all_but and len(term.tokens):
+                    key = each.first + term.step, term.tokens.tobytes()
+                    barred.setdefault(key, (len(barred), term.tokens))
+                    barred_by[-1] = barred[key][0]
+                    if term.side == BEFORE:
+                        barred_at[each.row] = barred_by[-1]
                 count += 1
         sizes = [len(tokens) for _, tokens, *_ in parts]
 
         def spread(place: int) -> Ids:
             return np.repeat(np.array([part[place] for part in parts], dtype=np.int64), sizes)
 
-        cells = _joined([np.broadcast_to(part[5], size) for part, size in zip(parts, sizes, strict=True)])
-        return cls(spread(0), _joined([tokens for _, tokens, *_ in parts]), spread(2), spread(3), spread(4), cells)
+        cells = joined([np.broadcast_to(part[5], size) for part, size in zip(parts, sizes, strict=True)])
+        without = _Barred(
+            np.array([place for place, _ in barred], dtype=np.int64), tuple(each for _, each in barred.values())
+        )
+        tokens = joined([tokens for _, tokens, *_ in parts])
+        by = np.array(barred_by, dtype=np.int64)
+        return cls(spread(0), tokens, spread(2), spread(3), spread(4), cells, without, by, barred_at)
 
 
 class _Sums:
     """The probabilities of what is written at mixed positions, as logarithms, from what was looked up."""
 
-    def __init__(self, plan: Plan, asked: _Asked, values: Tensor, vocabulary: int) -> None:
+    def __init__(self, plan: Plan, asked: _Asked, values: Tensor, rests: Tensor, vocabulary: int) -> None:
         count, width = len(plan.mixed), 2 + max((len(each.tokens) for each in plan.mixed), default=0)
         path = np.flatnonzero(asked.term < 0)
         steps = values.new_zeros(count, width)
@@ -349,7 +314,9 @@ class _Sums:
         inside = np.flatnonzero(asked.term >= 0)
         sums = _log_sums(values[_on(inside, values)][None], _on(asked.term[inside], values)[None], len(terms))[0]
         all_but = _on(np.array([term.all_but for _, term in terms], dtype=np.bool_), values)
-        rest = torch.log1p(-sums.exp().clamp(max=1.0))
+        limited = np.flatnonzero(asked.barred_by >= 0)
+        rest = torch.zeros_like(sums)
+        rest[_on(limited, values)] = rests[_on(asked.barred_by[limited], values)]
         begun = along[_on(row, values), _on(np.array([term.step for _, term in terms], dtype=np.int64), values)]
         each_term = begun + torch.where(all_but, rest, sums)
 
@@ -358,10 +325,9 @@ class _Sums:
             return _log_sums(each_term[_on(chosen, values)][None], _on(row[chosen], values)[None], count)[0]
 
         self.before, self.after, self.ending = of(BEFORE, ENDING), of(AFTER), of(ENDING)
-        # Without what is excluded: that has no mass in the distribution there.
-        boundary = [each.step for each in plan.mixed]
-        there = along[torch.arange(count, device=values.device), _on(np.array([b or 0 for b in boundary]), values)]
-        self.at_boundary = there.masked_fill(_on(np.array([b is None for b in boundary]), values), -torch.inf)
+        whole = np.flatnonzero([term.all_but and term.side == BEFORE for _, term in terms])
+        self.at_boundary = along.new_full((count,), -torch.inf)
+        self.at_boundary[_on(row[whole], values)] = each_term[_on(whole, values)]
         going = np.flatnonzero(asked.cell >= 0)
         keys, number = np.unique(asked.mixed[going] * vocabulary + asked.cell[going], return_inverse=True)
         held = values[_on(going, values)] + begun[_on(asked.term[going], values)]

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from potstill.cross_tokenizer.places import MIXED, PLAIN, UNKNOWN, Aligned, align_row
-from potstill.cross_tokenizer.retold import Plan, RetoldTarget, Tables, plan_of
+from potstill.cross_tokenizer.plans import Plan, plan_of
+from potstill.cross_tokenizer.retold import RetoldTarget, Tables
 from potstill.cross_tokenizer.vocabularies import Ids, Vocabularies
 from potstill.data.packing import PackedRows
 from potstill.data.token_rows import TokenRows

@@ -9,7 +9,7 @@ data-processing inequality), and of two tokens of one group nothing is taught.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -54,18 +54,21 @@ class Extensions:
 class Vocabularies:
     """What is known of a teacher's and a student's tokens without a text.
 
-    `ends` pairs special tokens with one role, such as those that end a turn, the teacher's first. Others belong
-    together where their strings are equal. A special token stands for no text, and text never for one.
+    `ends` pairs special tokens with one role, such as those that end a turn, the teacher's first; one may have several.
+    Others belong together where their strings are equal. A special token stands for no text, and text never for one.
     """
 
-    def __init__(self, teacher: TokenTexts, student: TokenTexts, ends: Mapping[int, int]) -> None:
+    def __init__(self, teacher: TokenTexts, student: TokenTexts, ends: Collection[tuple[int, int]]) -> None:
         self.teacher, self.student = teacher, student
         self._paired = _paired(teacher, student, ends)
-        back = {own: theirs for theirs, own in self._paired.items()}
+        there = dict(self._paired)
+        back = {own: theirs for theirs, own in self._paired}
+        self.teacher_roles, self.student_roles = frozenset(there), frozenset(back)
+        """The special tokens that face one of the other's."""
         self.spelled = _all_spelled(teacher, student)
         """Each of the teacher's tokens in the student's; () where it has none."""
         self.first_of_teacher = np.array(
-            [self._paired.get(number, ids[0] if ids else -1) for number, ids in enumerate(self.spelled)], dtype=np.int64
+            [there.get(number, ids[0] if ids else -1) for number, ids in enumerate(self.spelled)], dtype=np.int64
         )
         """The student's token with which each of the teacher's begins; -1 where there is none."""
         self._of_student = _all_spelled(student, teacher)
@@ -83,7 +86,7 @@ class Vocabularies:
 
     def paired(self, theirs: int, own: int) -> bool:
         """Whether two special tokens have one role."""
-        return self._paired.get(theirs) == own
+        return (theirs, own) in self._paired
 
     def _grouped(self) -> tuple[Ids, Ids, int]:
         """The group of each token of both, -1 of a teacher's that the student cannot begin to write."""
@@ -164,14 +167,12 @@ class Vocabularies:
         return np.array(sorted(found), dtype=np.int64)
 
 
-def _paired(teacher: TokenTexts, student: TokenTexts, ends: Mapping[int, int]) -> dict[int, int]:
-    """Each special token of the teacher's with that of the student's: by its role, or else by its string."""
-    found = dict(ends)
-    by_name = {name: number for number, name in student.names.items() if number not in ends.values()}
-    for number, name in teacher.names.items():
-        if number not in found and name in by_name:
-            found[number] = by_name[name]
-    return found
+def _paired(teacher: TokenTexts, student: TokenTexts, ends: Collection[tuple[int, int]]) -> frozenset[tuple[int, int]]:
+    """The special tokens of the teacher's, each with one of the student's: by their role, or else by their string."""
+    theirs, own = {pair[0] for pair in ends}, {pair[1] for pair in ends}
+    by_name = {name: number for number, name in student.names.items() if number not in own}
+    named = ((number, by_name[name]) for number, name in teacher.names.items() if name in by_name)
+    return frozenset(ends) | {pair for pair in named if pair[0] not in theirs}
 
 
 def _all_spelled(tokens: TokenTexts, by: TokenTexts) -> list[tuple[int, ...]]:

@@ -135,6 +135,13 @@ class Chat:
         """
         return self._ids(self._whole_prompt())
 
+    def written_after(self, text: str) -> Turn:
+        """What is shown, and what a model wrote then, read as it stands there and not alone. Raises as `prompt_ids`."""
+        prompt = self._whole_prompt()
+        shown = self._ids(prompt)
+        ids = [] if self._special.strings.search(text) else ids_after(shown, self._ids(prompt + text))
+        return Turn(shown, ids or token_ids(self._tokenizer, text, split_special_tokens=True))
+
     def end_id(self) -> int:
         """The token that ends a response.
 

@@ -218,8 +218,9 @@ class ChatTokens:
         if isinstance(asked, Completion):
             turn = self._completion(replace(asked, completion=example.response))
             return turn if example.ended else replace(turn, response=turn.response[:-1])
+        turn = self._chat(asked).written_after(example.response)
         end = [self.end_id(asked)] if example.ended else []
-        return Turn(self.prompt_ids(asked).tolist(), [*self._text_ids(example.response), *end])
+        return Turn(turn.shown, [*turn.response, *end])
 
     def _windows(self, example: PlainText) -> list[Turn]:
         ids = [*self._text_ids(example.text, start=True), self._end]

@@ -22,6 +22,8 @@ SCHEMA = pa.schema(
         pa.field("text", pa.string(), nullable=False),
     ]
 )
+UNFINISHED = "\ufffd"
+"""What a tokenizer decodes a part of a character as."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -46,6 +48,11 @@ class GeneratedResponse:
     @property
     def own_text(self) -> str:
         return self.text
+
+    @property
+    def whole_text(self) -> str:
+        """Without a part of a character, within which a response can be cut."""
+        return self.text if self.ended else self.text.rstrip(UNFINISHED)
 
     @property
     def label(self) -> None:

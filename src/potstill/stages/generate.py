@@ -182,7 +182,7 @@ def _as_texts(
             for each in _names(name, settings):
                 if each in responses:
                     said = responses[each]
-                    found[each] = WrittenResponse(each, asked, said.text, said.ended, asked.domain)
+                    found[each] = WrittenResponse(each, asked, said.whole_text, said.ended, asked.domain)
     return [found[row.id] for row in written]
 
 

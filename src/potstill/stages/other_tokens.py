@@ -45,7 +45,7 @@ def vocabularies_of(
         TokenTexts.of(tokenizer, count, where)
         for tokenizer, count, where in zip((teacher, student), rows, ("teacher", "student.model"), strict=True)
     ]
-    return Vocabularies(texts[0], texts[1], dict(_ends(recipe, teacher, student)))
+    return Vocabularies(texts[0], texts[1], list(_ends(recipe, teacher, student)))
 
 
 def _ends(
