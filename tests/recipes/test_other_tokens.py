@@ -85,6 +85,7 @@ def test_a_student_learns_in_its_own_tokens(taught: Path, models: tuple[Path, Pa
     assert own.chat_template == AutoTokenizer.from_pretrained(models[1]).chat_template
     # A text is as likely in one's tokens as in the other's, so that the perplexity of the teacher is that of the text.
     plan = record(taught / "run", "plan")
+    assert plan["steps"] == record(taught / "run", "train/student")["planned_steps"]
     assert plan["other_tokens"]["answered"] == 1.0 and 0 < plan["other_tokens"]["plain"] < 1
     assert evaluation["tokens_without_answer"] == 0
     assert any("All figures are per token of the student's" in line for line in evaluation["findings"])

@@ -21,13 +21,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from potstill.cross_tokenizer.plans import AFTER, BEFORE, ENDING, Plan, joined
 from potstill.cross_tokenizer.vocabularies import NONE, Ids, Vocabularies
 from potstill.targets import LEAST_LOG_MASS, FullTarget, RowLogSumExp
 
+MOST = 0.9
+"""Mass of what is barred, from which on the rest is summed by itself: its difference to 1 then loses digits."""
+NOISE = 1e-6
+"""Share of a group's mass below which a difference of two such is taken for none, in float32."""
 Positions = Float[Tensor, "positions vocabulary"]
 
 
@@ -92,21 +96,21 @@ class RetoldTarget:
     ) -> Positions:
         """Logits with the mass of a group spread over it as the student does; `student` are its logits."""
         plan = self.plan.of(rows)
-        log_q = torch.log_softmax(student / temperature, dim=1)
+        log_q = torch.log_softmax(student if temperature == 1 else student / temperature, dim=1)
         told = log_q.clone()
         asked = _Asked.of(plan)
         looked_up = self._ask(plan, asked, told, temperature, log_sum_exp)
         self._share(told, log_q, _on(np.flatnonzero(plan.boundaries >= 0), log_q))
         if plan.mixed:
             self._mix(told, log_q, plan, _Sums(plan, asked, *looked_up, told.shape[1]))
-        return told * temperature
+        return told if temperature == 1 else told * temperature
 
     def _ask(
         self, plan: Plan, asked: "_Asked", told: Tensor, temperature: float, log_sum_exp: RowLogSumExp
     ) -> tuple[Tensor, Tensor]:
         """Look up the log-probabilities that are asked for, and for each term those of all but what is barred, and fill
         in the groups' masses where a token of the teacher's begins. Its distributions are held a few at a time."""
-        barred = asked.barred
+        barred, silent, middle = asked.barred, self.tables.silent, self.tables.middle
         values, rests = told.new_empty(len(asked.place)), told.new_zeros(len(barred.place))
         starting = np.flatnonzero(plan.boundaries >= 0)
         wanted = np.concatenate([plan.boundaries[starting], asked.place, barred.place])
@@ -121,25 +125,34 @@ class RetoldTarget:
             if not len(some):
                 continue
             start = int(some.min())
-            logits = self.teacher.logits_at(slice(start, int(some.max()) + 1), temperature, log_sum_exp) / temperature
-            log_p = torch.log_softmax(logits.index_fill_(1, self.tables.silent, -torch.inf), dim=1).to(told.dtype)
+            logits = self.teacher.logits_at(slice(start, int(some.max()) + 1), temperature, log_sum_exp)
+            logits = (logits if temperature == 1 else logits / temperature).index_fill(1, silent, -torch.inf)
+            log_p = torch.log_softmax(logits, dim=1).to(told.dtype)
             values[_on(here, told)] = log_p[_on(asked.place[here] - start, told), _on(asked.token[here], told)]
-            of_rows = log_p[_on(plan.boundaries[begun] - start, told)]
-            if len(without):
-                left = barred.of(without).out_of(log_p[_on(barred.place[without] - start, told)])
-                mass = left.logsumexp(dim=1)
-                rests[_on(without, told)] = mass
-                rows = np.flatnonzero(asked.barred_at[begun] >= 0)
-                taken = _on(np.searchsorted(without, asked.barred_at[begun[rows]]), told)
-                of_rows[_on(rows, told)] = left[taken] - mass[taken][:, None]
-            told[_on(begun, told)] = self._told_of(of_rows)
+            there = barred.of(without, start)
+            rests[_on(without, told)] = there.rest(log_p)
+            if len(middle):
+                log_p = torch.log_softmax(log_p.index_fill(1, middle, -torch.inf), dim=1)
+            masses = self._groups_of(log_p)
+            of_rows = masses[_on(plan.boundaries[begun] - start, told)]
+            rows = np.flatnonzero(asked.barred_at[begun] >= 0)
+            if len(rows):
+                numbers = np.searchsorted(without, asked.barred_at[begun[rows]])
+                of_rows[_on(rows, told)] = self._without(there.of(numbers), log_p, of_rows[_on(rows, told)])
+            told[_on(begun, told)] = of_rows.index_select(1, self.tables.group_of_student)
         return values, rests
 
-    def _told_of(self, log_p: Tensor) -> Tensor:
-        """What distributions of the teacher's say, by the groups of the student's tokens."""
-        if len(self.tables.middle):
-            log_p = torch.log_softmax(log_p.index_fill(1, self.tables.middle, -torch.inf), dim=1)
-        return self._groups_of(log_p).index_select(1, self.tables.group_of_student)
+    def _without(self, barred: "_Barred", log_p: Tensor, masses: Tensor) -> Tensor:
+        """The log of the mass of each group, without tokens that are barred."""
+        rows, tokens, held = barred.held(log_p)
+        taken = torch.zeros_like(masses).index_put((rows, self.tables.group_of_teacher[tokens]), held, accumulate=True)
+        whole = masses.exp()
+        left = (whole - taken).masked_fill_(taken > whole * (1 - NOISE), 0.0).log_() - barred.rest(log_p)[:, None]
+        # Where little else is left, differences of what is nearly equal are noise.
+        if len(few := _on(np.flatnonzero(barred.most(log_p).cpu().numpy()), masses)):
+            own = barred.of(few.cpu().numpy()).out_of(log_p)
+            left[few] = self._groups_of(torch.log_softmax(own, dim=1))
+        return left.clamp_(min=LEAST_LOG_MASS)
 
     def _groups_of(self, log_p: Tensor) -> Float[Tensor, "positions groups"]:
         """The log of the mass of each group."""
@@ -229,14 +242,37 @@ class _Barred:
     place: Ids
     tokens: tuple[Ids, ...]
 
-    def of(self, numbers: Ids) -> "_Barred":
-        return _Barred(self.place[numbers], tuple(self.tokens[each] for each in numbers.tolist()))
+    def of(self, numbers: Ids, start: int = 0) -> "_Barred":
+        """Some of them, with places counted from `start`."""
+        return _Barred(self.place[numbers] - start, tuple(self.tokens[each] for each in numbers.tolist()))
+
+    def held(self, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The number, the token and the probability of each, in distributions by place."""
+        numbers = np.repeat(np.arange(len(self.tokens)), [len(each) for each in self.tokens])
+        tokens = _on(joined(self.tokens), log_p)
+        return _on(numbers, log_p), tokens, log_p[_on(self.place[numbers], log_p), tokens].exp()
+
+    def _total(self, log_p: Tensor) -> Float[Tensor, "barred"]:
+        numbers, _, held = self.held(log_p)
+        return log_p.new_zeros(len(self.tokens)).index_add(0, numbers, held)
+
+    def most(self, log_p: Tensor) -> Bool[Tensor, "barred"]:
+        """Where they have nearly all of the mass, so that the rest must be summed by itself."""
+        return self._total(log_p) > MOST
+
+    def rest(self, log_p: Tensor) -> Float[Tensor, "barred"]:
+        """The log of the mass of all others."""
+        found = torch.log1p(-self._total(log_p).clamp(max=1.0))
+        if len(few := np.flatnonzero(self.most(log_p).cpu().numpy())):
+            found[_on(few, log_p)] = self.of(few).out_of(log_p).logsumexp(dim=1)
+        return found
 
     def out_of(self, log_p: Tensor) -> Tensor:
         """Distributions, one for each, without these tokens."""
-        rows = np.repeat(np.arange(len(self.tokens)), [len(each) for each in self.tokens])
-        log_p[_on(rows, log_p), _on(joined(self.tokens), log_p)] = -torch.inf
-        return log_p
+        numbers = np.repeat(np.arange(len(self.tokens)), [len(each) for each in self.tokens])
+        left = log_p[_on(self.place, log_p)]
+        left[_on(numbers, log_p), _on(joined(self.tokens), log_p)] = -torch.inf
+        return left
 
 
 @dataclass(frozen=True, eq=False)

@@ -129,7 +129,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         teacher=teacher,
         student=student,
         weights={name: files.weights for name, files in inputs.teachers.items() if files.weights},
-        steps=total_steps(recipe.train, len(encoded["train"].lengths)),
+        steps=total_steps(recipe.train, _batched_rows(recipe, inputs, encoded["train"])),
         lora=lora,
         adapt_lora=adapt_lora,
         generations=recipe.rounds,
@@ -299,6 +299,13 @@ def _shared_tokens(inputs: Inputs) -> SharedTokensRecord | None:
         adopted=list(shared.adopted),
         unknown=list(shared.unknown),
     )
+
+
+def _batched_rows(recipe: Recipe, inputs: Inputs, encoded: Encoded) -> int:
+    """The training rows as the student packs them; where the teacher writes them, as it reads the longest."""
+    if inputs.own is None or inputs.own.vocabularies is None or recipe.generates_responses:
+        return len(encoded.lengths)
+    return len(inputs.of_student.encoded(recipe, inputs.splits["train"].rows).lengths)
 
 
 def _other_tokens(recipe: Recipe, inputs: Inputs) -> OtherTokensRecord | None:
