@@ -138,3 +138,21 @@ def test_what_cannot_be_told_in_other_tokens_is_refused(
     with pytest.raises((ModelError, RecipeError)) as found:
         read_inputs(load_recipe(taught / "recipe.yaml", changes), taught)
     assert told in str(found.value)
+
+
+@pytest.mark.long
+def test_two_teachers_are_mixed_and_told_in_other_tokens(
+    taught: Path, models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    second = write_model(tmp_path / "second", 10, ("<pad>", "<turn>", "<end>"), layers=2, seed=7)
+    # The same tokens, and as many rows of embeddings.
+    config = LlamaConfig.from_pretrained(second)
+    config.vocab_size = LlamaConfig.from_pretrained(models[0]).vocab_size
+    LlamaForCausalLM(config).save_pretrained(second)
+    of = f"{{a: {{model: '{models[0]}'}}, b: {{model: '{second}'}}}}"
+    changes = [f"teacher={{kind: mixture, of: {of}}}", "train.epochs=2"]
+    recipe = of_recipe(taught, "other_tokens", *settings(models), *changes, decoder=models[0], other=models[1])
+    potstill("run", *recipe, "--out", taught / "mixed")
+    evaluation = record(taught / "mixed", "evaluate")
+    assert evaluation["models"]["student"]["kl_mean"] < evaluation["initial_kl_mean"]
+    assert {"a", "b"} <= set(evaluation["models"])
