@@ -8,7 +8,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from potstill.errors import ModelError, RecipeError
 from potstill.recipe.yaml_file import load_recipe
+from potstill.records import OtherTokensRecord
 from potstill.stages.inputs import read_inputs
+from potstill.stages.other_tokens import doubts_about_answers
 from tests.commands import potstill, record, stages_that_worked
 from tests.conftest import COLOURS, THINGS, make_chat_project
 from tests.recipes.test_pretrained_students import changed, of_recipe
@@ -156,3 +158,14 @@ def test_two_teachers_are_mixed_and_told_in_other_tokens(
     evaluation = record(taught / "mixed", "evaluate")
     assert evaluation["models"]["student"]["kl_mean"] < evaluation["initial_kl_mean"]
     assert {"a", "b"} <= set(evaluation["models"])
+
+
+def test_tokens_of_which_the_teacher_says_nothing_are_told_of_in_the_plan() -> None:
+    def record_of(share: float) -> OtherTokensRecord:
+        return OtherTokensRecord(teacher_tokens=9, student_tokens=9, alone=9, answered=share, plain=1.0)
+
+    assert doubts_about_answers(None) == doubts_about_answers(record_of(0.95)) == []
+    [line] = doubts_about_answers(record_of(0.6))
+    assert "of 40% of the student's tokens the teacher says nothing" in line
+    with pytest.raises(ModelError, match=r"writes no text of data\.validation as its teacher's does"):
+        doubts_about_answers(record_of(0.0))

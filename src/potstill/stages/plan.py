@@ -37,7 +37,7 @@ from potstill.stages.generate import planned
 from potstill.stages.inputs import Inputs
 from potstill.stages.judged_rows import case_of
 from potstill.stages.lora import planned_lora
-from potstill.stages.other_tokens import aligned_rows
+from potstill.stages.other_tokens import aligned_rows, doubts_about_answers
 from potstill.stages.piece_counts import piece_counts
 from potstill.stages.plan_warnings import warnings
 from potstill.stages.rendering import LABELLED
@@ -123,6 +123,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
             "Free some, or give --out on another disk."
         )
     classes = class_counts(recipe, inputs)
+    other = _other_tokens(recipe, inputs)
     return PlanRecord(
         labels=inputs.labels,
         splits=counts,
@@ -140,12 +141,13 @@ def make_plan(recipe: Recipe, inputs: Inputs, folder: Path) -> PlanRecord:
         prompts_dropped=len(asked.dropped) if asked else 0,
         spelt_share=_spelt_share(inputs, encoded["validation"]),
         shared_tokens=_shared_tokens(inputs),
-        other_tokens=_other_tokens(recipe, inputs),
+        other_tokens=other,
         student_source=recipe.student.model if isinstance(recipe.student, Pretrained) else None,
         disk_bytes=disk,
         disk_free_bytes=free,
         warnings=[
             *doubts_about_tokenizer(inputs, unknown),
+            *doubts_about_answers(other),
             *doubts_about_own_tokenizer(recipe, inputs, encoded),
             *warnings(recipe, inputs, teacher, student, counts, classes, asked, encoded),
         ],
