@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.cross_tokenizer import AlignedRows, RetellingTeacher, Vocabularies
 from potstill.cross_tokenizer.places import MIXED, PLAIN, UNKNOWN, Aligned, align_row
+from potstill.cross_tokenizer.retold import _Barred
 from potstill.data.chat_tokens import ChatTokens
 from potstill.data.dialogues import PlainText
 from potstill.data.packing import pack
@@ -248,3 +249,9 @@ def test_extreme_logits_stay_distributions(dtype: torch.dtype, temperature: floa
                 )
                 assert said.isfinite().all()
                 torch.testing.assert_close(said.exp().sum(dim=1), torch.ones(len(said), dtype=dtype), rtol=1e-4, atol=0)
+
+
+def test_what_little_is_left_beside_what_is_barred_keeps_its_digits() -> None:
+    log_p = torch.log_softmax(torch.tensor([[30.0, 0.0, 1.0, 2.0]]), dim=1)
+    barred = _Barred(np.array([0]), (np.array([0]),))
+    torch.testing.assert_close(barred.rest(log_p), log_p[:, 1:].logsumexp(dim=1))
