@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from potstill.errors import ModelError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WeightsType = Literal["float32", "bfloat16", "float16"]
+TYPES: tuple[WeightsType, ...] = get_args(WeightsType)
 HALF: tuple[WeightsType, ...] = ("bfloat16", "float16")
 Quantization = Literal["4bit", "8bit"]
 _OF_PROCESSORS = {"bfloat16": ("avx512_bf16", "amx_bf16"), "float16": ("avx512_fp16", "amx_fp16")}

@@ -23,6 +23,8 @@ SINGLE_SPACES, PAIRS = byte_pairs(["ab"]), byte_pairs(["  "])
 RUNS = byte_pairs(["  ", "    ", "ab"])
 WORDS = byte_pairs(["in", "or", "for", "infor", "ing", "ma", "mat", "informat", " d", "é", "éa"])
 PIECES = byte_pairs(["in", "fo", "at", "rm"])
+SURELY = {"123": 0.97, "12": 0.01, "124": 0.01, "12 1": 0.005, "1": 0.005}
+"""Nearly all that comes behind 12 is what the student writes as one token with it."""
 DIGITS = {"1": 0.1, "12": 0.1, "123": 0.2, "124": 0.15, "19": 0.05, "123456": 0.1, "1 2": 0.1, "129": 0.1, "a9": 0.1}
 SPACES = {"a b": 0.3, "a  b": 0.2, "a    b": 0.1, "a   b": 0.1, "ab": 0.1, "a": 0.1, "a     b": 0.05, "  ab": 0.05}
 ONE_WAY = {text: weight for text, weight in SPACES.items() if "   b" not in text or "    b" in text}
@@ -39,6 +41,7 @@ LETTERS = {
 }
 EXACT = {
     "digits, longer for the student": Pair(DIGITS, SINGLE_DIGITS, THREE_DIGITS),
+    "digits that nearly always go on": Pair(SURELY, SINGLE_DIGITS, THREE_DIGITS),
     "digits, longer for the teacher": Pair(DIGITS, THREE_DIGITS, SINGLE_DIGITS),
     "white space, longer for the student": Pair(SPACES, SINGLE_SPACES, PAIRS),
     "white space, longer for the teacher": Pair(ONE_WAY, RUNS, SINGLE_SPACES),

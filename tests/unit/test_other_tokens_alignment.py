@@ -73,6 +73,8 @@ def places(found: Aligned) -> list[int | None]:
         # Something within is written otherwise.
         ("a, by</s>", "a; by</s>", [0, None, 2, 3, 4, 5]),
         ("a by</s>", "a by<stop>", [0, 1, 2, 3, None]),
+        # White space behind a special token is no template's.
+        ("a</s> by</s>", "a</s>by</s>", [0, 1, None, None, 5]),
         # A special token that the other has not is like a word.
         ("a <s> by</s>", "a ? by</s>", [0, 1, None, 3, 4, 5, 6]),
         # Both were cut, each in another place.
@@ -130,6 +132,19 @@ def test_a_student_without_the_templates_space_is_told_what_comes_behind_it() ->
     told = told_at(both, teacher, student, logits)[0]
     assert float(told[letters["h"]]) == pytest.approx(0.75)
     assert float(told[letters["y"]]) == pytest.approx(0.25)
+
+
+def test_a_text_that_was_cut_has_its_probability_up_to_there() -> None:
+    """The last of the teacher's tokens is asked for, though nothing comes behind it."""
+    logits = drawn_logits(3)
+    told = told_at(BOTH, example(LETTERS, "?", "hey"), example(WORDS, "!", "hey"), logits)
+    theirs, own = LETTERS.get_vocab(), WORDS.get_vocab()
+    along = torch.log_softmax(logits, dim=1)[torch.arange(3), [theirs[each] for each in "hey"]].sum()
+    assert float(told[0, own["hey"]]) == pytest.approx(float(along.exp()))
+
+
+def drawn_logits(rows: int) -> Tensor:
+    return torch.randn(rows, len(LETTERS), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 def test_a_token_of_the_teachers_may_have_several_roles() -> None:

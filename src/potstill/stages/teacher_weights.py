@@ -55,15 +55,20 @@ def _type_of(recipe: Recipe, teacher: PretrainedTeacher, stored: str, where: str
         )
     if asked != "auto":
         return asked, f"as {where}.dtype says"
-    own = next((each for each in HALF if each == stored), None)
+    own = own_type(recipe, teacher, stored)
     if own is None:
-        return IN_FLOAT32.type, ""
-    if precision not in ("auto", own):
-        return IN_FLOAT32.type, f"as label.precision: {precision} asks"
+        return IN_FLOAT32.type, f"as label.precision: {precision} asks" if stored in HALF else ""
     if not computes_in(own, device := "cuda" if torch.cuda.is_available() else "cpu"):
         slow = f"since this {'processor' if device == 'cpu' else 'device'} computes slowly in {own}"
         return IN_FLOAT32.type, f"{slow}; for half the memory set {where}.dtype: {own}"
     return own, ""
+
+
+def own_type(recipe: Recipe, teacher: PretrainedTeacher, stored: str) -> WeightsType | None:
+    """The type in which a teacher answers where the device computes in it; None where that does not depend on the
+    device."""
+    own = next((each for each in HALF if each == stored), None)
+    return own if teacher.dtype == "auto" and recipe.label.precision in ("auto", own) else None
 
 
 def _require_alone(recipe: Recipe, teacher: PretrainedTeacher, where: str) -> None:
