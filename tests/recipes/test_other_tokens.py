@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from potstill.errors import ModelError, RecipeError
+from potstill.labels.store import CODEC
 from potstill.recipe.yaml_file import load_recipe
 from potstill.records import OtherTokensRecord
 from potstill.stages.inputs import read_inputs
@@ -158,6 +160,19 @@ def test_two_teachers_are_mixed_and_told_in_other_tokens(
     evaluation = record(taught / "mixed", "evaluate")
     assert evaluation["models"]["student"]["kl_mean"] < evaluation["initial_kl_mean"]
     assert {"a", "b"} <= set(evaluation["models"])
+
+
+@pytest.mark.long
+def test_its_successor_learns_from_it_in_the_tokens_that_both_have(taught: Path, models: tuple[Path, Path]) -> None:
+    start = f"teacher={{kind: generation, generations: 2, start: {{model: '{models[0]}'}}}}"
+    recipe = of_recipe(taught, "other_tokens", *settings(models), start, decoder=models[0], other=models[1])
+    potstill("run", *recipe, "--out", taught / "rounds")
+    folders = {name: taught / f"rounds/label/{name}/logits" for name in ("teacher", "generation-1")}
+    tokens = {name: len(load_file(folder / CODEC)["factor"]) for name, folder in folders.items()}
+    assert list(tokens.values()) == [LlamaConfig.from_pretrained(model).vocab_size for model in models]
+    evaluation = record(taught / "rounds", "evaluate")
+    assert evaluation["models"]["student"]["kl_mean"] < 0.5 * evaluation["initial_kl_mean"]
+    assert evaluation["tokens_without_answer"] == 0
 
 
 def test_tokens_of_which_the_teacher_says_nothing_are_told_of_in_the_plan() -> None:
