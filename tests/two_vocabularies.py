@@ -1,5 +1,6 @@
 """Small tokenizers that cut the same texts into different tokens, and teachers that are distributions over texts."""
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -129,3 +130,19 @@ class Pair:
         ids = batch.inputs["input_ids"][0].tolist()
         true = [OfTexts(self.texts, self.student).after(ids[1 : place + 1]) for place in range(len(ids) - 1)]
         return told.exp(), torch.stack(true), rows.of(f"row-{number}")
+
+
+def random_pair(seed: int) -> Pair:
+    """A few short texts of three letters, and two tokenizers that join what they like."""
+    drawn = random.Random(seed)
+
+    def tokenizer() -> PreTrainedTokenizerFast:
+        pieces = list("abc")
+        while len(pieces) < 8:
+            piece = drawn.choice(pieces) + drawn.choice(pieces)
+            if len(piece) <= 4 and piece not in pieces:
+                pieces.append(piece)
+        return byte_pairs(pieces[3:])
+
+    texts = {"".join(drawn.choices("abc", [5, 3, 2], k=drawn.randint(2, 7))): drawn.random() for _ in range(16)}
+    return Pair(texts, tokenizer(), tokenizer())

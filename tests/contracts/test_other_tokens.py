@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from potstill.losses.terms import SoftTerm
 from potstill.targets import Head, plain_log_sum_exp
 from tests.contracts.device_cases import agree
 from tests.contracts.reference import DIVERGENCES, naive_scale
-from tests.two_vocabularies import AtRandom, Pair, byte_pairs
+from tests.two_vocabularies import AtRandom, Pair, byte_pairs, random_pair
 
 SINGLE_DIGITS = byte_pairs([" a", " b", "ab"])
 THREE_DIGITS = byte_pairs(["12", "123", "19", "45", "456", " 1", "ab", "abc", " a"])
@@ -83,6 +84,20 @@ def test_a_text_has_the_probability_that_its_teacher_gives_it(case: str) -> None
         if UNKNOWN in aligned.kinds:
             continue
         assert float(found.prod()) == pytest.approx(weight / total, rel=1e-6), text
+
+
+def test_of_languages_drawn_at_random_most_tokens_have_their_probability() -> None:
+    """The others lie behind a token of the teacher's that would have ended within one that it wrote."""
+    errors = []
+    for pair in map(random_pair, range(10)):
+        for number in range(0, len(pair.texts), 3):
+            told, true, aligned = pair.told(number)
+            rows = torch.from_numpy(np.flatnonzero(aligned.kinds == MIXED))
+            tokens = torch.from_numpy(aligned.tokens)[rows]
+            errors.append((told[rows, tokens].log() - true[rows, tokens].log()).abs())
+    found = torch.cat(errors)
+    assert float((found < 1e-6).double().mean()) > 0.85
+    assert float(found.mean()) < 0.06
 
 
 def loss_of(

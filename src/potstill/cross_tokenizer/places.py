@@ -243,10 +243,7 @@ class _Facing:
         if last is not None and self._next(boundary) in self.vocabularies.going_on(last):
             # Within this text the student's token is not the longer one, whatever it is by itself.
             last = None
-        ending: tuple[tuple[int, Begun], ...] = ()
-        # Where a longer token may be meant, what ends here may as well go on, and is left to the student.
-        if boundary is None and not (last is not None and len(self.vocabularies.longer_than(last))):
-            ending = tuple(each for each in begun if len(self.vocabularies.extending(each[1]).ending))
+        ending = tuple(each for each in begun if boundary is None and len(self.vocabularies.extending(each[1]).ending))
         return Prefix(longer, ending, boundary, asked, last)
 
     def _goes_on_as_written(self, begun: Sequence[tuple[int, Begun]]) -> bool:
