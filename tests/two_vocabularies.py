@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -110,7 +111,7 @@ class Pair:
     teacher: PreTrainedTokenizerFast
     student: PreTrainedTokenizerFast
 
-    @property
+    @cached_property
     def aligned(self) -> AlignedRows:
         listed = list(self.texts)
         rows = [rows_of(listed, each) for each in (self.teacher, self.student)]
