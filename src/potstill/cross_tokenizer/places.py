@@ -16,14 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from potstill.cross_tokenizer.segments import UNLIKE, Segment, alike, alike_parts, facing, runs
-from potstill.cross_tokenizer.vocabularies import Begun, Ids, Straddled, Vocabularies
+from potstill.cross_tokenizer.vocabularies import Begun, Ids, Vocabularies
 from potstill.data.tokens import Tokenised
 
 UNKNOWN, PLAIN, MIXED = range(3)
 """Of a token of the student's: the teacher says nothing of it; what it says is one distribution over its own tokens; or
 several go into it."""
-NONE_BEFORE = -1
-"""In place of the student's last token, where it has written none."""
 BACK = 4
 """Tokens of the teacher's that are looked back over for one that may go on: those of one word."""
 
@@ -265,8 +263,7 @@ class _Facing:
                 yield step, tuple(self.own.ids[self._begins[start] : number].tolist())
             else:
                 written = self.theirs.before[start:] if start < 0 else b""
-                last = int(self.own.ids[number - 1]) if number else NONE_BEFORE
-                yield step, Straddled(written + self.own.text[max(0, start) : offset], last)
+                yield step, written + self.own.text[max(0, start) : offset]
 
 
 def _shifted(prefix: Prefix, first: int) -> Prefix:

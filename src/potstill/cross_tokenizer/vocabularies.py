@@ -26,18 +26,8 @@ REMEMBERED = 100_000
 NONE = np.zeros(0, dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class Straddled:
-    """Bytes of a token of the teacher's that are written, the first of them by a token of the student's that began
-    before it."""
-
-    text: bytes
-    last: int
-    """The student's last token, which ends with them."""
-
-
-Begun = tuple[int, ...] | Straddled
-"""What is written of a token of the teacher's: the student's tokens, where one begins with it."""
+Begun = tuple[int, ...] | bytes
+"""What is written of a token of the teacher's: the student's tokens; its bytes, where none of them begins with it."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +107,9 @@ class Vocabularies:
 
     def _extending(self, begun: Begun) -> Extensions:
         """The teacher's tokens that begin with what is written of one, and go on or end there."""
-        if isinstance(begun, Straddled):
-            further = self._further.get(begun.last, [])
-            found = [
-                (number, text[len(begun.text) :]) for text, number in self.teacher.spelled.beginning_with(begun.text)
-            ]
-            # Where the student's last token would have been a longer one, it would not end here.
-            apart = [(number, rest) for number, rest in found if not any(rest.startswith(more) for more in further)]
-            spelt = [(number, _spelled(self.student, rest)) for number, rest in apart if rest]
+        if isinstance(begun, bytes):
+            found = [(number, text[len(begun) :]) for text, number in self.teacher.spelled.beginning_with(begun)]
+            spelt = [(number, _spelled(self.student, rest)) for number, rest in found if rest]
             longer = [(number, ids[0]) for number, ids in spelt if ids]
             ending = [number for number, rest in found if not rest]
         else:
