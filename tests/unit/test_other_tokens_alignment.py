@@ -189,6 +189,16 @@ def told_of(rows: AlignedRows) -> Tensor:
     return torch.cat(found)
 
 
+def test_what_is_known_is_told_alike_where_the_rest_is_left_out() -> None:
+    both = vocabularies(LETTERS, WORDS)
+    pair = example(LETTERS, "?", "a hey yx heyy</s>"), example(WORDS, "!", "b hey yz heyy</s>")
+    packed = [pack([each], max_length=64, pad_id=0, packing=False) for each in pair]
+    rows = AlignedRows(both, *packed, frozenset())
+    kinds = rows.of("row").kinds
+    assert kinds[0] == UNKNOWN and {MIXED, PLAIN, UNKNOWN} == set(kinds[1:].tolist())
+    torch.testing.assert_close(told_of(rows.answered()), told_of(rows)[torch.from_numpy(kinds != UNKNOWN)])
+
+
 def test_a_text_with_the_space_that_sentencepiece_puts_before_it_is_the_same_text() -> None:
     pieces = characters(["▁", *"heyx"])
     # What one shows of it, the other learns.

@@ -172,9 +172,7 @@ def _all_spelled(tokens: TokenTexts, by: TokenTexts) -> list[tuple[int, ...]]:
 
 
 def _spelled(by: TokenTexts, text: bytes | None) -> tuple[int, ...]:
-    ids: tuple[int, ...] = by.spell(text) if text else ()
-    # A model can have fewer rows than its tokenizer has tokens.
-    return ids if all(number < len(by) for number in ids) else ()
+    return tuple(by.spell(text)) if text else ()
 
 
 def _inverted(values: Ids, size: int) -> list[Ids]:
