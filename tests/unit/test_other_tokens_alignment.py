@@ -100,6 +100,24 @@ def test_turns_that_one_side_has_not_are_left_out() -> None:
     assert places(aligned(SAME, teacher, student)) == [2, 3, 6, None, None]
 
 
+def test_a_turn_is_faced_once() -> None:
+    teacher = example(LETTERS, "?", "a</s>", "?", "b</s>")
+    student = example(LETTERS, "!", "a</s>", "!", "a</s>", "!", "b</s>")
+    assert places(aligned(SAME, teacher, student)) == [0, 1, None, None, 2, 3]
+
+
+def test_what_the_student_has_no_token_for_is_as_if_it_were_not() -> None:
+    """A special token of the teacher's, whatever mass it has."""
+    tokenizer = byte_pairs(["he", "hey"])
+    both = vocabularies(LETTERS, tokenizer)
+    logits = drawn_logits(4)
+    logits[:, LETTERS.convert_tokens_to_ids("<stop>")] = torch.tensor([-torch.inf, 3.0, 5.0, 7.0])
+    theirs, own = example(LETTERS, "?", " hey"), example(tokenizer, "!", " hey")
+    found = told_at(both, theirs, own, logits)
+    logits[:, LETTERS.convert_tokens_to_ids("<stop>")] = -torch.inf
+    torch.testing.assert_close(found, told_at(both, theirs, own, logits), rtol=1e-9, atol=0)
+
+
 def test_what_one_side_writes_together_with_the_template_is_unknown() -> None:
     """What the student would write in place of ` hey` begins with a space, and the teacher speaks of none."""
     found = aligned(BOTH, example(LETTERS, "?", "heyy</s>"), example(WORDS, "!", " heyy</s>"))
