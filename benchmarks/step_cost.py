@@ -149,7 +149,7 @@ def _rounds(bench: Bench, rows: EncodedRows) -> Iterator[tuple[float, float]]:
         assert logits is not None
         return logits.float()
 
-    def advance(amount: int) -> None:
+    def advance(amount: int = 1, note: str = "", *, earlier: bool = False) -> None:
         nonlocal bare, turn
         if not bare_first():
             bare += bench.timed(forward)

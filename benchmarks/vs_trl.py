@@ -38,6 +38,7 @@ from potstill.labels.low_rank import LowRank
 from potstill.labels.row_encoders import TokensOfRows
 from potstill.labels.top_k import TopK
 from potstill.losses import HardLabels, MixedLoss, SoftTargets
+from potstill.progress import unseen
 from potstill.recipe import OptimiserSettings
 from potstill.schedules import Constant
 from potstill.signals import Batch, Teacher
@@ -275,7 +276,7 @@ def label(setup: Setup, encoding: PositionEncoding, folder: Path) -> float:
 
         about = LabelSource(teacher="t", tokenizer="k", data="d", labels=(), max_length=1, precision="float32")
         folder.mkdir()
-        StoreWriter(folder, fitted, about).write([e.id for e in rows.examples], plan, 16, ask, lambda _: None)
+        StoreWriter(folder, fitted, about).write([e.id for e in rows.examples], plan, 16, ask, unseen)
     return time.perf_counter() - start
 
 

@@ -13,12 +13,15 @@ from rich.progress import Progress as RichBars
 
 @runtime_checkable
 class Advance(Protocol):
-    """Called with the number of units done since the last call, and optionally a word on how it goes."""
+    """Called with the number of units done since the last call, and optionally a word on how it goes.
 
-    def __call__(self, amount: int = 1, note: str = "") -> None: ...
+    What an `earlier` process did is none of the rate: what is left will take as long as it takes now.
+    """
+
+    def __call__(self, amount: int = 1, note: str = "", *, earlier: bool = False) -> None: ...
 
 
-def unseen(amount: int = 1, note: str = "") -> None:
+def unseen(amount: int = 1, note: str = "", *, earlier: bool = False) -> None:
     """An `Advance` that nobody watches."""
 
 
@@ -46,22 +49,23 @@ class PlainProgress(Progress):
     @contextmanager
     def task(self, description: str, total: int, unit: str) -> Iterator[Advance]:
         started = shown_at = time.monotonic()
-        done = 0
+        done = before = 0
 
-        def advance(amount: int = 1, note: str = "") -> None:
-            nonlocal done, shown_at
+        def advance(amount: int = 1, note: str = "", *, earlier: bool = False) -> None:
+            nonlocal done, before, shown_at
             done += amount
+            before += amount if earlier else 0
             now = time.monotonic()
             if now - shown_at >= self._between:
                 shown_at = now
-                rate = done / (now - started)
+                rate = (done - before) / (now - started)
                 left = f", {_clock((total - done) / rate)} left" if rate > 0 and total > done else ""
                 self.line(f"  {description}: {done}/{total} {unit}, {rate:,.1f}/s{left} {note}".rstrip())
 
         yield advance
         seconds = time.monotonic() - started
         if seconds >= 1:
-            self.line(f"  {description}: {done} {unit} in {_clock(seconds)}")
+            self.line(f"  {description}: {done - before} {unit} in {_clock(seconds)}")
 
 
 class TerminalProgress(Progress):
@@ -87,16 +91,22 @@ class TerminalProgress(Progress):
         started = time.monotonic()
         with RichBars(*columns, console=self._console, transient=True) as bars:
             bar = bars.add_task(description, total=total, rate="", note="")
+            before = 0
 
-            def advance(amount: int = 1, note: str = "") -> None:
+            def advance(amount: int = 1, note: str = "", *, earlier: bool = False) -> None:
+                nonlocal before
+                if earlier:
+                    before += amount
+                    bars.reset(bar, completed=int(bars.tasks[0].completed) + amount)
+                    return
                 bars.advance(bar, amount)
-                rate = bars.tasks[0].completed / max(1e-9, time.monotonic() - started)
+                rate = (bars.tasks[0].completed - before) / max(1e-9, time.monotonic() - started)
                 bars.update(bar, rate=f"{rate:,.1f} {unit}/s", note=note or bars.tasks[0].fields["note"])
 
             yield advance
         seconds = time.monotonic() - started
         if seconds >= 1:
-            self.line(f"  {description}: {total} {unit} in {_clock(seconds)}")
+            self.line(f"  {description}: {total - before} {unit} in {_clock(seconds)}")
 
 
 def for_console(*, quiet: bool) -> Progress:

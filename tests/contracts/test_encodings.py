@@ -27,6 +27,7 @@ from potstill.labels.writer import describe, repair
 from potstill.losses.chunked import logit_terms
 from potstill.losses.kernels import Kernels
 from potstill.losses.terms import SoftTerm
+from potstill.progress import unseen
 from potstill.signals import Batch
 from potstill.targets import Head, LogitTargets, Target
 from tests.contracts.reference import FAST
@@ -229,7 +230,7 @@ def write(folder: Path, encoding: Any, spoil: int | None = None) -> Codec:
 
     folder.mkdir(exist_ok=True)
     writer = StoreWriter(folder, Fitted(encoding, codec, VOCABULARY, GRID, errors), SOURCE)
-    writer.write(IDS, BATCHES, 2, ask, lambda _: None)
+    writer.write(IDS, BATCHES, 2, ask, unseen)
     return codec
 
 

@@ -14,6 +14,7 @@ from potstill.labels import Dense, LabelSource, LabelStore, StoredTeacher, Store
 from potstill.labels.store import damaged_shards, read_manifest
 from potstill.labels.verify import faults
 from potstill.labels.writer import describe, repair
+from potstill.progress import unseen
 from potstill.signals import IGNORE_INDEX, Batch
 
 CLASSES = ("ant", "bee", "cat")
@@ -43,7 +44,7 @@ class Teacher:
 def write(folder: Path, teacher: Teacher | None = None, encoding: Dense | None = None) -> str:
     folder.mkdir(exist_ok=True)
     writer = StoreWriter(folder, encoding or Dense(), SOURCE)
-    return writer.write(IDS, BATCHES, 2, teacher or Teacher(), lambda _: None).content_digest
+    return writer.write(IDS, BATCHES, 2, teacher or Teacher(), unseen).content_digest
 
 
 def read_all(folder: Path) -> np.ndarray:
@@ -264,7 +265,7 @@ def test_shards_of_another_plan_stay_and_only_the_rows_that_they_lack_are_asked_
 
     def go_on(teacher: Teacher) -> str:
         writer = StoreWriter(tmp_path / "store", Dense(), SOURCE)
-        return writer.write(IDS, smaller, 2, teacher, lambda _: None).content_digest
+        return writer.write(IDS, smaller, 2, teacher, unseen).content_digest
 
     killed, resumed = Teacher(4), Teacher()
     with pytest.raises(ConnectionError):
@@ -279,7 +280,7 @@ def test_shards_of_another_plan_stay_and_only_the_rows_that_they_lack_are_asked_
 def test_a_shard_of_rows_that_are_not_to_be_labelled_is_not_reused(store: Path) -> None:
     ids = [*IDS[:25], "another row"]
     teacher = Teacher()
-    StoreWriter(store, Dense(), SOURCE).write(ids, BATCHES, 2, teacher, lambda _: None)
+    StoreWriter(store, Dense(), SOURCE).write(ids, BATCHES, 2, teacher, unseen)
     assert teacher.asked == [tuple(BATCHES[6])]
     np.testing.assert_array_equal(LabelStore(store).logits(ids), LOGITS.numpy())
 
@@ -300,7 +301,7 @@ def test_the_content_digest_depends_on_values_and_not_on_layout(pristine: Path, 
     def laid_out(name: str, batches: list[list[int]], logits: Tensor) -> str:
         (tmp_path / name).mkdir()
         writer = StoreWriter(tmp_path / name, Dense(), SOURCE)
-        return writer.write(IDS, batches, 3, Teacher(logits=logits), lambda _: None).content_digest
+        return writer.write(IDS, batches, 3, Teacher(logits=logits), unseen).content_digest
 
     assert laid_out("other", [list(range(25, 12, -1)), list(range(13))], LOGITS) == digest
     changed = LOGITS.clone()
@@ -311,7 +312,7 @@ def test_the_content_digest_depends_on_values_and_not_on_layout(pristine: Path, 
 def test_duplicate_ids_are_refused_before_the_teacher_is_asked(tmp_path: Path) -> None:
     teacher = Teacher()
     with pytest.raises(LabelStoreError, match="duplicate ids"):
-        StoreWriter(tmp_path, Dense(), SOURCE).write(["a", "b", "a"], [[0, 1, 2]], 1, teacher, lambda _: None)
+        StoreWriter(tmp_path, Dense(), SOURCE).write(["a", "b", "a"], [[0, 1, 2]], 1, teacher, unseen)
     assert teacher.asked == [] and list(tmp_path.iterdir()) == []
 
 

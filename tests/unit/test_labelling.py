@@ -150,12 +150,16 @@ def test_rows_are_asked_about_once_and_the_batches_follow_from_their_lengths(tmp
 
     with pytest.raises(KeyboardInterrupt):
         labelled(tmp_path, texts(), forward, WholeRows(Dense()))
-    advanced: list[int] = []
-    done = labelled(tmp_path, texts(), forward, WholeRows(Dense()), advance=advanced.append)
+    advanced: list[tuple[int, bool]] = []
+
+    def advance(amount: int = 1, note: str = "", *, earlier: bool = False) -> None:
+        advanced.append((amount, earlier))
+
+    done = labelled(tmp_path, texts(), forward, WholeRows(Dense()), advance=advance)
     by_length = [("row-1", "row-6"), ("row-3", "row-5"), ("row-0", "row-4"), ("row-2",)]
     assert seen == [*by_length[:3], *by_length[2:]]
     assert done.rows_asked == 3 and done.manifest.rows == 7
-    assert advanced == [4, 2, 1]
+    assert advanced == [(4, True), (2, False), (1, False)]
 
 
 @pytest.mark.parametrize("writers", [2, 3])

@@ -80,6 +80,10 @@ def places(found: Aligned) -> list[int | None]:
         # Both were cut, each in another place.
         ("a b", "a by</s>", [0, 1, 2, None, None]),
         ("a by</s>", "a b", [0, 1, 2]),
+        # And written otherwise before.
+        ("a, by", "a; by", [0, None, 2, 3, 4]),
+        # Behind special tokens of two roles, nothing faces each other.
+        ("a</s>by</s>", "a<stop>by</s>", [0, None, None, None, None]),
         ("</s>", "</s>", [0]),
     ],
 )

@@ -13,6 +13,7 @@ from potstill.labels import LabelSource, LabelStore, States, StoredFeatures, Sto
 from potstill.labels.positions import Column, arrow_schema, from_records, to_records
 from potstill.labels.store import batch_checksum, read_manifest
 from potstill.labels.writer import describe
+from potstill.progress import unseen
 from potstill.run_dir import file_digest
 from potstill.signals import Batch, Read, Signal, Signals, Teacher
 from potstill.teachers import CompositeTeacher
@@ -41,7 +42,7 @@ def write(folder: Path, *, spoilt: float | None = None, asked: list[int] | None 
         return [LENGTHS[row] for row in indices], encoding.encode(features)
 
     ids = [f"row-{row}" for row in range(3)]
-    StoreWriter(folder, encoding, SOURCE).write(ids, [[0, 1], [2]], 1, ask, lambda _: None)
+    StoreWriter(folder, encoding, SOURCE).write(ids, [[0, 1], [2]], 1, ask, unseen)
 
 
 def test_states_are_found_by_id_whatever_the_order(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from potstill.labels.row_encoders import RowEncoder
 from potstill.labels.store import CODEC, FITTED, MANIFEST, LabelSource, Manifest
 from potstill.labels.writer import Fitted, StoreEncoding, StoreWriter, stored_positions
 from potstill.measure.laps import Laps
+from potstill.progress import Advance
 from potstill.records import LabelRecord
 from potstill.run_dir import file_digest
 from potstill.signals import Batch
@@ -47,7 +48,7 @@ def label_rows(
     *,
     batch_size: int,
     batches_per_shard: int,
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> Labelled:
     """Store the labels of all rows, of which those in whole shards are not asked about again.
 

@@ -46,6 +46,7 @@ from potstill.labels.store import (
     damaged_shards,
     read_manifest,
 )
+from potstill.progress import Advance
 from potstill.records import LabelFidelity, LabelRecord
 from potstill.run_dir import RESULT, atomic_file, file_digest, read_record, write_text
 
@@ -97,7 +98,7 @@ class StoreWriter:
         batches: Sequence[Sequence[int]],
         batches_per_shard: int,
         ask: Ask,
-        advance: Callable[[int], None],
+        advance: Advance,
     ) -> Manifest:
         """Ask the teacher for every row that no whole shard holds yet, and complete the store.
 
@@ -109,7 +110,7 @@ class StoreWriter:
             LabelStoreError: a duplicate id or a non-finite logit; what was written before stays.
         """
         plan = self.plan(ids, batches, batches_per_shard)
-        advance(plan.rows_held)
+        advance(plan.rows_held, earlier=True)
         written = self.write_shards(plan.missing, ids, ask, advance)
         return self.complete([*plan.whole, *written])
 
@@ -161,9 +162,7 @@ class StoreWriter:
         rows = [index.find(identity) for batch in batches for identity in batch]
         return None if None in rows else [row for row in rows if row is not None]
 
-    def write_shard(
-        self, shard: PlannedShard, ids: Sequence[str], ask: Ask, advance: Callable[[int], None]
-    ) -> ShardEntry:
+    def write_shard(self, shard: PlannedShard, ids: Sequence[str], ask: Ask, advance: Advance) -> ShardEntry:
         """Ask the teacher for the rows of a shard and write it, whole or not at all.
 
         Raises:
@@ -172,7 +171,7 @@ class StoreWriter:
         return self.write_shards([shard], ids, ask, advance)[0]
 
     def write_shards(
-        self, shards: Sequence[PlannedShard], ids: Sequence[str], ask: Ask, advance: Callable[[int], None]
+        self, shards: Sequence[PlannedShard], ids: Sequence[str], ask: Ask, advance: Advance
     ) -> list[ShardEntry]:
         """Ask the teacher for the rows of these shards, one after the other, and write each whole or not at all.
 

@@ -203,7 +203,7 @@ def _write(
     started, drawn = time.monotonic(), 0
     found, taken = _finished(done, {request.id for request in asked.open})
     with run.progress.task(RESPONSES, len(asked.open), "responses") as advance:
-        advance(len(found))
+        advance(len(found), earlier=True)
         # Under an unchanged plan the free numbers are those of the batches that are missing.
         free = (number for number in count() if number not in taken)
         for room, batch in _batches(asked.open, settings.batch_size):

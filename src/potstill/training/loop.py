@@ -121,7 +121,7 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
         job = replace(job, batches=stack.enter_context(batches_of(job, engine)))
         how = {"keep": settings.keep_checkpoints, "begun": done.step}
         saved = stack.enter_context(saving(checkpoints, module, optimiser, engine, **how))
-        advance(done.step)
+        advance(done.step, earlier=True)
         while done.step < job.total_steps and not done.stopped_early:
             line = _step(job, module, optimiser, done.step, engine)
             done = replace(done, step=done.step + 1)
