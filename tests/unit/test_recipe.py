@@ -105,6 +105,16 @@ def test_a_mistake_is_named_with_its_line_and_remedy(load: Any, more: str, messa
     assert "recipe.yaml" in str(caught.value)
 
 
+@pytest.mark.parametrize("override", ["teacher.dtype=float64", "label.precision=float64", "train.precision=half"])
+def test_one_mistake_is_one_problem(load: Any, override: str) -> None:
+    key, _, found = override.partition("=")
+    with pytest.raises(RecipeError) as caught:
+        load(BASE, override)
+    told = str(caught.value).splitlines()
+    assert len(told) == 2 and told[0].endswith("recipe.yaml: 1 problem(s)")
+    assert f"{key}: Input should be 'auto', " in told[1] and told[1].endswith(f"float16', found '{found}'")
+
+
 KINDS = ("soft_targets", "hard_labels", "hidden_states", "embeddings", "cosine", "attention", "relations")
 
 

@@ -45,8 +45,8 @@ def recipe_of(values: dict[str, Any], source: str, document: CommentedMap | None
         return Recipe.model_validate(values)
     except ValidationError as error:
         lines = CommentedMap() if document is None else document
-        problems = [_explain(problem, values, lines) for problem in _causes(error.errors())]
-        raise RecipeError("\n".join([f"{source}: {len(problems)} problem(s)", *dict.fromkeys(problems)])) from None
+        problems = dict.fromkeys(_explain(problem, values, lines) for problem in _causes(error.errors()))
+        raise RecipeError("\n".join([f"{source}: {len(problems)} problem(s)", *problems])) from None
 
 
 def _causes(found: Sequence[Any]) -> list[Any]:

@@ -25,7 +25,7 @@ class PretrainedTeacher(OneTeacher):
     """What the classes of the teacher's head are called in the data, such as {LABEL_0: neg, LABEL_1: pos}. One that is
     not named here has the same name in both."""
 
-    dtype: Literal["auto"] | WeightsType = "auto"
+    dtype: Literal["auto", WeightsType] = "auto"
     """The type of the weights while the teacher answers. auto: as they are stored, where the device computes in it and
     label.precision asks for no other. What is computed of its last hidden states, and every loss, is in float32."""
 
