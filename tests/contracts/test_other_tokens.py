@@ -2,17 +2,18 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from potstill.cross_tokenizer import AlignedRows, RetellingTeacher
 from potstill.cross_tokenizer.places import MIXED, PLAIN, UNKNOWN
-from potstill.cross_tokenizer.retold import RetoldTarget
+from potstill.cross_tokenizer.retold import RetoldTarget, _Barred
 from potstill.losses.chunked import chunked_loss
 from potstill.losses.kernels import Kernels
 from potstill.losses.terms import SoftTerm
-from potstill.targets import Head, plain_log_sum_exp
+from potstill.targets import LEAST_LOG_MASS, Head, plain_log_sum_exp
 from tests.contracts.device_cases import agree
 from tests.contracts.reference import DIVERGENCES, naive_scale
 from tests.two_vocabularies import AtRandom, Pair, byte_pairs, random_pair
@@ -209,6 +210,20 @@ def test_plain_tokens_are_told_the_masses_of_groups(case: str) -> None:
             assert float(told[row, own].sum()) == pytest.approx(float(p[theirs].sum()), abs=1e-12)
             shares = torch.softmax(logits[row], 0)[own]
             torch.testing.assert_close(told[row, own] / told[row, own].sum(), shares / shares.sum())
+
+
+def test_of_a_group_that_is_ruled_out_nothing_is_left() -> None:
+    """Though its tokens are summed in two orders, in float32."""
+    target, *_ = at_random(WHOLE["words, longer for the teacher"])
+    groups = target.vocabularies.group_of_teacher
+    most = int(np.bincount(groups[groups >= 0]).argmax())
+    tokens = np.flatnonzero(groups == most)
+    assert len(tokens) > 2
+    log_p = torch.log_softmax(drawn(500, len(groups), 4).float(), dim=1)
+    barred = _Barred(np.arange(500), (tokens,) * 500)
+    left = target._without(barred, log_p, target._groups_of(log_p))
+    assert (left[:, most] == LEAST_LOG_MASS).all()
+    torch.testing.assert_close(left.exp().sum(dim=1), torch.ones(500), rtol=1e-5, atol=0)
 
 
 def test_chunks_change_nothing() -> None:
