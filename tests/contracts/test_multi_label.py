@@ -13,6 +13,7 @@ from torch import Tensor
 from potstill.data.rows import Row
 from potstill.labels import Dense, LabelSource, LabelStore, StoredTeacher, StoreWriter
 from potstill.losses import HardLabels, MixedLoss, SoftTargets
+from potstill.progress import unseen
 from potstill.schedules import Constant
 from potstill.signals import IGNORE_INDEX, Batch, Signals
 from potstill.tasks.heads import start_at_shares
@@ -155,7 +156,7 @@ def test_stored_labels_are_one_number_each_and_teach_as_the_model_does(tmp_path:
         [[1, 3], [0, 2]],
         1,
         lambda rows: PROBLEM.outputs(PROBLEM.signals(outputs[rows])),
-        lambda rows: None,
+        unseen,
     )
     store = LabelStore(tmp_path)
     assert store.logits(LABELLED.ids).shape == (ROWS, LABELS)

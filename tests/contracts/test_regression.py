@@ -17,6 +17,7 @@ from potstill.data.rows import Row
 from potstill.errors import DataError, ModelError
 from potstill.labels import Dense, LabelSource, LabelStore, StoredTeacher, StoreWriter
 from potstill.losses import HardLabels, MixedLoss, SoftTargets
+from potstill.progress import unseen
 from potstill.recipe import Recipe
 from potstill.schedules import Constant
 from potstill.signals import Batch, Signals
@@ -168,7 +169,7 @@ def test_a_stored_teacher_and_one_that_is_asked_are_the_same_in_standard_units(t
     rows, teacher = encoded(7, 2), FrozenTeacher(number_model(4), torch.device("cpu"), TASK.ask)
     source = LabelSource(teacher="t", tokenizer="k", data="d", labels=("value",), max_length=8, precision="x")
     StoreWriter(tmp_path, Dense(), source).write(
-        rows.ids, [list(range(7))], 1, lambda batch: PROBLEM.outputs(teacher(rows.collate(batch))), lambda rows: None
+        rows.ids, [list(range(7))], 1, lambda batch: PROBLEM.outputs(teacher(rows.collate(batch))), unseen
     )
     stored = StoredTeacher(LabelStore(tmp_path), torch.device("cpu"), PROBLEM.signals)
     batch = rows.collate(range(7))

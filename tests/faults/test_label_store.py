@@ -359,21 +359,21 @@ def test_labels_of_something_else_are_refused(pristine: Path, change: dict[str, 
 def test_ids_of_any_text_are_kept(tmp_path: Path) -> None:
     ids = ["../x", "a\0b", "\u2028", "é\U0001f600", "", "=1+1"]
     logits = torch.arange(18.0).reshape(6, 3)
-    StoreWriter(tmp_path, Dense(), SOURCE).write(ids, [[0, 1, 2, 3, 4, 5]], 1, Teacher(logits=logits), print_none)
+    StoreWriter(tmp_path, Dense(), SOURCE).write(ids, [[0, 1, 2, 3, 4, 5]], 1, Teacher(logits=logits), unseen)
     np.testing.assert_array_equal(LabelStore(tmp_path).logits(ids[::-1]), logits.flip(0).numpy())
 
 
-def print_none(_: int) -> None:
-    pass
-
-
 def test_progress_counts_every_row_once(tmp_path: Path) -> None:
-    heard: list[int] = []
-    StoreWriter(tmp_path, Dense(), SOURCE).write(IDS, BATCHES, 2, Teacher(), heard.append)
-    assert sum(heard) == len(IDS)
-    heard.clear()
-    StoreWriter(tmp_path, Dense(), SOURCE).write(IDS, BATCHES, 2, Teacher(), heard.append)
-    assert sum(heard) == len(IDS)
+    heard: dict[bool, int] = {False: 0, True: 0}
+
+    def advance(amount: int = 1, note: str = "", *, earlier: bool = False) -> None:
+        heard[earlier] += amount
+
+    StoreWriter(tmp_path, Dense(), SOURCE).write(IDS, BATCHES, 2, Teacher(), advance)
+    assert heard == {False: len(IDS), True: 0}
+    heard[False] = 0
+    StoreWriter(tmp_path, Dense(), SOURCE).write(IDS, BATCHES, 2, Teacher(), advance)
+    assert heard == {False: 0, True: len(IDS)}
 
 
 def test_a_description_tells_rows_classes_and_source(pristine: Path) -> None:

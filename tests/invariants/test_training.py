@@ -17,7 +17,7 @@ from potstill.data.encoded import BatchSource, EncodedRows
 from potstill.errors import CheckpointError, Stopped, TrainingError
 from potstill.labels import Dense, LabelSource, LabelStore, StoredTeacher, StoreWriter
 from potstill.losses import HardLabels, MixedLoss, SoftTargets
-from potstill.progress import Progress
+from potstill.progress import Progress, unseen
 from potstill.recipe import OptimiserSettings
 from potstill.recipe.stage_settings import Precision
 from potstill.run_dir import file_digest
@@ -144,7 +144,7 @@ def test_stored_labels_train_as_the_online_teacher_does(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     batches = [list(range(start, min(37, start + 5))) for start in range(0, 37, 5)]
     StoreWriter(tmp_path / "store", Dense(), source).write(
-        rows.ids, batches, 2, lambda batch: teacher(rows.collate(batch)).logits.clone(), lambda rows: None
+        rows.ids, batches, 2, lambda batch: teacher(rows.collate(batch)).logits.clone(), unseen
     )
     stored = StoredTeacher(LabelStore(tmp_path / "store"), CPU)
     fit(job(teacher=stored), tmp_path / "stored", OneProcess(CPU), Progress())

@@ -13,7 +13,7 @@ import torch
 from potstill.errors import LabelStoreError
 from potstill.labels import Dense, LabelSource, LabelStore, StoredTeacher, StoreWriter
 from potstill.labels.reader import _Ready
-from potstill.progress import Progress
+from potstill.progress import Progress, unseen
 from potstill.signals import Batch, PreparedTeacher
 from potstill.tasks.text_classification import ask_for_logits
 from potstill.teachers import CompositeTeacher, FrozenTeacher
@@ -57,7 +57,7 @@ def stored(tmp_path: Path) -> Path:
     folder.mkdir()
     batches = [list(range(start, min(37, start + 5))) for start in range(0, 37, 5)]
     StoreWriter(folder, Dense(), SOURCE).write(
-        rows.ids, batches, 2, lambda batch: teacher(rows.collate(batch)).logits.clone(), lambda rows: None
+        rows.ids, batches, 2, lambda batch: teacher(rows.collate(batch)).logits.clone(), unseen
     )
     return folder
 
@@ -109,7 +109,7 @@ def test_a_row_without_labels_is_an_error_of_the_step_that_needs_it(tmp_path: Pa
     rows = encoded(37, 1)
     (tmp_path / "store").mkdir()
     StoreWriter(tmp_path / "store", Dense(), SOURCE).write(
-        rows.ids[:30], [list(range(30))], 1, lambda batch: torch.zeros(len(batch), 5), lambda rows: None
+        rows.ids[:30], [list(range(30))], 1, lambda batch: torch.zeros(len(batch), 5), unseen
     )
     before = threading.active_count()
     with pytest.raises(LabelStoreError, match="no label for id"):
