@@ -23,7 +23,7 @@ from potstill.stages.plan import plan
 from potstill.stages.rendering import DATE, at_one_date
 from potstill.stages.report import environment, report
 from potstill.stages.rounds import generations
-from potstill.stages.settled_types import in_settled_types
+from potstill.stages.settled_types import in_settled_types, settle_types
 from potstill.stages.train import train_baseline, train_student
 from potstill.training.engine import Engine, start_engine
 
@@ -35,11 +35,12 @@ def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[
     run.progress.line("reading data")
     inputs = read_inputs(recipe, base, run.progress)
     recipe = with_shared_tokens(recipe, inputs.own)
-    # What depends on the day or the machine is that of the beginning from here on.
-    inputs = in_settled_types(recipe, inputs, run.settled)
+    inputs = in_settled_types(recipe, inputs, run.known)
+    # What a chat template writes of today is that of the plan from here on.
     recipe = at_one_date(recipe, inputs, partial(run.settled, DATE))
     yield "plan", (planned := plan(run, recipe, inputs))
     yield "adapt", (teacher := adapt(run, recipe, inputs, engine))
+    settle_types(recipe, inputs, run.settled)
     # The rows to learn from here on are those that the teacher wrote, where it does.
     inputs, responses = generate(run, recipe, inputs, teacher, engine)
     labels = label(run, recipe, inputs, teacher, engine)

@@ -138,13 +138,19 @@ class RunDir:
         self.seconds[name] = made.seconds
         return made
 
+    def known(self, name: str) -> str | None:
+        """The text that the run has settled on under this name; None where it has not."""
+        path = self.path(name)
+        return path.read_text(encoding="utf-8").strip() if path.exists() else None
+
     def settled(self, name: str, value: str) -> str:
         """The text that the run has under this name: `value`, where it had none; the same in all processes."""
-        path = self.path(name)
-        if self._processes.is_main and not path.exists():
-            write_text(path, value + "\n")
+        if self._processes.is_main and self.known(name) is None:
+            write_text(self.path(name), value + "\n")
         self._processes.barrier()
-        return path.read_text(encoding="utf-8").strip()
+        found = self.known(name)
+        assert found is not None, f"{name}: the main process wrote nothing"
+        return found
 
     def has_begun(
         self, name: str, inputs: Mapping[str, Any], *, last_bits: Collection[str], auto: Mapping[str, str] | None

@@ -24,7 +24,7 @@ def half(chat_project: Path, chat_teacher_folder: Path) -> Path:
 
 
 def labelled(
-    project: Path, monkeypatch: pytest.MonkeyPatch, *changes: str, able: bool
+    project: Path, monkeypatch: pytest.MonkeyPatch, *changes: str, able: bool, until: str = "label"
 ) -> tuple[set[str], dict[str, dict[str, str]]]:
     """What worked when the project's run is taken to its labels on a machine that is able to compute in half precision,
     or not; and what the plan says of the teachers' weights."""
@@ -33,7 +33,7 @@ def labelled(
     lines: list[str] = []
     progress = Progress()
     monkeypatch.setattr(progress, "line", lines.append)
-    records = run_recipe(recipe, project, project / "run", progress, until="label")
+    records = run_recipe(recipe, project, project / "run", progress, until=until)
     worked = {line.removesuffix(": started") for line in lines if line.endswith(": started")}
     return worked, records["plan"].model_dump(mode="json")["weights"]
 
@@ -47,11 +47,21 @@ def test_nothing_is_labelled_anew_on_another_machine(half: Path, monkeypatch: py
     # A plan that is made there for another reason says it as well, and why.
     worked, weights = labelled(half, monkeypatch, "train.epochs=3", able=not able)
     assert worked == {"plan"} and weights["teacher"]["answers"] == ("bfloat16" if able else "float32")
-    assert weights["teacher"]["why"].startswith("as where this run began; here it would be ")
+    assert weights["teacher"]["why"].startswith("as where it was asked first; here it would be ")
     # What the recipe says goes before it.
     other = "float32" if able else "bfloat16"
     worked, weights = labelled(half, monkeypatch, f"teacher.dtype={other}", able=able)
     assert "label/teacher/logits" in worked and weights["teacher"]["answers"] == other
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_run_may_be_planned_elsewhere(half: Path, monkeypatch: pytest.MonkeyPatch, able: bool) -> None:
+    """As on a machine without the accelerator that it is for."""
+    worked, _ = labelled(half, monkeypatch, able=not able, until="adapt")
+    assert worked == {"plan", "adapt"}
+    worked, weights = labelled(half, monkeypatch, able=able)
+    assert {"plan", "label/teacher/logits"} <= worked and "adapt" not in worked
+    assert weights["teacher"]["answers"] == ("bfloat16" if able else "float32")
 
 
 def test_each_teacher_has_a_type_of_its_own(
