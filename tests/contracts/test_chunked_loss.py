@@ -333,6 +333,20 @@ def test_under_autocast_products_are_bfloat16_and_sums_float32() -> None:
         torch.testing.assert_close(near, far, rtol=0.05, atol=0.03)
 
 
+def test_the_gradient_of_a_head_in_half_precision_is_summed_in_float32() -> None:
+    """In its own type, a sum that is 256 times as large as what comes to it stays as it is."""
+    hidden = torch.ones(2000, 2, dtype=torch.bfloat16)
+    labels = torch.zeros(2000, dtype=torch.int64)
+
+    def by_weight(dtype: torch.dtype) -> Tensor:
+        weight = torch.zeros(4, 2, dtype=dtype, requires_grad=True)
+        loss = chunked_loss(hidden.to(dtype), Head(weight), labels, None, (HARD,), kernels=PLAIN, rows_at_once=1)
+        (found,) = torch.autograd.grad(loss.total, weight)
+        return found
+
+    torch.testing.assert_close(by_weight(torch.bfloat16).double(), by_weight(torch.float64), rtol=0.01, atol=0)
+
+
 @FEW
 @given(problem=problems(), seed=st.integers(0, 99))
 def test_masked_positions_never_reach_the_core(problem: Setting, seed: int) -> None:

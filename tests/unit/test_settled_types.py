@@ -76,6 +76,16 @@ def test_each_teacher_has_a_type_of_its_own(
     assert {name: each["answers"] for name, each in weights.items()} == {"one": "bfloat16", "two": "float32"}
 
 
+def test_all_of_an_ensemble_are_asked_alike_on_another_machine(
+    half: Path, chat_teacher_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_type(chat_teacher_folder, half / "sixteen", torch.float16)
+    mixed = "teacher={kind: mixture, of: {one: {model: half}, two: {model: sixteen}}}"
+    _, weights = labelled(half, monkeypatch, mixed, able=True)
+    assert {name: each["answers"] for name, each in weights.items()} == {"one": "bfloat16", "two": "float16"}
+    assert labelled(half, monkeypatch, mixed, able=False) == (set(), weights)
+
+
 def test_what_is_no_type_is_refused(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labelled(half, monkeypatch, able=True)
     (settled,) = (half / "run").glob("teacher_type_*.txt")
