@@ -105,14 +105,29 @@ def test_a_mistake_is_named_with_its_line_and_remedy(load: Any, more: str, messa
     assert "recipe.yaml" in str(caught.value)
 
 
-@pytest.mark.parametrize("override", ["teacher.dtype=float64", "label.precision=float64", "train.precision=half"])
-def test_one_mistake_is_one_problem(load: Any, override: str) -> None:
-    key, _, found = override.partition("=")
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("teacher.dtype=float64", "Input should be 'auto', 'float32', 'bfloat16' or 'float16', found 'float64'"),
+        ("label.precision=float64", "Input should be 'auto', 'float32' or 'bfloat16', found 'float64'"),
+        ("student.layers=0", "Input should be greater than or equal to 1, or a valid string, found 0"),
+        ("data.validation=2", "Input should be a valid string, or less than 0.5, found 2"),
+    ],
+)
+def test_one_mistake_is_one_problem(load: Any, override: str, told: str) -> None:
+    """Also where a value may have several forms, of which it has none."""
     with pytest.raises(RecipeError) as caught:
         load(BASE, override)
-    told = str(caught.value).splitlines()
-    assert len(told) == 2 and told[0].endswith("recipe.yaml: 1 problem(s)")
-    assert f"{key}: Input should be 'auto', " in told[1] and told[1].endswith(f"float16', found '{found}'")
+    first, *problems = str(caught.value).splitlines()
+    assert first.endswith("recipe.yaml: 1 problem(s)")
+    [problem] = problems
+    assert problem.endswith(f" {override.partition('=')[0]}: {told}")
+
+
+def test_two_mistakes_are_two_problems(load: Any) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(BASE, "student.layers=0", "student.width=0", "train.epochs=-1")
+    assert "3 problem(s)" in str(caught.value) and len(str(caught.value).splitlines()) == 4
 
 
 KINDS = ("soft_targets", "hard_labels", "hidden_states", "embeddings", "cosine", "attention", "relations")

@@ -17,6 +17,8 @@ from ruamel.yaml.nodes import MappingNode, SequenceNode
 from potstill.errors import RecipeError
 from potstill.recipe import Recipe
 
+EXPECTED, FOUND = "Input should be ", ", found "
+"""How a message of a wrong value begins, and what comes before that value."""
 MAX_BYTES = 1_000_000
 MAX_NODES = 10_000
 """Nodes after aliases are followed: a few hundred bytes of YAML can expand to gigabytes."""
@@ -45,7 +47,7 @@ def recipe_of(values: dict[str, Any], source: str, document: CommentedMap | None
         return Recipe.model_validate(values)
     except ValidationError as error:
         lines = CommentedMap() if document is None else document
-        problems = dict.fromkeys(_explain(problem, values, lines) for problem in _causes(error.errors()))
+        problems = _merged(_explain(problem, values, lines) for problem in _causes(error.errors()))
         raise RecipeError("\n".join([f"{source}: {len(problems)} problem(s)", *problems])) from None
 
 
@@ -58,6 +60,22 @@ def _causes(found: Sequence[Any]) -> list[Any]:
         return problem["type"] == "too_short" and any(inside)
 
     return [problem for problem, place in zip(found, places, strict=True) if not follows(problem, place)]
+
+
+def _merged(explained: Iterator[tuple[str, str, str]]) -> list[str]:
+    """A line for each place and what was found there: a value that may be of several forms is one problem, and not one
+    for each form that it has not."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for number, (place, message, shown) in enumerate(explained):
+        # Of what has no value to show, two messages are two problems.
+        messages = found.setdefault((place, shown or f"problem {number}"), [])
+        if message not in messages:
+            messages.append(message)
+    lines = []
+    for (place, shown), (first, *others) in found.items():
+        whole = ", or ".join([first, *(each.removeprefix(EXPECTED) for each in others)])
+        lines.append(f"  {place}{whole}{shown if shown.startswith(FOUND) else ''}")
+    return list(dict.fromkeys(lines))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -203,19 +221,19 @@ def _child(target: Any, part: str, override: str) -> Any:
     return target[part]
 
 
-def _explain(problem: ErrorDetails, values: dict[str, Any], document: CommentedMap) -> str:
-    """One line: where, what, and what was expected."""
+def _explain(problem: ErrorDetails, values: dict[str, Any], document: CommentedMap) -> tuple[str, str, str]:
+    """Where, what was expected, and what was found; the last is empty where it cannot be shown in a line."""
     path = tuple(_keys_only(problem["loc"], values))
     name = _dotted(path)
     line = _line(path, document)
     where = f"line {line}: " if line else ""
     kind = problem["type"]
     if kind == "extra_forbidden":
-        return f"  {where}{name}: unknown{_hint(path, values, document)}"
+        return f"{where}{name}: ", f"unknown{_hint(path, values, document)}", ""
     if kind == "missing":
-        return f"  {where}{name}: missing."
+        return f"{where}{name}: ", "missing.", ""
     given = problem.get("input")
-    shown = f", found {given!r}" if isinstance(given, str | int | float) and not isinstance(given, bool) else ""
+    shown = f"{FOUND}{given!r}" if isinstance(given, str | int | float) and not isinstance(given, bool) else ""
     message = problem["msg"].removeprefix("Value error, ")
     if kind == "union_tag_invalid" and "ctx" in problem:
         tag = str(problem["ctx"].get("tag"))
@@ -226,7 +244,7 @@ def _explain(problem: ErrorDetails, values: dict[str, Any], document: CommentedM
         shown = ""
     if kind == "union_tag_not_found":
         message, shown = "needs a kind.", ""
-    return f"  {where}{name + ': ' if name else ''}{message}{shown}"
+    return f"{where}{name + ': ' if name else ''}", message, shown
 
 
 def _hint(path: Sequence[str | int], values: Any, document: CommentedMap) -> str:
