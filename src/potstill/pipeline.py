@@ -53,7 +53,8 @@ def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[
     yield "train", student
     yield "evaluate", (measured := evaluate(run, recipe, inputs, teacher, student, baseline, earlier, came, engine))
     yield "gate", (verdict := gate(run, recipe, measured))
-    yield "export", (exported := export(run, recipe, inputs, student, verdict, engine))
+    exported = export(run, recipe, inputs, planned, teacher, student, baseline, measured, verdict, engine)
+    yield "export", exported
     finished = FinishedRun(planned, teacher, labels, student, baseline, measured, verdict, exported, responses, earlier)
     yield "report", report(run, recipe, finished)
 

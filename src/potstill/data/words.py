@@ -6,30 +6,17 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from potstill.data.ids import Index, Keys
 from potstill.data.rows import OWN_ID
+from potstill.data.windows import Numbers, Window, windows_in
 from potstill.errors import DataError
 from potstill.models import Part
 from potstill.signals import IGNORE_INDEX, Batch
 
-Numbers = npt.NDArray[np.int64]
 ENCODE_CHUNK = 256
-
-
-@dataclass(frozen=True)
-class Window:
-    """A part of a document as the model reads it."""
-
-    tokens: npt.NDArray[np.int32]
-    """With the tokens that begin and end every text."""
-    places: Numbers
-    """Where the first pieces of the words stand that are answered here."""
-    words: Numbers
-    """The numbers of these words in the document."""
 
 
 def load_word_tokenizer(location: str, **where: Any) -> PreTrainedTokenizerBase:
@@ -68,31 +55,7 @@ def windows_of(
         for encoding, document in zip(encoded.encodings, encoded["overflow_to_sample_mapping"], strict=True):
             parts[document].append(encoding)
         for encodings in parts:
-            yield _windows(encodings, step, overlap)
-
-
-def _windows(encodings: Sequence[Any], step: int, overlap: int) -> list[Window]:
-    """The windows of one document, the n-th of which begins at piece n * step."""
-    found: list[Window] = []
-    before: int | None = None  # the word that the piece before this window is of
-    for number, encoding in enumerate(encodings):
-        word_of = [
-            word for word, special in zip(encoding.word_ids, encoding.special_tokens_mask, strict=True) if not special
-        ]
-        offset = next((place for place, special in enumerate(encoding.special_tokens_mask) if not special), 0)
-        first = [word != (before if place == 0 else word_of[place - 1]) for place, word in enumerate(word_of)]
-        low = 0 if number == 0 else overlap // 2
-        high = len(word_of) if number == len(encodings) - 1 else step + overlap // 2
-        places = [place for place in range(low, min(high, len(word_of))) if first[place]]
-        found.append(
-            Window(
-                tokens=np.asarray(encoding.ids, dtype=np.int32),
-                places=np.array([offset + place for place in places], dtype=np.int64),
-                words=np.array([word_of[place] for place in places], dtype=np.int64),
-            )
-        )
-        before = word_of[step - 1] if len(word_of) >= step else None
-    return found
+            yield windows_in(encodings, step, overlap)
 
 
 @dataclass(frozen=True)

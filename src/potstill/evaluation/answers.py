@@ -83,6 +83,14 @@ class Judge:
     """What each model answers to the test rows."""
     judged: Callable[[Case, Any, Measured], Judged]
     """What these answers tell, once all metrics are computed of them."""
+    queries: Callable[[Case], Queries]
+    """By which speed is measured."""
+    more: Callable[[Case, Any], Mapping[str, Any]] = lambda case, answers: {}
+    """Fields of the `EvaluateRecord` that this kind alone has, and that are of the answers alone."""
+
+    def judged_again(self, case: Case, answers: Any) -> Judged:
+        """What answers tell of another form of a model that was judged: not what it must be better than."""
+        return Judged(answers, self.queries(case), more=self.more(case, answers))
 
 
 def estimate(values: Resampled) -> Estimate:

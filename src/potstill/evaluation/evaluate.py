@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from potstill.evaluation.answers import OVER_BASELINE, comparison, estimate, measured_by, pairs
+from potstill.evaluation.answers import OVER_BASELINE, Judged, comparison, estimate, measured_by, pairs
 from potstill.evaluation.case import Case
 from potstill.evaluation.costs import costs_of, measurement
 from potstill.evaluation.findings import findings
 from potstill.evaluation.judges import JUDGES
 from potstill.evaluation.metrics import Measured, Resampled, Unit, metric
 from potstill.measure import quality
-from potstill.records import AnswerKind, Comparison, EvaluateRecord, ModelEvaluation
+from potstill.records import Comparison, EvaluateRecord, ModelEvaluation
 from potstill.runtimes.predictor import Predictor, release_all
 
 
@@ -18,20 +18,27 @@ def evaluate_models(
     case: Case, predictors: Mapping[str, Predictor], device: str, *, answer_all: Sequence[str] = ()
 ) -> EvaluateRecord:
     """All models side by side. `answer_all` names the members of an ensemble of which each answers every row."""
-    task = case.recipe.task
-    kind: AnswerKind = task.answers
-    judge = JUDGES[kind]
+    judge = JUDGES[case.recipe.task.answers]
     answers = judge.answers_of(case, predictors)
-    measured = measured_by(answers, kind)
+    measured = measured_by(answers, case.recipe.task.answers)
     judged = judge.judged(case, answers, measured)
     # Speed is measured in other processes, which need the device to themselves.
     release_all(predictors.values())
     costs = costs_of(case, predictors, judged.queries, device)
-    models = {name: model_evaluation(name, measured, costs[name]) for name in predictors}
+    record = side_by_side(case, judged, measured, costs, device)
+    return record.model_copy(update={"findings": findings(record, answer_all)})
+
+
+def side_by_side(
+    case: Case, judged: Judged, measured: Measured, costs: Mapping[str, Mapping[str, Any]], device: str
+) -> EvaluateRecord:
+    """The record of the models that answered, in their order, without what it means."""
+    task, answers = case.recipe.task, judged.answers
+    models = {name: model_evaluation(name, measured, costs[name]) for name in answers.models}
     comparisons = [
-        comparison(answers, of, against, points(measured, of, against)) for of, against in pairs(list(predictors))
+        comparison(answers, of, against, points(measured, of, against)) for of, against in pairs(list(models))
     ]
-    agreement = {name: answers.agreement(name) for name in predictors if name != "teacher"}
+    agreement = {name: answers.agreement(name) for name in models if name != "teacher"}
     primary = task.primary_metric
     scores = measured[metric(primary).measured_as.name]
     record = EvaluateRecord(
@@ -51,8 +58,8 @@ def evaluate_models(
         **ratios(models, scores, next((each.points(primary) for each in comparisons if _paid(each)), None)),
         **judged.more,
     )
-    assert record.answers == kind, f"a record that is judged by {primary} is taken for {record.answers}"
-    return record.model_copy(update={"findings": findings(record, answer_all)})
+    assert record.answers == task.answers, f"a record that is judged by {primary} is taken for {record.answers}"
+    return record
 
 
 def _paid(each: Comparison) -> bool:

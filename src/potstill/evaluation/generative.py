@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,27 +93,38 @@ def judged(case: Case, answers: GenerativeAnswers, measured: Measured) -> Judged
     exact = measured.get("exact_match")
     return Judged(
         answers=answers,
-        queries=Queries(
-            "prompts",
-            timed_prompts(case, case.tokenizer),
-            {"new_tokens": new_tokens(case)},
-            one_by_one=True,
-            of_student=timed_prompts(case, case.own_tokenizer) if case.own_tokenizer else None,
-        ),
+        queries=queries_of(case),
         references=[
             *references.of_tokens(case, drawn, losses, answers.vocabulary),
             *(references.of_whole_responses(case, exact["teacher"], drawn.weights) if exact else []),
         ],
         generations=answers.generations,
-        more={
-            "test_tokens": len(drawn.row_of),
-            "tokens_without_answer": answers.without_answer,
-            "learnt_from": case.recipe.label.responses.kind,
-            "kl_gain_over_baseline": _gain(answers, "kl"),
-            "loss_gain_over_baseline": _gain(answers, "loss"),
-            "initial_kl_mean": float(answers.untrained.kl.mean()),
-            "kl_gain_over_start": estimate(drawn.means(answers.untrained.kl - tokens["student"].kl)),
-        },
+        more=more_of(case, answers),
+    )
+
+
+def more_of(case: Case, answers: GenerativeAnswers) -> dict[str, Any]:
+    """What only language models have."""
+    initial = answers.untrained.kl
+    return {
+        "test_tokens": len(answers.drawn.row_of),
+        "tokens_without_answer": answers.without_answer,
+        "learnt_from": case.recipe.label.responses.kind,
+        "kl_gain_over_baseline": _gain(answers, "kl"),
+        "loss_gain_over_baseline": _gain(answers, "loss"),
+        "initial_kl_mean": float(initial.mean()),
+        "kl_gain_over_start": estimate(answers.drawn.means(initial - answers.tokens["student"].kl)),
+    }
+
+
+def queries_of(case: Case) -> Queries:
+    """The prompts by which speed is measured."""
+    return Queries(
+        "prompts",
+        timed_prompts(case, case.tokenizer),
+        {"new_tokens": new_tokens(case)},
+        one_by_one=True,
+        of_student=timed_prompts(case, case.own_tokenizer) if case.own_tokenizer else None,
     )
 
 

@@ -125,7 +125,7 @@ def judged(case: Case, answers: TagAnswers, measured: Measured) -> Judged:
     truth = answers.true_entities
     return Judged(
         answers=answers,
-        queries=_documents(case),
+        queries=documents_of(case),
         references=references.of_tags(case, truth, measured["entity_f1"]["teacher"], answers.weights),
         classes=class_rows(*_kinds(answers)),
         disagreements=_disagreements(case, answers),
@@ -133,7 +133,7 @@ def judged(case: Case, answers: TagAnswers, measured: Measured) -> Judged:
     )
 
 
-def _documents(case: Case) -> Queries:
+def documents_of(case: Case) -> Queries:
     """The words of test documents, by which speed is measured."""
     task = case.recipe.task
     assert isinstance(task, TokenClassification)

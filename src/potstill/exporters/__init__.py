@@ -1,12 +1,18 @@
 """Exporters: from a passed student to what is shipped.
 
-An exporter writes an artefact, and says by which runtime it is judged, by how much its logits may differ from the
-student's (`tolerance`), and how large it is.
+An exporter writes an artefact's folder, and says by which runtime it is judged (`runtime`), by how much its outputs may
+differ from the student's where nothing is rounded on purpose (`tolerance`), and which libraries it needs (`libraries`).
 """
 
+from typing import Annotated
+
+from pydantic import Field
+
+from potstill.exporters.exporter import ExporterSettings, Source
+from potstill.exporters.onnx import Onnx
+from potstill.exporters.openvino import OpenVino
 from potstill.exporters.safetensors import Safetensors
 
-# One member so far; a union with `kind` as its discriminator when there are two.
-AnyExporter = Safetensors
+AnyExporter = Annotated[Safetensors | Onnx | OpenVino, Field(discriminator="kind")]
 
-__all__ = ["AnyExporter", "Safetensors"]
+__all__ = ["AnyExporter", "ExporterSettings", "Onnx", "OpenVino", "Safetensors", "Source"]

@@ -4,23 +4,44 @@ import shutil
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from potstill.measure.weights import saved_weights
-from potstill.run_dir import atomic_folder
-from potstill.settings import Settings
+from potstill.exporters.exporter import ExporterSettings, Source, versions_of
 
 
-class Safetensors(Settings):
-    """The folder that `from_pretrained` loads, in the precision of training."""
+class Safetensors(ExporterSettings):
+    """The folder that `from_pretrained` loads."""
 
     kind: Literal["safetensors"] = "safetensors"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """float32 is that of training. bfloat16 has half the size, and is what vLLM and most GPUs serve."""
     runtime: ClassVar[str] = "transformers"
-    tolerance: ClassVar[float] = 0.0
 
-    def export(self, student: Path, target: Path) -> None:
-        """Copy the student's files to `target`, replacing what is there."""
-        with atomic_folder(target) as temporary:
-            shutil.copytree(student, temporary, dirs_exist_ok=True)
+    @property
+    def name(self) -> str:
+        return self.kind if self.precision == "float32" else f"{self.kind}-{self.precision}"
 
-    def size_bytes(self, target: Path) -> int:
-        """Of the weights alone."""
-        return saved_weights(target).size_bytes
+    @property
+    def same_files(self) -> bool:
+        return self.precision == "float32"
+
+    @property
+    def tolerance(self) -> float | None:
+        return 0.0 if self.same_files else None
+
+    def export(self, source: Source, target: Path) -> None:
+        shutil.copytree(source.folder, target, dirs_exist_ok=True)
+        model = source.load()
+        about = source.described(
+            model,
+            kind=self.kind,
+            precision=self.precision,
+            runtime=self.runtime,
+            model_file="model.safetensors",
+            packages=versions_of("torch", "transformers"),
+        )
+        if not self.same_files:
+            import torch
+
+            for weights in target.glob("model*.safetensors*"):
+                weights.unlink()
+            model.to(getattr(torch, self.precision)).save_pretrained(target)
+        about.write(target)

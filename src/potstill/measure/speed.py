@@ -29,6 +29,12 @@ class Speed:
     """None where the round has too few queries for them."""
     throughput_per_s: float
     peak_memory_bytes: int
+    memory_above_floor_bytes: int
+    """The same without what the process held before it loaded the model: its interpreter and libraries."""
+    load_ms: float
+    """Until the first query can be asked, the libraries being imported."""
+    latency_p50_range_ms: tuple[float, float]
+    """The lowest and the highest median of a round: how far two measurements lie apart."""
     first_p50_ms: float | None = None
     """Of a language model: up to the first token, with the prompt read. Its latency is that of each further token."""
     in_own_type: "Speed | None" = None
@@ -56,7 +62,8 @@ def measure_speed(
 ) -> dict[str, Speed]:
     """The speed of each model over `rounds` alternated rounds, each in a fresh process.
 
-    Latencies are those of the round with the lowest median, throughput and memory the highest of any round.
+    Latencies are those of the round with the lowest median, throughput and memory the highest of any round, and the
+    time to load the shortest.
     `own_types` are requests for some of the models in the type that they are served in. Not every processor computes
     in every type: a model that cannot be measured in its own is without those figures.
 
@@ -122,6 +129,7 @@ def _of_the_fastest(rounds: Sequence[dict[str, Any]]) -> Speed:
     from potstill.records import QUERIES_OF_A_PERCENTILE
 
     fastest = min(rounds, key=lambda found: statistics.median(found["latencies_ms"]))
+    medians = [percentile(sorted(found["latencies_ms"]), 0.50) for found in rounds]
     latencies, first = sorted(fastest["latencies_ms"]), sorted(fastest.get("first_ms", ()))
     # The tokens after a prompt are one query: what slows one of them slows the next.
     queries = len(first or latencies)
@@ -137,6 +145,9 @@ def _of_the_fastest(rounds: Sequence[dict[str, Any]]) -> Speed:
         latency_p99_ms=tail(99),
         throughput_per_s=max(found["throughput_per_s"] for found in rounds),
         peak_memory_bytes=max(found["peak_memory_bytes"] for found in rounds),
+        memory_above_floor_bytes=max(found["peak_memory_bytes"] - found["floor_memory_bytes"] for found in rounds),
+        load_ms=min(found["load_ms"] for found in rounds),
+        latency_p50_range_ms=(min(medians), max(medians)),
     )
 
 
@@ -145,11 +156,8 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1)]
 
 
-def timed(
-    answer: Callable[[Sequence[Any]], None], rows: Sequence[Any], warmup: int, batch_size: int, device: Any
-) -> dict[str, Any]:
-    """What a process that measures prints: each row alone, then batches of them, after some to warm up."""
-    import torch
+def timed(answer: Callable[[Sequence[Any]], None], rows: Sequence[Any], warmup: int, batch_size: int) -> dict[str, Any]:
+    """How long each row alone takes, then batches of them, after some to warm up."""
 
     def seconds(rows: Sequence[Any]) -> float:
         started = time.perf_counter()
@@ -157,29 +165,54 @@ def timed(
         return time.perf_counter() - started
 
     batches = [rows[i : i + batch_size] for i in range(0, len(rows) - batch_size + 1, batch_size)] or [rows]
-    with torch.inference_mode():
-        for row in rows[:warmup]:
-            answer([row])
-        latencies = [1000 * seconds([row]) for row in rows]
-        answer(batches[0])
-        per_batch = [(len(batch), seconds(batch)) for batch in batches]
-    peak = peak_memory_bytes()
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
+    for row in rows[:warmup]:
+        answer([row])
+    latencies = [1000 * seconds([row]) for row in rows]
+    answer(batches[0])
+    per_batch = [(len(batch), seconds(batch)) for batch in batches]
     return {
         "latencies_ms": latencies,
         "throughput_per_s": sum(rows for rows, _ in per_batch) / sum(time for _, time in per_batch),
-        "peak_memory_bytes": peak,
     }
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What a process holds, and when it is, before it loads a model."""
+
+    floor_memory_bytes: int
+    started: float
+
+    @classmethod
+    def begins(cls) -> "Loading":
+        return cls(resident_memory_bytes(), time.perf_counter())
+
+    def ended(self) -> dict[str, Any]:
+        """What a process that measures prints of it."""
+        return {
+            "floor_memory_bytes": self.floor_memory_bytes,
+            "load_ms": 1000 * (time.perf_counter() - self.started),
+        }
+
+
+def resident_memory_bytes() -> int:
+    """Resident memory of this process now, in bytes; where the system does not tell, its peak so far."""
+    return _of_status("VmRSS:") or peak_memory_bytes()
 
 
 def peak_memory_bytes() -> int:
     """Peak resident memory of this process, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not getrusage, which on Linux still counts what the parent held when it started this process.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
+    # Not getrusage, which on Linux still counts what the parent held when it started this process.
+    if (found := _of_status("VmHWM:")) is not None:
+        return found
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _of_status(key: str) -> int | None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    line = next(line for line in status.read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024

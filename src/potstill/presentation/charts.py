@@ -17,6 +17,8 @@ Points = Sequence[tuple[float, float]]
 
 MAX_POINTS = 400
 """Points of a curve: more than there are pixels for only makes the page heavier."""
+LARGEST_AREA = 200.0
+"""Of a point, in square points: of the largest model."""
 SMOOTHING = 0.95
 """Weight of the past in the running mean of the loss: about the last twenty steps count."""
 
@@ -49,7 +51,9 @@ _MODELS = {"teacher": _SERIES[2], "student": _SERIES[0], "baseline": _SERIES[1]}
 
 
 def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor], metric: str, words: str) -> str:
-    """The primary metric, by its `words`, with its interval against median latency; the TF-IDF floors as lines."""
+    """The primary metric, by its `words`, with its interval against median latency; the area of a point is the size of
+    the weights, and the TF-IDF floors are lines."""
+    largest = max((model.size_bytes for model in models.values()), default=1)
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "trade-off"}):
         figure = Figure(figsize=(7.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
@@ -70,7 +74,9 @@ def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor]
             value = 100 * interval.value
             reach = [[max(0.0, value - 100 * interval.low)], [max(0.0, 100 * interval.high - value)]]
             colour = _MODELS.get(name, _SERIES[3])
-            axes.errorbar([model.latency_p50_ms], [value], yerr=reach, fmt="o", color=colour, capsize=3, markersize=7)
+            axes.errorbar([model.latency_p50_ms], [value], yerr=reach, fmt="none", ecolor=colour, capsize=3)
+            area = max(16.0, LARGEST_AREA * model.size_bytes / max(1, largest))
+            axes.scatter([model.latency_p50_ms], [value], s=area, color=colour, alpha=0.75, linewidths=0, zorder=3)
             # The student and its baseline are equally fast: their names go to different sides.
             left = name == "baseline"
             axes.annotate(
@@ -88,7 +94,7 @@ def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor]
         axes.set_xlim(min(latencies, default=1) / 2, max(latencies, default=1) * 2)
         _plain_ticks(axes.xaxis)
         axes.tick_params(axis="x", which="minor", length=3.5, pad=3.5)
-        axes.set_xlabel("median latency at batch 1, ms (logarithmic; left is faster)")
+        axes.set_xlabel("median latency at batch 1, ms (logarithmic; left is faster); area: size of the weights")
         axes.set_ylabel(f"{words}, %")
         return _inline(figure, f"{words} against median latency of each model")
 

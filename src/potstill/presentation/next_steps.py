@@ -1,7 +1,7 @@
 """What to do next: the last line of a command, for who uses it for the first time."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from potstill.records import ExportRecord, GateRecord
@@ -17,8 +17,8 @@ def after_check(recipe: Path, overrides: Sequence[str]) -> str:
     return shlex.join(["potstill", "run", str(recipe), "--out", str(recipe.parent / f"run{suffix}"), *changes])
 
 
-def after_run(out: Path, gate: GateRecord, export: ExportRecord, *, runtimes: Mapping[str, str]) -> str:
-    """What to do with the student that passed, or after a gate that it failed; each exporter has one of `runtimes`."""
+def after_run(out: Path, gate: GateRecord, export: ExportRecord) -> str:
+    """What to do with the student that passed, or after a gate that it failed."""
     if gate.weak_teacher is not None and not gate.passed:
         return "give a better teacher, or adapt it longer (adapt.epochs), then start the same command again"
     if not gate.passed:
@@ -26,9 +26,14 @@ def after_run(out: Path, gate: GateRecord, export: ExportRecord, *, runtimes: Ma
             "read in the report what was missed; change the student, its training or the thresholds, and start the "
             "same command again: what the change does not concern is kept"
         )
-    usable = [f"{out / each.folder} with {runtimes[each.kind]}" for each in export.artefacts if each.passed]
+    student = out / "train/student/model"
     if not export.artefacts:
-        return f"the recipe exports nothing (export: []); the student itself lies in {out / 'train/student/model'}"
+        return f"the recipe exports nothing (export: []); the student itself lies in {student}"
+    usable = [each for each in export.artefacts if each.passed]
     if not usable:
-        return f"no artefact answers as the student does; the student itself lies in {out / 'train/student/model'}"
-    return f"load {' or '.join(usable)}"
+        return f"no artefact may be shipped as it is; the student itself lies in {student}"
+    best = next((each for each in usable if each.name == export.smallest), usable[0])
+    folder = out / best.folder
+    if best.runtime == "transformers":
+        return f"load {folder} with transformers, or ask it: potstill predict {shlex.quote(str(folder))} rows.jsonl"
+    return f"ask {folder} with its predict.py, or: potstill predict {shlex.quote(str(folder))} rows.jsonl"

@@ -53,6 +53,7 @@ def render_html(
     recipe_yaml: str,
     words: PageWords,
     comparison: Sequence[Section],
+    artefacts: Section,
     details: Sequence[Section],
     metrics: Mapping[str, Sequence[Mapping[str, Any]]],
     seconds: Sequence[tuple[str, float]],
@@ -61,7 +62,9 @@ def render_html(
     """One whole HTML page without scripts. `metrics` holds the parsed lines of each metrics.jsonl, `seconds` how long
     each stage took."""
     evaluation = run.evaluation
-    trade_off = charts.trade_off(evaluation.models, evaluation.floors, evaluation.primary_metric, words.metric)
+    forms = {each.name: each.model for each in (*run.export.artefacts, *run.export.rivals) if each.model}
+    models = {**evaluation.models, **forms}
+    trade_off = charts.trade_off(models, evaluation.floors, evaluation.primary_metric, words.metric)
     return _render(
         _environment(autoescape=True).get_template("report.html.j2"),
         run,
@@ -70,6 +73,7 @@ def render_html(
         recipe_yaml=recipe_yaml,
         environment=environment,
         comparison=comparison,
+        artefacts=artefacts,
         details=details,
         trade_off=Markup(trade_off),
         curves=[Markup(svg) for svg in _curves(metrics)],
@@ -82,7 +86,7 @@ def render_model_card(
 ) -> str:
     """A Hugging Face model card in Markdown. The licence is left out, since nothing here knows it."""
     return _render(
-        _environment(autoescape=False).get_template("model_card.md.j2"),
+        markdown_template("model_card.md.j2"),
         run,
         words,
         title=title,
@@ -91,6 +95,11 @@ def render_model_card(
         card=card,
         recipe=YAML(typ="safe", pure=True).load(recipe_yaml),
     )
+
+
+def markdown_template(name: str) -> Template:
+    """A template of Markdown, whose values its filters make safe where they stand."""
+    return _environment(autoescape=False).get_template(name)
 
 
 def _render(template: Template, run: FinishedRun, words: PageWords, **more: Any) -> str:

@@ -180,6 +180,13 @@ def verdict_lines(gate: GateRecord) -> None:
     console.print(verdict, style="bold")
 
 
+def artefact_verdicts(lines: Iterator[str]) -> None:
+    """Print a line for each artefact, and which to ship."""
+    console = _console()
+    for line in lines:
+        console.print(line)
+
+
 def students_table(teacher: Costly, found: Sequence[tuple[Any, Costly]]) -> None:
     """Print candidates for the student under their teacher."""
     table = Table(title="candidates for the student; latency of one row, one forward pass")

@@ -10,6 +10,7 @@ from potstill.data.prepare import DataSettings
 from potstill.exporters import AnyExporter, Safetensors
 from potstill.labels import AskedEncoding, Dense, LowRank
 from potstill.losses import AnyLoss, HardLabels, SoftTargets, name_of
+from potstill.recipe.card_settings import CardSettings
 from potstill.recipe.stage_settings import (
     AdamWSettings,
     AdaptSettings,
@@ -54,6 +55,7 @@ class Recipe(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     gate: GateSettings = GateSettings()
     export: tuple[AnyExporter, ...] = (Safetensors(),)
+    card: CardSettings = Field(default=CardSettings(), exclude_if=lambda card: card == CardSettings())
     seed: int = Field(default=0, ge=0)
     """Decides initial weights, order of rows and dropout."""
 
@@ -94,6 +96,7 @@ class Recipe(Settings):
             "adapt": self.adapt,
             "train": self.train,
             "gate": self.gate,
+            **{f"export[{number}]": exporter for number, exporter in enumerate(self.export)},
         }
         yield from ((where, part) for where, part in found.items() if isinstance(part, Part))
 
@@ -161,8 +164,8 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _one_exporter_of_a_kind(self) -> "Recipe":
-        kinds = [exporter.kind for exporter in self.export]
-        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+        names = [exporter.name for exporter in self.export]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"export: {twice[0]} is listed twice, and would write its folder twice; drop one.")
         return self
 

@@ -69,6 +69,13 @@ class ModelEvaluation(Part):
     throughput_per_s: float
     peak_memory_bytes: int
     """These are in float32, in which all models are compared."""
+    memory_above_floor_bytes: int | None = None
+    """Of the peak, what the process did not hold before it loaded the model; this and the next two are None in records
+    from before they were measured."""
+    load_ms: float | None = None
+    """Until the first query can be asked, the libraries being imported."""
+    latency_p50_range_ms: tuple[float, float] | None = None
+    """The lowest and the highest median of a round."""
     size_bytes: int
     """Of the weights alone, in the type that the model is served in."""
     num_parameters: int

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from potstill.records.evaluation import EvaluateRecord
-from potstill.records.parts import Part
+from potstill.records.evaluation import EvaluateRecord, Measurement, ModelEvaluation
+from potstill.records.parts import Estimate, Part
 from potstill.run_dir import Record
 
 
@@ -313,16 +313,47 @@ class GateRecord(Record):
 
 
 class Artefact(Part):
+    """A form in which a model can be shipped, judged by itself in its own runtime."""
+
     kind: str
     folder: str
     size_bytes: int
+    """Of the files of the model itself."""
     max_logit_difference: float
+    """From the model that it was made of, over some test rows."""
     passed: bool
+    name: str = ""
+    """One of its own for each form; empty in records of earlier versions, which had one of each kind."""
+    precision: str = "float32"
+    runtime: str = "transformers"
+    agreement_with_source: float | None = None
+    """Share of the answers to all test rows, words or tokens that are those of the model that it was made of."""
+    model: ModelEvaluation | None = None
+    """What was measured of it; None where it is the student's own files, of which that is known."""
+    retention: Estimate | None = None
+    drop_points: Estimate | None = None
+    speedup: float | None = None
+    """Of the teacher as it was, in the runtime that it was trained in."""
+    speedup_over_rival: float | None = None
+    """Of the teacher in the same runtime and precision."""
+    checks: list[Check] = Field(default_factory=list)
+    why: str = ""
+    """Why it is not shipped, where no check says so."""
 
 
 class ExportRecord(Record):
     skipped: bool
     artefacts: list[Artefact]
+    rivals: list[Artefact] = Field(default_factory=list)
+    """The teacher in the same forms: what could be shipped without a student."""
+    rivals_missing: dict[str, str] = Field(default_factory=dict)
+    """Why it has none of a form, by its name."""
+    smallest: str | None = None
+    """The name of the smallest artefact that passed."""
+    fastest: str | None = None
+    not_worth: str | None = None
+    """What the verdict says first where the teacher, in one of these forms, is better, faster and smaller."""
+    measurement: Measurement | None = None
 
 
 class ReportRecord(Record):

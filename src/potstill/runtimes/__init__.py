@@ -1,7 +1,8 @@
 """Who answers: each runtime loads what lies in a folder, says what it gives, and is timed in a process of its own.
 
 A runtime is two modules. `predictor` makes a `Predictor` of a folder; `timing` measures its speed, and imports little,
-since what it imports counts as memory. Both are named here and imported where they are used.
+since what it imports counts as memory. Runtimes of graphs share both, and each has a module that opens a graph. All are
+named here and imported where they are used.
 """
 
 from dataclasses import dataclass
@@ -15,8 +16,15 @@ class Runtime:
     """With `open_predictor(folder, task, tokenizer, device, batch_size, teacher) -> Predictor`."""
     timing: str
     """With `measure(request) -> dict`, what a process that measures prints."""
+    graph: str = ""
+    """Of one that answers from graphs: with `open_graph(folder, manifest, threads) -> Graph`."""
+    libraries: tuple[str, ...] = ()
+    """What it imports to answer, by which a process without a model is known."""
 
 
+_GRAPHS = ("potstill.runtimes.graph_predictor", "potstill.runtimes.graph_timing")
 RUNTIMES = {
     "transformers": Runtime("potstill.runtimes.transformers", "potstill.runtimes.transformers_timing"),
+    "onnx": Runtime(*_GRAPHS, graph="potstill.runtimes.onnx", libraries=("onnxruntime",)),
+    "openvino": Runtime(*_GRAPHS, graph="potstill.runtimes.openvino", libraries=("openvino",)),
 }

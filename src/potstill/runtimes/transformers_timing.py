@@ -5,11 +5,14 @@ Runs in a process of its own, which prints what `measure` returns.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
-from potstill.measure.speed import peak_memory_bytes, timed
+from potstill.measure.speed import Loading, peak_memory_bytes, timed
 from potstill.runtimes.timing import SpeedRequest
 
+Measure = Callable[[], dict[str, Any]]
+"""What measures, once all is loaded."""
 MULTI_LABEL = "multi_label_classification"
 """As the configuration of a model calls it."""
 
@@ -17,9 +20,19 @@ MULTI_LABEL = "multi_label_classification"
 def measure(request: SpeedRequest) -> dict[str, Any]:
     """Load, warm up, time each query alone, then batches of them, or each token after a prompt."""
     import torch
+    import transformers
 
+    # Imported when it is first named; a library is no part of what a model costs.
+    _ = transformers.AutoTokenizer
     torch.set_num_threads(request.threads)
-    return _FORMS[request.form](request)
+    loading = Loading.begins()
+    measured = _FORMS[request.form](request)
+    loaded = loading.ended()
+    with torch.inference_mode():
+        found = measured()
+    on_device = request.device == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_device else peak_memory_bytes()
+    return found | loaded | {"peak_memory_bytes": peak} | ({"floor_memory_bytes": 0} if on_device else {})
 
 
 def _models(request: SpeedRequest, auto: Any) -> list[Any]:
@@ -42,7 +55,7 @@ def _turns(request: SpeedRequest, models: Sequence[Any]) -> Iterator[Sequence[An
     return itertools.cycle([[model] for model in models] if request.loads.in_turn else [models])
 
 
-def _of_texts(request: SpeedRequest) -> dict[str, Any]:
+def _of_texts(request: SpeedRequest) -> Measure:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -63,10 +76,10 @@ def _of_texts(request: SpeedRequest) -> dict[str, Any]:
             # The decision is part of the answer.
             (logits > 0 if model.config.problem_type == MULTI_LABEL else logits.argmax(dim=-1)).cpu()
 
-    return timed(answer, request.queries, request.warmup, request.batch_size, device)
+    return partial(timed, answer, request.queries, request.warmup, request.batch_size)
 
 
-def _of_documents(request: SpeedRequest) -> dict[str, Any]:
+def _of_documents(request: SpeedRequest) -> Measure:
     """The windows of all documents are read together, a batch of them at a time."""
     import torch
     from transformers import AutoModelForTokenClassification
@@ -88,12 +101,11 @@ def _of_documents(request: SpeedRequest) -> dict[str, Any]:
             for model in next(turns):
                 model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.argmax(dim=-1).cpu()
 
-    return timed(answer, request.queries, request.warmup, request.batch_size, device)
+    return partial(timed, answer, request.queries, request.warmup, request.batch_size)
 
 
-def _of_prompts(request: SpeedRequest) -> dict[str, Any]:
+def _of_prompts(request: SpeedRequest) -> Measure:
     """`new_tokens` after each prompt, whatever they are."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     from potstill.runtimes.greedy import greedy
@@ -102,19 +114,21 @@ def _of_prompts(request: SpeedRequest) -> dict[str, Any]:
     apart = AutoConfig.from_pretrained(request.model, trust_remote_code=trusted).is_encoder_decoder
     turns = _turns(request, _models(request, AutoModelForSeq2SeqLM if apart else AutoModelForCausalLM))
     new_tokens = request.settings["new_tokens"]
-    for prompt in request.queries[: request.warmup]:
-        greedy(next(turns), prompt, min(2, new_tokens))
-    taken = [greedy(next(turns), prompt, new_tokens)[1] for prompt in request.queries]
-    peak = torch.cuda.max_memory_allocated() if request.device == "cuda" else peak_memory_bytes()
-    return {
-        "first_ms": [1000 * seconds[0] for seconds in taken],
-        "latencies_ms": [1000 * each for seconds in taken for each in seconds[1:]],
-        "throughput_per_s": sum(map(len, taken)) / sum(map(sum, taken)),
-        "peak_memory_bytes": peak,
-    }
+
+    def measured() -> dict[str, Any]:
+        for prompt in request.queries[: request.warmup]:
+            greedy(next(turns), prompt, min(2, new_tokens))
+        taken = [greedy(next(turns), prompt, new_tokens)[1] for prompt in request.queries]
+        return {
+            "first_ms": [1000 * seconds[0] for seconds in taken],
+            "latencies_ms": [1000 * each for seconds in taken for each in seconds[1:]],
+            "throughput_per_s": sum(map(len, taken)) / sum(map(sum, taken)),
+        }
+
+    return measured
 
 
-_FORMS: dict[str, Callable[[SpeedRequest], dict[str, Any]]] = {
+_FORMS: dict[str, Callable[[SpeedRequest], Measure]] = {
     "texts": _of_texts,
     "documents": _of_documents,
     "prompts": _of_prompts,

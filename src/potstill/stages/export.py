@@ -1,79 +1,198 @@
-"""export: what is shipped, made from a student that passed and compared with it; skipped otherwise."""
+"""export: what is shipped, made from a student that passed, and judged again in its own runtime; skipped otherwise."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
+from potstill.errors import ModelError
+from potstill.evaluation.shipping import Form, JudgedForm, artefact_of, better_rival, judge_forms, with_best
 from potstill.exporters import AnyExporter
 from potstill.recipe import Recipe
-from potstill.records import Artefact, ExportRecord, GateRecord, TrainRecord
-from potstill.run_dir import RunDir, folder_files
+from potstill.records import (
+    AdaptRecord,
+    Artefact,
+    EvaluateRecord,
+    ExportRecord,
+    GateRecord,
+    PlanRecord,
+    TrainRecord,
+)
+from potstill.run_dir import RunDir, atomic_folder, folder_files
 from potstill.runtimes.folder import ModelFolder
-from potstill.runtimes.predictor import open_predictor
+from potstill.runtimes.predictor import Predictor
+from potstill.stages.artefact_cards import complete
+from potstill.stages.artefact_sources import COMPARED_ROWS, Exporting
+from potstill.stages.first_weights import initial_student
+from potstill.stages.gate import judge
 from potstill.stages.inputs import Inputs
+from potstill.stages.judged_rows import case_of
 from potstill.training.engine import Engine
 
-COMPARED_ROWS = 64
+RIVALS = "rivals"
 
 
 def export(
-    run: RunDir, recipe: Recipe, inputs: Inputs, student: TrainRecord, verdict: GateRecord, engine: Engine
+    run: RunDir,
+    recipe: Recipe,
+    inputs: Inputs,
+    planned: PlanRecord,
+    teacher: AdaptRecord,
+    student: TrainRecord,
+    baseline: TrainRecord | None,
+    evaluation: EvaluateRecord,
+    verdict: GateRecord,
+    engine: Engine,
 ) -> ExportRecord:
-    """The artefacts that the recipe lists, each checked against the student's answers.
+    """The artefacts that the recipe lists, each judged on all test rows as the student was.
 
     Raises:
-        ModelError: the student's files were changed since its training.
+        ModelError: the student's files were changed since its training, or cannot be written in a form.
     """
     depends = {
         "passed": verdict.passed,
         "student": student.digest,
+        "teacher": teacher.digest,
+        "baseline": baseline.digest if baseline else None,
         "export": [exporter.model_dump(mode="json") for exporter in recipe.export],
+        "evaluate": recipe.evaluate,
+        "gate": recipe.gate,
+        "card": recipe.card,
+        "test": inputs.splits["test"].fingerprint,
     }
 
     def work(folder: Path) -> ExportRecord:
         if not verdict.passed:
             return ExportRecord(skipped=True, artefacts=[])
-        source = run.path("train/student/model")
-        ModelFolder(source, digest=student.digest).require_unchanged()
-        artefacts = [_export(recipe, inputs, exporter, source, folder, engine) for exporter in recipe.export]
-        files = {
-            name: digest
-            for artefact in artefacts
-            for name, digest in folder_files(folder / artefact.kind, relative_to=folder).items()
-        }
-        return ExportRecord(skipped=False, artefacts=artefacts, files=files)
+        exporting = Exporting(run, recipe, inputs, teacher, student, baseline, engine)
+        exporting.student_folder.require_unchanged()
+        written = _written(exporting, folder)
+        record = _judged(exporting, planned, evaluation, written)
+        return record.model_copy(update={"files": folder_files(folder, relative_to=folder)})
 
     return run.once("export", depends, ExportRecord, work)
 
 
-def _export(
-    recipe: Recipe, inputs: Inputs, exporter: AnyExporter, source: Path, folder: Path, engine: Engine
-) -> Artefact:
-    target = folder / exporter.kind
-    exporter.export(source, target)
-    tokenizer = inputs.of_student.tokenizer
-    rows = recipe.task.encode(inputs.splits["test"].rows[:COMPARED_ROWS], tokenizer, inputs.labels)
-    batch = rows.collate(range(min(COMPARED_ROWS, len(rows.lengths))))
-    logits = [
-        open_predictor(
-            ModelFolder(path),
-            task=recipe.task,
-            tokenizer=tokenizer,
-            device=engine.device,
-            batch_size=COMPARED_ROWS,
-            runtime=runtime,
+@dataclass(frozen=True)
+class _Written:
+    """The folders of all forms, and why the teacher has none in some of them."""
+
+    folder: Path
+    artefacts: Mapping[str, AnyExporter]
+    rivals: dict[str, AnyExporter] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def of_artefact(self, name: str) -> Path:
+        return self.folder / name
+
+    def of_rival(self, name: str) -> Path:
+        return self.folder / RIVALS / self.rivals[name].name
+
+
+def _written(exporting: Exporting, folder: Path) -> _Written:
+    """The student in each form, and the teacher in those that are not its own files."""
+    written = _Written(folder, {exporter.name: exporter for exporter in exporting.recipe.export})
+    with_rivals = [exporter for exporter in written.artefacts.values() if not exporter.same_files]
+    total = len(written.artefacts) + len(with_rivals)
+    with exporting.run.progress.task("export", total, "artefacts") as advance:
+        for name, exporter in written.artefacts.items():
+            with atomic_folder(written.of_artefact(name)) as target:
+                exporter.export(exporting.student_source(), target)
+            advance(1)
+        for exporter in with_rivals:
+            name = f"teacher {exporter.name}"
+            written.rivals[name] = exporter
+            try:
+                with atomic_folder(written.of_rival(name)) as target:
+                    exporter.export(exporting.teacher_source(), target)
+            except ModelError as error:
+                written.missing[exporter.name] = str(error)
+                del written.rivals[name]
+            advance(1)
+    return written
+
+
+def _judged(exporting: Exporting, planned: PlanRecord, evaluation: EvaluateRecord, written: _Written) -> ExportRecord:
+    """The record of what was written, once all forms are judged side by side, and each folder is complete."""
+    recipe = exporting.recipe
+    models = exporting.models()
+    own, other = exporting.inputs.of_student.tokenizer, exporting.inputs.tokenizer
+    forms = {
+        name: Form("student", exporting.predictor(ModelFolder(written.of_artefact(name)), own, exporter.runtime))
+        for name, exporter in written.artefacts.items()
+    } | {
+        name: Form("teacher", exporting.predictor(ModelFolder(written.of_rival(name)), other, exporter.runtime))
+        for name, exporter in written.rivals.items()
+    }
+    differences = {
+        name: _difference(exporting, models[form.source], form.predictor, own if form.source == "student" else other)
+        for name, form in forms.items()
+    }
+    judged: dict[str, JudgedForm] = {}
+    again = {
+        name: form
+        for name, form in forms.items()
+        if name not in written.artefacts or not written.artefacts[name].same_files
+    }
+    if again:
+        untrained = partial(initial_student, recipe, exporting.inputs, exporting.run, exporting.teacher)
+        case = case_of(recipe, exporting.inputs, exporting.run.progress, untrained=untrained)
+        judged = judge_forms(case, models, again, exporting.timed_on([form.predictor for form in again.values()]))
+
+    def made(name: str, exporter: AnyExporter, folder: str, rival: str) -> Artefact:
+        artefact = Artefact(
+            kind=exporter.kind,
+            name=name,
+            folder=folder,
+            size_bytes=forms[name].predictor.weights().size_bytes,
+            max_logit_difference=differences[name].largest,
+            passed=True,
+            precision=exporter.precision,
+            runtime=exporter.runtime,
         )
-        .first_logits(batch, COMPARED_ROWS)
-        .float()
-        .cpu()
-        .numpy()
-        for path, runtime in ((source, "transformers"), (target, exporter.runtime))
-    ]
-    difference = float(np.abs(logits[0] - logits[1]).max())
-    return Artefact(
-        kind=exporter.kind,
-        folder=f"export/{exporter.kind}",
-        size_bytes=exporter.size_bytes(target),
-        max_logit_difference=difference,
-        passed=difference <= exporter.tolerance,
+        if exporter.tolerance is not None and differences[name].share > exporter.tolerance:
+            share = f"{differences[name].share:.2%}"
+            why = f"Its outputs differ from those of the model that it was made of by {share}"
+            artefact = artefact.model_copy(update={"passed": False, "why": why})
+        if name not in judged:
+            return artefact
+        return artefact_of(artefact, judged[name], judge(recipe.gate, judged[name].evaluation), judged.get(rival))
+
+    artefacts = [made(name, each, f"export/{name}", f"teacher {name}") for name, each in written.artefacts.items()]
+    rivals = [made(name, each, f"export/{RIVALS}/{each.name}", "") for name, each in written.rivals.items()]
+    for artefact in (*artefacts, *rivals):
+        record = judged[artefact.name].evaluation if artefact.name in judged else evaluation
+        complete(exporting.run.path(artefact.folder), artefact, recipe, planned, record)
+    return with_best(
+        ExportRecord(
+            skipped=False,
+            artefacts=artefacts,
+            rivals=rivals,
+            rivals_missing=written.missing,
+            not_worth=better_rival(artefacts, rivals, evaluation.primary_metric),
+            measurement=next((each.evaluation.measurement for each in judged.values()), None),
+        )
     )
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """How far outputs are from those of the model that a form was made of."""
+
+    largest: float
+    share: float
+    """Of the largest output."""
+
+
+def _difference(
+    exporting: Exporting, model: Predictor, form: Predictor, tokenizer: PreTrainedTokenizerBase
+) -> _Difference:
+    """Over the first test rows."""
+    rows = exporting.encoded(exporting.inputs.splits["test"].rows[:COMPARED_ROWS], tokenizer)
+    batch = rows.collate(range(min(COMPARED_ROWS, len(rows.lengths))))
+    one, other = (each.first_logits(batch, COMPARED_ROWS).float().cpu().numpy() for each in (model, form))
+    largest = float(np.abs(one - other).max())
+    return _Difference(largest, largest / max(1e-30, float(np.abs(one).max())))

@@ -33,6 +33,7 @@ from potstill.records import (
 from potstill.run_dir import RunDir
 from potstill.signals import Signal
 from potstill.stages.class_counts import class_counts
+from potstill.stages.exportable import require_exportable
 from potstill.stages.generate import planned
 from potstill.stages.inputs import Inputs
 from potstill.stages.judged_rows import case_of
@@ -75,6 +76,7 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
             )
     # What it looks at decides nothing of the plan, so one that is kept must not skip it.
     require_measurable(case_of(recipe, inputs, run.progress))
+    require_exportable(recipe, inputs)
     for warning in thresholds_upside_down(recipe.gate, recipe.task.answers):
         run.progress.line(f"warning: {warning}")
     depends = {

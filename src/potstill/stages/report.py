@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.errors import TrainingError
+from potstill.evaluation.artefact_sections import artefact_section
 from potstill.evaluation.card import card_of
 from potstill.evaluation.sections import comparison_sections, detail_sections, page_words
 from potstill.presentation.page import render_html, render_model_card
@@ -53,6 +54,7 @@ def report(run: RunDir, recipe: Recipe, finished: FinishedRun) -> ReportRecord:
         page = render_html(
             finished,
             comparison=comparison_sections(evaluation),
+            artefacts=artefact_section(finished.export, evaluation),
             details=detail_sections(evaluation),
             metrics=metrics,
             seconds=list(run.seconds.items()),

@@ -1,0 +1,128 @@
+"""What makes a shipped folder stand alone: a script that asks the model, what to install for it, and checksums.
+
+The script knows nothing of this package. Its form is that of the model: what reads texts does not read documents.
+"""
+
+from pathlib import Path
+
+from potstill.artefacts.manifest import Manifest
+from potstill.run_dir import file_digest, folder_files, write_text
+
+SCRIPT = "predict.py"
+REQUIREMENTS = "requirements.txt"
+CHECKSUMS = "checksums.sha256"
+
+_OPEN = {
+    "onnx": """\
+session = onnxruntime.InferenceSession(str(here / "{model_file}"))
+
+
+def ask(read):
+    ids = {{"input_ids": read.ids, "attention_mask": read.attention_mask, "token_type_ids": read.type_ids}}
+    return session.run(["logits"], {{name: np.array([ids[name]], dtype=np.int64) for name in about["inputs"]}})[0][0]
+""",
+    "openvino": """\
+model = openvino.Core().compile_model(here / "{model_file}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
+
+
+def ask(read):
+    ids = {{"input_ids": read.ids, "attention_mask": read.attention_mask, "token_type_ids": read.type_ids}}
+    return model({{name: np.array([ids[name]], dtype=np.int64) for name in about["inputs"]}})["logits"][0]
+""",
+}
+_LIBRARY = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+_HEAD = '''\
+"""Reads lines of JSON, {form}, and writes one for each. Needs: pip install -r requirements.txt"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import {library}
+from tokenizers import Tokenizer
+
+here = Path(__file__).parent
+about = json.loads((here / "artefact.json").read_text(encoding="utf-8"))
+tokenizer = Tokenizer.from_file(str(here / "tokenizer.json"))
+tokenizer.encode_special_tokens = True  # what stands in a text stays text
+tokenizer.no_padding()
+tokenizer.enable_truncation(about["max_length"], stride=about["overlap"], direction=about["truncation_side"])
+'''
+
+_DECISIONS = {
+    "single_label": """\
+    logits = ask(read).astype(np.float64) / about["temperature"]
+    chances = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    best = int(chances.argmax())
+    print(json.dumps({"label": about["labels"][best], "probability": float(chances[best])}))
+""",
+    "multi_label": """\
+    chances = 1 / (1 + np.exp(-ask(read).astype(np.float64) / about["temperature"]))
+    named = dict(zip(about["labels"], chances.tolist()))
+    print(json.dumps({"labels": [name for name in named if named[name] > 0.5], "probabilities": named}))
+""",
+    "regression": """\
+    print(json.dumps({"value": float(ask(read)[0])}))
+""",
+}
+_TEXTS = """
+
+for line in sys.stdin:
+    row = json.loads(line)
+    read = tokenizer.encode(row["text"], row.get("text_pair"))
+"""
+_DOCUMENTS = """
+step = about["max_length"] - tokenizer.num_special_tokens_to_add(False) - about["overlap"]
+
+for line in sys.stdin:
+    row = json.loads(line)
+    first = tokenizer.encode(row["tokens"], is_pretokenized=True)
+    windows, tags = [first, *first.overflowing], {}
+    for number, window in enumerate(windows):
+        pieces = [place for place, special in enumerate(window.special_tokens_mask) if not special]
+        # Of the pieces that two windows share, each answers the half that it shows more around.
+        low = about["overlap"] // 2 if number else 0
+        high = len(pieces) if number == len(windows) - 1 else step + about["overlap"] // 2
+        best = ask(window).argmax(axis=-1)
+        for place in pieces[low:high]:
+            tags.setdefault(window.word_ids[place], about["labels"][best[place]])
+    print(json.dumps({"tags": [tags.get(word) for word in range(len(row["tokens"]))]}))
+"""
+
+
+def script_for(manifest: Manifest) -> str | None:
+    """A script that answers rows of JSON; None of a folder that transformers loads, whose card says how."""
+    if manifest.runtime not in _OPEN:
+        return None
+    documents = manifest.answers == "tags"
+    form = '{"tokens": ["a", "text"]}' if documents else '{"text": "..."}'
+    opened = _OPEN[manifest.runtime].format(model_file=manifest.model_file)
+    asked = _DOCUMENTS if documents else _TEXTS + _DECISIONS[manifest.answers]
+    return _HEAD.format(form=form, library=_LIBRARY[manifest.runtime]) + opened + asked
+
+
+def stand_alone(folder: Path, manifest: Manifest, card: str) -> None:
+    """Write into a shipped folder all that goes with its model, the checksums of all files last."""
+    write_text(folder / "MODEL_CARD.md", card)
+    script = script_for(manifest)
+    if script is not None:
+        write_text(folder / SCRIPT, script)
+    write_text(folder / REQUIREMENTS, requirements(manifest))
+    digests = folder_files(folder, relative_to=folder, digest=file_digest)
+    digests.pop(CHECKSUMS, None)
+    write_text(folder / CHECKSUMS, "".join(f"{digest}  {name}\n" for name, digest in digests.items()))
+
+
+def requirements(manifest: Manifest) -> str:
+    """The libraries that answer from the folder, in the versions in which it was judged."""
+    from importlib.metadata import version
+
+    names = (
+        (_LIBRARY[manifest.runtime], "tokenizers", "numpy")
+        if manifest.runtime in _LIBRARY
+        else ("torch", "transformers", "safetensors")
+    )
+    # The build of torch depends on the machine.
+    return "".join(f"{name}=={version(name).partition('+')[0]}\n" for name in names)

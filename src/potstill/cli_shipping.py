@@ -1,0 +1,52 @@
+"""The commands about what is shipped: ask it, measure it, push it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Artefact = Annotated[Path, typer.Argument(help="A folder below export/ of a run directory, or a copy of one.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads that the model answers with.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    app.command()(predict)
+    app.command()(bench)
+
+
+def predict(
+    artefact: Artefact,
+    file: Annotated[Path | None, typer.Argument(help="Rows as lines of JSON; without it, standard input.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write; without it, standard output.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows that are read together.")] = 32,
+    threads: Threads = 1,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Ask an exported model: a line of JSON in, one out, in the same order."""
+    from potstill.progress import for_console
+    from potstill.shipping.predict import predict_rows
+
+    predict_rows(artefact, file, out, batch_size=batch_size, threads=threads, progress=for_console(quiet=quiet))
+
+
+def bench(
+    artefact: Artefact,
+    rows: Annotated[
+        Path | None, typer.Option("--rows", help="Rows to measure with; without it, texts as long as the test rows.")
+    ] = None,
+    threads: Threads = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Fresh processes, of which the fastest counts.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Of the throughput.")] = 32,
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Measure an exported model on this machine: latency, throughput, memory, time to load."""
+    from potstill.shipping.bench import bench_artefact, lines_of
+
+    found = bench_artefact(artefact, rows, threads=threads, rounds=rounds, batch_size=batch_size)
+    if json_:
+        import json
+
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for line in lines_of(found):
+        typer.echo(line)

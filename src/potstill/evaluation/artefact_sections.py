@@ -1,0 +1,113 @@
+"""What is told of the forms in which a student can be shipped: on the page and in the terminal."""
+
+from collections.abc import Iterator
+
+from potstill.evaluation.metrics import metric, name_in_words
+from potstill.evaluation.tables import shown
+from potstill.presentation.formats import number, percent, points_span, size, times
+from potstill.presentation.tables import Cell, Section, Table
+from potstill.records import Artefact, EvaluateRecord, ExportRecord
+
+
+def artefact_section(export: ExportRecord, evaluation: EvaluateRecord) -> Section:
+    """All artefacts and their rivals: what they answer, cost, and whether they may be shipped."""
+    if export.skipped:
+        return Section("Export", "export", empty="Nothing was exported.")
+    if not export.artefacts:
+        return Section("Export", "export", empty="The recipe exports nothing.")
+    primary = metric(evaluation.primary_metric)
+    name = name_in_words(primary.name, evaluation.answers)
+    head = [
+        *(Cell(text, "") for text in ("Artefact", "result")),
+        *map(Cell, ("size", name, "drop, points", "latency p50, ms", "speed-up")),
+        *map(Cell, ("over the teacher in the same form", "peak memory", "loaded in, ms")),
+        *map(Cell, ("same answers as its source", "largest difference of a logit")),
+    ]
+    rows = [_row(each, evaluation) for each in (*export.artefacts, *export.rivals)]
+    notes = [
+        "Each was judged on all test rows in its own runtime, in a fresh process, against the same requirements. The "
+        "speed-up is over the teacher as it was, in PyTorch. Rows named teacher are of the teacher in the same form: "
+        "what could be shipped without a student.",
+        *best_lines(export),
+    ]
+    if export.not_worth is not None:
+        notes.insert(0, export.not_worth)
+    notes += [f"There is no teacher as {form}: {why}" for form, why in export.rivals_missing.items()]
+    return Section("Export", "export", notes, [(None, Table(head, rows)), *_missed(export)])
+
+
+def _row(artefact: Artefact, evaluation: EvaluateRecord) -> list[Cell]:
+    model = artefact.model or evaluation.models["student"]
+    primary = metric(evaluation.primary_metric)
+    drop = artefact.drop_points or (None if artefact.model else evaluation.drop_points)
+    speedup = artefact.speedup or (None if artefact.model else evaluation.speedup)
+    agreement = artefact.agreement_with_source if artefact.model else 1.0
+    word = "passed" if artefact.passed else "missed"
+    return [
+        Cell(artefact.name or artefact.kind, "name", under=artefact.folder),
+        Cell(f"{'✓' if artefact.passed else '✗'} {word}", "", met=artefact.passed, under=artefact.why),
+        Cell(size(artefact.size_bytes)),
+        Cell(shown(primary, primary.of_model(model))),
+        Cell(points_span(drop)),
+        Cell(f"{model.latency_p50_ms:,.2f}"),
+        Cell("–" if speedup is None else times(speedup)),
+        Cell("–" if artefact.speedup_over_rival is None else times(artefact.speedup_over_rival)),
+        Cell(size(model.peak_memory_bytes)),
+        Cell("–" if model.load_ms is None else f"{model.load_ms:,.0f}"),
+        Cell(percent(agreement)),
+        Cell(number(artefact.max_logit_difference)),
+    ]
+
+
+def _missed(export: ExportRecord) -> Iterator[tuple[str, Table]]:
+    """What artefacts missed that did not pass."""
+    rows = [
+        [
+            Cell(artefact.name, "name"),
+            Cell(check.name.replace("_", " "), ""),
+            Cell(check.required, ""),
+            Cell("not measured" if check.measured is None else number(check.measured)),
+        ]
+        for artefact in export.artefacts
+        for check in artefact.checks
+        if not check.passed
+    ]
+    if rows:
+        head = [*(Cell(text, "") for text in ("Artefact", "misses", "required")), Cell("measured")]
+        yield "What was missed", Table(head, rows)
+
+
+def best_lines(export: ExportRecord) -> Iterator[str]:
+    """Which to ship."""
+    by_name = {each.name: each for each in export.artefacts}
+    if export.smallest is not None:
+        best = by_name[export.smallest]
+        yield f"The smallest that passed is {best.name}: {size(best.size_bytes)}, in {best.folder}."
+    if export.fastest is not None:
+        best = by_name[export.fastest]
+        assert best.model is not None
+        yield (
+            f"The fastest that passed is {best.name}: {best.model.latency_p50_ms:,.2f} ms, "
+            f"{times(best.speedup or 0.0)} the teacher as it was, in {best.folder}."
+        )
+
+
+def artefact_lines(export: ExportRecord, evaluation: EvaluateRecord) -> Iterator[str]:
+    """The same in a line each, what matters most first."""
+    if export.not_worth is not None:
+        yield export.not_worth
+    primary = metric(evaluation.primary_metric)
+    for artefact in (*export.artefacts, *export.rivals):
+        model = artefact.model or evaluation.models["student"]
+        line = (
+            f"  {'pass' if artefact.passed else 'FAIL'}  {artefact.name or artefact.kind}: "
+            f"{size(artefact.size_bytes)}, {name_in_words(primary.name)} {shown(primary, primary.of_model(model))}, "
+            f"p50 {model.latency_p50_ms:,.2f} ms"
+        )
+        if artefact.speedup is not None:
+            line += f", {times(artefact.speedup)} the teacher"
+        missed = [check.name for check in artefact.checks if not check.passed]
+        if missed:
+            line += f"; misses {', '.join(missed)}"
+        yield line + (f"; {artefact.why}" if artefact.why else "")
+    yield from best_lines(export)

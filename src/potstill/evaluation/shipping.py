@@ -1,0 +1,124 @@
+"""The forms in which a student can be shipped: each judged as the student was, in its own runtime."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from potstill.data.encoded import Encoded
+from potstill.evaluation.answers import measured_by
+from potstill.evaluation.case import Case
+from potstill.evaluation.costs import costs_of
+from potstill.evaluation.evaluate import side_by_side
+from potstill.evaluation.judges import JUDGES
+from potstill.records import Artefact, EvaluateRecord, ExportRecord, GateRecord
+from potstill.runtimes.predictor import Predictor, release_all
+
+
+@dataclass(frozen=True)
+class Form:
+    """A model in a form that can be shipped."""
+
+    source: str
+    """The name of the model that it was made of."""
+    predictor: Predictor
+
+
+@dataclass(frozen=True)
+class JudgedForm:
+    """What was measured of it."""
+
+    evaluation: EvaluateRecord
+    """In which it is the student."""
+    agreement_with_source: float | None
+
+
+def judge_forms(
+    case: Case, models: Mapping[str, Predictor], forms: Mapping[str, Form], device: str
+) -> dict[str, JudgedForm]:
+    """Each form on all test rows, against the teacher as it was, and the baseline where `models` has one.
+
+    Teacher, student and all forms are timed together, in alternated rounds.
+    """
+    case = _encoded_once(case)
+    judge, kind = JUDGES[case.recipe.task.answers], case.recipe.task.answers
+    timed = {name: models[name] for name in models} | {name: form.predictor for name, form in forms.items()}
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, form in forms.items():
+        answers = judge.answers_of(case, {**models, "student": form.predictor})
+        as_source = judge.answers_of(case, {"teacher": models[form.source], "student": form.predictor})
+        found[name] = answers, as_source.agreement("student")
+    release_all(timed.values())
+    costs = costs_of(case, timed, judge.queries(case), device)
+    judged = {}
+    for name, (answers, agreement) in found.items():
+        own = costs | {"student": costs[name]}
+        record = side_by_side(case, judge.judged_again(case, answers), measured_by(answers, kind), own, device)
+        judged[name] = JudgedForm(record, agreement.all_rows.value if agreement else None)
+    return judged
+
+
+def _encoded_once(case: Case) -> Case:
+    """Predictors keep what they answered to the same encoded rows."""
+    known: dict[int, Encoded] = {}
+
+    def encode(tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        if id(tokenizer) not in known:
+            known[id(tokenizer)] = case.encode(tokenizer)
+        return known[id(tokenizer)]
+
+    return replace(case, encode=encode)
+
+
+def better_rival(artefacts: list[Artefact], rivals: list[Artefact], primary: str) -> str | None:
+    """Of a teacher that in one of these forms is at least as good, as fast and as small as each form of the student."""
+    measured = [each for each in artefacts if each.model is not None]
+    for rival in rivals:
+        if measured and all(_as_good_in_all(rival, each, primary) for each in measured):
+            return (
+                f"The teacher itself as {rival.name} answers better, faster and smaller than every form of the student "
+                f"that was exported: ship it ({rival.folder}). A student must be smaller to be worth its training."
+            )
+    return None
+
+
+def _as_good_in_all(rival: Artefact, artefact: Artefact, primary: str) -> bool:
+    one, other = rival.model, artefact.model
+    assert one is not None and other is not None
+    return (
+        one.score(primary).value >= other.score(primary).value
+        and one.latency_p50_ms <= other.latency_p50_ms
+        and rival.size_bytes <= artefact.size_bytes
+    )
+
+
+def artefact_of(artefact: Artefact, form: JudgedForm, verdict: GateRecord, rival: JudgedForm | None) -> Artefact:
+    """The artefact with what was measured of it; `rival` is the teacher in the same form."""
+    record = form.evaluation
+    model = record.models["student"]
+    of_rival = rival and rival.evaluation.models["student"].latency_p50_ms
+    return artefact.model_copy(
+        update={
+            "passed": artefact.passed and verdict.passed,
+            "agreement_with_source": form.agreement_with_source,
+            "model": model,
+            "retention": record.retention,
+            "drop_points": record.drop_points,
+            "speedup": record.speedup,
+            "speedup_over_rival": of_rival and of_rival / model.latency_p50_ms,
+            "checks": verdict.checks,
+        }
+    )
+
+
+def with_best(record: ExportRecord) -> ExportRecord:
+    """With the names of the smallest and the fastest artefact that passed."""
+    passed = [each for each in record.artefacts if each.passed]
+    timed = {each.name: each.model.latency_p50_ms for each in passed if each.model is not None}
+    return record.model_copy(
+        update={
+            "smallest": min(passed, key=lambda each: each.size_bytes).name if passed else None,
+            "fastest": min(timed, key=lambda name: timed[name]) if timed else None,
+        }
+    )

@@ -1,0 +1,94 @@
+"""What exporters share: what they are told, what they need, and from what they make an artefact."""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from potstill.artefacts.manifest import Manifest
+from potstill.capabilities import Facts
+from potstill.settings import Settings
+
+Inputs = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A saved model on its way out."""
+
+    folder: Path
+    load: Callable[[], PreTrainedModel]
+    """The model, on the processor and in float32."""
+    inputs: Inputs
+    """Of a few texts of different lengths: what the model is called with."""
+    calibration: Callable[[int], Iterator[Inputs]]
+    """The same of single training rows, at most so many."""
+    embedding_parameters: Callable[[PreTrainedModel], int]
+    about: Manifest
+    """What is known of the model, whatever it is exported to."""
+
+    def described(self, model: PreTrainedModel, **about: Any) -> Manifest:
+        """What an artefact says of itself."""
+        total = model.num_parameters()
+        without = total - self.embedding_parameters(model)
+        return replace(self.about, num_parameters=total, num_parameters_without_embeddings=without, **about)
+
+
+class ExporterSettings(Settings):
+    """An exporter of one kind."""
+
+    runtime: ClassVar[str]
+    """By which runtime its artefacts are judged."""
+    extra: ClassVar[str | None] = None
+    """The extra of the package that it needs."""
+    libraries: ClassVar[Sequence[str]] = ()
+    """The modules that come with it."""
+
+    @property
+    def name(self) -> str:
+        """Of the artefact, and of its folder."""
+        raise NotImplementedError
+
+    @property
+    def same_files(self) -> bool:
+        """Whether the artefact is the student's own files, so that all that was measured of it holds."""
+        return False
+
+    @property
+    def tolerance(self) -> float | None:
+        """By how much an output may differ from the student's, as a share of the largest; None where numbers are
+        rounded on purpose, so that the gate alone decides."""
+        raise NotImplementedError
+
+    def missing(self) -> list[str]:
+        """The modules that are not installed."""
+        return [name for name in self.libraries if importlib.util.find_spec(name) is None]
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        """Why it cannot export models of this task."""
+        yield from ()
+
+    def export(self, source: Source, target: Path) -> None:
+        """Write the artefact's own files into an empty folder, with its `artefact.json`."""
+        raise NotImplementedError
+
+
+class GraphExporter(ExporterSettings):
+    """One that writes a model as a graph, which is answered from without torch."""
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        if facts.generative:
+            yield (
+                f"{where}: graphs are of models with a head, and those of {facts.task} write. Export "
+                "{kind: safetensors}, or leave it out."
+            )
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {package: version(package) for package in packages}

@@ -1,0 +1,62 @@
+"""ONNX for ONNX Runtime: any processor, browsers and phones."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from potstill.exporters.exporter import GraphExporter, Source, versions_of
+from potstill.exporters.tracing import write_graph
+
+CALIBRATION_ROWS = 128
+"""As many as post-training quantisation is usually calibrated on (GPTQ, SmoothQuant and NNCF take 128 to 300)."""
+
+
+class Onnx(GraphExporter):
+    """A graph in ONNX, in float32 or with weights in 8 bits."""
+
+    kind: Literal["onnx"] = "onnx"
+    precision: Literal["float32", "int8"] = "int8"
+    activations: Literal["dynamic", "static"] = "dynamic"
+    """Of int8: whether activations are scaled as they come, or as training rows have shown before. The first needs no
+    rows and loses less; the second is faster on some processors."""
+    calibration_rows: int = Field(default=CALIBRATION_ROWS, ge=1)
+    """Training rows that static scales are taken from."""
+    runtime: ClassVar[str] = "onnx"
+    extra: ClassVar[str | None] = "onnx"
+    libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
+
+    @property
+    def name(self) -> str:
+        static = "-static" if self.precision == "int8" and self.activations == "static" else ""
+        return f"{self.kind}-{self.precision}{static}"
+
+    @property
+    def tolerance(self) -> float | None:
+        return 1e-3 if self.precision == "float32" else None
+
+    def export(self, source: Source, target: Path) -> None:
+        from transformers.exporters import OnnxConfig, OnnxExporter
+
+        write_graph(
+            OnnxExporter(),
+            OnnxConfig(dynamic=True, quantizer=self._quantizer(source)),
+            source,
+            target,
+            kind=self.kind,
+            precision=self.precision,
+            runtime=self.runtime,
+            model_file="model.onnx",
+            packages=versions_of("onnx", "onnxruntime", "transformers"),
+        )
+
+    def _quantizer(self, source: Source) -> Any:
+        if self.precision == "float32":
+            return None
+        from transformers.exporters import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer, OnnxRuntimeStaticConfig
+
+        if self.activations == "dynamic":
+            # A scale for each channel: one for a whole matrix is that of its largest channel.
+            return OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(per_channel=True))
+        rows = list(source.calibration(self.calibration_rows))
+        return OnnxRuntimeQuantizer(OnnxRuntimeStaticConfig(per_channel=True), calibration_dataset=rows)

@@ -1,0 +1,68 @@
+"""OpenVINO for processors and accelerators of Intel."""
+
+import sys
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from potstill.exporters.exporter import GraphExporter, Source, versions_of
+from potstill.exporters.onnx import CALIBRATION_ROWS
+from potstill.exporters.tracing import write_graph
+
+
+class OpenVino(GraphExporter):
+    """A graph for OpenVINO, in float32, or in 8 bits by NNCF."""
+
+    kind: Literal["openvino"] = "openvino"
+    precision: Literal["float32", "int8"] = "int8"
+    quantize: Literal["weights", "full"] = "weights"
+    """Of int8: the weights alone, or activations too, with scales from training rows."""
+    calibration_rows: int = Field(default=CALIBRATION_ROWS, ge=1)
+    runtime: ClassVar[str] = "openvino"
+    extra: ClassVar[str | None] = "openvino"
+    libraries: ClassVar[tuple[str, ...]] = ("openvino", "nncf")
+
+    @property
+    def name(self) -> str:
+        full = "-full" if self.precision == "int8" and self.quantize == "full" else ""
+        return f"{self.kind}-{self.precision}{full}"
+
+    @property
+    def tolerance(self) -> float | None:
+        return 1e-3 if self.precision == "float32" else None
+
+    def export(self, source: Source, target: Path) -> None:
+        _tell_nobody()
+        from transformers.exporters import OpenVINOConfig, OpenVINOExporter
+
+        write_graph(
+            OpenVINOExporter(),
+            OpenVINOConfig(dynamic=True, quantizer=self._quantizer(source)),
+            source,
+            target,
+            kind=self.kind,
+            precision=self.precision,
+            runtime=self.runtime,
+            model_file="openvino_model.xml",
+            packages=versions_of("openvino", "nncf", "transformers"),
+        )
+
+    def _quantizer(self, source: Source) -> Any:
+        if self.precision == "float32":
+            return None
+        from transformers.exporters import (
+            NNCFOpenVINOQuantizer,
+            NNCFQuantizationConfig,
+            NNCFWeightCompressionConfig,
+        )
+
+        if self.quantize == "weights":
+            return NNCFOpenVINOQuantizer(NNCFWeightCompressionConfig())
+        rows = list(source.calibration(self.calibration_rows))
+        return NNCFOpenVINOQuantizer(NNCFQuantizationConfig(subset_size=len(rows)), calibration_dataset=rows)
+
+
+def _tell_nobody() -> None:
+    """These libraries send what is converted, and where, to their makers, unless the module that does is not there."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

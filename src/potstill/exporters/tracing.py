@@ -1,0 +1,55 @@
+"""A model as a graph, by the exporters of transformers, which are experimental: their versions are pinned."""
+
+import contextlib
+import io
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from potstill.errors import ModelError
+from potstill.exporters.exporter import Source
+
+CONFIGURATION = "config.json"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+
+def write_graph(exporter: Any, config: Any, source: Source, target: Path, **about: Any) -> None:
+    """The graph and its weights, the configuration, the tokenizer, and what the artefact says of itself.
+
+    Raises:
+        ModelError: the model cannot be traced.
+    """
+    model = source.load().eval()
+    inputs = dict(source.inputs)
+    with _quietly():
+        try:
+            exported = exporter.export(model, inputs, config=config)
+            exported.save_pretrained(target)
+        except Exception as error:
+            # Of many kinds: each part of these libraries has its own.
+            first = str(error).strip().splitlines() or [type(error).__name__]
+            raise ModelError(
+                f"{source.folder}: a model of the family {model.config.model_type} could not be written as "
+                f"{about['kind']}: {first[0]} ({type(error).__name__}). Leave this exporter out, or choose another."
+            ) from error
+    # As it was saved: what the exporter adds to it is of its own.
+    shutil.copyfile(source.folder / CONFIGURATION, target / CONFIGURATION)
+    for name in TOKENIZER:
+        shutil.copyfile(source.folder / name, target / name)
+    source.described(model, inputs=tuple(inputs), **about).write(target)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what these libraries print of their steps, and of versions that are pinned here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

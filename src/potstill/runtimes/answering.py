@@ -1,0 +1,85 @@
+"""Answers from a shipped folder, whatever runtime it is for: rows of JSON in, rows of JSON out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from potstill.artefacts.decisions import decision
+from potstill.artefacts.manifest import Manifest, read_manifest
+from potstill.artefacts.reading import Reader
+from potstill.data.windows import windows_in
+from potstill.errors import DataError
+from potstill.runtimes import RUNTIMES
+from potstill.runtimes.graphs import Graph, open_graph
+
+Row = Mapping[str, Any]
+Answer = dict[str, Any]
+Answerer = Callable[[Sequence[Row]], list[Answer]]
+
+
+def open_answerer(folder: Path, threads: int) -> Answerer:
+    """What answers rows from a shipped folder.
+
+    Raises:
+        ModelError: it is none.
+    """
+    manifest = read_manifest(folder)
+    if RUNTIMES[manifest.runtime].graph:
+        reader, graph = Reader(folder, manifest), open_graph(folder, manifest, threads)
+        ask = _documents if manifest.answers == "tags" else _texts
+        return lambda rows: ask(manifest, reader, graph, rows)
+    from potstill.runtimes.transformers_answering import open_answerer as open_in_transformers
+
+    return open_in_transformers(folder, manifest, threads)
+
+
+def _texts(manifest: Manifest, reader: Reader, graph: Graph, rows: Sequence[Row]) -> list[Answer]:
+    encodings = [reader.encode(text_of(row)) for row in rows]
+    # Where numbers are rounded as they come, what is read beside a text would change its answer.
+    together = len(rows) if manifest.precision == "float32" else 1
+    answers = []
+    for start in range(0, len(rows), together):
+        outputs = graph(reader.feeds(encodings[start : start + together]))
+        answers += [decision(manifest, each) for each in outputs]
+    return answers
+
+
+def _documents(manifest: Manifest, reader: Reader, graph: Graph, rows: Sequence[Row]) -> list[Answer]:
+    step = manifest.max_length - reader.special_tokens - manifest.overlap
+    answers = []
+    for row in rows:
+        words = words_of(row)
+        encodings = reader.encode_words(words)
+        tags: list[str | None] = [None] * len(words)
+        for encoding, window in zip(encodings, windows_in(encodings, step, manifest.overlap), strict=True):
+            best = graph(reader.feeds([encoding]))[0].argmax(axis=-1)
+            for place, word in zip(window.places.tolist(), window.words.tolist(), strict=True):
+                tags[word] = manifest.labels[int(best[place])]
+        answers.append({"tags": tags})
+    return answers
+
+
+def text_of(row: Row) -> str | tuple[str, str]:
+    """A row's text, or its pair of texts.
+
+    Raises:
+        DataError: it has none.
+    """
+    text, second = row.get("text"), row.get("text_pair")
+    if not isinstance(text, str) or not isinstance(second, str | None):
+        raise DataError(f'expected a row such as {{"text": "..."}}, got the fields {sorted(row)}.')
+    return text if second is None else (text, second)
+
+
+def words_of(row: Row) -> list[str]:
+    """A row's words: its `tokens`, or its `text` at white space.
+
+    Raises:
+        DataError: it has neither.
+    """
+    tokens = row.get("tokens")
+    if tokens is None and isinstance(row.get("text"), str):
+        return str(row["text"]).split()
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise DataError(f'expected a row such as {{"tokens": ["a", "text"]}}, got the fields {sorted(row)}.')
+    return tokens

@@ -1,0 +1,117 @@
+"""Student and teacher as exporters take them, and as their artefacts are compared with."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from potstill.artefacts.manifest import Manifest
+from potstill.data.encoded import Encoded
+from potstill.exporters import Source
+from potstill.recipe import Recipe
+from potstill.records import AdaptRecord, TrainRecord
+from potstill.run_dir import RunDir
+from potstill.runtimes.folder import ModelFolder
+from potstill.runtimes.predictor import Predictor, open_predictor
+from potstill.stages.inputs import Inputs
+from potstill.stages.models import teacher_folder, teacher_predictor
+from potstill.training.engine import Engine
+
+COMPARED_ROWS = 64
+"""Test rows over which outputs are compared one by one."""
+
+
+@dataclass(frozen=True)
+class Exporting:
+    """What all artefacts of a run are made with."""
+
+    run: RunDir
+    recipe: Recipe
+    inputs: Inputs
+    teacher: AdaptRecord
+    student: TrainRecord
+    baseline: TrainRecord | None
+    engine: Engine
+
+    @cached_property
+    def student_folder(self) -> ModelFolder:
+        return ModelFolder(self.run.path("train/student/model"), digest=self.student.digest)
+
+    def predictor(self, folder: ModelFolder, tokenizer: PreTrainedTokenizerBase, runtime: str) -> Predictor:
+        return open_predictor(
+            folder,
+            task=self.recipe.task,
+            tokenizer=tokenizer,
+            device=self.engine.device,
+            batch_size=self.recipe.label.batch_size,
+            runtime=runtime,
+        )
+
+    def models(self) -> dict[str, Predictor]:
+        """Teacher, student and baseline as they were evaluated."""
+        own = self.inputs.of_student.tokenizer
+        models = {
+            "teacher": teacher_predictor(self.recipe, self.run, self.inputs, self.teacher, self.engine),
+            "student": self.predictor(self.student_folder, own, "transformers"),
+        }
+        if self.baseline is not None:
+            folder = ModelFolder(self.run.path("train/baseline/model"), digest=self.baseline.digest)
+            models["baseline"] = self.predictor(folder, own, "transformers")
+        return models
+
+    def timed_on(self, forms: Sequence[Predictor]) -> str:
+        """The device on which forms and models are timed: graphs run on the processor, and so must all beside them."""
+        on_processor = any(form.device.type == "cpu" for form in forms)
+        return "cpu" if on_processor else self.engine.device.type
+
+    def encoded(self, rows: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        own = self.inputs if tokenizer is self.inputs.tokenizer else self.inputs.of_student
+        return own.encoded(self.recipe, rows)
+
+    def student_source(self) -> Source:
+        return self._source(self.student_folder, self.inputs.of_student.tokenizer)
+
+    def teacher_source(self) -> Source:
+        return self._source(teacher_folder(self.recipe, self.run, self.teacher), self.inputs.tokenizer)
+
+    def _source(self, folder: ModelFolder, tokenizer: PreTrainedTokenizerBase) -> Source:
+        def calibration(most: int) -> Iterator[Mapping[str, Tensor]]:
+            rows = self.encoded(self.inputs.splits["train"].rows[:most], tokenizer)
+            return (rows.collate([index]).inputs for index in range(len(rows.lengths)))
+
+        return Source(
+            folder=folder.path,
+            load=partial(folder.load, self.recipe.task),
+            inputs=_of_two_lengths(self.encoded(self.inputs.splits["test"].rows[:COMPARED_ROWS], tokenizer)),
+            calibration=calibration,
+            embedding_parameters=self.recipe.task.embedding_parameters,
+            about=self._about(tokenizer),
+        )
+
+    def _about(self, tokenizer: PreTrainedTokenizerBase) -> Manifest:
+        task = self.recipe.task
+        settings = task.model_dump()
+        timed = self.encoded(self.inputs.splits["test"].rows[: self.recipe.evaluate.latency_rows], tokenizer)
+        return Manifest(
+            kind="",
+            precision="",
+            runtime="",
+            model_file="",
+            task=task.kind,
+            answers=task.answers,
+            labels=tuple(self.inputs.labels) if task.named_outputs else (),
+            max_length=settings.get("max_length", 0),
+            overlap=settings.get("overlap", 0),
+            truncation_side=tokenizer.truncation_side,
+            pad_id=tokenizer.pad_token_id or 0,
+            lengths=tuple(map(int, timed.lengths)),
+        )
+
+
+def _of_two_lengths(rows: Encoded) -> Mapping[str, Tensor]:
+    """The longest row and the shortest: what is traced of a batch of one, or of one token, is true of that alone."""
+    order = sorted(range(len(rows.lengths)), key=lambda index: -rows.lengths[index])
+    return rows.collate([order[0], order[-1]] if len(order) > 1 else [order[0], order[0]]).inputs
