@@ -16,6 +16,7 @@ import typer
 
 from potstill.cli_shipping import add_commands
 from potstill.errors import PotstillError, RecipeError
+from potstill.quiet import quiet_libraries
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=metadata("potstill")["Summary"]
@@ -327,17 +328,6 @@ def _run(recipe: Path, out: Path, overrides: list[str], quiet: bool, until: str,
         raise typer.Exit(GATE_FAILED)
     if export is not None and export.artefacts and not any(artefact.passed for artefact in export.artefacts):
         raise typer.Exit(GATE_FAILED)
-
-
-def quiet_libraries() -> None:
-    """Less noise from libraries; their bars would break ours."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ Threads = Annotated[int, typer.Option(min=1, help="Threads that the model answer
 def add_commands(app: typer.Typer) -> None:
     app.command()(predict)
     app.command()(bench)
+    app.command()(push)
 
 
 def predict(
@@ -24,8 +25,10 @@ def predict(
 ) -> None:
     """Ask an exported model: a line of JSON in, one out, in the same order."""
     from potstill.progress import for_console
+    from potstill.quiet import quiet_libraries
     from potstill.shipping.predict import predict_rows
 
+    quiet_libraries()
     predict_rows(artefact, file, out, batch_size=batch_size, threads=threads, progress=for_console(quiet=quiet))
 
 
@@ -50,3 +53,19 @@ def bench(
         return
     for line in lines_of(found):
         typer.echo(line)
+
+
+def push(
+    run: Annotated[Path, typer.Argument(help="The run directory.")],
+    target: Annotated[str, typer.Argument(help="The repository: hf:organisation/name.")],
+    artefact: Annotated[
+        str | None, typer.Option("--artefact", help="Which of those that passed; without it the smallest.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Upload an artefact that passed to the Hugging Face hub, with its card; the token is read from HF_TOKEN."""
+    from potstill.quiet import quiet_libraries
+    from potstill.shipping.push import push_artefact
+
+    quiet_libraries()
+    typer.echo(f"pushed: {push_artefact(run, target, artefact, private=private)}")

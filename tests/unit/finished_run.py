@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from potstill.evaluation.artefact_sections import artefact_section
 from potstill.evaluation.card import card_of
 from potstill.evaluation.sections import comparison_sections, detail_sections, page_words
 from potstill.records import (
@@ -289,24 +290,25 @@ def inputs(*, passed: bool = True, with_baseline: bool = True, hostile: str = HO
         "title": f"Which licence? {hostile}",
         "recipe_yaml": RECIPE,
         "metrics": metrics(with_baseline=with_baseline),
-        **sections(run.evaluation),
+        **sections(run.evaluation, run.export),
         "seconds": [("plan", 0.4), ("adapt", 412.0), ("label/teacher/logits", 93.6), ("train/student", 3723.0)],
         "environment": {"python": "3.11.9", "processor": f"two cores {hostile}"},
     }
 
 
-def sections(found: EvaluateRecord) -> dict[str, Any]:
-    """What the page is given of an evaluation."""
+def sections(found: EvaluateRecord, export: ExportRecord) -> dict[str, Any]:
+    """What the page is given of an evaluation and of what was exported."""
     return {
         "words": page_words(found),
         "comparison": comparison_sections(found),
+        "artefacts": artefact_section(export, found),
         "details": detail_sections(found),
     }
 
 
 def card_inputs(**choices: Any) -> dict[str, Any]:
     found = inputs(**choices)
-    for name in ("metrics", "seconds", "comparison", "details"):
+    for name in ("metrics", "seconds", "comparison", "artefacts", "details"):
         del found[name]
     run = found["run"]
     return found | {"card": card_of(run.evaluation, run.plan, {"max_length": 64}, "pkg:some_package/model")}

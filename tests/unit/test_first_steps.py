@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import potstill
 from potstill import cli
 from potstill.errors import DataError, RecipeError
+from potstill.evaluation.shipping import with_best
 from potstill.presentation.next_steps import after_check, after_run
 from potstill.projects import PROJECTS
 from potstill.recipe import Recipe
@@ -150,16 +151,27 @@ def test_after_a_check_comes_the_run_of_what_was_checked(recipe: str, overrides:
 
 def exported(*passed: bool) -> ExportRecord:
     artefacts = [
-        Artefact(kind=f"kind{n}", folder=f"export/kind{n}", size_bytes=1, max_logit_difference=0.0, passed=each)
+        Artefact(
+            kind=f"kind{n}",
+            name=f"kind{n}",
+            folder=f"export/kind{n}",
+            size_bytes=9 - n,
+            max_logit_difference=0.0,
+            passed=each,
+            runtime=("transformers", "onnx")[n % 2],
+        )
         for n, each in enumerate(passed)
     ]
-    return ExportRecord(skipped=not passed, artefacts=artefacts)
+    return with_best(ExportRecord(skipped=not passed, artefacts=artefacts))
 
 
 @pytest.mark.parametrize(
     ("gate", "export", "hint"),
     [
-        (GateRecord(passed=True, checks=[]), exported(False, True), "load run/export/kind1 with onnx"),
+        (GateRecord(passed=True, checks=[]), exported(False, True), "ask run/export/kind1 with its predict.py"),
+        (GateRecord(passed=True, checks=[]), exported(True, False), "load run/export/kind0 with transformers"),
+        # Of several, the smallest.
+        (GateRecord(passed=True, checks=[]), exported(True, True), "ask run/export/kind1 with its predict.py"),
         (GateRecord(passed=True, checks=[]), exported(False), "the student itself lies in run/train/student/model"),
         (
             GateRecord(passed=True, checks=[]),
@@ -171,4 +183,4 @@ def exported(*passed: bool) -> ExportRecord:
     ],
 )
 def test_after_a_run_comes_what_its_verdict_calls_for(gate: GateRecord, export: ExportRecord, hint: str) -> None:
-    assert hint in after_run(Path("run"), gate, export, runtimes={"kind0": "transformers", "kind1": "onnx"})
+    assert hint in after_run(Path("run"), gate, export)

@@ -166,7 +166,7 @@ def test_what_the_teacher_must_be_better_than_is_shown_where_it_was_measured(pag
     found = inputs()
     evaluation = found["run"].evaluation.model_copy(update={"references": []})
     run = replace(found["run"], evaluation=evaluation)
-    without = parsed(render_html(**found | {"run": run} | sections(evaluation)))
+    without = parsed(render_html(**found | {"run": run} | sections(evaluation, run.export)))
     assert without.closed() and "must be better than" not in without.text
 
 
@@ -178,7 +178,7 @@ def test_a_model_is_shown_as_it_is_served(page: str) -> None:
     teacher = evaluation.models["teacher"].model_copy(update={**served, "own_type_latency_p50_ms": 14.0})
     models = {**evaluation.models, "teacher": teacher}
     run = replace(found["run"], evaluation=evaluation.model_copy(update={"models": models}))
-    shown = found | {"run": run} | sections(run.evaluation)
+    shown = found | {"run": run} | sections(run.evaluation, run.export)
     text = re.sub(r"\s*\n\s*", " ", parsed(render_html(**shown)).text)
     assert "45.5 MB (bfloat16; 91.0 MB in float32)" in text
     # The student is served in float32, so its speed in its own type is the one above.
@@ -226,7 +226,7 @@ def test_a_teacher_can_be_called_as_what_stands_beside_its_text() -> None:
 def test_a_recipe_that_exports_nothing_has_no_empty_table() -> None:
     found = inputs()
     run = replace(found["run"], export=ExportRecord(skipped=False, artefacts=[]))
-    text = parsed(render_html(**found | {"run": run})).text
+    text = parsed(render_html(**found | {"run": run, **sections(run.evaluation, run.export)})).text
     assert "The recipe exports nothing." in text and "largest difference of a logit" not in text
 
 

@@ -21,6 +21,8 @@ def round_of(latencies: list[float], throughput: float, memory: int, first: list
         "latencies_ms": [float(each) for each in latencies],
         "throughput_per_s": float(throughput),
         "peak_memory_bytes": memory,
+        "floor_memory_bytes": memory // 2,
+        "load_ms": 1000.0 - throughput,
         "first_ms": [float(each) for each in first],
     }
 
@@ -41,8 +43,8 @@ def test_rounds_alternate_and_the_fastest_of_each_model_counts(monkeypatch: pyte
     done: list[int] = []
     found = speed.measure_speed({name: request(name) for name in rounds}, rounds=2, advance=done.append)
     assert asked == ["teacher", "student"] * 2 and done == [1] * 4
-    assert found["teacher"] == speed.Speed(10.0, None, None, 50.0, 9, 41.0)
-    assert found["student"] == speed.Speed(3.0, None, None, 90.0, 3, 11.0)
+    assert found["teacher"] == speed.Speed(10.0, None, None, 50.0, 9, 5, 950.0, (10.0, 30.0), 41.0)
+    assert found["student"] == speed.Speed(3.0, None, None, 90.0, 3, 2, 910.0, (3.0, 4.0), 11.0)
 
 
 @pytest.mark.parametrize(

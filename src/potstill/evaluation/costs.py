@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from potstill.evaluation.case import Case
+from potstill.evaluation.expenses import expenses_of
 from potstill.measure.speed import Speed, measure_speed
 from potstill.measure.weights import BYTES_IN_COMMON, HALF, SavedWeights
 from potstill.records import Measurement
@@ -18,9 +19,19 @@ def costs_of(
     weights = {name: predictor.weights() for name, predictor in predictors.items()}
     speed = _speeds(case, predictors, weights, queries, device)
     return {
-        name: _fields(weights[name], predictor.parameters(), speed[name], queries)
+        name: {
+            **_fields(weights[name], predictor.parameters(), speed[name], queries),
+            **expenses_of(case.recipe.evaluate.expenses, request_ms(speed[name], queries)),
+        }
         for name, predictor in predictors.items()
     }
+
+
+def request_ms(speed: Speed, queries: Queries) -> float:
+    """How long one request takes: a text, a document, or all that is written after a prompt."""
+    if not queries.one_by_one or speed.first_p50_ms is None:
+        return speed.latency_p50_ms
+    return speed.first_p50_ms + (queries.settings["new_tokens"] - 1) * speed.latency_p50_ms
 
 
 def measurement(case: Case, queries: Queries, device: str) -> Measurement:

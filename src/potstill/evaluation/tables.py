@@ -33,6 +33,7 @@ def quantities(evaluation: EvaluateRecord) -> list[Quantity]:
         Quantity("Peak memory", [size(m.peak_memory_bytes) for m in models], brief=True),
         *_own_types(evaluation, of),
         Quantity("Size of the weights, as served", [_size_as_served(m) for m in models], brief=True),
+        *_expenses(evaluation),
         Quantity("Parameters", [f"{m.num_parameters:,}" for m in models], brief=True),
         Quantity("… without embeddings", [f"{m.num_parameters_without_embeddings:,}" for m in models]),
         *(
@@ -41,6 +42,17 @@ def quantities(evaluation: EvaluateRecord) -> list[Quantity]:
             if _has(evaluation, name)
         ),
     ]
+
+
+def _expenses(evaluation: EvaluateRecord) -> list[Quantity]:
+    """What a thousand requests cost, where the recipe says what an hour does."""
+    shown = []
+    for name in ("cost_per_1000", "energy_wh_per_1000"):
+        values = [metric(name).of_model(model) for model in evaluation.models.values()]
+        if any(value is not None for value in values):
+            title = f"{sentence(metric(name).words)} (estimate)"
+            shown.append(Quantity(title, [number(value) if isinstance(value, float) else "–" for value in values]))
+    return shown
 
 
 def floor_lines(evaluation: EvaluateRecord) -> list[str]:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from potstill.capabilities import Capability, Facts, missing
 from potstill.labels import AskedEncoding
 from potstill.lora import LoraSettings
+from potstill.recipe.expense_settings import ExpenseSettings
 from potstill.recipe.requirements import Requirement, parse_requirement
 from potstill.schedules import Schedule
 from potstill.settings import Settings
@@ -192,6 +193,8 @@ class EvaluateSettings(Settings):
     """Fit TF-IDF with logistic regression on the labelled rows, as the floor. A teacher that is not above it fails the
     gate."""
     sample_disagreements: int = Field(default=20, ge=0)
+    expenses: ExpenseSettings | None = Field(default=None, exclude_if=lambda expenses: expenses is None)
+    """What an hour costs in money or in power, from which a thousand requests are estimated."""
 
 
 THRESHOLD_KEYS = frozenset(

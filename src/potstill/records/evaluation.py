@@ -78,6 +78,10 @@ class ModelEvaluation(Part):
     """The lowest and the highest median of a round."""
     size_bytes: int
     """Of the weights alone, in the type that the model is served in."""
+    cost_per_1000: float | None = Field(default=None, exclude_if=lambda cost: cost is None)
+    """Of requests, in the currency of the recipe; this and the next are estimates from the median latency, where the
+    recipe says what an hour costs."""
+    energy_wh_per_1000: float | None = Field(default=None, exclude_if=lambda energy: energy is None)
     num_parameters: int
     num_parameters_without_embeddings: int
     weights_type: str | None = None

@@ -1,0 +1,147 @@
+"""What a shipped folder says of itself, and how its texts are read without the libraries of training."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from potstill.artefacts.decisions import decision
+from potstill.artefacts.manifest import Manifest, read_manifest
+from potstill.artefacts.reading import Reader
+from potstill.artefacts.standing_alone import CHECKSUMS, stand_alone
+from potstill.data.rows import Row
+from potstill.data.words import load_word_tokenizer, windows_of
+from potstill.errors import ModelError
+from potstill.run_dir import file_digest
+from potstill.tasks.text_classification import TextClassification
+
+ABOUT = Manifest(
+    kind="onnx",
+    precision="int8",
+    runtime="onnx",
+    model_file="model.onnx",
+    task="text_classification",
+    answers="single_label",
+    labels=("a", "b", "c"),
+    max_length=12,
+    inputs=("input_ids", "attention_mask"),
+)
+TEXTS = [
+    "w1 w2 iron w3",
+    "",
+    "[CLS] w1 [SEP] [PAD] [MASK] w2",
+    "w1 " * 40,
+    "🦊\x00\u202e<|end|>",
+    "Iron  w1\tw2\nw3",
+]
+
+
+@pytest.fixture
+def tokenizer(teacher_folder: Path) -> PreTrainedTokenizerBase:
+    return TextClassification(max_length=12).load_tokenizer(str(teacher_folder))
+
+
+def test_a_folder_says_what_was_written_of_it(tmp_path: Path) -> None:
+    about = replace(ABOUT, lengths=(3, 4), packages={"onnx": "1"}, temperature=1.5)
+    about.write(tmp_path)
+    assert read_manifest(tmp_path) == about
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "no artefact.json, so it is no exported model"),
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"format": 2}', "format 2, and this version reads 1"),
+        ('{"format": 1, "kind": "onnx"}', "cannot be read"),
+    ],
+)
+def test_a_folder_that_is_no_artefact_is_one_clear_error(tmp_path: Path, text: str | None, told: str) -> None:
+    if text is not None:
+        (tmp_path / "artefact.json").write_text(text)
+    with pytest.raises(ModelError, match=told):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("second", [None, "w4 iron w5 w6 w7 w8 w9 w1 w2 w3 w4"])
+def test_texts_are_read_as_in_training(teacher_folder: Path, tokenizer: PreTrainedTokenizerBase, second: str) -> None:
+    """Also strings that look like control tokens, texts that are cut, and pairs, of which the longer is cut first."""
+    reader = Reader(teacher_folder, replace(ABOUT, inputs=(*ABOUT.inputs, "token_type_ids")))
+    for text in TEXTS:
+        whole = text if second is None else f"{text}\n\n{second}"
+        row = Row("r", whole, None, second_at=None if second is None else len(text) + 2)
+        expected = TextClassification(max_length=12).encode([row], tokenizer, []).collate([0]).inputs
+        feeds = reader.feeds([reader.encode(text if second is None else (text, second))])
+        for name, found in feeds.items():
+            if name in expected:
+                assert found.tolist() == expected[name].tolist(), (text, name)
+
+
+def test_texts_that_are_read_together_are_padded_on_the_right(teacher_folder: Path) -> None:
+    reader = Reader(teacher_folder, replace(ABOUT, pad_id=7))
+    one, other = (reader.encode(text) for text in ("w1", "w1 w2 w3 iron"))
+    feeds = reader.feeds([one, other])
+    shape = (2, len(other.ids))
+    assert feeds["input_ids"].shape == feeds["attention_mask"].shape == shape
+    assert feeds["input_ids"][0].tolist() == [*one.ids, *[7] * (shape[1] - len(one.ids))]
+    assert feeds["attention_mask"].sum(axis=1).tolist() == [len(one.ids), len(other.ids)]
+
+
+@pytest.mark.parametrize("overlap", [0, 3, 6])
+@pytest.mark.parametrize("words", [0, 1, 5, 9, 40])
+def test_documents_are_read_in_the_windows_of_training(teacher_folder: Path, overlap: int, words: int) -> None:
+    document = [f"w{number % 9}iron" if number % 3 else "w1" for number in range(words)]
+    reader = Reader(teacher_folder, replace(ABOUT, overlap=overlap))
+    (expected,) = windows_of(load_word_tokenizer(str(teacher_folder)), [document], 12, overlap)
+    found = reader.encode_words(document)
+    assert [each.ids for each in found] == [window.tokens.tolist() for window in expected]
+
+
+def test_decisions_are_those_of_the_outputs() -> None:
+    logits = np.array([1.0, 3.0, -2.0], dtype=np.float32)
+    warm = replace(ABOUT, temperature=2.0)
+    chances = np.exp(logits.astype(np.float64) / 2) / np.exp(logits.astype(np.float64) / 2).sum()
+    assert decision(warm, logits) == {"label": "b", "probability": pytest.approx(chances[1])}
+    several = decision(replace(warm, answers="multi_label"), logits)
+    assert several["labels"] == ["a", "b"]
+    assert several["probabilities"]["c"] == pytest.approx(1 / (1 + np.exp(1.0)))
+    assert decision(replace(warm, answers="regression"), logits[:1]) == {"value": 1.0}
+
+
+def test_large_logits_have_probabilities() -> None:
+    assert decision(ABOUT, np.array([1e4, 0, 0], dtype=np.float32))["probability"] == 1.0
+
+
+def test_checksums_are_of_all_files_and_can_be_checked_without_this_package(tmp_path: Path) -> None:
+    ABOUT.write(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"weights")
+    for _ in range(2):  # written again, they are of the same files
+        stand_alone(tmp_path, ABOUT, "# a card\n")
+    lines = (tmp_path / CHECKSUMS).read_text().splitlines()
+    named = {line.partition("  ")[2]: line.partition("  ")[0] for line in lines}
+    assert named.keys() == {path.name for path in tmp_path.iterdir()} - {CHECKSUMS}
+    assert all(file_digest(tmp_path / name) == digest for name, digest in named.items())
+    assert subprocess.run(["sha256sum", "-c", "--quiet", CHECKSUMS], cwd=tmp_path, check=False).returncode == 0
+    needed = (tmp_path / "requirements.txt").read_text()
+    assert "onnxruntime==" in needed and "torch" not in needed and "potstill" not in needed
+
+
+def test_what_reads_and_answers_holds_neither_torch_nor_transformers() -> None:
+    """What a process imports counts as its memory, and an edge device has none of it."""
+    code = (
+        "import sys, potstill.runtimes.graph_timing, potstill.runtimes.answering, potstill.runtimes.onnx\n"
+        "print(sorted({'torch', 'transformers', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_manifest_is_plain_json(tmp_path: Path) -> None:
+    ABOUT.write(tmp_path)
+    assert json.loads((tmp_path / "artefact.json").read_text())["labels"] == ["a", "b", "c"]
