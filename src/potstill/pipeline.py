@@ -22,6 +22,7 @@ from potstill.stages.own_student import with_shared_tokens
 from potstill.stages.plan import plan
 from potstill.stages.rendering import DATE, at_one_date
 from potstill.stages.report import environment, report
+from potstill.stages.rounded_student import train_rounded
 from potstill.stages.rounds import generations
 from potstill.stages.settled_types import in_settled_types, settle_types
 from potstill.stages.train import train_baseline, train_student
@@ -53,7 +54,8 @@ def stages(run: RunDir, recipe: Recipe, base: Path, engine: Engine) -> Iterator[
     yield "train", student
     yield "evaluate", (measured := evaluate(run, recipe, inputs, teacher, student, baseline, earlier, came, engine))
     yield "gate", (verdict := gate(run, recipe, measured))
-    exported = export(run, recipe, inputs, planned, teacher, student, baseline, measured, verdict, engine)
+    rounded = train_rounded(run, recipe, inputs, teacher, student, lessons, verdict, engine)
+    exported = export(run, recipe, inputs, planned, teacher, student, baseline, rounded, measured, verdict, engine)
     yield "export", exported
     finished = FinishedRun(planned, teacher, labels, student, baseline, measured, verdict, exported, responses, earlier)
     yield "report", report(run, recipe, finished)

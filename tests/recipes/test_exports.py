@@ -51,9 +51,10 @@ def test_each_artefact_is_judged_by_itself_beside_the_teacher_in_the_same_form(f
     assert exported["smallest"] == "safetensors" and exported["fastest"] in artefacts
     # All that was shipped is in the record, each file with its digest.
     files = {path.relative_to(finished / "run/export").as_posix() for path in (finished / "run/export").rglob("*")}
-    assert set(exported["files"]) == {
-        name for name in files if (finished / "run/export" / name).is_file()
-    } - {"result.json", "inputs.json"}
+    assert set(exported["files"]) == {name for name in files if (finished / "run/export" / name).is_file()} - {
+        "result.json",
+        "inputs.json",
+    }
 
 
 def test_an_artefact_answers_elsewhere_without_this_package_as_it_does_here(finished: Path, tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.artefacts.manifest import Manifest
 from potstill.capabilities import Facts
+from potstill.exporters.distil import RoundedTraining
+from potstill.exporters.rounding import Round
 from potstill.settings import Settings
 
 Inputs = Mapping[str, Tensor]
@@ -48,10 +50,18 @@ class ExporterSettings(Settings):
     libraries: ClassVar[Sequence[str]] = ()
     """The modules that come with it."""
 
+    distil: RoundedTraining | None = None
+    """Train the student on with the rounding of this form, before it is exported."""
+
+    @property
+    def form(self) -> str:
+        """What is made, whatever it is made of."""
+        raise NotImplementedError
+
     @property
     def name(self) -> str:
         """Of the artefact, and of its folder."""
-        raise NotImplementedError
+        return self.form if self.distil is None else f"{self.form}-distilled"
 
     @property
     def same_files(self) -> bool:
@@ -68,9 +78,21 @@ class ExporterSettings(Settings):
         """The modules that are not installed."""
         return [name for name in self.libraries if importlib.util.find_spec(name) is None]
 
+    @property
+    def rounds(self) -> bool:
+        """Whether weights are rounded to few enough levels for a training to learn to live with."""
+        return False
+
+    def round_of(self, name: str, module: nn.Module) -> Round | None:
+        """How the artefact rounds the weight of a linear layer or an embedding; None where it does not."""
+        return None
+
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
         """Why it cannot export models of this task."""
-        yield from ()
+        if self.distil is not None and not self.rounds:
+            yield f"{where}.distil: {self.form} does not round weights to a few levels. Leave distil out."
+        elif self.distil is not None and facts.means:
+            yield f"{where}.distil: not for numbers yet. Leave it out."
 
     def export(self, source: Source, target: Path) -> None:
         """Write the artefact's own files into an empty folder, with its `artefact.json`."""
@@ -81,6 +103,7 @@ class GraphExporter(ExporterSettings):
     """One that writes a model as a graph, which is answered from without torch."""
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        yield from super().refusals(where, facts)
         if facts.generative:
             yield (
                 f"{where}: graphs are of models with a head, and those of {facts.task} write. Export "

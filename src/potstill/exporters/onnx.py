@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
+from torch import nn
 
 from potstill.exporters.exporter import GraphExporter, Source, versions_of
+from potstill.exporters.rounding import Round, int8_by_channel, int8_of_all
 from potstill.exporters.tracing import write_graph
 
 CALIBRATION_ROWS = 128
@@ -27,9 +29,16 @@ class Onnx(GraphExporter):
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
 
     @property
-    def name(self) -> str:
+    def form(self) -> str:
         static = "-static" if self.precision == "int8" and self.activations == "static" else ""
         return f"{self.kind}-{self.precision}{static}"
+
+    @property
+    def rounds(self) -> bool:
+        return self.precision == "int8"
+
+    def round_of(self, name: str, module: nn.Module) -> Round | None:
+        return int8_by_channel if isinstance(module, nn.Linear) else int8_of_all
 
     @property
     def tolerance(self) -> float | None:

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
+from torch import nn
 
 from potstill.exporters.exporter import GraphExporter, Source, versions_of
 from potstill.exporters.onnx import CALIBRATION_ROWS
+from potstill.exporters.rounding import Round, int8_between_extremes
 from potstill.exporters.tracing import write_graph
 
 
@@ -24,9 +26,16 @@ class OpenVino(GraphExporter):
     libraries: ClassVar[tuple[str, ...]] = ("openvino", "nncf")
 
     @property
-    def name(self) -> str:
+    def form(self) -> str:
         full = "-full" if self.precision == "int8" and self.quantize == "full" else ""
         return f"{self.kind}-{self.precision}{full}"
+
+    @property
+    def rounds(self) -> bool:
+        return self.precision == "int8"
+
+    def round_of(self, name: str, module: nn.Module) -> Round | None:
+        return int8_between_extremes
 
     @property
     def tolerance(self) -> float | None:

@@ -16,7 +16,7 @@ class Safetensors(ExporterSettings):
     runtime: ClassVar[str] = "transformers"
 
     @property
-    def name(self) -> str:
+    def form(self) -> str:
         return self.kind if self.precision == "float32" else f"{self.kind}-{self.precision}"
 
     @property

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from potstill.artefacts.manifest import Manifest
 from potstill.data.encoded import Encoded
-from potstill.exporters import Source
+from potstill.exporters import AnyExporter, Source
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, TrainRecord
 from potstill.run_dir import RunDir
@@ -18,6 +18,7 @@ from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import Predictor, open_predictor
 from potstill.stages.inputs import Inputs
 from potstill.stages.models import teacher_folder, teacher_predictor
+from potstill.stages.rounded_student import rounded_name
 from potstill.training.engine import Engine
 
 COMPARED_ROWS = 64
@@ -34,6 +35,8 @@ class Exporting:
     teacher: AdaptRecord
     student: TrainRecord
     baseline: TrainRecord | None
+    rounded: Mapping[str, TrainRecord]
+    """Students that were trained for some artefacts, by name."""
     engine: Engine
 
     @cached_property
@@ -71,8 +74,12 @@ class Exporting:
         own = self.inputs if tokenizer is self.inputs.tokenizer else self.inputs.of_student
         return own.encoded(self.recipe, rows)
 
-    def student_source(self) -> Source:
-        return self._source(self.student_folder, self.inputs.of_student.tokenizer)
+    def student_source(self, exporter: AnyExporter) -> Source:
+        """The student as it was trained for this artefact, where it was."""
+        folder = self.student_folder
+        if (trained := self.rounded.get(exporter.name)) is not None:
+            folder = ModelFolder(self.run.path("train", rounded_name(exporter), "model"), digest=trained.digest)
+        return self._source(folder, self.inputs.of_student.tokenizer)
 
     def teacher_source(self) -> Source:
         return self._source(teacher_folder(self.recipe, self.run, self.teacher), self.inputs.tokenizer)

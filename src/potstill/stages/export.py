@@ -43,11 +43,14 @@ def export(
     teacher: AdaptRecord,
     student: TrainRecord,
     baseline: TrainRecord | None,
+    rounded: Mapping[str, TrainRecord],
     evaluation: EvaluateRecord,
     verdict: GateRecord,
     engine: Engine,
 ) -> ExportRecord:
     """The artefacts that the recipe lists, each judged on all test rows as the student was.
+
+    `rounded` are students that were trained for some of them, by name.
 
     Raises:
         ModelError: the student's files were changed since its training, or cannot be written in a form.
@@ -57,6 +60,7 @@ def export(
         "student": student.digest,
         "teacher": teacher.digest,
         "baseline": baseline.digest if baseline else None,
+        "rounded": {name: record.digest for name, record in rounded.items()},
         "export": [exporter.model_dump(mode="json") for exporter in recipe.export],
         "evaluate": recipe.evaluate,
         "gate": recipe.gate,
@@ -67,7 +71,7 @@ def export(
     def work(folder: Path) -> ExportRecord:
         if not verdict.passed:
             return ExportRecord(skipped=True, artefacts=[])
-        exporting = Exporting(run, recipe, inputs, teacher, student, baseline, engine)
+        exporting = Exporting(run, recipe, inputs, teacher, student, baseline, rounded, engine)
         exporting.student_folder.require_unchanged()
         written = _written(exporting, folder)
         record = _judged(exporting, planned, evaluation, written)
@@ -89,27 +93,27 @@ class _Written:
         return self.folder / name
 
     def of_rival(self, name: str) -> Path:
-        return self.folder / RIVALS / self.rivals[name].name
+        return self.folder / RIVALS / self.rivals[name].form
 
 
 def _written(exporting: Exporting, folder: Path) -> _Written:
     """The student in each form, and the teacher in those that are not its own files."""
     written = _Written(folder, {exporter.name: exporter for exporter in exporting.recipe.export})
-    with_rivals = [exporter for exporter in written.artefacts.values() if not exporter.same_files]
+    with_rivals = list({each.form: each for each in written.artefacts.values() if not each.same_files}.values())
     total = len(written.artefacts) + len(with_rivals)
     with exporting.run.progress.task("export", total, "artefacts") as advance:
         for name, exporter in written.artefacts.items():
             with atomic_folder(written.of_artefact(name)) as target:
-                exporter.export(exporting.student_source(), target)
+                exporter.export(exporting.student_source(exporter), target)
             advance(1)
         for exporter in with_rivals:
-            name = f"teacher {exporter.name}"
+            name = f"teacher {exporter.form}"
             written.rivals[name] = exporter
             try:
                 with atomic_folder(written.of_rival(name)) as target:
                     exporter.export(exporting.teacher_source(), target)
             except ModelError as error:
-                written.missing[exporter.name] = str(error)
+                written.missing[exporter.form] = str(error)
                 del written.rivals[name]
             advance(1)
     return written
@@ -161,8 +165,8 @@ def _judged(exporting: Exporting, planned: PlanRecord, evaluation: EvaluateRecor
             return artefact
         return artefact_of(artefact, judged[name], judge(recipe.gate, judged[name].evaluation), judged.get(rival))
 
-    artefacts = [made(name, each, f"export/{name}", f"teacher {name}") for name, each in written.artefacts.items()]
-    rivals = [made(name, each, f"export/{RIVALS}/{each.name}", "") for name, each in written.rivals.items()]
+    artefacts = [made(name, each, f"export/{name}", f"teacher {each.form}") for name, each in written.artefacts.items()]
+    rivals = [made(name, each, f"export/{RIVALS}/{each.form}", "") for name, each in written.rivals.items()]
     for artefact in (*artefacts, *rivals):
         record = judged[artefact.name].evaluation if artefact.name in judged else evaluation
         complete(exporting.run.path(artefact.folder), artefact, recipe, planned, record)
