@@ -10,11 +10,11 @@ from potstill.data.prepare import DataSettings
 from potstill.exporters import AnyExporter, Safetensors
 from potstill.labels import AskedEncoding, Dense, LowRank
 from potstill.losses import AnyLoss, HardLabels, SoftTargets, name_of
+from potstill.recipe.gate_settings import GateSettings
 from potstill.recipe.stage_settings import (
     AdamWSettings,
     AdaptSettings,
     EvaluateSettings,
-    GateSettings,
     LabelSettings,
     OptimiserSettings,
     TrainSettings,
