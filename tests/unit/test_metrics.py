@@ -53,7 +53,9 @@ def test_each_metric_has_one_name_and_its_place_in_records() -> None:
         *("perplexity", "cross_entropy", "kl_from_teacher", "kl_median", "kl_p99", "ece", "drop_points"),
         *("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "time_to_first_token_ms", "time_per_token_ms"),
         *("peak_memory_bytes", "size_bytes", "num_parameters", "num_parameters_without_embeddings"),
+        "repeated_ngrams",
     }
+    assert {each.name for each in METRICS if each.better is None} == {"response_tokens", "response_length_ratio"}
 
 
 @pytest.mark.parametrize(
@@ -218,6 +220,29 @@ def test_without_requirements_settings_are_those_of_before() -> None:
                 "gain over the baseline is measured against the baseline, which train.base",
             )
             for change in ("gate.min_gain_over_baseline_points=0", "gate.require={gain_over_baseline_points: '> 0'}")
+        ),
+        *(
+            ([f"gate={{{key}: {text}}}"], message)
+            for key, text, message in (
+                ("accuracy", "'>= 920 %'", "accuracy is a share and never above 1, so '>= 920 %' tells nothing."),
+                ("acuracy", "'>= 92 %'", "gate.acuracy: 'acuracy' is not measured of this task; did you mean accuracy"),
+                (
+                    "size_bytes",
+                    "'<= 40 ms'",
+                    "gate.size_bytes: size of the weights is not measured in ms. Write it in B",
+                ),
+                (
+                    "latency_p50_ms",
+                    "'<= 5 MB'",
+                    "gate.latency_p50_ms: median latency is not measured in MB. Write it in ms",
+                ),
+                ("ece", "'<= 5 nats'", "gate.ece: calibration error is not measured in nats. Write '<= 5'."),
+                (
+                    "speedup",
+                    "'>= 8x (95%)'",
+                    "gate.speedup: speed-up is measured without an interval, so nothing of it",
+                ),
+            )
         ),
         (["gate.max_latency_p95_ms=9"], "gate.max_latency_p95_ms: a 95th percentile needs 100 queries"),
     ],
