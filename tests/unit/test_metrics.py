@@ -327,6 +327,38 @@ def test_a_threshold_on_the_side_of_the_worst_students_is_warned_of(
     assert page.count("Warning: gate.require") == len(found)
 
 
+@pytest.mark.parametrize(
+    ("required", "written", "said"),
+    [
+        (">= 50 %", 1, None),
+        (">= 50 %", 0, "gate.ended: share of responses that end is measured after the prompts that evaluate.written"),
+        (">= 50 % (95%)", FEWEST_ROWS, None),
+        (
+            ">= 50 % (95%)",
+            FEWEST_ROWS - 1,
+            "gate.ended: nothing of fewer than 6 prompts holds with 95 % confidence, and ",
+        ),
+    ],
+)
+def test_what_is_written_too_little_of_can_not_be_required(
+    tmp_path: Path, chat_teacher_folder: Path, required: str, written: int, said: str | None
+) -> None:
+    project = make_chat_project(tmp_path, chat_teacher_folder)
+    recipe = load_recipe(project / "recipe.yaml", [f"gate.ended='{required}'", f"evaluate.written={written}"])
+    case = case_of(recipe, read_inputs(recipe, project), Progress())
+    if said is None:
+        require_measurable(case)
+        return
+    with pytest.raises(RecipeError) as error:
+        require_measurable(case)
+    assert said in str(error.value)
+
+
+def test_neither_direction_of_a_length_is_warned_of() -> None:
+    settings = GateSettings(require={"response_length_ratio": "<= 2x", "response_tokens": ">= 3"})
+    assert list(thresholds_upside_down(settings, "text")) == []
+
+
 def test_a_metric_is_told_of_the_right_task() -> None:
     assert metric_for("r2", "regression") is metric("r2")
     assert "is not measured of this task" in str(metric_for("r2", "single_label"))

@@ -4,25 +4,36 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
+from potstill.data.special_tokens import token_ids
 from potstill.evaluation.answers import measured_by
 from potstill.evaluation.evaluate import points
 from potstill.evaluation.metrics import WRITING
 from potstill.evaluation.sections import detail_sections
 from potstill.evaluation.tables import quantities
-from potstill.evaluation.writing import Written
+from potstill.evaluation.writing import Written, _as_teacher_reads, _Response
 from potstill.evaluation.writing_checks import MOST_REPETITION, MOST_UNENDED, degenerate_writing, writing_checks
 from potstill.measure import quality
 from potstill.measure.writing import distinct_share, repeated_share
 from potstill.presentation.page import render_html
 from potstill.presentation.terminal import verdict_lines
+from potstill.progress import Progress
 from potstill.recipe import GateSettings
+from potstill.recipe.yaml_file import load_recipe
 from potstill.records import Comparison, Estimate, EvaluateRecord, Generation
+from potstill.runtimes.transformers import TransformersPredictor
 from potstill.stages.gate import judge
+from potstill.stages.inputs import read_inputs
+from potstill.stages.judged_rows import case_of
+from tests.conftest import make_chat_project
 from tests.unit.finished_run import HOSTILE, evaluation, inputs, sections
 
 
@@ -105,6 +116,28 @@ def test_a_resample_in_which_the_teacher_is_silent_counts_as_the_sample() -> Non
     tokens = {"teacher": [[1, 2], []], "student": [[1], [2, 3, 4]]}
     found = Written(tokens, {}, np.array([[1, 1], [0, 2], [2, 0]], dtype=np.uint8))
     assert found.length_ratios("student").tolist() == [2.0, 2.0, 0.5]  # type: ignore[union-attr]
+
+
+def test_what_a_student_with_other_tokens_wrote_is_read_by_its_teacher(
+    tmp_path: Path, chat_teacher_folder: Path
+) -> None:
+    """Letters of words are more tokens, and repeat more often, than the words."""
+    project = make_chat_project(tmp_path, chat_teacher_folder)
+    recipe = load_recipe(project / "recipe.yaml")
+    case = case_of(recipe, read_inputs(recipe, project), Progress())
+    letters = sorted(set("red is the colour"))
+    core = Tokenizer(models.WordLevel({letter: number for number, letter in enumerate([*letters, "<end>"])}))
+    core.decoder = decoders.Fuse()
+    own = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>")
+    model = recipe.task.load_model(str(chat_teacher_folder))
+    words = token_ids(case.tokenizer, "red is the colour", split_special_tokens=True)
+    spelt = [letters.index(letter) for letter in "red is the colour"]
+    other = replace(case, own_tokenizer=own)
+    for tokenizer, ids, end in ((own, spelt, len(letters)), (case.tokenizer, words, 3)):
+        predictor = TransformersPredictor(None, recipe.task, tokenizer, torch.device("cpu"), 1, model=model)
+        assert _as_teacher_reads(other, predictor, _Response([*ids, end], ended=True)) == words
+        assert _as_teacher_reads(other, predictor, _Response(ids, ended=False)) == words
+    assert len(words) == 4 and len(spelt) == 17
 
 
 class Answers:
