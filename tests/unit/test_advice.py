@@ -139,6 +139,11 @@ def test_what_is_over_prompts_needs_more_prompts() -> None:
         ),
         (
             {"test_rows": 5},
+            {"ece": "<= 1 (95%)"},
+            "calibration error is measured without an interval, so nothing of it holds with 95 % confidence",
+        ),
+        (
+            {"test_rows": 5},
             {"accuracy": ">= 0 (95%)"},
             "nothing of fewer than 6 test rows holds with 95 % confidence, and there are 5 (data.test)",
         ),
@@ -196,6 +201,7 @@ def test_the_baseline_in_the_students_place() -> None:
     assert other.speedup == teacher.latency_p50_ms / baseline.latency_p50_ms
     assert other.size_ratio == teacher.size_bytes / baseline.size_bytes
     assert other.gain_over_baseline_points == Estimate(value=0, low=0, high=0, at_least=0, at_most=0)
+    assert other.kl_gain_over_baseline is other.loss_gain_over_baseline is None, "a classifier has no such thing"
     assert other.agreement == {"student": record.agreement["baseline"]}
     assert {(each.of, each.against) for each in other.comparisons} == {("student", "teacher")}
     without = as_student(found(with_baseline=False), "student")

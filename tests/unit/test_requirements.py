@@ -130,6 +130,11 @@ def test_requirements_stand_under_the_gate_or_under_require() -> None:
     assert [each.key for each in both.requirements()] == ["min_retention", "min_speedup", "require.ece", "accuracy"]
 
 
+def test_a_number_in_quotes_is_a_threshold_as_it_always_was() -> None:
+    gate = gate_of({"min_speedup": "5", "max_size_bytes": "1e6"})
+    assert (gate.min_speedup, gate.max_size_bytes) == (5.0, 1e6)
+
+
 def test_a_recipe_of_requirements_is_read_again_as_it_was(tmp_path: Path) -> None:
     recipe = Recipe.model_validate(RECIPE | {"gate": {"retention": ">= 90 %", "size_bytes": "<= 4 MB"}})
     assert recipe.gate.min_retention is None, "the threshold by default of the same metric is replaced"
