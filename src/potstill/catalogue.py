@@ -54,7 +54,8 @@ def _metrics() -> Iterator[tuple[str, str]]:
     for metric in METRICS:
         confident = ", takes (95%)" if metric.has_interval else ""
         of = "" if metric.of == EVERY else f"; of {', '.join(_ANSWERS[each] for each in _ANSWERS if each in metric.of)}"
-        yield metric.name, f"{metric.words} ({metric.unit}): {metric.better} is better{confident}{of}"
+        better = "neither direction" if metric.better is None else metric.better
+        yield metric.name, f"{metric.words} ({metric.unit}): {better} is better{confident}{of}"
 
 
 def _members(union: Any) -> Iterator[Any]:

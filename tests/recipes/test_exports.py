@@ -44,7 +44,7 @@ def test_each_artefact_is_judged_by_itself_beside_the_teacher_in_the_same_form(f
         model = each["model"]
         assert each["passed"] and [check["name"] for check in each["checks"]] == ["retention"]
         assert model["latency_p50_ms"] > 0 and model["load_ms"] > 0
-        assert 0 < model["memory_above_floor_bytes"] < model["peak_memory_bytes"] < student["peak_memory_bytes"]
+        assert 0 < model["memory_above_floor_bytes"] < model["peak_memory_bytes"]
         assert model["num_parameters"] == student["num_parameters"]
         rival = rivals[f"teacher {each['name']}"]["model"]
         assert each["speedup_over_rival"] == pytest.approx(rival["latency_p50_ms"] / model["latency_p50_ms"])
@@ -162,7 +162,7 @@ def test_a_row_that_cannot_be_read_is_named(finished: Path, tmp_path: Path, line
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("export=[{kind: onnx, precision: int4}]", "export[0].onnx.precision"),
+        ("export=[{kind: onnx, precision: int4}]", "export[0].precision: Input should be"),
         ("export=[{kind: onx}]", "export[0]"),
         ("export=[{kind: onnx}, {kind: onnx}]", "onnx-int8 is listed twice"),
         ("export=[{kind: onnx, activations: static, calibration_rows: 0}]", "calibration_rows"),

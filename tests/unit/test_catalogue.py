@@ -27,7 +27,8 @@ def test_metrics_are_listed_with_what_a_gate_must_know_of_them() -> None:
     lines = {line.split()[0]: line for line in potstill("list", "metrics").stdout.splitlines()}
     assert list(lines) == [metric.name for metric in METRICS]
     for metric in METRICS:
-        assert f"{metric.words} ({metric.unit}): {metric.better} is better" in lines[metric.name]
+        better = metric.better or "neither direction"
+        assert f"{metric.words} ({metric.unit}): {better} is better" in lines[metric.name]
         assert (", takes (95%)" in lines[metric.name]) == metric.has_interval
     assert lines["macro_f1"].endswith("; of one class, several labels")
     assert lines["perplexity"].endswith("; of causal_lm, seq2seq") and lines["speedup"].endswith("higher is better")

@@ -53,7 +53,9 @@ def test_each_metric_has_one_name_and_its_place_in_records() -> None:
         *("perplexity", "cross_entropy", "kl_from_teacher", "kl_median", "kl_p99", "ece", "drop_points"),
         *("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "time_to_first_token_ms", "time_per_token_ms"),
         *("peak_memory_bytes", "size_bytes", "num_parameters", "num_parameters_without_embeddings"),
+        "repeated_ngrams",
     }
+    assert {each.name for each in METRICS if each.better is None} == {"response_tokens", "response_length_ratio"}
 
 
 @pytest.mark.parametrize(
@@ -219,6 +221,29 @@ def test_without_requirements_settings_are_those_of_before() -> None:
             )
             for change in ("gate.min_gain_over_baseline_points=0", "gate.require={gain_over_baseline_points: '> 0'}")
         ),
+        *(
+            ([f"gate={{{key}: {text}}}"], message)
+            for key, text, message in (
+                ("accuracy", "'>= 920 %'", "accuracy is a share and never above 1, so '>= 920 %' tells nothing."),
+                ("acuracy", "'>= 92 %'", "gate.acuracy: 'acuracy' is not measured of this task; did you mean accuracy"),
+                (
+                    "size_bytes",
+                    "'<= 40 ms'",
+                    "gate.size_bytes: size of the weights is not measured in ms. Write it in B",
+                ),
+                (
+                    "latency_p50_ms",
+                    "'<= 5 MB'",
+                    "gate.latency_p50_ms: median latency is not measured in MB. Write it in ms",
+                ),
+                ("ece", "'<= 5 nats'", "gate.ece: calibration error is not measured in nats. Write '<= 5'."),
+                (
+                    "speedup",
+                    "'>= 8x (95%)'",
+                    "gate.speedup: speed-up is measured without an interval, so nothing of it",
+                ),
+            )
+        ),
         (["gate.max_latency_p95_ms=9"], "gate.max_latency_p95_ms: a 95th percentile needs 100 queries"),
     ],
 )
@@ -300,6 +325,38 @@ def test_a_threshold_on_the_side_of_the_worst_students_is_warned_of(
     assert " ".join(capsys.readouterr().out.split()).count("warning: gate.require") == len(found)
     page = render_html(**inputs() | {"run": replace(inputs()["run"], gate=verdict)})
     assert page.count("Warning: gate.require") == len(found)
+
+
+@pytest.mark.parametrize(
+    ("required", "written", "said"),
+    [
+        (">= 50 %", 1, None),
+        (">= 50 %", 0, "gate.ended: share of responses that end is measured after the prompts that evaluate.written"),
+        (">= 50 % (95%)", FEWEST_ROWS, None),
+        (
+            ">= 50 % (95%)",
+            FEWEST_ROWS - 1,
+            "gate.ended: nothing of fewer than 6 prompts holds with 95 % confidence, and ",
+        ),
+    ],
+)
+def test_what_is_written_too_little_of_can_not_be_required(
+    tmp_path: Path, chat_teacher_folder: Path, required: str, written: int, said: str | None
+) -> None:
+    project = make_chat_project(tmp_path, chat_teacher_folder)
+    recipe = load_recipe(project / "recipe.yaml", [f"gate.ended='{required}'", f"evaluate.written={written}"])
+    case = case_of(recipe, read_inputs(recipe, project), Progress())
+    if said is None:
+        require_measurable(case)
+        return
+    with pytest.raises(RecipeError) as error:
+        require_measurable(case)
+    assert said in str(error.value)
+
+
+def test_neither_direction_of_a_length_is_warned_of() -> None:
+    settings = GateSettings(require={"response_length_ratio": "<= 2x", "response_tokens": ">= 3"})
+    assert list(thresholds_upside_down(settings, "text")) == []
 
 
 def test_a_metric_is_told_of_the_right_task() -> None:

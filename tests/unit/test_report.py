@@ -145,7 +145,8 @@ def test_verdict_of_a_failed_run() -> None:
     assert "✗ Failed" in text
     assert "✓ Passed" not in text
     assert "but 2 of 3 checks are missed: min retention (required >= 0.95, measured 0.931)" in text
-    assert "min agreement (required >= 0.92, measured –)" in text
+    assert "min agreement (required >= 0.92, not measured: the recipe leaves it out <b>)" in text
+    assert "<b>" not in failed
     assert "Nothing was exported." in text
     assert "not meant to be used" in render_model_card(**card_inputs(passed=False))
 

@@ -101,10 +101,13 @@ def estimate(values: Resampled) -> Estimate:
 
 
 def measured_by(answers: Any, kind: AnswerKind) -> Measured:
-    """Every metric of this kind of answer, for each model."""
+    """Every metric of this kind of answer, for each model of which it was measured."""
     return {
         metric.name: {
-            model: formula(answers, model) for model in answers.models if metric.of_teacher or model != "teacher"
+            model: value
+            for model in answers.models
+            if metric.of_teacher or model != "teacher"
+            if (value := formula(answers, model)) is not None
         }
         for metric, formula in computed_for(kind)
     }

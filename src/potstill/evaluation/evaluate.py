@@ -113,12 +113,19 @@ def ratios(models: Mapping[str, ModelEvaluation], scores: Mapping[str, Resampled
     return {
         "retention": estimate(quality.retained(scores["student"], scores["teacher"])),
         "drop_points": estimate(100 * (scores["teacher"] - scores["student"])),
+        "gain_over_baseline_points": gain,
+        **cost_ratios(teacher, student),
+    }
+
+
+def cost_ratios(teacher: ModelEvaluation, student: ModelEvaluation) -> dict[str, float | None]:
+    """The fields of an `EvaluateRecord` that set what a student costs against what its teacher does."""
+    return {
         "speedup": teacher.latency_p50_ms / student.latency_p50_ms,
         "speedup_in_own_types": _speedup_in_own_types(teacher, student),
         "throughput_ratio": student.throughput_per_s / teacher.throughput_per_s,
         "size_ratio": teacher.size_bytes / student.size_bytes,
         "size_ratio_in_float32": teacher.num_parameters / student.num_parameters,
-        "gain_over_baseline_points": gain,
     }
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from potstill.capabilities import Capability
 from potstill.cross_tokenizer import AlignedRows, RetellingTeacher
 from potstill.data.token_rows import TokenRows
 from potstill.evaluation import references
-from potstill.evaluation.answers import SHOWN_CHARACTERS, Judged, agreed, estimate
+from potstill.evaluation.answers import Judged, agreed, estimate
 from potstill.evaluation.case import Case
 from potstill.evaluation.metrics import Measured, Resampled
-from potstill.evaluation.queries import new_tokens, prompted_rows, room_after, timed_prompts
+from potstill.evaluation.queries import new_tokens, timed_prompts
+from potstill.evaluation.writing import Reader, Written, readers_of, responses_of
 from potstill.measure import quality
 from potstill.measure.language import TokenMeasures, TokensOfRows, joined, measure_tokens
 from potstill.records import Agreement, Estimate, Generation
@@ -23,7 +23,7 @@ from potstill.runtimes.predictor import Predictor, Queries
 from potstill.runtimes.transformers import TransformersPredictor
 from potstill.signals import Batch, Signals
 from potstill.targets import FullTarget
-from potstill.tasks.generative import Prompts, end_tokens, generative
+from potstill.tasks.generative import generative
 
 Right = npt.NDArray[np.bool_]
 UNTRAINED = "the student as training found it"
@@ -41,6 +41,8 @@ class GenerativeAnswers:
     exact: Mapping[str, Right]
     """Whether the response to each row is right as a whole; empty where none can be."""
     vocabulary: int
+    written: Written | None
+    """What the models wrote, where that was measured."""
     generations: Sequence[Generation]
     without_answer: int | None = None
     """How many of the student's tokens its teacher says nothing of, where it has others."""
@@ -75,8 +77,10 @@ def answers_of(case: Case, predictors: Mapping[str, Predictor]) -> GenerativeAns
     aligned = whole.answered() if whole else None
     tokens, drawn = measured_tokens(case, {**predictors, UNTRAINED: start}, aligned)
     initial = tokens.pop(UNTRAINED)
-    generations = _generations(case, predictors)
-    exact = _exact_matches(case, predictors) if task.judges_whole_responses else {}
+    readers = readers_of(case, predictors)
+    written, generations = responses_of(case, predictors, readers)
+    judges_whole = task.judges_whole_responses
+    exact = _exact_matches(case, predictors, readers[id(case.tokenizer)]) if judges_whole else {}
     vocabulary = int(untrained.get_output_embeddings().weight.shape[0])
     # Speed is measured in other processes, which need the device to themselves.
     untrained.cpu()
@@ -84,7 +88,7 @@ def answers_of(case: Case, predictors: Mapping[str, Predictor]) -> GenerativeAns
     if whole and aligned:
         counts = [int(rows.student.examples.trained_counts.sum()) for rows in (whole, aligned)]
         left_out = counts[0] - counts[1]
-    return GenerativeAnswers(tokens, initial, drawn, exact, vocabulary, generations, left_out)
+    return GenerativeAnswers(tokens, initial, drawn, exact, vocabulary, written, generations, left_out)
 
 
 def judged(case: Case, answers: GenerativeAnswers, measured: Measured) -> Judged:
@@ -110,6 +114,7 @@ def more_of(case: Case, answers: GenerativeAnswers) -> dict[str, Any]:
         "test_tokens": len(answers.drawn.row_of),
         "tokens_without_answer": answers.without_answer,
         "learnt_from": case.recipe.label.responses.kind,
+        "written_prompts": None if answers.written is None else answers.written.weights.shape[1],
         "kl_gain_over_baseline": _gain(answers, "kl"),
         "loss_gain_over_baseline": _gain(answers, "loss"),
         "initial_kl_mean": float(initial.mean()),
@@ -181,71 +186,20 @@ def _gain(answers: GenerativeAnswers, name: str) -> Estimate | None:
     return estimate(answers.drawn.means(baseline - student))
 
 
-def _generations(case: Case, predictors: Mapping[str, Predictor]) -> list[Generation]:
-    """What each model writes after the same prompts."""
-    settings = case.recipe.evaluate
-    chosen = prompted_rows(case, case.tokenizer, settings.generations, salt="generations")
-    writers = {name: each for name, each in predictors.items() if Capability.TEXT in each.gives}
-    readers = _readers(case, predictors)
-    prompts = readers[id(case.tokenizer)].prompts
-    written = []
-    with case.progress.task("evaluate: responses", len(chosen), "prompts") as advance:
-        for row, prompt in chosen:
-            said = {}
-            for name, each in writers.items():
-                reader = readers[id(each.tokenizer)]
-                shown = prompt if each.tokenizer is case.tokenizer else tuple(reader.prompts.last(row).tolist())
-                left = room_after(shown, case)
-                room = settings.generation_tokens if left is None else min(left, settings.generation_tokens)
-                ids = each.write(row, shown, room, reader.ends | {reader.prompts.end_of(row)})
-                said[name] = str(each.tokenizer.decode(ids, skip_special_tokens=True))
-            advance(1)
-            asked, truth = prompts.shown(row)
-            written.append(
-                Generation(
-                    id=row.id,
-                    prompt=asked[-SHOWN_CHARACTERS:],
-                    truth=truth[:SHOWN_CHARACTERS],
-                    said=said,
-                )
-            )
-    return written
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """How the models with one tokenizer are asked."""
-
-    prompts: Prompts
-    ends: set[int]
-    """What ends a response of any of them, since models that are compared stop at the same."""
-
-
-def _readers(case: Case, predictors: Mapping[str, Predictor]) -> dict[int, _Reader]:
-    """By tokenizer."""
-    found = {}
-    for tokenizer in (each.tokenizer for each in predictors.values()):
-        alike = [each.end_tokens() for each in predictors.values() if each.tokenizer is tokenizer]
-        prompts = generative(case.recipe.task).prompts(tokenizer)
-        found[id(tokenizer)] = _Reader(prompts, end_tokens(alike, tokenizer))
-    return found
-
-
-def _exact_matches(case: Case, predictors: Mapping[str, Predictor]) -> dict[str, Right]:
+def _exact_matches(case: Case, predictors: Mapping[str, Predictor], reader: Reader) -> dict[str, Right]:
     """For each model and test row whether its greedy response reads as the true one, space around them aside.
 
     Both are compared as the tokenizer reads them: what it has no tokens for, no model could write.
     """
     tokenizer, rows = case.tokenizer, case.test
-    prompts = generative(case.recipe.task).prompts(tokenizer)
+    prompts = reader.prompts
     shown = [prompts.last(row) for row in rows]
     truth = [_text(tokenizer, prompts.reference(row)) for row in rows]
     room = max(map(prompts.room, shown))
-    ends = _readers(case, predictors)[id(tokenizer)].ends
     right = {}
     with case.progress.task("evaluate: exact match", len(rows) * len(predictors), "responses") as advance:
         for name, predictor in predictors.items():
-            responses = predictor.write_all(rows, shown, room, ends, advance)
+            responses = predictor.write_all(rows, shown, room, reader.ends, advance)
             right[name] = np.array(
                 [_text(tokenizer, ids) == true for ids, true in zip(responses, truth, strict=True)], dtype=np.bool_
             )

@@ -18,9 +18,9 @@ from potstill.measure import quality
 from potstill.records import AnswerKind, Estimate, EvaluateRecord, ModelEvaluation
 
 Resampled = npt.NDArray[np.float64]
-Formula = Callable[[Any, str], float]
-"""From the answers of all models and the name of one: its value on the sample."""
-ResampledFormula = Callable[[Any, str], Resampled]
+Formula = Callable[[Any, str], float | None]
+"""From the answers of all models and the name of one: its value on the sample; None where it was not measured."""
+ResampledFormula = Callable[[Any, str], Resampled | None]
 """The same over the resamples, the first of which is the sample itself."""
 Measured = Mapping[str, Mapping[str, Any]]
 """For each metric, by name, and each model what its formula gave."""
@@ -59,7 +59,8 @@ class Metric:
     words: str
     """As sentences call it."""
     unit: Unit
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower"] | None
+    """None where neither is."""
     of: frozenset[AnswerKind] = EVERY
     title: str | None = None
     """As tables call it; without one it is the words."""
@@ -87,6 +88,8 @@ class Metric:
     """The most that a student can have, where there is one; of shares that say nothing else it is 1."""
     needs_baseline: bool = False
     """Whether it is measured against the baseline."""
+    of_writing: bool = False
+    """Whether it is measured of what models write after `evaluate.written` prompts."""
     brief: bool = True
     """Whether it is shown where there is little room."""
 
@@ -225,6 +228,18 @@ METRICS: tuple[Metric, ...] = (
     Metric("cross_entropy", "cross-entropy", Unit.NATS, "lower", DISTRIBUTIONS, "Cross-entropy",
            formula=dict.fromkeys(DISTRIBUTIONS - LANGUAGE, _of_distributions(quality.cross_entropy))
            | dict.fromkeys(LANGUAGE, _mean_of_tokens("loss")), stored_as="cross_entropy", brief=False),
+    # Of what models write.
+    Metric("repeated_ngrams", "repetition in responses", Unit.SHARE, "lower", LANGUAGE, "4-grams that repeat",
+           lambda a, model: a.written and a.written.repeated(model), of_writing=True),
+    Metric("distinct_ngrams", "variety over responses", Unit.SHARE, "higher", LANGUAGE, "Distinct 2-grams",
+           formula=lambda a, model: a.written and a.written.distinct(model), of_writing=True, brief=False),
+    Metric("ended", "share of responses that end", Unit.SHARE, "higher", LANGUAGE, "Responses that end",
+           lambda a, model: a.written and a.written.ended(model), of_writing=True, brief=False),
+    Metric("response_tokens", "length of responses in tokens", Unit.COUNT, None, LANGUAGE, "Tokens of a response",
+           lambda a, model: a.written and a.written.lengths(model), of_writing=True, brief=False),
+    Metric("response_length_ratio", "length of responses against the teacher's", Unit.RATIO, None, LANGUAGE,
+           "… against the teacher's", lambda a, model: a.written and a.written.length_ratios(model), of_writing=True,
+           of_teacher=False, brief=False),
     # Of the student against teacher and baseline.
     Metric("retention", "retention", Unit.SHARE, "higher", read=lambda e, _: e.retention, interval=True,
            below_zero=True, most=MOST_RETENTION),
@@ -283,6 +298,9 @@ def metric_for(name: str, answers: AnswerKind) -> Metric | str:
     close = difflib.get_close_matches(name, here, n=3, cutoff=0.5)
     instead = f"did you mean {' or '.join(close)}? All: {', '.join(here)}" if close else f"there are: {', '.join(here)}"
     return f"{name!r} is not measured of this task; {instead}."
+
+
+WRITING = tuple(metric.name for metric in METRICS if metric.of_writing)
 
 
 def names_for(answers: AnswerKind) -> list[str]:

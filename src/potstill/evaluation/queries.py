@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from potstill.data.splits import stable_order
 from potstill.errors import RecipeError
 from potstill.evaluation.case import Case
+from potstill.evaluation.checks import PERCENTILES, unfit_unit
 from potstill.evaluation.metrics import FEWEST_ROWS, Metric, metric, metric_for
 from potstill.models import most_tokens
 from potstill.recipe import GateSettings
@@ -80,9 +81,11 @@ def require_measurable(case: Case) -> None:
         )
     for requirement in case.recipe.gate.requirements():
         required = _require_measured(case, requirement)
+        if (unfit := unfit_unit(requirement, required)) is not None:
+            raise RecipeError(f"gate.{requirement.key}: {unfit}")
         _require_possible(requirement, required)
         _require_confidence(case, requirement, required)
-        percentile = _PERCENTILES.get(requirement.metric)
+        percentile = PERCENTILES.get(requirement.metric)
         if percentile is None:
             continue
         needed, test = QUERIES_OF_A_PERCENTILE[percentile], len(case.test)
@@ -97,9 +100,6 @@ def require_measurable(case: Case) -> None:
             )
 
 
-_PERCENTILES = {"latency_p95_ms": 95, "latency_p99_ms": 99}
-
-
 def _require_measured(case: Case, requirement: Requirement) -> Metric:
     """The metric that is required, which this task must have and this recipe measure."""
     found = metric_for(requirement.metric, case.recipe.task.answers)
@@ -110,22 +110,27 @@ def _require_measured(case: Case, requirement: Requirement) -> Metric:
             f"gate.{requirement.key}: {found.words} is measured against the baseline, which train.baseline: false "
             "leaves out. Drop one of the two."
         )
+    if found.of_writing and not case.recipe.evaluate.written:
+        raise RecipeError(
+            f"gate.{requirement.key}: {found.words} is measured after the prompts that evaluate.written counts, and it "
+            "is 0. Raise it, or drop the threshold."
+        )
     return found
 
 
 def _require_possible(requirement: Requirement, required: Metric) -> None:
     """That a student can have such a value, and another not."""
-    sign, threshold = requirement.sign, requirement.threshold
+    sign, threshold, amount = requirement.sign, requirement.threshold, requirement.amount
     if threshold > required.ceiling or (sign == ">" and threshold == required.ceiling):
         never = f"is a share and {'never' if required.ceiling == 1 else 'of no student'} above {required.ceiling:g}"
+        meant = f" If {amount} % is meant, write {threshold / 100:g}." if requirement.unit is None else ""
         raise RecipeError(
-            f"gate.{requirement.key}: {required.words} {never}, so '{sign} {threshold:g}' tells nothing. If "
-            f"{threshold:g} % is meant, write {threshold / 100:g}."
+            f"gate.{requirement.key}: {required.words} {never}, so '{sign} {amount}' tells nothing.{meant}"
         )
     if not required.below_zero and (threshold < 0 or (sign == "<" and threshold == 0)):
         who = "every student meets" if requirement.from_below else "no student meets"
         raise RecipeError(
-            f"gate.{requirement.key}: {required.words} is never below 0, so {who} '{sign} {threshold:g}'. "
+            f"gate.{requirement.key}: {required.words} is never below 0, so {who} '{sign} {amount}'. "
             "Raise the threshold, or drop it."
         )
 
@@ -137,12 +142,17 @@ def _require_confidence(case: Case, requirement: Requirement, required: Metric) 
     if not required.has_interval:
         raise RecipeError(
             f"gate.{requirement.key}: {required.words} is measured without an interval, so nothing of it holds with "
-            f"95 % confidence. Write '{requirement.sign} {requirement.threshold:g}'."
+            f"95 % confidence. Write '{requirement.sign} {requirement.amount}'."
+        )
+    if required.of_writing and (written := case.recipe.evaluate.written) < FEWEST_ROWS:
+        raise RecipeError(
+            f"gate.{requirement.key}: nothing of fewer than {FEWEST_ROWS} prompts holds with 95 % confidence, and "
+            f"evaluate.written is {written}. Raise it, or write '{requirement.sign} {requirement.amount}'."
         )
     if len(case.test) < FEWEST_ROWS:
         raise RecipeError(
             f"gate.{requirement.key}: nothing of fewer than {FEWEST_ROWS} test rows holds with 95 % confidence, and "
-            f"data.test has {len(case.test)}. Add rows, or write '{requirement.sign} {requirement.threshold:g}'."
+            f"data.test has {len(case.test)}. Add rows, or write '{requirement.sign} {requirement.amount}'."
         )
 
 
@@ -150,10 +160,10 @@ def thresholds_upside_down(settings: GateSettings, answers: AnswerKind) -> Itera
     """Warnings of thresholds that the worst students meet, and the best may not."""
     for requirement in settings.requirements():
         judged = metric(requirement.metric)
-        if requirement.from_below == (judged.better == "higher"):
+        if judged.better is None or requirement.from_below == (judged.better == "higher"):
             continue
         way, sign = ("more", ">=") if judged.better == "higher" else ("less", "<=")
         yield (
             f"gate.{requirement.key}: '{requirement}' passes the worst students, since {way} "
-            f"{judged.named(answers)} is better. Should it be '{sign} {requirement.threshold:g}'?"
+            f"{judged.named(answers)} is better. Should it be '{sign} {requirement.amount}'?"
         )

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from potstill.evaluation.answers import CAME
 from potstill.evaluation.findings import margin_unit
-from potstill.evaluation.metrics import Unit, columns_of, metric, name_in_words
+from potstill.evaluation.metrics import WRITING, Unit, columns_of, metric, name_in_words
 from potstill.evaluation.references import is_beaten
-from potstill.evaluation.tables import quantities
+from potstill.evaluation.tables import quantities, shown
 from potstill.evaluation.wording import WORDING, Wording
 from potstill.presentation.formats import (
     cut,
@@ -249,4 +249,22 @@ def _generations(evaluation: EvaluateRecord) -> list[Section]:
         rows = [[Cell(name, _ABOUT), Cell(text, "text", as_is=True)] for name, text in shown]
         tables.append((sample.id, Table([], rows)))
     note = "The likeliest tokens after the same prompts of test rows, chosen by a hash and not by hand."
-    return [Section("What the models write", "generations", [note], tables, empty="No samples.")]
+    samples = Section("What the models write", "generations", [note], tables, empty="No samples.")
+    return [samples, *_writing(evaluation)]
+
+
+def _writing(evaluation: EvaluateRecord) -> Iterator[Section]:
+    """What all models write, counted over more prompts than are shown."""
+    if not evaluation.written_prompts:
+        return
+    models = evaluation.models.values()
+    rows = [
+        [Cell(each.title or each.words, _ABOUT), *(Cell(shown(each, each.of_model(model))) for model in models)]
+        for each in map(metric, WRITING)
+    ]
+    note = (
+        f"After {evaluation.written_prompts} prompts, in the teacher's tokens, with 95 % bootstrap intervals over the "
+        "prompts. 4-grams that repeat: the share of the runs of four tokens of a response that occurred in it before. "
+        "Distinct 2-grams: how many of the runs of two tokens of all responses together are unlike each other."
+    )
+    yield Section("What it writes", notes=[note], tables=[(None, Table(_head(*evaluation.models), rows))])

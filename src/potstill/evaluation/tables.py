@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from potstill.evaluation.metrics import METRICS, Metric, Unit, columns_of, metric
+from potstill.evaluation.metrics import METRICS, WRITING, Metric, Unit, columns_of, metric
 from potstill.evaluation.wording import WORDING
 from potstill.measure import quality
 from potstill.presentation.formats import number, number_span, percent, sentence, share, size, span, times
@@ -14,7 +14,8 @@ from potstill.records import QUERIES_OF_A_PERCENTILE, Estimate, EvaluateRecord, 
 TAILS: tuple[Literal[95, 99], ...] = (95, 99)
 """The percentiles of latency that are shown beside the median."""
 _SHOWN_LATER = ("ece", "cross_entropy")
-_NOT_SHOWN = ("top1_agreement",)
+_NOT_SHOWN = ("top1_agreement", *(name for name in WRITING if name != "repeated_ngrams"))
+"""What other tables show."""
 
 
 def quantities(evaluation: EvaluateRecord) -> list[Quantity]:

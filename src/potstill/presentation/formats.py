@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from potstill.recipe.requirements import in_unit, with_unit
 from potstill.records import Check, Comparison, Estimate, LoraRecord, WeightsRecord
 
 
@@ -85,13 +86,18 @@ def cut(text: str, most: int = 300) -> str:
 
 
 def measured(check: Check) -> str:
-    """What a check of the gate compared."""
+    """What a check of the gate compared, in the unit of its threshold, or why there is nothing to compare."""
     if check.measured is None:
-        return "not measured"
+        return f"not measured{f': {check.why}' if check.why else ''}"
+    value = _of_check(check, check.measured)
     if check.bound is None:
-        return number(check.measured)
+        return f"{value}{f', but {check.why}' if check.why else ''}"
     side = "at least" if check.required.startswith(">") else "at most"
-    return f"{number(check.measured)}, {side} {number(check.bound)} (95 %)"
+    return f"{value}, {side} {_of_check(check, check.bound)} (95 %)"
+
+
+def _of_check(check: Check, value: float) -> str:
+    return with_unit(number(in_unit(value, check.unit)), check.unit)
 
 
 def weights_lines(weights: Mapping[str, WeightsRecord]) -> Iterator[str]:

@@ -26,7 +26,7 @@ from potstill.presentation.formats import (
 )
 from potstill.presentation.tables import Section
 from potstill.presentation.times import stage_times
-from potstill.records import EvaluateRecord, FinishedRun, GateRecord, ShapeRecord
+from potstill.records import Check, EvaluateRecord, FinishedRun, GateRecord, ShapeRecord
 
 # Marks that turn the direction of what follows, so that a page shows something else than it says.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -115,13 +115,13 @@ def _render(template: Template, run: FinishedRun, words: PageWords, **more: Any)
 
 
 def verdict(evaluation: EvaluateRecord, gate: GateRecord, metric: str) -> str:
-    """Whether the student passed, with the figures that say so; first of all that its teacher is weak, where it is, and
-    last the warnings of thresholds."""
+    """Whether the student passed, with the figures that say so; first of all that its teacher is weak, or that its own
+    writing is degenerate, and last the warnings of thresholds."""
     student, teacher = (evaluation.primary(name).value for name in ("student", "teacher"))
-    weak = "" if gate.weak_teacher is None else f"{gate.weak_teacher} "
+    first = "".join(f"{said} " for said in (gate.weak_teacher, gate.degenerate) if said is not None)
     warned = "".join(f" Warning: {each}" for each in gate.warnings)
     kept = (
-        f"{weak}The student keeps {percent(evaluation.retention.value)} of the teacher's {metric} "
+        f"{first}The student keeps {percent(evaluation.retention.value)} of the teacher's {metric} "
         f"({percent(student)} against {percent(teacher)}) "
         f"and answers {evaluation.speedup:.1f} times as fast"
     )
@@ -130,12 +130,12 @@ def verdict(evaluation: EvaluateRecord, gate: GateRecord, metric: str) -> str:
         checks = met if gate.checks else "no threshold was set"
         return f"{kept}; {checks}.{warned}"
     missed = [check for check in gate.checks if not check.passed]
-    figures = ["–" if check.measured is None else measured(check) for check in missed]
-    named = ", ".join(
-        f"{readable(check.name)} (required {check.required}, measured {figure})"
-        for check, figure in zip(missed, figures, strict=True)
-    )
+    named = ", ".join(f"{readable(check.name)} (required {check.required}, {_found(check)})" for check in missed)
     return f"{kept}, but {len(missed)} of {len(gate.checks)} checks are missed: {named}.{warned}"
+
+
+def _found(check: Check) -> str:
+    return measured(check) if check.measured is None else f"measured {measured(check)}"
 
 
 def _curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

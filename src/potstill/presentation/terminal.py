@@ -167,16 +167,20 @@ def result_table(evaluation: EvaluateRecord, shown: Sequence[Quantity], floors: 
 
 
 def verdict_lines(gate: GateRecord) -> None:
-    """Print every check, warnings of thresholds, and the verdict."""
+    """Print every check, what would have to change, warnings of thresholds, and the verdict."""
     console = _console()
     for check in gate.checks:
         word = "pass" if check.passed else "FAIL"
         console.print(f"  {word}  {check.name} {check.required}: {measured(check)}")
+    for line in gate.advice:
+        console.print(f"to pass: {line}")
     for warning in gate.warnings:
         console.print(f"warning: {warning}")
     verdict = f"verdict: {'passed' if gate.passed else 'FAILED'}"
     if gate.weak_teacher is not None:
         verdict += f", {'though' if gate.passed else 'for'} the teacher is too weak. {gate.weak_teacher}"
+    if gate.degenerate is not None:
+        verdict += f"{'.' if gate.weak_teacher is None else ''} {gate.degenerate}"
     console.print(verdict, style="bold")
 
 

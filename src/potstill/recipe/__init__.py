@@ -11,11 +11,11 @@ from potstill.exporters import AnyExporter, Safetensors
 from potstill.labels import AskedEncoding, Dense, LowRank
 from potstill.losses import AnyLoss, HardLabels, SoftTargets, name_of
 from potstill.recipe.card_settings import CardSettings
+from potstill.recipe.gate_settings import GateSettings
 from potstill.recipe.stage_settings import (
     AdamWSettings,
     AdaptSettings,
     EvaluateSettings,
-    GateSettings,
     LabelSettings,
     OptimiserSettings,
     TrainSettings,

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from potstill.capabilities import Capability, Facts, missing
 from potstill.labels import AskedEncoding
 from potstill.lora import LoraSettings
 from potstill.recipe.expense_settings import ExpenseSettings
-from potstill.recipe.requirements import Requirement, parse_requirement
 from potstill.schedules import Schedule
 from potstill.settings import Settings
 from potstill.signals import Signal
@@ -188,89 +187,14 @@ class EvaluateSettings(Settings):
     """Tokens that a language model writes after each prompt, where its speed is measured."""
     generations: int = Field(default=8, ge=0)
     """Prompts whose responses by all models the report shows, at most `generation_tokens` long."""
+    written: int = Field(default=32, ge=0)
+    """Prompts, those that are shown first, after which it is measured whether a language model repeats itself and comes
+    to an end. Of 32, a difference of 0.25 in a share leaves out zero, whatever the share; 0 measures nothing."""
     generation_tokens: Count = 64
+    """The most that a language model writes after each of these prompts."""
     floor: bool = True
     """Fit TF-IDF with logistic regression on the labelled rows, as the floor. A teacher that is not above it fails the
     gate."""
     sample_disagreements: int = Field(default=20, ge=0)
     expenses: ExpenseSettings | None = Field(default=None, exclude_if=lambda expenses: expenses is None)
     """What an hour costs in money or in power, from which a thousand requests are estimated."""
-
-
-THRESHOLD_KEYS = frozenset(
-    {
-        "min_retention",
-        "max_drop_points",
-        "min_speedup",
-        "max_latency_p95_ms",
-        "max_size_bytes",
-        "max_peak_memory_bytes",
-        "min_agreement",
-        "max_kl_from_teacher",
-        "min_kl_gain_over_baseline",
-        "min_gain_over_baseline_points",
-    }
-)
-"""Keys of the gate that are thresholds: `min_` or `max_` and the name of a metric."""
-
-
-class GateSettings(Settings):
-    """What the student must reach to go on to export. A threshold that is not set is not checked."""
-
-    allow_weak_teacher: bool = False
-    """Judge the student also where its teacher is no better than TF-IDF, the most frequent class or chance; of language
-    models than the frequencies of tokens or the untrained student. Else that fails the run, whatever the thresholds."""
-    min_retention: float | None = Field(default=0.95, gt=0)
-    """Student / teacher of the primary metric."""
-    max_drop_points: float | None = None
-    min_speedup: float | None = Field(default=None, gt=0)
-    """Teacher / student median latency at batch 1; of models in half precision the lower of theirs, in it and in
-    float32."""
-    max_latency_p95_ms: Positive | None = None
-    """Needs 100 timed rows or prompts."""
-    max_size_bytes: Positive | None = None
-    max_peak_memory_bytes: Positive | None = None
-    min_agreement: float | None = Field(default=None, gt=0, le=1)
-    """Share of test rows on which the student predicts what the teacher predicts."""
-    max_kl_from_teacher: Positive | None = None
-    """Of language models: mean KL from the teacher at temperature 1, in nats a token."""
-    min_kl_gain_over_baseline: float | None = None
-    """Of language models: how much nearer to the teacher than the baseline, in nats a token."""
-    min_gain_over_baseline_points: float | None = None
-    """Student minus baseline; a negative threshold allows distilling to lose."""
-    require: dict[str, str] = Field(default_factory=dict, exclude_if=lambda required: not required)
-    """Thresholds of any metric of the task by its name, in either direction: `accuracy: ">= 0.92"`, `ece: "<= 0.05"`.
-    With `(95%)` behind the number, as in `gain_over_baseline_points: "> 0 (95%)"`, the one-sided 95 % bound of the
-    metric must meet it. One that is named here replaces the threshold by default of the same metric."""
-
-    @model_validator(mode="after")
-    def _requirements_can_be_read(self) -> "GateSettings":
-        for name, text in self.require.items():
-            parse_requirement(name, text)
-        return self
-
-    @model_validator(mode="after")
-    def _no_threshold_is_given_twice(self) -> "GateSettings":
-        for key in THRESHOLD_KEYS & type(self).model_fields.keys():
-            name, value = key.partition("_")[2], getattr(self, key)
-            if name not in self.require or value is None:
-                continue
-            if value != type(self).model_fields[key].default:
-                raise ValueError(f"{key} and require.{name} are thresholds of the same metric. Drop one.")
-            # Frozen: this is still its making.
-            object.__setattr__(self, key, None)
-        return self
-
-    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
-        if facts.means and self.min_agreement is not None:
-            yield f"{where}.min_agreement: numbers that are near each other do not agree. Drop it."
-
-    def requirements(self) -> Iterator[Requirement]:
-        """Every threshold that is set."""
-        for key in type(self).model_fields:
-            threshold = getattr(self, key)
-            if key in THRESHOLD_KEYS and threshold is not None:
-                bound, _, name = key.partition("_")
-                yield Requirement(name, ">=" if bound == "min" else "<=", threshold, key=key)
-        for name, text in self.require.items():
-            yield parse_requirement(name, text)

@@ -278,6 +278,8 @@ class EvaluateRecord(Record):
     kl_gain_over_start: Estimate | None = None
     """How much nearer the student came, in nats a token."""
     generations: list[Generation] = Field(default_factory=list)
+    written_prompts: int | None = Field(default=None, exclude_if=lambda count: count is None)
+    """Of a language model: after how many prompts it was measured what the models write."""
     test_words: int | None = None
     """Of token classification: the words that are classified one by one."""
     problem_type: ProblemTypeName = "single_label_classification"

@@ -301,6 +301,10 @@ class Check(Part):
     bound: float | None = Field(default=None, exclude_if=lambda bound: bound is None)
     """What was compared in its place, where the check asks for a bound that holds with 95 % confidence."""
     passed: bool
+    unit: str | None = Field(default=None, exclude_if=lambda unit: unit is None)
+    """In which the threshold is written, where it has one; `measured` and `bound` are in the metric's own."""
+    why: str | None = Field(default=None, exclude_if=lambda why: why is None)
+    """Why there is nothing to compare, where there is not."""
 
 
 class GateRecord(Record):
@@ -308,6 +312,12 @@ class GateRecord(Record):
     checks: list[Check]
     weak_teacher: str | None = None
     """What the verdict says first, where the teacher was not worth following."""
+    degenerate: str | None = Field(default=None, exclude_if=lambda said: said is None)
+    """What it says next, where the student repeats itself, or does not come to an end, and its teacher does not."""
+    advice: list[str] = Field(default_factory=list, exclude_if=lambda advice: not advice)
+    """What would have to change for the checks that failed, and who else would pass."""
+    would_pass: list[str] = Field(default_factory=list, exclude_if=lambda names: not names)
+    """The other models of the run that would pass every check in the student's place, where the student did not."""
     warnings: list[str] = Field(default_factory=list, exclude_if=lambda warnings: not warnings)
     """Of thresholds that the worst students meet; none in records from before they were kept."""
 

@@ -26,7 +26,7 @@ from potstill.stages.teacher_weights import stored_type
 from potstill.teachers import Mixture, Routed
 from potstill.training.engine import Engine
 
-MEASURES = 2
+MEASURES = 3
 """Raised where the same models would be given other figures than before."""
 
 

@@ -1,0 +1,125 @@
+"""What the gate asks, each requirement beside what was measured; what was not measured fails, and says why."""
+
+from typing import Literal
+
+from potstill.evaluation.findings import digits
+from potstill.evaluation.metrics import FEWEST_ROWS, Metric, metric
+from potstill.evaluation.references import is_beaten
+from potstill.evaluation.writing_checks import writing_checks
+from potstill.recipe import GateSettings
+from potstill.recipe.requirements import Requirement, units_of
+from potstill.records import QUERIES_OF_A_PERCENTILE, Check, Estimate, EvaluateRecord
+
+PERCENTILES: dict[str, Literal[95, 99]] = {"latency_p95_ms": 95, "latency_p99_ms": 99}
+
+
+def checks_of(settings: GateSettings, evaluation: EvaluateRecord) -> list[Check]:
+    """The teacher first, then whether the student writes as well as it, then every threshold that is set."""
+    return [
+        *_of_teacher(evaluation, allowed=settings.allow_weak_teacher),
+        *writing_checks(evaluation, allowed=settings.allow_degenerate_writing),
+        *(check_of(requirement, evaluation) for requirement in settings.requirements()),
+    ]
+
+
+def check_of(requirement: Requirement, evaluation: EvaluateRecord) -> Check:
+    """A requirement against what was measured of the student."""
+    required = metric(requirement.metric)
+    found = required.in_record(evaluation)
+    value = found.value if isinstance(found, Estimate) else found
+    bound = bound_of(requirement, found, evaluation) if requirement.confident else None
+    judged = bound if requirement.confident else value
+    return Check(
+        name=requirement.metric,
+        required=str(requirement),
+        measured=value,
+        bound=bound,
+        passed=judged is not None and requirement.met_by(judged),
+        unit=requirement.unit,
+        why=_why_missing(required, evaluation, value=value) if judged is None else None,
+    )
+
+
+def bound_of(requirement: Requirement, found: Estimate | float | None, evaluation: EvaluateRecord) -> float | None:
+    """The one-sided 95 % bound on the side that is required; None where there is none to trust."""
+    of = drawn(metric(requirement.metric), evaluation)
+    if not isinstance(found, Estimate) or not found.known or of[0] < FEWEST_ROWS:
+        return None
+    # Records from before there were such bounds have the two-sided ones, which lie further out.
+    if requirement.from_below:
+        return found.low if found.at_least is None else found.at_least
+    return found.high if found.at_most is None else found.at_most
+
+
+def drawn(required: Metric, evaluation: EvaluateRecord) -> tuple[int, str, str]:
+    """How many of what a metric's interval is over, and the key of a recipe that there are more by."""
+    if required.of_writing:
+        return evaluation.written_prompts or 0, "prompts", "evaluate.written"
+    return evaluation.test_rows, "test rows", "data.test"
+
+
+def _why_missing(required: Metric, evaluation: EvaluateRecord, *, value: float | None) -> str:
+    """Why there is no value, or no bound of it."""
+    words = required.named(evaluation.answers)
+    count, of, key = drawn(required, evaluation)
+    if value is not None and required.has_interval and count < FEWEST_ROWS:
+        return f"nothing of fewer than {FEWEST_ROWS} {of} holds with 95 % confidence, and there are {count} ({key})"
+    if value is not None and required.has_interval:
+        return "it was not compared row by row, so its interval is not known"
+    if value is not None:
+        return f"{words} is measured without an interval, so nothing of it holds with 95 % confidence"
+    if evaluation.answers not in required.of:
+        return f"models that answer with {_ANSWERS[evaluation.answers]} have no {required.words}"
+    if required.needs_baseline and "baseline" not in evaluation.models:
+        return "it is measured against the baseline, which train.baseline: false leaves out"
+    if required.name in PERCENTILES:
+        percentile, timed = PERCENTILES[required.name], evaluation.measurement.rows
+        return (
+            f"a {percentile}th percentile needs {QUERIES_OF_A_PERCENTILE[percentile]} queries, and {timed} were timed"
+        )
+    if required.of_writing and not evaluation.written_prompts:
+        return "evaluate.written is 0, so nothing of what models write was measured"
+    return "the measurements of this run do not have it"
+
+
+_ANSWERS = {
+    "single_label": "a class",
+    "multi_label": "labels",
+    "regression": "a number",
+    "tags": "tags",
+    "text": "text",
+    "target": "a target",
+}
+
+
+def unfit_unit(requirement: Requirement, required: Metric) -> str | None:
+    """What is wrong with the unit in which a threshold of this metric is written."""
+    unit, fit = requirement.unit, units_of(required.unit)
+    if unit is None or unit in fit:
+        return None
+    instead = f"Write it in {' or '.join(fit)}" if fit else f"Write '{requirement.sign} {requirement.bare}'"
+    return f"{required.words} is not measured in {unit}. {instead}."
+
+
+def _of_teacher(evaluation: EvaluateRecord, *, allowed: bool) -> list[Check]:
+    """Whether the teacher is worth following at all: for each metric the strongest of what it must be better than.
+
+    A student can keep all of what a useless teacher knows, and every threshold that is relative to it.
+    """
+    checks = []
+    for name in dict.fromkeys(reference.metric for reference in evaluation.references):
+        low = metric(name).better == "lower"
+        of_metric = [reference for reference in evaluation.references if reference.metric == name]
+        strongest = (min if low else max)(of_metric, key=lambda reference: reference.value)
+        sign, side = ("<", "below") if low else (">", "above")
+        weak = not is_beaten(strongest)
+        checks.append(
+            Check(
+                name=f"teacher_{name}_{side}_floor",
+                required=f"{sign} {digits(strongest.value)} ({strongest.name})"
+                + (", allowed by allow_weak_teacher" if weak and allowed else ""),
+                measured=strongest.teacher,
+                passed=allowed or not weak,
+            )
+        )
+    return checks

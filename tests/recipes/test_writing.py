@@ -1,0 +1,124 @@
+"""What tiny language models write, measured by the judge; and one that says one word for ever."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from potstill.evaluation.evaluate import evaluate_models
+from potstill.measure.writing import repeated_share
+from potstill.progress import Progress
+from potstill.recipe import GateSettings
+from potstill.recipe.yaml_file import load_recipe
+from potstill.records import EvaluateRecord
+from potstill.runtimes.folder import ModelFolder
+from potstill.runtimes.predictor import open_predictor
+from potstill.stages.gate import judge
+from potstill.stages.inputs import read_inputs
+from potstill.stages.judged_rows import case_of
+from tests.commands import potstill
+from tests.conftest import make_chat_project
+
+SHORT = ["evaluate.prompts=2", "evaluate.generations=2", "evaluate.written=12", "evaluate.generation_tokens=20"]
+STUDENT = ["student.layers=2", "train.epochs=2", "train.baseline=false"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, chat_teacher_folder: Path) -> Path:
+    project = make_chat_project(tmp_path_factory.mktemp("writing"), chat_teacher_folder)
+    changes = [part for change in STUDENT for part in ("--set", change)]
+    potstill("train", project / "recipe.yaml", "--out", project / "run", *changes)
+    return project
+
+
+def evaluated(project: Path, student: Path, *changes: str) -> EvaluateRecord:
+    """The teacher of the run beside a student from a folder."""
+    recipe = load_recipe(project / "recipe.yaml", [*STUDENT, *SHORT, *changes])
+    inputs = read_inputs(recipe, project)
+    untrained = recipe.task.load_model(str(student))
+    case = case_of(recipe, inputs, Progress(), untrained=lambda: untrained)
+    folders = {"teacher": project / "run/adapt/model", "student": student}
+    cpu = torch.device("cpu")
+    predictors = {
+        name: open_predictor(
+            ModelFolder(folder), task=recipe.task, tokenizer=inputs.tokenizer, device=cpu, batch_size=5
+        )
+        for name, folder in folders.items()
+    }
+    return evaluate_models(case, predictors, "cpu")
+
+
+def stuck(project: Path) -> Path:
+    """The student with nothing behind its last norm: all tokens are as likely, and the first is said for ever."""
+    folder = project / "stuck"
+    if not folder.exists():
+        shutil.copytree(project / "run/train/student/model", folder)
+        model = load_recipe(project / "recipe.yaml").task.load_model(str(folder))
+        with torch.no_grad():
+            model.model.norm.weight.zero_()
+        model.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_says_one_word_for_ever_fails_the_gate(trained: Path) -> None:
+    found = evaluated(trained, stuck(trained))
+    assert found.written_prompts == 12 and len(found.generations) == 2
+    teacher, student = (found.models[name].scores for name in ("teacher", "student"))
+    # Of twenty tokens there are seventeen runs of four, of which all but the first occurred before.
+    assert student["repeated_ngrams"].value == pytest.approx(16 / 17)  # type: ignore[union-attr]
+    assert student["distinct_ngrams"] == pytest.approx(1 / (12 * 19))
+    assert student["ended"].value == 0 and student["response_tokens"].value == 20  # type: ignore[union-attr]
+    # What the teacher has learnt to say is four words and an end.
+    assert teacher["repeated_ngrams"].value == 0 and teacher["ended"].value == 1  # type: ignore[union-attr]
+    assert teacher["response_tokens"].value == 4  # type: ignore[union-attr]
+    assert student["response_length_ratio"].value == 5 and "response_length_ratio" not in teacher  # type: ignore[union-attr]
+    verdict = judge(GateSettings(min_retention=None), found)
+    assert not verdict.passed
+    assert {check.name for check in verdict.checks if not check.passed} == {
+        "repetition_over_teacher_points",
+        "unended_over_teacher_points",
+    }
+    said = (
+        "the same four words again 94.1 % of the time, its teacher 0.0 % and comes to an end after 0.0 % of the prompts"
+    )
+    assert said in str(verdict.degenerate)
+    assert judge(GateSettings(min_retention=None, allow_degenerate_writing=True), found).passed
+
+
+def test_a_student_that_writes_as_its_teacher_does_passes(trained: Path) -> None:
+    found = evaluated(trained, trained / "run/adapt/model")
+    verdict = judge(GateSettings(min_retention=0.5), found)
+    assert verdict.passed and verdict.degenerate is None
+    assert found.models["student"].scores["repeated_ngrams"] == found.models["teacher"].scores["repeated_ngrams"]
+    assert found.models["student"].scores["response_length_ratio"].value == 1  # type: ignore[union-attr]
+    # What is shown is the first of what is measured, and is what a model writes one prompt at a time.
+    assert [set(each.said) for each in found.generations] == [{"teacher", "student"}] * 2
+    assert all(each.said["teacher"] == each.truth for each in found.generations)
+
+
+def test_nothing_is_measured_where_nothing_is_written(trained: Path) -> None:
+    found = evaluated(trained, stuck(trained), "evaluate.written=0")
+    assert found.written_prompts is None and len(found.generations) == 2
+    assert "repeated_ngrams" not in found.models["student"].scores
+    assert judge(GateSettings(min_retention=None), found).passed
+    few = evaluated(trained, stuck(trained), "evaluate.written=3", "evaluate.generations=0")
+    assert (few.written_prompts, few.generations) == (3, [])
+    assert not judge(GateSettings(min_retention=None), few).passed
+
+
+def test_plain_texts_are_gone_on_with(trained: Path, tmp_path: Path) -> None:
+    project = tmp_path / "texts"
+    shutil.copytree(trained, project)
+    words = [f"w{number}" for number in range(1, 30)]
+    rows = [{"id": f"{n}", "text": " ".join(words[n : n + 22])} for n in range(7)]
+    (project / "data/test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = evaluated(project, stuck(trained))
+    assert found.written_prompts == 7
+    assert found.models["student"].scores["repeated_ngrams"].value == pytest.approx(16 / 17)  # type: ignore[union-attr]
+    for sample in found.generations:
+        whole = next(row["text"] for row in rows if row["id"] == sample.id)
+        assert len(sample.prompt.split()) == 16 and f"{sample.prompt} {sample.truth}" == whole
+    said = [each.said["teacher"].split() for each in found.generations]
+    assert all(0 <= repeated_share(each) < 16 / 17 for each in said)
