@@ -171,3 +171,29 @@ def test_a_row_that_cannot_be_read_is_named(finished: Path, tmp_path: Path, line
 def test_wrong_exporters_are_one_clear_error(finished: Path, setting: str, told: str) -> None:
     done = potstill("check", finished / "recipe.yaml", "--set", setting, check=1)
     assert told in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_student_is_trained_on_with_the_rounding_of_its_artefact(finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished / "run", tmp_path / "run"))
+    forms = "export=[{kind: onnx}, {kind: onnx, distil: {steps: 8, learning_rate: 1e-3}}]"
+    potstill("export", finished / "recipe.yaml", "--out", run, "--set", forms)
+    trained = record(run, "train/rounded-onnx-int8-distilled")
+    assert trained["steps"] == 8 and trained["initial_digest"] == record(run, "train/student")["digest"]
+    assert trained["digest"] != trained["initial_digest"]
+    plain, distilled = record(run, "export")["artefacts"]
+    assert [plain["name"], distilled["name"]] == ["onnx-int8", "onnx-int8-distilled"]
+    graphs = [(run / f"export/{name}/model.onnx.data").read_bytes() for name in ("onnx-int8", "onnx-int8-distilled")]
+    assert graphs[0] != graphs[1]
+    # One teacher stands beside both.
+    assert [each["name"] for each in record(run, "export")["rivals"]] == ["teacher onnx-int8"]
+    assert plain["speedup_over_rival"] and distilled["speedup_over_rival"]
+    before = (run / "train/rounded-onnx-int8-distilled/result.json").stat().st_mtime_ns
+    potstill("export", finished / "recipe.yaml", "--out", run, "--set", forms)
+    assert (run / "train/rounded-onnx-int8-distilled/result.json").stat().st_mtime_ns == before
+
+
+def test_what_rounds_nothing_is_not_trained_for(finished: Path) -> None:
+    done = potstill(
+        "check", finished / "recipe.yaml", "--set", "export=[{kind: onnx, precision: float32, distil: {}}]", check=1
+    )
+    assert "export[0].distil: onnx-float32 does not round weights" in done.stderr
