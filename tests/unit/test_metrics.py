@@ -30,6 +30,11 @@ from potstill.stages.judged_rows import case_of
 from tests.conftest import make_chat_project
 from tests.unit.finished_run import evaluation, inputs
 
+OF_PROBABILITIES = {
+    *("ece", "cross_entropy", "brier"),
+    *("ece_calibrated", "cross_entropy_calibrated", "brier_calibrated"),
+}
+
 
 def measured(**changes: Any) -> EvaluateRecord:
     return evaluation(with_baseline=True).model_copy(update=changes)
@@ -51,6 +56,7 @@ def test_each_metric_has_one_name_and_its_place_in_records() -> None:
     assert {each.name for each in METRICS if each.better == "lower"} == {
         *("rmse", "rmse_from_teacher", "rms_probability_difference"),
         *("perplexity", "cross_entropy", "kl_from_teacher", "kl_median", "kl_p99", "ece", "drop_points"),
+        *("nll", "brier", "ece_calibrated", "cross_entropy_calibrated", "brier_calibrated"),
         *("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "time_to_first_token_ms", "time_per_token_ms"),
         *("peak_memory_bytes", "size_bytes", "num_parameters", "num_parameters_without_embeddings"),
     }
@@ -59,8 +65,8 @@ def test_each_metric_has_one_name_and_its_place_in_records() -> None:
 @pytest.mark.parametrize(
     ("kind", "computed"),
     [
-        ("single_label", {"accuracy", "macro_f1", "ece", "cross_entropy"}),
-        ("multi_label", {"micro_f1", "accuracy", "macro_f1", "ece", "cross_entropy"}),
+        ("single_label", {"accuracy", "macro_f1", *OF_PROBABILITIES}),
+        ("multi_label", {"micro_f1", "accuracy", "macro_f1", *OF_PROBABILITIES}),
         ("regression", {"r2", "spearman", "rmse", "rmse_from_teacher"}),
     ],
 )
