@@ -158,6 +158,11 @@ def test_bins_of_reliability_are_those_by_loops_with_wilsons_interval(seed: int,
     assert quality.calibration_error(*quality.confidences(logits, truth)) == pytest.approx(gap)
 
 
+def test_a_confidence_at_an_edge_belongs_to_the_bin_below() -> None:
+    found = reliability(np.array([0.2, 0.4, 0.6, 0.8, 1.0]), np.array([True] * 5))
+    assert [each.up_to for each in found] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
 def test_few_decisions_or_a_bound_are_told_and_not_used() -> None:
     logits, truth = drawn(5, 2.0, rows=FEWEST_DECISIONS)
     enough = fitted(logits, truth)
