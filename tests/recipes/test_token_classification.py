@@ -143,6 +143,8 @@ def test_documents_are_routed_by_their_domains(finished: Path, tmp_path: Path, t
     together, *alone = (evaluation["models"][name]["cross_entropy"] for name in ("teacher", "a", "b"))
     # Half of the documents from each: what they say together is neither's.
     assert min(alone) < together < max(alone)
+    # Words of validation documents, which have their domains too.
+    assert evaluation["calibration"]["teacher"]["decisions"] > 100
 
 
 def test_an_unknown_tag_is_refused(finished: Path, tmp_path: Path) -> None:

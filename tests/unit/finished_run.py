@@ -1,7 +1,7 @@
 """The records of a run that never was, with texts that try to become markup, for the tests of what is shown."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from potstill.evaluation.artefact_sections import artefact_section
 from potstill.evaluation.card import card_of
@@ -10,6 +10,7 @@ from potstill.records import (
     AdaptRecord,
     Agreement,
     Artefact,
+    CalibrationRecord,
     Check,
     ClassRow,
     Comparison,
@@ -25,7 +26,11 @@ from potstill.records import (
     ModelEvaluation,
     PlanRecord,
     Reference,
+    RegressionRow,
+    RegressionsRecord,
+    ReliabilityBin,
     ShapeRecord,
+    SliceRow,
     SplitCounts,
     TrainRecord,
 )
@@ -51,7 +56,10 @@ SECTIONS = (
     "gate",
     "trade-off",
     "significance",
+    "calibration",
     "classes",
+    "slices",
+    "regressions",
     "disagreements",
     "training",
     "times",
@@ -201,7 +209,66 @@ def evaluation(*, with_baseline: bool, hostile: str = HOSTILE) -> EvaluateRecord
             "The student gains 7.1 points (5.4 to 8.8) over the same model trained without the teacher.",
             f"The class that loses most is {hostile}.",
         ],
+        calibration={name: calibration(name, hostile) for name in models},
+        slices=[
+            SliceRow(
+                by=by,
+                field=f"origin {hostile}" if by == "field" else None,
+                name=f"{by} {hostile}",
+                rows=rows,
+                small=rows < 30,
+                teacher_accuracy=0.9,
+                student_accuracy=0.81,
+                baseline_accuracy=0.7 if with_baseline else None,
+                drop_points=points(9.0),
+            )
+            for by, rows in SLICES
+        ],
+        regressions=RegressionsRecord(
+            lost=105,
+            gained=61,
+            rows=[
+                RegressionRow(
+                    id=f"lost-{number} {hostile}",
+                    text=hostile * (1 + number),
+                    truth=f"mit {hostile}",
+                    teacher=f"mit {hostile}",
+                    student=f"gpl {hostile}",
+                    baseline="gpl" if with_baseline else None,
+                    teacher_confidence=None if number else 0.83,
+                    student_confidence=None if number else 0.97,
+                    slice=None if number else f"class: {hostile}",
+                )
+                for number in range(2)
+            ],
+        ),
     )
+
+
+SLICES: tuple[tuple[Literal["class", "length", "field"], int], ...] = (("class", 400), ("field", 90), ("length", 7))
+
+
+def calibration(model: str, hostile: str) -> CalibrationRecord:
+    """Of the baseline none is used."""
+
+    def bins(*accuracies: float) -> list[ReliabilityBin]:
+        return [
+            ReliabilityBin(
+                above=number / 15,
+                up_to=(number + 1) / 15,
+                decisions=100 * number,
+                confidence=(number + 0.5) / 15,
+                accuracy=accuracy,
+                low=accuracy - 0.04,
+                high=accuracy + 0.03,
+            )
+            for number, accuracy in zip((6, 9, 14), accuracies, strict=False)
+        ]
+
+    if model == "baseline":
+        return CalibrationRecord(temperature=None, decisions=12, reason=f"too few {hostile}", bins=bins(0.3, 0.4, 0.8))
+    calibrated = bins(0.41, 0.62)
+    return CalibrationRecord(temperature=1.75, decisions=500, bins=bins(0.3, 0.5, 0.9), bins_calibrated=calibrated)
 
 
 def points(difference: float) -> Estimate:

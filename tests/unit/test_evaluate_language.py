@@ -44,6 +44,8 @@ def test_a_text_that_is_read_in_windows_is_one_row(project: Path) -> None:
     found, drawn = measured_tokens(case_of(recipe, inputs, Progress()), {"teacher": teacher})
     assert drawn.weights.shape[1] == 2
     assert np.bincount(drawn.row_of).tolist() == [300, 3]
+    shown = {name: sum(len(each.ids) for each in rows.examples if each.id.startswith(name)) for name in texts}
+    assert dict(zip(drawn.row_ids, drawn.lengths, strict=True)) == shown and shown["long"] > 300
     # The first token of a text is learnt by nobody, and its end is.
     means = drawn.means(found["teacher"].loss)
     both = {float(means[row]) for row in range(1, len(means)) if (drawn.weights[row] == 1).all()}

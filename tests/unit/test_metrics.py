@@ -30,6 +30,11 @@ from potstill.stages.judged_rows import case_of
 from tests.conftest import make_chat_project
 from tests.unit.finished_run import evaluation, inputs
 
+OF_PROBABILITIES = {
+    *("ece", "cross_entropy", "brier"),
+    *("ece_calibrated", "cross_entropy_calibrated", "brier_calibrated"),
+}
+
 
 def measured(**changes: Any) -> EvaluateRecord:
     return evaluation(with_baseline=True).model_copy(update=changes)
@@ -51,8 +56,10 @@ def test_each_metric_has_one_name_and_its_place_in_records() -> None:
     assert {each.name for each in METRICS if each.better == "lower"} == {
         *("rmse", "rmse_from_teacher", "rms_probability_difference"),
         *("perplexity", "cross_entropy", "kl_from_teacher", "kl_median", "kl_p99", "ece", "drop_points"),
+        *("nll", "brier", "ece_calibrated", "cross_entropy_calibrated", "brier_calibrated"),
         *("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "time_to_first_token_ms", "time_per_token_ms"),
         *("peak_memory_bytes", "size_bytes", "num_parameters", "num_parameters_without_embeddings"),
+        *("memory_above_floor_bytes", "load_ms", "cost_per_1000", "energy_wh_per_1000"),
         "repeated_ngrams",
     }
     assert {each.name for each in METRICS if each.better is None} == {"response_tokens", "response_length_ratio"}
@@ -61,8 +68,8 @@ def test_each_metric_has_one_name_and_its_place_in_records() -> None:
 @pytest.mark.parametrize(
     ("kind", "computed"),
     [
-        ("single_label", {"accuracy", "macro_f1", "ece", "cross_entropy"}),
-        ("multi_label", {"micro_f1", "accuracy", "macro_f1", "ece", "cross_entropy"}),
+        ("single_label", {"accuracy", "macro_f1", *OF_PROBABILITIES}),
+        ("multi_label", {"micro_f1", "accuracy", "macro_f1", *OF_PROBABILITIES}),
         ("regression", {"r2", "spearman", "rmse", "rmse_from_teacher"}),
     ],
 )
@@ -95,7 +102,7 @@ def test_a_metric_without_an_interval_is_an_entry_alone(monkeypatch: pytest.Monk
     monkeypatch.setitem(metrics._BY_NAME, "slips", new)
     assert [each.name for each, _ in computed_for("single_label")][-1] == "slips"
     old = measured().models["student"].model_dump()
-    costs = {name: old[name] for name in ModelEvaluation.model_fields if name not in (*_REQUIRED, "scores")}
+    costs = {name: value for name, value in old.items() if name not in (*_REQUIRED, "scores")}
     values = {model: new.formula_for("single_label")(None, model) for model in measured().models}  # type: ignore[misc]
     model = model_evaluation("student", {"slips": values}, costs)
     model = ModelEvaluation.model_validate_json(model.model_dump_json())

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from potstill.capabilities import Capability
 from potstill.data.encoded import EncodedRows
 from potstill.data.rows import Row
+from potstill.errors import DataError
 from potstill.evaluation.answers import outputs_of
 from potstill.evaluation.case import Case
 from potstill.progress import Progress
@@ -222,3 +223,24 @@ def test_an_ensemble_answers_each_row_by_the_member_of_its_domain(folders: dict[
         alone = torch.softmax(torch.from_numpy(member.outputs(own, nothing)), dim=1)[number]
         assert torch.allclose(found[number], alone, atol=1e-6)
     assert together.loads().in_turn
+
+
+def test_rows_are_routed_as_they_are_asked_about(folders: dict[str, Path]) -> None:
+    """Test and validation rows have each their routes, and what nobody knows is found where it is asked about."""
+    members = {name: opened(folder) for name, folder in folders.items()}
+    own = rows(["a", "b", "a", "b", "b", "a"])
+    more = [Row(f"v{row.id}", row.text, "x", domain=each) for row, each in zip(own, "babbab", strict=True)]
+    unknown = Row("u", "apple", "x", domain="sea")
+    teachers = {name: PretrainedTeacher(model=str(folder)) for name, folder in folders.items()}
+    settings = Routed(of=teachers, by="domain", domains={"one": ("a",), "other": ("b",)})
+    routed = EnsemblePredictor(settings, members, TASK, [*own, *more, unknown])
+    for asked in (own, more, own):
+        given = TASK.encode(asked, members["one"].tokenizer, ["a", "b", "x"])
+        each = {name: member.outputs(given, nothing) for name, member in members.items()}
+        found = routed.outputs(given, nothing)
+        for number, row in enumerate(asked):
+            logits = each["one" if row.domain == "a" else "other"][number].astype(float)
+            expected = logits - np.log(np.exp(logits).sum())
+            assert found[number] == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(DataError, match="sea"):
+        routed.outputs(TASK.encode([unknown], members["one"].tokenizer, ["a", "b", "x"]), nothing)

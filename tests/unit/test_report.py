@@ -9,9 +9,9 @@ import pytest
 from potstill.evaluation.sections import detail_sections
 from potstill.presentation import charts
 from potstill.presentation.page import render_html, render_model_card
-from potstill.presentation.tables import Quantity
+from potstill.presentation.tables import Quantity, Reliability
 from potstill.presentation.terminal import result_table, verdict_lines
-from potstill.records import Check, ExportRecord, GateRecord, Generation
+from potstill.records import Check, ExportRecord, GateRecord, Generation, RegressionsRecord
 from tests.unit.finished_run import SECTIONS, card_inputs, evaluation, inputs, sections
 
 
@@ -92,7 +92,7 @@ def test_every_section_and_chart_is_there(page: str) -> None:
     elements = parsed(page)
     names = {value for name, value in elements.attributes if name == "id"}
     assert set(SECTIONS) <= names
-    assert elements.tags.count("svg") == 7
+    assert elements.tags.count("svg") == 10
     for heading in ("Macro-F1", "Latency p99, ms", "Throughput", "Peak memory", "without embeddings", "ECE"):
         assert heading in elements.text
 
@@ -120,7 +120,7 @@ def test_long_texts_are_cut(page: str) -> None:
 
 
 def test_the_largest_drop_comes_first_and_classes_without_rows_last(page: str) -> None:
-    body = page[page.index('id="classes"') : page.index('id="disagreements"')]
+    body = page[page.index('id="classes"') : page.index('id="slices"')]
     drops = re.findall(r'<td class="n">([+−][\d.]+|–)</td><td class="n">[\d.]+ %</td></tr>', body)
     assert drops[-1] == "–"
     numbers = [float(drop.replace("−", "-")) for drop in drops[:-1]]
@@ -266,6 +266,117 @@ def test_curves_are_thinned_to_their_ends() -> None:
 def test_smoothing_keeps_a_constant() -> None:
     smooth = charts.smoothed([(1.0, 3.0), (2.0, 3.0), (3.0, 3.0)])
     assert [y for _, y in smooth] == pytest.approx([3.0, 3.0, 3.0])
+
+
+def section(page: str, anchor: str, after: str) -> Elements:
+    return parsed(page[page.index(f'<h2 id="{anchor}"') : page.index(f'<h2 id="{after}"')])
+
+
+def test_reliability_is_drawn_and_told_in_words_and_tables(page: str) -> None:
+    shown = section(page, "calibration", "classes")
+    assert shown.tags.count("svg") == shown.tags.count("figure") == 3
+    (student,) = [value for name, value in shown.attributes if name == "aria-label" and " student," in value]
+    assert student == (
+        "Reliability of student, accuracy by confidence in per cent. as it is: 30 at 43, 50 at 63, 90 at 97; "
+        "calibrated: 41 at 43, 62 at 63."
+    )
+    assert all(("role", "img") in shown.attributes for _ in range(3))
+    text = " ".join(shown.text.split())
+    assert "student1.75500" in text and "baseline–12Not used: too few <script>alert(1)</script>" in text
+    row = "60.0 to 66.7 %90063.3 %50.0 % (46.0–53.0)90063.3 %62.0 % (58.0–65.0)"
+    assert text.count(row) == 2, "of teacher and student"
+    assert "93.3 to 100.0 %1,40096.7 %90.0 % (86.0–93.0)0––" in text
+    # The baseline has no second series.
+    assert "93.3 to 100.0 %1,40096.7 %80.0 % (76.0–83.0)" in text and text.count("decisions, calibrated") == 2
+
+
+def test_charts_follow_the_scheme_of_the_page_and_names_in_them_stay_text() -> None:
+    bins = evaluation(with_baseline=False).calibration["student"].bins
+    name = """a" onload="x() <b>&amp; ' \\1"""
+    drawn = charts.reliability(Reliability(name, {"as it is": bins}))
+    found = parsed(drawn)
+    assert found.closed() and name in found.text
+    assert not {attribute for attribute, _ in found.attributes if attribute.startswith("on")} and "b" not in found.tags
+    (label,) = [value for attribute, value in found.attributes if attribute == "aria-label"]
+    assert f"Reliability of {name}," in label
+    colours = set(re.findall(r"(?:stroke|fill): *([^;\"]+)", drawn)) - {"none"}
+    assert colours and all(colour.startswith("var(--") or colour == "currentColor" for colour in colours)
+
+
+def test_the_diagonal_lies_where_confidence_and_accuracy_are_equal() -> None:
+    """Points of a model that is as often right as it says lie on the line, and bars end where their intervals do."""
+    bins = evaluation(with_baseline=False).calibration["student"].bins
+    honest = [each.model_copy(update={"confidence": each.accuracy}) for each in bins]
+    drawn = charts.reliability(Reliability("student", {"as it is": honest}))
+    lines = [re.findall(r"-?[\d.]+", path) for path in re.findall(r'<path d="(M [^"z]*?)"[^>]*clip-path', drawn)]
+    ends = [[float(number) for number in line] for line in lines]
+    (diagonal,) = [line for line in ends if len(line) == 4 and line[0] != line[2] and line[1] != line[3]]
+    (points,) = [line for line in ends if len(line) == 6]
+    for each, x, y in zip(honest, points[::2], points[1::2], strict=True):
+        assert x == pytest.approx(diagonal[0] + each.accuracy * (diagonal[2] - diagonal[0]), abs=1e-3)
+        assert y == pytest.approx(diagonal[1] + each.accuracy * (diagonal[3] - diagonal[1]), abs=1e-3)
+    upright = [line for line in ends if len(line) == 4 and line[0] == line[2] and line[0] in points[::2]]
+    for each, line in zip(honest, upright, strict=True):
+        for end, y in ((each.low, line[1]), (each.high, line[3])):
+            assert y == pytest.approx(diagonal[1] + end * (diagonal[3] - diagonal[1]), abs=1e-3)
+
+
+def test_the_curve_of_reliability_goes_from_confidence_to_accuracy() -> None:
+    """A model that is too sure lies below the line."""
+    bins = evaluation(with_baseline=False).calibration["student"].bins
+    too_sure = [each.model_copy(update={"confidence": each.accuracy + 0.05}) for each in bins]
+    drawn = charts.reliability(Reliability("student", {"as it is": too_sure}))
+    paths = re.findall(r'<path d="(M [^"z]*?)"[^>]*clip-path', drawn)
+    lines = [list(map(float, re.findall(r"-?[\d.]+", path))) for path in paths]
+    (diagonal,) = [line for line in lines if len(line) == 4 and line[0] != line[2] and line[1] != line[3]]
+    (points,) = [line for line in lines if len(line) == 6]
+    for x, y in zip(points[::2], points[1::2], strict=True):
+        share = (x - diagonal[0]) / (diagonal[2] - diagonal[0])
+        # Downwards in the picture is more.
+        assert y > diagonal[1] + share * (diagonal[3] - diagonal[1]) + 1
+
+
+def test_slices_and_lost_rows_are_shown_as_they_are_told(page: str) -> None:
+    shown = section(page, "slices", "regressions")
+    text = " ".join(shown.text.split())
+    assert "come last" in text and "Slices of fewer than 30 rows are small" in text
+    order = [text.index(start) for start in ("class <script>", "field <script>", "length <script>")]
+    assert order == sorted(order)
+    assert (
+        "40090.0 %81.0 %+9.0 (+7.7 to +10.2)70.0 %" in text and "7 (small)90.0 %" in text and "90 (small)" not in text
+    )
+    shown = section(page, "regressions", "disagreements")
+    text = " ".join(shown.text.split())
+    assert "The teacher alone has 105 of 2,000 test rows right, and the student alone 61." in text
+    assert "2 of 105 rows" in text and "sure to 83.0 %" in text and text.count("sure to 97.0 %") == 1
+    assert "✓ mit <script>" in text and "✗ gpl <script>" in text and "✗ gpl–" in text
+
+
+def test_what_the_teacher_answers_is_right_in_whatever_white_space() -> None:
+    found = evaluation(with_baseline=True)
+    assert found.regressions is not None
+    (row, *_) = found.regressions.rows
+    rows = [
+        row.model_copy(update={"truth": " a  b", "teacher": "a b", "student": "c", "baseline": baseline})
+        for baseline in ("a b", " a  b", "c")
+    ]
+    changed = found.model_copy(update={"regressions": found.regressions.model_copy(update={"rows": rows})})
+    (told,) = [each for each in detail_sections(changed) if each.anchor == "regressions"]
+    ((_, table),) = told.tables
+    assert [[cell.met for cell in cells[2:5]] for cells in table.rows] == [
+        [True, False, True],
+        [True, False, True],
+        [True, False, False],
+    ]
+
+
+def test_a_record_from_before_there_were_slices_has_no_empty_sections() -> None:
+    old = evaluation(with_baseline=True).model_copy(update={"calibration": {}, "slices": [], "regressions": None})
+    anchors = {each.anchor for each in detail_sections(old)}
+    assert not {"calibration", "slices", "regressions"} & anchors and "disagreements" in anchors
+    none = RegressionsRecord(lost=0, gained=3, rows=[])
+    (told,) = [s for s in detail_sections(old.model_copy(update={"regressions": none})) if s.anchor == "regressions"]
+    assert not told.tables and "alone has 0 of 2,000" in told.notes[0]
 
 
 def test_the_page_shows_where_the_time_went(page: str) -> None:

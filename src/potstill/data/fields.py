@@ -186,11 +186,12 @@ class _Field:
 
 
 class Unread:
-    """The fields of a file that its reader does not read. Those without a value count for nothing: Parquet gives each
-    row every column."""
+    """The fields of a file that its reader does not read, nor keeps beside the rows. Those without a value count for
+    nothing: Parquet gives each row every column."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: Form, kept: Collection[str] = ()) -> None:
         self._form = form
+        self._kept = frozenset(kept)
         self._fields: dict[str, _Field] = {}
         self._rows = self._unlabelled = 0
 
@@ -206,7 +207,7 @@ class Unread:
         self._rows += 1
         self._unlabelled += not labelled
         label = record.get(self._form.label)
-        for name in record.keys() - self._form.read_of(record):
+        for name in record.keys() - self._form.read_of(record) - self._kept:
             value = record[name]
             if is_empty(value):
                 continue

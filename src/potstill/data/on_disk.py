@@ -15,6 +15,8 @@ from typing import Any, Generic, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
+from potstill.data.kept_fields import KeptFields
+
 Item = TypeVar("Item")
 Numbers = npt.NDArray[np.int64]
 
@@ -76,11 +78,13 @@ class OnDisk(Sequence[Item], Generic[Item]):
         make: Callable[[memoryview], Item],
         numbers: Numbers | None = None,
         place: Callable[[int], str] | None = None,
+        kept: KeptFields | None = None,
     ) -> None:
         self._pieces = pieces
         self._make = make
         self._numbers = np.arange(len(pieces), dtype=np.int64) if numbers is None else numbers
         self._place = place
+        self._kept = kept
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -91,18 +95,23 @@ class OnDisk(Sequence[Item], Generic[Item]):
     def __getitem__(self, place: slice) -> "OnDisk[Item]": ...
     def __getitem__(self, place: int | slice) -> "Item | OnDisk[Item]":
         if isinstance(place, slice):
-            return OnDisk(self._pieces, self._make, self._numbers[place], self._place)
+            return OnDisk(self._pieces, self._make, self._numbers[place], self._place, self._kept)
         return self._make(self._pieces[int(self._numbers[place])])
 
     def __iter__(self) -> Iterator[Item]:
         return (self._make(self._pieces[int(number)]) for number in self._numbers)
 
     def where(self, kept: npt.NDArray[np.bool_]) -> "OnDisk[Item]":
-        return OnDisk(self._pieces, self._make, self._numbers[kept], self._place)
+        return OnDisk(self._pieces, self._make, self._numbers[kept], self._place, self._kept)
 
     def place(self, number: int) -> str | None:
         """File and line of an item, where they are known."""
         return None if self._place is None else self._place(int(self._numbers[number]))
+
+    def values_of(self, field: str) -> list[str | None]:
+        """The value of a field that was kept in each item; None where it says nothing."""
+        assert self._kept is not None, f"{field} was not kept"
+        return self._kept.of(field, self._numbers.tolist())
 
 
 def place_of(rows: object, number: int) -> str | None:
@@ -116,8 +125,11 @@ def row_named(rows: Sequence[Any], number: int) -> str:
     return identity if place is None else f"{identity} ({place})"
 
 
-def rows_on_disk(rows: Iterable[Any], place: Callable[[int], str] | None = None) -> OnDisk[Any]:
-    """Rows, whose classes must have `of`, the inverse of their `content`; `place` tells where each comes from."""
+def rows_on_disk(
+    rows: Iterable[Any], place: Callable[[int], str] | None = None, kept: KeptFields | None = None
+) -> OnDisk[Any]:
+    """Rows, whose classes must have `of`, the inverse of their `content`; `place` tells where each comes from, and
+    `kept` what lies beside it."""
     classes: list[type] = []
 
     def written(row: Any) -> bytes:
@@ -129,7 +141,7 @@ def rows_on_disk(rows: Iterable[Any], place: Callable[[int], str] | None = None)
         number, content = json.loads(bytes(piece))
         return classes[number].of(content)
 
-    return OnDisk(Pieces(map(written, rows)), read, place=place)
+    return OnDisk(Pieces(map(written, rows)), read, place=place, kept=kept)
 
 
 class Ragged(Sequence[tuple[int, ...]]):

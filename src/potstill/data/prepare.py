@@ -123,18 +123,19 @@ def prepare(
     *,
     prompt_of: Callable[[Any], DataRow] | None = None,
     refusal: Callable[[Any], DataError | None] | None = None,
+    keep: tuple[str, ...] = (),
 ) -> dict[str, Split]:
     """The splits `train`, `validation`, `test` and, where the recipe has one, `adapt`.
 
     `prompt_of` is given where a teacher writes the labels of train. Then train may be without a single one, and no row
     of it may have the prompt of a held-out row, or nearly. `refusal` tells why a row is left out that was read, and is
-    given where bad rows are skipped.
+    given where bad rows are skipped. The values of the fields `keep` are kept beside the rows.
 
     Raises:
         DataError: files, rows, fields or labels that cannot be used, all in one error; a held-out row without label,
             or a split left empty.
     """
-    splits = {name: _without_blank(split) for name, split in _read(settings, base, read).items()}
+    splits = {name: _without_blank(split) for name, split in _read(settings, base, read, keep).items()}
     if refusal is not None:
         splits = {name: _without_refused(split, refusal) for name, split in splits.items()}
     if settings.deduplicate:
@@ -161,8 +162,8 @@ def prepare(
     return splits
 
 
-def _read(settings: DataSettings, base: Path, read: Read) -> dict[str, Split]:
-    how = Reading(frozenset(settings.ignore), settings.on_error)
+def _read(settings: DataSettings, base: Path, read: Read, keep: tuple[str, ...]) -> dict[str, Split]:
+    how = Reading(frozenset(settings.ignore), settings.on_error, keep)
     found: dict[str, Split] = {}
     problems: dict[str, str] = {}
     paths = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from potstill.data.kept_fields import KeptFields
 from potstill.data.label_checks import ClassTally
 from potstill.data.number_checks import NumberTally
 from potstill.data.opening import is_table
@@ -136,6 +137,8 @@ class Reading:
     ignore: frozenset[str] = frozenset()
     """Fields that are taken for not being there."""
     on_error: OnError = "raise"
+    keep: tuple[str, ...] = ()
+    """Fields whose values are kept beside the rows."""
     classes: ClassTally = field(default_factory=ClassTally)
     tags: TagTally = field(default_factory=TagTally)
     numbers: NumberTally = field(default_factory=NumberTally)
@@ -146,6 +149,10 @@ class Reading:
         """Fresh notes of a file."""
         self.files[path] = FileNotes(path)
         return self.files[path]
+
+    def kept_fields(self) -> KeptFields:
+        """Where the values of the fields that are kept go, of a file."""
+        return KeptFields(self.keep)
 
     def without_ignored(self, record: Any, notes: FileNotes) -> Any:
         """The record without the fields that the recipe leaves out."""

@@ -226,8 +226,8 @@ def read_each(
     """
     how = how or Reading()
     notes = how.begin(path)
-    ids, contents, places = Keys(), Keys(), Places()
-    unread, only_bad = Unread(form), ("", None)
+    ids, contents, places, kept = Keys(), Keys(), Places(), how.kept_fields()
+    unread, only_bad = Unread(form, how.keep), ("", None)
     tagged = (form.text, form.label) if form.labels is TAGS else None
 
     def read() -> Iterator[R]:
@@ -244,9 +244,10 @@ def read_each(
             ids.add(row.id)
             contents.add(stands_for(row))
             places.add(file, place)
+            kept.add(given)
             yield row
 
-    rows = rows_on_disk(read(), place=places)
+    rows = rows_on_disk(read(), place=places, kept=kept)
     if (
         not rows
         and notes.bad == 1

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+from transformers import PreTrainedTokenizerBase
 
 from potstill.data.encoded import Encoded
 from potstill.data.splits import stable_order
@@ -102,7 +103,7 @@ def estimate(values: Resampled) -> Estimate:
 
 def measured_by(answers: Any, kind: AnswerKind) -> Measured:
     """Every metric of this kind of answer, for each model of which it was measured."""
-    return {
+    found = {
         metric.name: {
             model: value
             for model in answers.models
@@ -111,14 +112,25 @@ def measured_by(answers: Any, kind: AnswerKind) -> Measured:
         }
         for metric, formula in computed_for(kind)
     }
+    return {
+        name: {model: value for model, value in values.items() if value is not None} for name, values in found.items()
+    }
+
+
+def encoded_for(
+    predictors: Mapping[str, Predictor], encode: Callable[[PreTrainedTokenizerBase], Encoded]
+) -> dict[int, Encoded]:
+    """Rows as each of the predictors reads them, by the id of its tokenizer."""
+    encoded: dict[int, Encoded] = {}
+    for predictor in predictors.values():
+        if id(predictor.tokenizer) not in encoded:
+            encoded[id(predictor.tokenizer)] = encode(predictor.tokenizer)
+    return encoded
 
 
 def outputs_of(case: Case, predictors: Mapping[str, Predictor]) -> tuple[dict[str, Outputs], Any]:
     """What the head of each model gave for the test rows, and these rows as the teacher reads them."""
-    encoded: dict[int, Encoded] = {}
-    for predictor in predictors.values():
-        if id(predictor.tokenizer) not in encoded:
-            encoded[id(predictor.tokenizer)] = case.encode(predictor.tokenizer)
+    encoded = encoded_for(predictors, case.encode)
     as_teacher = encoded[id(predictors["teacher"].tokenizer)]
     models = sum(not predictor.asks_others for predictor in predictors.values())
     with case.progress.task("evaluate: quality", len(as_teacher.ids) * models, "rows") as advance:

@@ -35,6 +35,8 @@ class Case:
     """The student's, where it is a language model with other tokens than its teacher."""
     aligned: Callable[[], AlignedRows] | None = None
     """Then also the test rows in the tokens of both."""
+    encode_validation: Callable[[PreTrainedTokenizerBase], Encoded] | None = None
+    """The labelled validation rows as token ids, where temperatures can be fitted on them."""
 
     @property
     def student_tokenizer(self) -> PreTrainedTokenizerBase:

@@ -15,6 +15,8 @@ from potstill.evaluation.answers import Judged, agreed, estimate
 from potstill.evaluation.case import Case
 from potstill.evaluation.metrics import Measured, Resampled
 from potstill.evaluation.queries import new_tokens, timed_prompts
+from potstill.evaluation.regressions import ShownRow, regressions_of
+from potstill.evaluation.slices import RowScores, slices_of, whole_rows
 from potstill.evaluation.writing import Reader, Written, readers_of, responses_of
 from potstill.measure import quality
 from potstill.measure.language import TokenMeasures, TokensOfRows, joined, measure_tokens
@@ -40,6 +42,8 @@ class GenerativeAnswers:
     drawn: TokensOfRows
     exact: Mapping[str, Right]
     """Whether the response to each row is right as a whole; empty where none can be."""
+    responses: Mapping[str, Sequence[str]]
+    """These responses."""
     vocabulary: int
     written: Written | None
     """What the models wrote, where that was measured."""
@@ -80,7 +84,7 @@ def answers_of(case: Case, predictors: Mapping[str, Predictor]) -> GenerativeAns
     readers = readers_of(case, predictors)
     written, generations = responses_of(case, predictors, readers)
     judges_whole = task.judges_whole_responses
-    exact = _exact_matches(case, predictors, readers[id(case.tokenizer)]) if judges_whole else {}
+    exact, responses = _exact_matches(case, predictors, readers[id(case.tokenizer)]) if judges_whole else ({}, {})
     vocabulary = int(untrained.get_output_embeddings().weight.shape[0])
     # Speed is measured in other processes, which need the device to themselves.
     untrained.cpu()
@@ -88,7 +92,7 @@ def answers_of(case: Case, predictors: Mapping[str, Predictor]) -> GenerativeAns
     if whole and aligned:
         counts = [int(rows.student.examples.trained_counts.sum()) for rows in (whole, aligned)]
         left_out = counts[0] - counts[1]
-    return GenerativeAnswers(tokens, initial, drawn, exact, vocabulary, written, generations, left_out)
+    return GenerativeAnswers(tokens, initial, drawn, exact, responses, vocabulary, written, generations, left_out)
 
 
 def judged(case: Case, answers: GenerativeAnswers, measured: Measured) -> Judged:
@@ -103,7 +107,10 @@ def judged(case: Case, answers: GenerativeAnswers, measured: Measured) -> Judged
             *(references.of_whole_responses(case, exact["teacher"], drawn.weights) if exact else []),
         ],
         generations=answers.generations,
-        more=more_of(case, answers),
+        more={
+            **more_of(case, answers),
+            **(_by_response(case, answers) if answers.exact else _by_token(case, answers)),
+        },
     )
 
 
@@ -133,6 +140,33 @@ def queries_of(case: Case) -> Queries:
     )
 
 
+def _by_token(case: Case, answers: GenerativeAnswers) -> dict[str, Any]:
+    """Slices of the test rows by the share of their tokens that is right; no row is right as a whole."""
+    drawn = answers.drawn
+    number_of = {row.id: number for number, row in enumerate(case.test)}
+    hits = {model: drawn.sums(each.right) for model, each in answers.tokens.items()}
+    counts = drawn.sums(np.ones(len(drawn.row_of)))
+    numbers = [number_of[identity] for identity in drawn.row_ids]
+    scores = RowScores(hits, counts, drawn.weights, drawn.lengths, "tokens", numbers=numbers)
+    return {"slices": [each.record for each in slices_of(case, scores)]}
+
+
+def _by_response(case: Case, answers: GenerativeAnswers) -> dict[str, Any]:
+    """Slices of the test rows by their responses, right as a whole or wrong, and the rows that were lost."""
+    slices = slices_of(case, whole_rows(answers.exact, answers.drawn.weights, answers.drawn.lengths))
+    prompts = generative(case.recipe.task).prompts(case.tokenizer)
+
+    def shown(row: int) -> ShownRow:
+        asked, truth = prompts.shown(case.test[row])
+        said = {model: texts[row][:SHOWN_CHARACTERS] for model, texts in answers.responses.items()}
+        return ShownRow(asked, truth[:SHOWN_CHARACTERS], said, {})
+
+    return {
+        "slices": [each.record for each in slices],
+        "regressions": regressions_of(case, answers.exact, slices, shown),
+    }
+
+
 def measured_tokens(
     case: Case, predictors: Mapping[str, Predictor], aligned: AlignedRows | None = None
 ) -> tuple[dict[str, TokenMeasures], TokensOfRows]:
@@ -144,6 +178,7 @@ def measured_tokens(
     # Several arrays of a chunk's size are held.
     chunk_rows = predictors["teacher"].chunk_rows() // 4
     row_of: list[int] = []
+    lengths = np.zeros(len(number_of), dtype=np.int64)
     true_ids: list[npt.NDArray[np.int64]] = []
     told = {}
     for name, predictor in predictors.items():
@@ -159,10 +194,12 @@ def measured_tokens(
             for name, found in measure_tokens(targets, targets["teacher"], labels, chunk_rows=chunk_rows).items():
                 parts[name].append(found)
             for number in rows.examples_in(index):
-                row_of.extend([number_of[rows.row_ids[number]]] * int(rows.examples.trained_counts[number]))
+                row = number_of[rows.row_ids[number]]
+                row_of.extend([row] * int(rows.examples.trained_counts[number]))
+                lengths[row] += rows.examples.lengths[number]
             advance(1)
     weights = quality.bootstrap_weights(len(number_of), seed=case.recipe.seed)
-    of_rows = TokensOfRows(np.array(row_of), np.concatenate(true_ids), weights)
+    of_rows = TokensOfRows(np.array(row_of), np.concatenate(true_ids), weights, list(number_of), lengths.tolist())
     return {name: joined(each) for name, each in parts.items()}, of_rows
 
 
@@ -186,8 +223,11 @@ def _gain(answers: GenerativeAnswers, name: str) -> Estimate | None:
     return estimate(answers.drawn.means(baseline - student))
 
 
-def _exact_matches(case: Case, predictors: Mapping[str, Predictor], reader: Reader) -> dict[str, Right]:
-    """For each model and test row whether its greedy response reads as the true one, space around them aside.
+def _exact_matches(
+    case: Case, predictors: Mapping[str, Predictor], reader: Reader
+) -> tuple[dict[str, Right], dict[str, Sequence[str]]]:
+    """For each model and test row whether its greedy response reads as the true one, space around them aside; and this
+    response.
 
     Both are compared as the tokenizer reads them: what it has no tokens for, no model could write.
     """
@@ -196,14 +236,16 @@ def _exact_matches(case: Case, predictors: Mapping[str, Predictor], reader: Read
     shown = [prompts.last(row) for row in rows]
     truth = [_text(tokenizer, prompts.reference(row)) for row in rows]
     room = max(map(prompts.room, shown))
-    right = {}
+    right: dict[str, Right] = {}
+    written: dict[str, Sequence[str]] = {}
     with case.progress.task("evaluate: exact match", len(rows) * len(predictors), "responses") as advance:
         for name, predictor in predictors.items():
             responses = predictor.write_all(rows, shown, room, reader.ends, advance)
+            written[name] = [_text(tokenizer, ids) for ids in responses]
             right[name] = np.array(
-                [_text(tokenizer, ids) == true for ids, true in zip(responses, truth, strict=True)], dtype=np.bool_
+                [text == true for text, true in zip(written[name], truth, strict=True)], dtype=np.bool_
             )
-    return right
+    return right, written
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from potstill.measure import quality
+from potstill.measure.calibration import brier_score
 from potstill.records import AnswerKind, Estimate, EvaluateRecord, ModelEvaluation
 
 Resampled = npt.NDArray[np.float64]
@@ -30,11 +31,17 @@ EVERY: frozenset[AnswerKind] = frozenset(get_args(AnswerKind))
 CLASSES: frozenset[AnswerKind] = frozenset({"single_label", "multi_label"})
 DISTRIBUTIONS = EVERY - {"regression"}
 LANGUAGE: frozenset[AnswerKind] = frozenset({"text", "target"})
+OF_CLASSES = DISTRIBUTIONS - LANGUAGE
+"""Whose distributions are held whole."""
 FEWEST_ROWS = 6
 """Of five, all can favour one of two equal models by chance in more than one of twenty tests (2 * 0.5^5 = 6 %), so no
 interval of fewer is to be trusted."""
 MOST_RETENTION = 2.0
 """A student can be better than its teacher, but nobody asks for twice as good: such a figure was meant in per cent."""
+
+
+MOST_BRIER = 2.0
+"""Of one who is sure of a wrong class."""
 
 
 class Unit(StrEnum):
@@ -90,6 +97,8 @@ class Metric:
     """Whether it is measured against the baseline."""
     of_writing: bool = False
     """Whether it is measured of what models write after `evaluate.written` prompts."""
+    needs_temperature: bool = False
+    """Whether it is measured with the temperature that is fitted on the validation rows."""
     brief: bool = True
     """Whether it is shown where there is little room."""
 
@@ -149,6 +158,19 @@ def _of_distributions(measure: Callable[..., float]) -> Formula:
     return lambda answers, model: measure(*answers.distributions(model))
 
 
+def _calibrated(measure: Callable[..., float]) -> Formula:
+    """The same of distributions at the temperature that was fitted for the model, where there is one."""
+
+    def formula(answers: Any, model: str) -> float | None:
+        temperature = answers.temperatures.get(model)
+        if temperature is None or temperature.value is None:
+            return None
+        logits, truth = answers.distributions(model)
+        return measure(logits / temperature.value, truth)
+
+    return formula
+
+
 def _mean_of_tokens(name: str) -> Formula:
     return lambda answers, model: float(getattr(answers.tokens[model], name).mean())
 
@@ -159,6 +181,10 @@ def _quantile_of_kl(share: float) -> Formula:
 
 def _calibration_error(answers: Any, model: str) -> float:
     return quality.calibration_error(*answers.confidence(model))
+
+
+def _calibration_error_of(logits: Any, truth: Any) -> float:
+    return quality.calibration_error(*quality.confidences(logits, truth))
 
 
 def _rms_difference(answers: Any, model: str) -> float:
@@ -225,8 +251,11 @@ METRICS: tuple[Metric, ...] = (
            stored_as="rms_probability_difference", of_teacher=False, brief=False),
     Metric("ece", "calibration error", Unit.NUMBER, "lower", DISTRIBUTIONS, "Calibration error (ECE)",
            formula=_calibration_error, stored_as="expected_calibration_error", brief=False, most=1.0),
+    Metric("ece_calibrated", "calibration error after temperature scaling", Unit.NUMBER, "lower", OF_CLASSES,
+           "… calibrated (ECE)", formula=_calibrated(_calibration_error_of), brief=False, most=1.0,
+           needs_temperature=True),
     Metric("cross_entropy", "cross-entropy", Unit.NATS, "lower", DISTRIBUTIONS, "Cross-entropy",
-           formula=dict.fromkeys(DISTRIBUTIONS - LANGUAGE, _of_distributions(quality.cross_entropy))
+           formula=dict.fromkeys(OF_CLASSES, _of_distributions(quality.cross_entropy))
            | dict.fromkeys(LANGUAGE, _mean_of_tokens("loss")), stored_as="cross_entropy", brief=False),
     # Of what models write.
     Metric("repeated_ngrams", "repetition in responses", Unit.SHARE, "lower", LANGUAGE, "4-grams that repeat",
@@ -240,6 +269,15 @@ METRICS: tuple[Metric, ...] = (
     Metric("response_length_ratio", "length of responses against the teacher's", Unit.RATIO, None, LANGUAGE,
            "… against the teacher's", lambda a, model: a.written and a.written.length_ratios(model), of_writing=True,
            of_teacher=False, brief=False),
+    Metric("nll", "negative log-likelihood", Unit.NATS, "lower", DISTRIBUTIONS, same_as="cross_entropy"),
+    Metric("cross_entropy_calibrated", "cross-entropy after temperature scaling", Unit.NATS, "lower", OF_CLASSES,
+           "… calibrated (cross-entropy)", formula=_calibrated(quality.cross_entropy), brief=False,
+           needs_temperature=True),
+    Metric("brier", "Brier score", Unit.NUMBER, "lower", OF_CLASSES, "Brier score",
+           formula=_of_distributions(brier_score), brief=False, most=MOST_BRIER),
+    Metric("brier_calibrated", "Brier score after temperature scaling", Unit.NUMBER, "lower", OF_CLASSES,
+           "… calibrated (Brier score)", formula=_calibrated(brier_score), brief=False, most=MOST_BRIER,
+           needs_temperature=True),
     # Of the student against teacher and baseline.
     Metric("retention", "retention", Unit.SHARE, "higher", read=lambda e, _: e.retention, interval=True,
            below_zero=True, most=MOST_RETENTION),

@@ -1,7 +1,7 @@
 """Any number of labels for each text: which of them each model gives."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,12 @@ from potstill.evaluation.answers import (
     outputs_of,
     texts_of,
 )
+from potstill.evaluation.calibration import Distributions, Temperature, calibration_records, temperatures_of
 from potstill.evaluation.case import Case
 from potstill.evaluation.floors import measured_floors
 from potstill.evaluation.metrics import Measured, Resampled
+from potstill.evaluation.regressions import ShownRow, regressions_of
+from potstill.evaluation.slices import slices_of, whole_rows
 from potstill.measure import quality
 from potstill.measure.floor import tfidf_labels
 from potstill.records import Agreement
@@ -38,6 +41,9 @@ class MultiLabelAnswers:
     truth: Decisions
     weights: quality.Weights
     """Resamples of the rows."""
+    temperatures: Mapping[str, Temperature] = field(default_factory=dict)
+    lengths: Sequence[int] = ()
+    """The tokens of each row, as the teacher reads it."""
 
     independent = True
 
@@ -57,13 +63,15 @@ class MultiLabelAnswers:
         return quality.accuracies(values, self.weights)
 
     def distributions(self, model: str) -> tuple[Outputs, npt.NDArray[np.int64]]:
-        """Of two classes for each decision."""
-        log_odds = self.log_odds[model]
-        pairs = np.stack([np.zeros_like(log_odds), log_odds], axis=-1).reshape(-1, 2)
-        return pairs, self.truth.reshape(-1).astype(np.int64)
+        return _distributions(self.log_odds[model], self.truth)
 
     def confidence(self, model: str) -> tuple[npt.NDArray[np.float64], Decisions]:
         return quality.confidences(*self.distributions(model))
+
+    def surety(self, model: str) -> npt.NDArray[np.float64]:
+        """The probability that a model gives to exactly the labels of its answer, each by itself."""
+        sure = self.confidence(model)[0].reshape(self.truth.shape)
+        return np.asarray(np.exp(np.log(sure).sum(axis=1)))
 
     def agreement(self, model: str) -> Agreement:
         """Of decisions, each of which counts by itself."""
@@ -74,11 +82,18 @@ class MultiLabelAnswers:
         return agreed(shares, same, self.decisions("teacher") != self.truth, kl)
 
 
+def _distributions(log_odds: Outputs, truth: Decisions) -> Distributions:
+    """Of two classes for each decision."""
+    pairs = np.stack([np.zeros_like(log_odds), log_odds], axis=-1).reshape(-1, 2)
+    return pairs, truth.reshape(-1).astype(np.int64)
+
+
 def answers_of(case: Case, predictors: Mapping[str, Predictor]) -> MultiLabelAnswers:
     """What each model answers to the test rows."""
     log_odds, encoded = outputs_of(case, predictors)
     weights = quality.bootstrap_weights(len(case.test), seed=case.recipe.seed)
-    return MultiLabelAnswers(log_odds, encoded.labels == 1, weights)
+    temperatures = temperatures_of(case, predictors, lambda outputs, rows: _distributions(outputs, rows.labels == 1))
+    return MultiLabelAnswers(log_odds, encoded.labels == 1, weights, temperatures, lengths=encoded.lengths)
 
 
 def judged(case: Case, answers: MultiLabelAnswers, measured: Measured) -> Judged:
@@ -101,6 +116,16 @@ def judged(case: Case, answers: MultiLabelAnswers, measured: Measured) -> Judged
     floors = measured_floors(case, "micro_f1", micro_f1, floor)
     differ = np.nonzero((decisions["student"] != decisions["teacher"]).any(axis=1))[0].tolist()
     recalls = {model: quality.label_recalls(truth, given) for model, given in decisions.items()}
+    right = {model: answers.right(model) for model in answers.models}
+    sure = {model: answers.surety(model) for model in ("teacher", "student")}
+    slices = slices_of(case, whole_rows(right, weights, answers.lengths))
+
+    def shown(row: int) -> ShownRow:
+        said = {model: named(given[row]) for model, given in decisions.items()}
+        return ShownRow(
+            case.test[row].text, named(truth[row]), said, {model: float(each[row]) for model, each in sure.items()}
+        )
+
     return Judged(
         answers=answers,
         queries=texts_of(case),
@@ -121,5 +146,10 @@ def judged(case: Case, answers: MultiLabelAnswers, measured: Measured) -> Judged
             )
             for row in differing(case, differ)
         ],
-        more={"problem_type": "multi_label_classification"},
+        more={
+            "problem_type": "multi_label_classification",
+            "calibration": calibration_records(answers),
+            "slices": [each.record for each in slices],
+            "regressions": regressions_of(case, right, slices, shown, sure["student"]),
+        },
     )

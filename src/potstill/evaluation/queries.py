@@ -5,11 +5,15 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from potstill.data.fields import MOST_LISTED, shown
+from potstill.data.rows import labelled_rows
 from potstill.data.splits import stable_order
 from potstill.errors import RecipeError
+from potstill.evaluation.calibration import FEWEST_DECISIONS
 from potstill.evaluation.case import Case
 from potstill.evaluation.checks import PERCENTILES, unfit_unit
 from potstill.evaluation.metrics import FEWEST_ROWS, Metric, metric, metric_for
+from potstill.evaluation.slices import field_values
 from potstill.models import most_tokens
 from potstill.recipe import GateSettings
 from potstill.recipe.requirements import Requirement
@@ -69,9 +73,11 @@ def require_measurable(case: Case) -> None:
 
     Raises:
         RecipeError: the gate requires what is not measured of this task or by this recipe, has no interval or never
-            such a value; a percentile that too few queries would stand behind; or no positions are left for what a
-            language model is to write.
+            such a value; a percentile that too few queries would stand behind; slices by a field that no test row has;
+            or no positions are left for what a language model is to write.
     """
+    for field in case.recipe.evaluate.slices:
+        _require_field(case, field)
     writes, settings = case.recipe.task.generative, case.recipe.evaluate
     most = room_after((), case)
     if writes and most is not None and new_tokens(case) >= most:
@@ -85,6 +91,7 @@ def require_measurable(case: Case) -> None:
             raise RecipeError(f"gate.{requirement.key}: {unfit}")
         _require_possible(requirement, required)
         _require_confidence(case, requirement, required)
+        _require_temperature(case, requirement, required)
         percentile = PERCENTILES.get(requirement.metric)
         if percentile is None:
             continue
@@ -154,6 +161,37 @@ def _require_confidence(case: Case, requirement: Requirement, required: Metric) 
             f"gate.{requirement.key}: nothing of fewer than {FEWEST_ROWS} test rows holds with 95 % confidence, and "
             f"data.test has {len(case.test)}. Add rows, or write '{requirement.sign} {requirement.amount}'."
         )
+
+
+def _require_temperature(case: Case, requirement: Requirement, required: Metric) -> None:
+    """That there is enough to fit a temperature on, where the metric is measured with one."""
+    if not required.needs_temperature:
+        return
+    rows = labelled_rows(case.splits["validation"].rows)
+    each = {"multi_label": lambda row: len(case.class_names), "tags": lambda row: len(row.tokens)}
+    counted = each.get(case.recipe.task.answers, lambda row: 1)
+    decisions = sum(map(counted, rows))
+    if decisions < FEWEST_DECISIONS:
+        raise RecipeError(
+            f"gate.{requirement.key}: {required.words} needs {FEWEST_DECISIONS} labelled decisions on data.validation "
+            f"to fit a temperature on, and there are {decisions}. Add labelled rows to data.validation, or drop the "
+            "threshold."
+        )
+
+
+def _require_field(case: Case, field: str) -> None:
+    """That test rows have the field by which they are to be told apart."""
+    if any(value is not None for value in field_values(case.test, field)):
+        return
+    notes = case.splits["test"].notes or case.splits["train"].notes
+    there = sorted(notes.unread) if notes else []
+    if field in case.recipe.data.ignore:
+        fix = "data.ignore leaves it out; drop it there or here."
+    elif there:
+        fix = f"Fields that are there and not read: {', '.join(map(shown, there[:MOST_LISTED]))}."
+    else:
+        fix = "Name a field of the rows, or drop it."
+    raise RecipeError(f"evaluate.slices: no row of data.test has a value of {shown(field)}. {fix}")
 
 
 def thresholds_upside_down(settings: GateSettings, answers: AnswerKind) -> Iterator[str]:

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 
 from potstill.evaluation.answers import CAME
+from potstill.evaluation.calibration_sections import calibration_sections
 from potstill.evaluation.findings import margin_unit
 from potstill.evaluation.metrics import WRITING, Unit, columns_of, metric, name_in_words
 from potstill.evaluation.references import is_beaten
+from potstill.evaluation.slice_sections import regression_sections, slice_sections
 from potstill.evaluation.tables import quantities, shown
 from potstill.evaluation.wording import WORDING, Wording
 from potstill.presentation.formats import (
@@ -37,7 +39,10 @@ def detail_sections(evaluation: EvaluateRecord) -> list[Section]:
     return [
         _significance(evaluation),
         *_agreement(evaluation),
+        *calibration_sections(evaluation),
         *_classes(evaluation),
+        *slice_sections(evaluation),
+        *regression_sections(evaluation),
         *([_disagreements(evaluation)] if WORDING[evaluation.answers].queries == "rows" else _generations(evaluation)),
     ]
 

@@ -1,7 +1,7 @@
 """One class for each text."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,12 @@ from potstill.evaluation.answers import (
     outputs_of,
     texts_of,
 )
+from potstill.evaluation.calibration import Temperature, calibration_records, temperatures_of
 from potstill.evaluation.case import Case
 from potstill.evaluation.floors import measured_floors
 from potstill.evaluation.metrics import Measured, Resampled
+from potstill.evaluation.regressions import ShownRow, regressions_of
+from potstill.evaluation.slices import slices_of, whole_rows
 from potstill.measure import quality
 from potstill.measure.floor import tfidf_predictions
 from potstill.records import Agreement
@@ -39,6 +42,9 @@ class SingleLabelAnswers:
     classes: int
     weights: quality.Weights
     """Resamples of the rows."""
+    temperatures: Mapping[str, Temperature] = field(default_factory=dict)
+    lengths: Sequence[int] = ()
+    """The tokens of each row, as the teacher reads it."""
 
     independent = True
 
@@ -71,7 +77,10 @@ def answers_of(case: Case, predictors: Mapping[str, Predictor]) -> SingleLabelAn
     """What each model answers to the test rows."""
     logits, encoded = outputs_of(case, predictors)
     weights = quality.bootstrap_weights(len(case.test), seed=case.recipe.seed)
-    return SingleLabelAnswers(logits, encoded.labels, len(case.class_names), weights)
+    temperatures = temperatures_of(case, predictors, lambda outputs, rows: (outputs, rows.labels))
+    return SingleLabelAnswers(
+        logits, encoded.labels, len(case.class_names), weights, temperatures, lengths=encoded.lengths
+    )
 
 
 def judged(case: Case, answers: SingleLabelAnswers, measured: Measured) -> Judged:
@@ -90,6 +99,16 @@ def judged(case: Case, answers: SingleLabelAnswers, measured: Measured) -> Judge
     floors = measured_floors(case, "accuracy", accuracy, floor)
     differ = np.nonzero(predicted["student"] != predicted["teacher"])[0].tolist()
     recalls = {model: quality.per_class_accuracy(truth, classes, len(names)) for model, classes in predicted.items()}
+    right = {model: answers.right(model) for model in answers.models}
+    sure = {model: answers.confidence(model)[0] for model in ("teacher", "student")}
+    slices = slices_of(case, whole_rows(right, weights, answers.lengths, [names[number] for number in truth]))
+
+    def shown(row: int) -> ShownRow:
+        said = {model: names[classes[row]] for model, classes in predicted.items()}
+        return ShownRow(
+            case.test[row].text, names[truth[row]], said, {model: float(each[row]) for model, each in sure.items()}
+        )
+
     return Judged(
         answers=answers,
         queries=texts_of(case),
@@ -110,4 +129,9 @@ def judged(case: Case, answers: SingleLabelAnswers, measured: Measured) -> Judge
             )
             for row in differing(case, differ)
         ],
+        more={
+            "calibration": calibration_records(answers),
+            "slices": [each.record for each in slices],
+            "regressions": regressions_of(case, right, slices, shown, sure["student"]),
+        },
     )

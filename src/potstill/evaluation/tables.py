@@ -13,7 +13,14 @@ from potstill.records import QUERIES_OF_A_PERCENTILE, Estimate, EvaluateRecord, 
 
 TAILS: tuple[Literal[95, 99], ...] = (95, 99)
 """The percentiles of latency that are shown beside the median."""
-_SHOWN_LATER = ("ece", "cross_entropy")
+_SHOWN_LATER = (
+    "ece",
+    "ece_calibrated",
+    "cross_entropy",
+    "cross_entropy_calibrated",
+    "brier",
+    "brier_calibrated",
+)
 _NOT_SHOWN = ("top1_agreement", *(name for name in WRITING if name != "repeated_ngrams"))
 """What other tables show."""
 

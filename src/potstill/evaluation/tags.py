@@ -1,8 +1,9 @@
 """A tag for each word: entities in whole documents, put together from their windows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,11 @@ from potstill.data.tagged import TaggedRow
 from potstill.data.words import EncodedWords
 from potstill.evaluation import references
 from potstill.evaluation.answers import Judged, agreed, class_rows, disagreement, outputs_of
+from potstill.evaluation.calibration import Temperature, calibration_records, temperatures_of
 from potstill.evaluation.case import Case
 from potstill.evaluation.metrics import Measured, Resampled
+from potstill.evaluation.regressions import ShownRow, regressions_of
+from potstill.evaluation.slices import RowScores, slices_of
 from potstill.measure import entities, quality
 from potstill.measure.entities import Entity
 from potstill.records import Agreement, Disagreement
@@ -36,6 +40,7 @@ class TagAnswers:
     labels: Sequence[str]
     weights: quality.Weights
     """Resamples of whole documents: words of one are not independent."""
+    temperatures: Mapping[str, Temperature] = field(default_factory=dict)
 
     independent = False
 
@@ -46,6 +51,11 @@ class TagAnswers:
     @cached_property
     def document_of(self) -> npt.NDArray[np.int64]:
         return np.repeat(self.encoded.documents, self.encoded.positions)
+
+    @cached_property
+    def word_of(self) -> npt.NDArray[np.int64]:
+        """The number of each word in its document."""
+        return np.concatenate([window.words for window in self.encoded.windows])
 
     @cached_property
     def truth(self) -> npt.NDArray[np.int64]:
@@ -66,19 +76,20 @@ class TagAnswers:
     def _tags(self, classes: npt.NDArray[np.int64]) -> list[list[str]]:
         """The tags of each document's words; a word without an answer is outside of all entities."""
         predicted = [[OUTSIDE] * len(row.tokens) for row in self.rows]
-        words = np.concatenate([window.words for window in self.encoded.windows])
-        for document, word, number in zip(self.document_of.tolist(), words.tolist(), classes.tolist(), strict=True):
+        words = self.word_of.tolist()
+        for document, word, number in zip(self.document_of.tolist(), words, classes.tolist(), strict=True):
             predicted[document][word] = self.labels[number]
         return predicted
 
     def right(self, model: str) -> Right:
         return np.asarray(self.logits[model].argmax(axis=1) == self.truth)
 
+    def in_documents(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+        """The sum over the words of each document."""
+        return np.bincount(self.document_of, weights=values, minlength=len(self.rows)).astype(np.float64)
+
     def share(self, values: Right) -> Resampled:
-        hits, counts = (
-            np.bincount(self.document_of, weights=each, minlength=len(self.rows))
-            for each in (values, np.ones(len(values)))
-        )
+        hits, counts = map(self.in_documents, (values, np.ones(len(values))))
         return quality.pooled_shares(hits, counts, self.weights)
 
     def distributions(self, model: str) -> tuple[Outputs, npt.NDArray[np.int64]]:
@@ -118,7 +129,8 @@ def answers_of(case: Case, predictors: Mapping[str, Predictor]) -> TagAnswers:
     logits, encoded = outputs_of(case, predictors)
     rows = list(case.test)
     weights = quality.bootstrap_weights(len(rows), seed=case.recipe.seed)
-    return TagAnswers(logits, rows, encoded, case.class_names, weights)
+    temperatures = temperatures_of(case, predictors, lambda outputs, rows: (outputs, np.concatenate(rows.labels)))
+    return TagAnswers(logits, rows, encoded, case.class_names, weights, temperatures)
 
 
 def judged(case: Case, answers: TagAnswers, measured: Measured) -> Judged:
@@ -129,8 +141,42 @@ def judged(case: Case, answers: TagAnswers, measured: Measured) -> Judged:
         references=references.of_tags(case, truth, measured["entity_f1"]["teacher"], answers.weights),
         classes=class_rows(*_kinds(answers)),
         disagreements=_disagreements(case, answers),
-        more={"test_words": len(answers.truth)},
+        more={
+            "test_words": len(answers.truth),
+            "calibration": calibration_records(answers),
+            **_by_document(case, answers),
+        },
     )
+
+
+def _by_document(case: Case, answers: TagAnswers) -> dict[str, Any]:
+    """Slices of documents, by the share of their words that is right, and the documents that were lost: all words right
+    by the teacher, and not by the student. Of each the word is shown of whose wrong tag the student is surest."""
+    counts = answers.in_documents(np.ones(len(answers.truth)))
+    hits = {model: answers.in_documents(answers.right(model)) for model in answers.models}
+    lengths = [len(row.tokens) for row in answers.rows]
+    slices = slices_of(case, RowScores(hits, counts, answers.weights, lengths, "words"))
+    sure = {model: answers.confidence(model)[0] for model in ("teacher", "student")}
+    of_wrong = np.where(answers.right("student"), 0.0, sure["student"])
+    surety = np.zeros(len(answers.rows))
+    np.maximum.at(surety, answers.document_of, of_wrong)
+
+    def shown(row: int) -> ShownRow:
+        place = int(np.where(answers.document_of == row, of_wrong, -1.0).argmax())
+        word, tokens = int(answers.word_of[place]), answers.rows[row].tokens
+        tags = {model: int(logits[place].argmax()) for model, logits in answers.logits.items()}
+        return ShownRow(
+            text=" ".join(tokens[max(0, word - SHOWN_WORDS) : word + 1 + SHOWN_WORDS]),
+            truth=f"{tokens[word]}: {answers.labels[answers.truth[place]]}",
+            answers={model: f"{tokens[word]}: {answers.labels[tag]}" for model, tag in tags.items()},
+            confidences={model: float(each[place]) for model, each in sure.items()},
+        )
+
+    right = {model: (each == counts) & (counts > 0) for model, each in hits.items()}
+    return {
+        "slices": [each.record for each in slices],
+        "regressions": regressions_of(case, right, slices, shown, surety),
+    }
 
 
 def documents_of(case: Case) -> Queries:

@@ -90,11 +90,15 @@ class TokensOfRows:
     row_of: Int[np.ndarray, "tokens"]
     true_ids: Int[np.ndarray, "tokens"]
     weights: Weights
+    row_ids: Sequence[str] = ()
+    """Of the rows, in their order."""
+    lengths: Sequence[int] = ()
+    """The tokens of each row, those that are only shown too."""
+
+    def sums(self, values: Float[np.ndarray, "tokens"] | Bool[np.ndarray, "tokens"]) -> Float[np.ndarray, "rows"]:
+        """The sum over the tokens of each row."""
+        return np.bincount(self.row_of, weights=values, minlength=self.weights.shape[1])
 
     def means(self, values: Float[np.ndarray, "tokens"] | Bool[np.ndarray, "tokens"]) -> Float[np.ndarray, "resamples"]:
         """The mean over the tokens in each resample."""
-        sums, counts = (
-            np.bincount(self.row_of, weights=each, minlength=self.weights.shape[1])
-            for each in (values, np.ones(len(self.row_of)))
-        )
-        return pooled_shares(sums, counts, self.weights)
+        return pooled_shares(self.sums(values), self.sums(np.ones(len(self.row_of))), self.weights)

@@ -185,14 +185,20 @@ def confidences(logits: Logits, truth: Classes) -> tuple[Float[np.ndarray, "rows
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
 
 
-def calibration_error(
-    confidence: Float[np.ndarray, "rows"], correct: Bool[np.ndarray, "rows"], bins: int = 15
-) -> float:
+BINS = 15
+"""Of equal width, into which decisions are put by their confidence; as many as Guo et al. have."""
+
+
+def bin_of(confidence: Float[np.ndarray, "rows"]) -> Int[np.ndarray, "rows"]:
+    """The bin of each confidence; right-closed, so that one of exactly 1 falls into the last."""
+    return np.asarray(np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1))
+
+
+def calibration_error(confidence: Float[np.ndarray, "rows"], correct: Bool[np.ndarray, "rows"]) -> float:
     """Mean gap between confidence and accuracy over equal-width bins (Guo et al. 2017, arXiv:1706.04599)."""
-    # Right-closed bins, so that a confidence of exactly 1 falls into the last.
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    place = bin_of(confidence)
     gap = 0.0
-    for number in range(bins):
+    for number in range(BINS):
         inside = place == number
         if inside.any():
             gap += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())

@@ -1,5 +1,6 @@
 """Charts as inline SVG: no dates, no random ids, and colours that follow the page's light or dark scheme."""
 
+import html
 import io
 import math
 import re
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
+from potstill.presentation.tables import Reliability
 from potstill.records import Floor, ModelEvaluation
 
 Points = Sequence[tuple[float, float]]
@@ -115,6 +117,39 @@ def curves(series: Mapping[str, Points], *, title: str, logarithmic: bool = Fals
         return _inline(figure, title)
 
 
+def reliability(diagram: Reliability) -> str:
+    """How many decisions are right by how sure a model is of them, with Wilson intervals; on the diagonal as many as it
+    says (DeGroot and Fienberg 1983)."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": diagram.model}):
+        figure = Figure(figsize=(4.6, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot([0, 100], [0, 100], color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.55)
+        for (name, bins), colour, marker in zip(diagram.series.items(), _SERIES[1::-1], "so", strict=False):
+            confidences, accuracies = ([100 * getattr(each, of) for each in bins] for of in ("confidence", "accuracy"))
+            reach = [
+                [100 * max(0.0, each.accuracy - each.low) for each in bins],
+                [100 * max(0.0, each.high - each.accuracy) for each in bins],
+            ]
+            axes.errorbar(
+                confidences,
+                accuracies,
+                yerr=reach,
+                fmt=f"{marker}-",
+                color=colour,
+                label=name,
+                capsize=2,
+                markersize=4,
+                linewidth=1.2,
+            )
+        axes.set_xlim(0, 102)
+        axes.set_ylim(-2, 102)
+        axes.set_title(diagram.model, fontsize=10, loc="left")
+        axes.set_xlabel("mean confidence, %")
+        axes.set_ylabel("right, %")
+        axes.legend(fontsize=8)
+        return _inline(figure, diagram.description)
+
+
 def smoothed(points: Points, weight: float = SMOOTHING) -> list[tuple[float, float]]:
     """The running mean with exponentially fading weights, corrected for its start (Adam's correction)."""
     result = []
@@ -163,7 +198,13 @@ def _inline(figure: Figure, description: str) -> str:
     # Several charts share a page: names of groups would occur twice there, and nothing refers to them.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     # The page sets the size: the box alone keeps the proportions.
-    svg = re.sub(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg role="img" aria-label="{description}" \1>', svg, count=1)
+    label = html.escape(description)
+    svg = re.sub(
+        r'<svg[^>]*?(viewBox="[^"]*")[^>]*>',
+        lambda box: f'<svg role="img" aria-label="{label}" {box[1]}>',
+        svg,
+        count=1,
+    )
     for colour, css in _CSS.items():
         svg = svg.replace(colour, css)
     return svg.strip()

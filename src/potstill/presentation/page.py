@@ -221,5 +221,6 @@ def _environment(*, autoescape: bool) -> Environment:
     )
     for function in (percent, size, number, readable, measured, lora_words, layers_named, in_cell, fenced):
         environment.filters[function.__name__] = function
+    environment.filters["drawn"] = lambda diagram: Markup(charts.reliability(diagram))
     environment.filters["json_text"] = lambda text: json.dumps(text, ensure_ascii=False)
     return environment

@@ -1,7 +1,9 @@
 """Tables and sections, as those who know what they mean give them to those who show them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from potstill.records import ReliabilityBin
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,25 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Reliability:
+    """What is drawn of one model: how many of its decisions are right, by how sure it is of them."""
+
+    model: str
+    series: Mapping[str, Sequence[ReliabilityBin]]
+    """By what they are called."""
+
+    @property
+    def description(self) -> str:
+        """What is to be seen, for those who do not see it."""
+        told = "; ".join(f"{name}: {_told(bins)}" for name, bins in self.series.items())
+        return f"Reliability of {self.model}, accuracy by confidence in per cent. {told}."
+
+
+def _told(bins: Sequence[ReliabilityBin]) -> str:
+    return ", ".join(f"{100 * each.accuracy:.0f} at {100 * each.confidence:.0f}" for each in bins)
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of a page."""
 
@@ -45,6 +66,8 @@ class Section:
     """What stands there without tables."""
     after: str | None = None
     """What stands below, in small."""
+    diagrams: Sequence[Reliability] = ()
+    """Above the tables."""
 
 
 @dataclass(frozen=True)

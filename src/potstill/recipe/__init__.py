@@ -95,6 +95,7 @@ class Recipe(Settings):
             **{f"losses[{number}]": loss for number, loss in enumerate(self.losses)},
             "adapt": self.adapt,
             "train": self.train,
+            "evaluate": self.evaluate,
             "gate": self.gate,
             **{f"export[{number}]": exporter for number, exporter in enumerate(self.export)},
         }

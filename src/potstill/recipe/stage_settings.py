@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from potstill.capabilities import Capability, Facts, missing
 from potstill.labels import AskedEncoding
@@ -15,6 +15,7 @@ from potstill.signals import Signal
 from potstill.teachers.responses import AnyResponses, Given
 
 Positive = Annotated[float, Field(gt=0)]
+FieldName = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -196,5 +197,21 @@ class EvaluateSettings(Settings):
     """Fit TF-IDF with logistic regression on the labelled rows, as the floor. A teacher that is not above it fails the
     gate."""
     sample_disagreements: int = Field(default=20, ge=0)
+    sample_regressions: int = Field(default=50, ge=0)
+    """Test rows that the report lists of those which the teacher has right and the student wrong: about as many as
+    somebody reads."""
     expenses: ExpenseSettings | None = Field(default=None, exclude_if=lambda expenses: expenses is None)
     """What an hour costs in money or in power, from which a thousand requests are estimated."""
+    slices: tuple[FieldName, ...] = ()
+    """Fields of rows by whose values the test rows are told apart, such as `domain`, beside their class and length."""
+
+    @field_validator("slices")
+    @classmethod
+    def _each_field_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{twice[0]} is listed twice; name each field once.")
+        return names
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        if facts.means and self.slices:
+            yield f"{where}.slices: numbers are near or far, and never right, so no slice has a share of them. Drop it."

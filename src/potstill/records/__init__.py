@@ -3,6 +3,7 @@
 Names of fields here are read by other programs: add fields, do not rename them.
 """
 
+from potstill.records.calibration import CalibrationRecord, ReliabilityBin
 from potstill.records.evaluation import (
     QUERIES_OF_A_PERCENTILE,
     Agreement,
@@ -19,6 +20,7 @@ from potstill.records.evaluation import (
     Reference,
 )
 from potstill.records.parts import Estimate, Part
+from potstill.records.slices import RegressionRow, RegressionsRecord, SliceRow
 from potstill.records.stages import (
     AdaptRecord,
     Artefact,
@@ -50,6 +52,7 @@ __all__ = [
     "Agreement",
     "AnswerKind",
     "Artefact",
+    "CalibrationRecord",
     "Check",
     "ClassCount",
     "ClassRow",
@@ -73,11 +76,15 @@ __all__ = [
     "PlanRecord",
     "ProblemTypeName",
     "Reference",
+    "RegressionRow",
+    "RegressionsRecord",
+    "ReliabilityBin",
     "ReportRecord",
     "ResponsesRecord",
     "ShapeRecord",
     "SharedTokensRecord",
     "SignalRecord",
+    "SliceRow",
     "SplitCounts",
     "TokensRecord",
     "TrainRecord",

@@ -5,7 +5,9 @@ from typing import Literal, TypeVar
 
 from pydantic import Field
 
+from potstill.records.calibration import CalibrationRecord
 from potstill.records.parts import Estimate, Part
+from potstill.records.slices import RegressionsRecord, SliceRow
 from potstill.run_dir import Record
 
 ProblemTypeName = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -284,6 +286,12 @@ class EvaluateRecord(Record):
     """Of token classification: the words that are classified one by one."""
     problem_type: ProblemTypeName = "single_label_classification"
     """Of text classification: whether a text has one class, any number of labels, or a number."""
+    calibration: dict[str, CalibrationRecord] = Field(default_factory=dict)
+    """Of each model that gives probabilities of classes."""
+    slices: list[SliceRow] = Field(default_factory=list)
+    """The worst first: by the lower end of the drop's interval, small ones after all others."""
+    regressions: RegressionsRecord | None = None
+    """None where no row is right or wrong as a whole."""
 
     def primary(self, model: str) -> Estimate:
         """What this task judges a model by."""

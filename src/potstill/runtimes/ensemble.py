@@ -87,7 +87,8 @@ class EnsemblePredictor:
 
     def answers_rows(self, rows: Encoded) -> None:
         if self._routes is None or self._routes[0] is not rows:
-            self._routes = rows, routes_of(self._settings, rows, self._rows)
+            asked = set(rows.row_ids)
+            self._routes = rows, routes_of(self._settings, rows, (row for row in self._rows if row.id in asked))
 
     def forward(self, batch: Batch) -> Signals:
         return Signals(target=self.target(batch))

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from potstill.data.rows import labelled_rows, rows_fingerprint
 from potstill.evaluation.answers import CAME
+from potstill.evaluation.calibration import METHOD
 from potstill.evaluation.evaluate import evaluate_models
+from potstill.evaluation.slices import field_values
 from potstill.measure.weights import HALF, SavedWeights, saved_weights
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, EvaluateRecord, TrainRecord
-from potstill.run_dir import RunDir
+from potstill.run_dir import RunDir, file_digest, fingerprint, write_json
 from potstill.runtimes.ensemble import EnsemblePredictor
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import Predictor, open_predictor
@@ -28,6 +31,8 @@ from potstill.training.engine import Engine
 
 MEASURES = 3
 """Raised where the same models would be given other figures than before."""
+CALIBRATION = "calibration.json"
+"""The temperatures of all models."""
 
 
 def evaluate(
@@ -61,6 +66,10 @@ def evaluate(
         "seed": recipe.seed,
         "several": recipe.teacher if recipe.teacher.members else None,
         **inputs.loaded_as_in_digests,
+        # Values beside the rows are not in their fingerprints.
+        "slices": {
+            field: fingerprint(field_values(inputs.splits["test"].rows, field)) for field in recipe.evaluate.slices
+        },
         # How models are measured and compared: a run that was measured in another way is measured again.
         "measures": MEASURES,
     }
@@ -71,9 +80,24 @@ def evaluate(
         teacher = predictors["teacher"]
         routed = isinstance(teacher, EnsemblePredictor) and teacher.by_domain
         answer_all = () if routed else tuple(adapted.members)
-        return evaluate_models(case, predictors, engine.device.type, answer_all=answer_all)
+        record = evaluate_models(case, predictors, engine.device.type, answer_all=answer_all)
+        return _with_temperatures(folder, record, inputs)
 
     return run.once("evaluate", depends, EvaluateRecord, work)
+
+
+def _with_temperatures(folder: Path, record: EvaluateRecord, inputs: Inputs) -> EvaluateRecord:
+    """The record, with a file of what was fitted of each model, for those who serve one."""
+    if not record.calibration:
+        return record
+    path, rows = folder / CALIBRATION, labelled_rows(inputs.splits["validation"].rows)
+    models = {
+        name: {"temperature": each.temperature, "decisions": each.decisions, "reason": each.reason}
+        for name, each in record.calibration.items()
+    }
+    fitted_on = {"split": "validation", "rows": len(rows), "fingerprint": rows_fingerprint(rows)}
+    write_json(path, {"method": METHOD, "fitted_on": fitted_on, "models": models})
+    return record.model_copy(update={"files": {CALIBRATION: file_digest(path)}})
 
 
 def _predictors(
@@ -101,7 +125,10 @@ def _predictors(
             folder = ModelFolder(run.path("train", name, "model"), digest=digest)
             predictors[name] = opened(folder, inputs.of_student.tokenizer)
     if isinstance(recipe.teacher, Mixture | Routed):
-        predictors["teacher"] = EnsemblePredictor(recipe.teacher, predictors, recipe.task, inputs.splits["test"].rows)
+        rows = inputs.splits["test"].rows
+        if recipe.teacher.route is not None and not recipe.task.generative:
+            rows = [*rows, *inputs.splits["validation"].rows]
+        predictors["teacher"] = EnsemblePredictor(recipe.teacher, predictors, recipe.task, rows)
     return predictors
 
 

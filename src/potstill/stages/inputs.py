@@ -128,7 +128,8 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
     asked, refusal = prompt_of if recipe.generates_responses else None, None
     if recipe.data.on_error == "skip" and recipe.task.templated:
         refusal = recipe.task.refusals_of_rows(files()[1])
-    splits = prepare(recipe.data, base, recipe.task.read, progress, prompt_of=asked, refusal=refusal)
+    keep = recipe.evaluate.slices
+    splits = prepare(recipe.data, base, recipe.task.read, progress, prompt_of=asked, refusal=refusal, keep=keep)
     lead, tokenizer = files()
     rows = {name: split.rows for name, split in splits.items()}
     if recipe.generates_responses:

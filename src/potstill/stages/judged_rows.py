@@ -1,11 +1,13 @@
 """The rows on which the models of a run are judged, as evaluation takes them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data.encoded import Encoded
+from potstill.data.rows import labelled_rows
 from potstill.evaluation.case import Case
 from potstill.progress import Progress
 from potstill.recipe import Recipe
@@ -18,9 +20,9 @@ def case_of(
 ) -> Case:
     """What models are judged on."""
 
-    def encode(tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    def encoded(rows: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> Encoded:
         own = inputs if tokenizer is inputs.tokenizer else inputs.of_student
-        return own.encoded(recipe, inputs.splits["test"].rows)
+        return own.encoded(recipe, rows)
 
     def nothing() -> PreTrainedModel:
         raise AssertionError("a case before training has no student")
@@ -33,8 +35,9 @@ def case_of(
         tokenizer=inputs.tokenizer,
         config=inputs.lead.config,
         progress=progress,
-        encode=encode,
+        encode=partial(encoded, inputs.splits["test"].rows),
         untrained=untrained or nothing,
         own_tokenizer=inputs.of_student.tokenizer if other_tokens else None,
         aligned=partial(aligned_rows, recipe, inputs, "test") if other_tokens else None,
+        encode_validation=partial(encoded, labelled_rows(inputs.splits["validation"].rows)),
     )
