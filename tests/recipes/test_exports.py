@@ -76,7 +76,10 @@ def test_an_artefact_answers_elsewhere_without_this_package_as_it_does_here(fini
         assert [each["label"] for each in here] == [each["label"] for each in elsewhere]
         chances = [[each["probability"] for each in found] for found in (here, elsewhere)]
         assert chances[0] == pytest.approx(chances[1], rel=1e-5)
-    labels = json.loads((folder / "artefact.json").read_text())["labels"]
+    about = json.loads((folder / "artefact.json").read_text())
+    labels = about["labels"]
+    fitted = record(finished / "run", "evaluate")["calibration"]["student"]["temperature"]
+    assert about["temperature"] == fitted != 1.0
     assert {each["label"] for each in here} <= set(labels) and len({each["label"] for each in here}) > 1
 
 

@@ -12,7 +12,7 @@ from potstill.artefacts.manifest import Manifest
 from potstill.data.encoded import Encoded
 from potstill.exporters import AnyExporter, Source
 from potstill.recipe import Recipe
-from potstill.records import AdaptRecord, TrainRecord
+from potstill.records import AdaptRecord, EvaluateRecord, TrainRecord
 from potstill.run_dir import RunDir
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import Predictor, open_predictor
@@ -37,6 +37,7 @@ class Exporting:
     baseline: TrainRecord | None
     rounded: Mapping[str, TrainRecord]
     """Students that were trained for some artefacts, by name."""
+    evaluation: EvaluateRecord
     engine: Engine
 
     @cached_property
@@ -79,12 +80,12 @@ class Exporting:
         folder = self.student_folder
         if (trained := self.rounded.get(exporter.name)) is not None:
             folder = ModelFolder(self.run.path("train", rounded_name(exporter), "model"), digest=trained.digest)
-        return self._source(folder, self.inputs.of_student.tokenizer)
+        return self._source("student", folder, self.inputs.of_student.tokenizer)
 
     def teacher_source(self) -> Source:
-        return self._source(teacher_folder(self.recipe, self.run, self.teacher), self.inputs.tokenizer)
+        return self._source("teacher", teacher_folder(self.recipe, self.run, self.teacher), self.inputs.tokenizer)
 
-    def _source(self, folder: ModelFolder, tokenizer: PreTrainedTokenizerBase) -> Source:
+    def _source(self, name: str, folder: ModelFolder, tokenizer: PreTrainedTokenizerBase) -> Source:
         def calibration(most: int) -> Iterator[Mapping[str, Tensor]]:
             rows = self.encoded(self.inputs.splits["train"].rows[:most], tokenizer)
             return (rows.collate([index]).inputs for index in range(len(rows.lengths)))
@@ -95,11 +96,11 @@ class Exporting:
             inputs=_of_two_lengths(self.encoded(self.inputs.splits["test"].rows[:COMPARED_ROWS], tokenizer)),
             calibration=calibration,
             embedding_parameters=self.recipe.task.embedding_parameters,
-            about=self._about(tokenizer),
+            about=self._about(name, tokenizer),
         )
 
-    def _about(self, tokenizer: PreTrainedTokenizerBase) -> Manifest:
-        task = self.recipe.task
+    def _about(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Manifest:
+        task, calibration = self.recipe.task, self.evaluation.calibration.get(name)
         settings = task.model_dump()
         timed = self.encoded(self.inputs.splits["test"].rows[: self.recipe.evaluate.latency_rows], tokenizer)
         return Manifest(
@@ -114,6 +115,8 @@ class Exporting:
             overlap=settings.get("overlap", 0),
             truncation_side=tokenizer.truncation_side,
             pad_id=tokenizer.pad_token_id or 0,
+            # That of the model as it was evaluated: 8 bits move it by less than its validation rows could tell.
+            temperature=(calibration and calibration.temperature) or 1.0,
             lengths=tuple(map(int, timed.lengths)),
         )
 

@@ -66,15 +66,16 @@ def export(
         "gate": recipe.gate,
         "card": recipe.card,
         "test": inputs.splits["test"].fingerprint,
+        "temperatures": {name: each.temperature for name, each in evaluation.calibration.items()},
     }
 
     def work(folder: Path) -> ExportRecord:
         if not verdict.passed:
             return ExportRecord(skipped=True, artefacts=[])
-        exporting = Exporting(run, recipe, inputs, teacher, student, baseline, rounded, engine)
+        exporting = Exporting(run, recipe, inputs, teacher, student, baseline, rounded, evaluation, engine)
         exporting.student_folder.require_unchanged()
         written = _written(exporting, folder)
-        record = _judged(exporting, planned, evaluation, written)
+        record = _judged(exporting, planned, written)
         return record.model_copy(update={"files": folder_files(folder, relative_to=folder)})
 
     return run.once("export", depends, ExportRecord, work)
@@ -119,9 +120,9 @@ def _written(exporting: Exporting, folder: Path) -> _Written:
     return written
 
 
-def _judged(exporting: Exporting, planned: PlanRecord, evaluation: EvaluateRecord, written: _Written) -> ExportRecord:
+def _judged(exporting: Exporting, planned: PlanRecord, written: _Written) -> ExportRecord:
     """The record of what was written, once all forms are judged side by side, and each folder is complete."""
-    recipe = exporting.recipe
+    recipe, evaluation = exporting.recipe, exporting.evaluation
     models = exporting.models()
     own, other = exporting.inputs.of_student.tokenizer, exporting.inputs.tokenizer
     forms = {
