@@ -35,6 +35,10 @@ class Case:
     """The student's, where it is a language model with other tokens than its teacher."""
     aligned: Callable[[], AlignedRows] | None = None
     """Then also the test rows in the tokens of both."""
+    encode_rows: Callable[[PreTrainedTokenizerBase, Sequence[Any]], Encoded] | None = None
+    """Any rows of the form of the test rows as token ids, for models that read with this tokenizer."""
+    out_of_domain: Sequence[Any] = ()
+    """Rows of texts of another kind."""
 
     @property
     def student_tokenizer(self) -> PreTrainedTokenizerBase:

@@ -8,7 +8,8 @@ from potstill.evaluation.case import Case
 from potstill.evaluation.costs import costs_of, measurement
 from potstill.evaluation.findings import findings
 from potstill.evaluation.judges import JUDGES
-from potstill.evaluation.metrics import Measured, Resampled, Unit, metric
+from potstill.evaluation.metrics import CLASSES, Measured, Resampled, Unit, metric
+from potstill.evaluation.robustness.measured import beside_the_test
 from potstill.measure import quality
 from potstill.records import AnswerKind, Comparison, EvaluateRecord, ModelEvaluation
 from potstill.runtimes.predictor import Predictor, release_all
@@ -24,6 +25,7 @@ def evaluate_models(
     answers = judge.answers_of(case, predictors)
     measured = measured_by(answers, kind)
     judged = judge.judged(case, answers, measured)
+    beside = beside_the_test(case, predictors, answers) if kind in CLASSES else {}
     # Speed is measured in other processes, which need the device to themselves.
     release_all(predictors.values())
     costs = costs_of(case, predictors, judged.queries, device)
@@ -50,6 +52,7 @@ def evaluate_models(
         findings=[],
         **ratios(models, scores, next((each.points(primary) for each in comparisons if _paid(each)), None)),
         **judged.more,
+        **beside,
     )
     assert record.answers == kind, f"a record that is judged by {primary} is taken for {record.answers}"
     return record.model_copy(update={"findings": findings(record, answer_all)})

@@ -87,6 +87,8 @@ class Metric:
     """The most that a student can have, where there is one; of shares that say nothing else it is 1."""
     needs_baseline: bool = False
     """Whether it is measured against the baseline."""
+    needs: Literal["robustness", "robustness.attacks", "out_of_domain"] | None = None
+    """The setting of `evaluate` without which it is not measured."""
     brief: bool = True
     """Whether it is shown where there is little room."""
 
@@ -176,6 +178,30 @@ def _tail(share: Literal[95, 99]) -> Read:
     return lambda evaluation, model: evaluation.tail_ms(model, share)
 
 
+def _robust(name: str) -> Read:
+    def read(evaluation: EvaluateRecord, model: str) -> Estimate | None:
+        found = evaluation.robustness.models.get(model) if evaluation.robustness else None
+        value: Estimate | None = getattr(found, name, None)
+        return value
+
+    return read
+
+
+def _attacked(evaluation: EvaluateRecord, model: str) -> Estimate | None:
+    attacks = evaluation.robustness.attacks if evaluation.robustness else None
+    found = attacks.models.get(model) if attacks else None
+    return found.success_rate if found else None
+
+
+def _out_of_domain(name: Literal["auroc", "fpr95"]) -> Read:
+    def read(evaluation: EvaluateRecord, model: str) -> Estimate | None:
+        found = evaluation.out_of_domain.models.get(model) if evaluation.out_of_domain else None
+        value: Estimate | None = getattr(found.max_probability, name) if found else None
+        return value
+
+    return read
+
+
 METRICS: tuple[Metric, ...] = (
     # Of answers. Those with a column come in this order, the one that a task is judged by first.
     Metric("micro_f1", "micro-F1", Unit.SHARE, "higher", frozenset({"multi_label"}), "Micro-F1",
@@ -240,6 +266,18 @@ METRICS: tuple[Metric, ...] = (
            read=lambda e, _: e.kl_gain_over_start, interval=True, below_zero=True),
     Metric("agreement", "agreement with the teacher", Unit.SHARE, "higher", DISTRIBUTIONS,
            read=_agreement, interval=True),
+    # On other texts than the test rows.
+    Metric("robust_accuracy", "accuracy on changed texts", Unit.SHARE, "higher", CLASSES,
+           words_of={"multi_label": "all labels right on changed texts"}, read=_robust("robust_accuracy"),
+           interval=True, needs="robustness"),
+    Metric("robust_agreement", "agreement with the teacher on changed texts", Unit.SHARE, "higher", CLASSES,
+           read=_robust("robust_agreement"), interval=True, needs="robustness"),
+    Metric("attack_success_rate", "share of attacks that succeed", Unit.SHARE, "lower", CLASSES, read=_attacked,
+           interval=True, needs="robustness.attacks"),
+    Metric("ood_auroc", "AUROC of the top probability against texts out of domain", Unit.SHARE, "higher", CLASSES,
+           read=_out_of_domain("auroc"), interval=True, needs="out_of_domain"),
+    Metric("ood_fpr95", "share of texts out of domain accepted with 95 % of the test rows", Unit.SHARE, "lower",
+           CLASSES, read=_out_of_domain("fpr95"), interval=True, needs="out_of_domain"),
     # What a model costs, measured as it runs.
     Metric("speedup", "speed-up", Unit.RATIO, "higher", read=_slower_type),
     Metric("throughput_ratio", "gain in throughput", Unit.RATIO, "higher", read=lambda e, _: e.throughput_ratio),

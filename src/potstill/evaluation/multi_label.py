@@ -45,6 +45,10 @@ class MultiLabelAnswers:
     def models(self) -> Sequence[str]:
         return list(self.log_odds)
 
+    @property
+    def outputs(self) -> Mapping[str, Outputs]:
+        return self.log_odds
+
     def decisions(self, model: str) -> Decisions:
         """A label is given where its probability is above one half."""
         return self.log_odds[model] > 0

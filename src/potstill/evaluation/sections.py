@@ -6,6 +6,7 @@ from potstill.evaluation.answers import CAME
 from potstill.evaluation.findings import margin_unit
 from potstill.evaluation.metrics import Unit, columns_of, metric, name_in_words
 from potstill.evaluation.references import is_beaten
+from potstill.evaluation.robustness.sections import robustness_sections
 from potstill.evaluation.tables import quantities
 from potstill.evaluation.wording import WORDING, Wording
 from potstill.presentation.formats import (
@@ -39,6 +40,7 @@ def detail_sections(evaluation: EvaluateRecord) -> list[Section]:
         *_agreement(evaluation),
         *_classes(evaluation),
         *([_disagreements(evaluation)] if WORDING[evaluation.answers].queries == "rows" else _generations(evaluation)),
+        *robustness_sections(evaluation),
     ]
 
 

@@ -46,6 +46,10 @@ class SingleLabelAnswers:
     def models(self) -> Sequence[str]:
         return list(self.logits)
 
+    @property
+    def outputs(self) -> Mapping[str, Outputs]:
+        return self.logits
+
     def predicted(self, model: str) -> npt.NDArray[np.int64]:
         return np.asarray(self.logits[model].argmax(axis=1))
 

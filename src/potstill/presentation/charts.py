@@ -29,7 +29,7 @@ _CSS = {
     **{colour: f"var(--series-{number}, {colour})" for number, colour in enumerate(_SERIES, start=1)},
 }
 # Typed loosely: some releases of matplotlib list every key as a literal, others take any text.
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "text.color": _INK,
@@ -45,12 +45,12 @@ _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "legend.frameon": False,
 }
-_MODELS = {"teacher": _SERIES[2], "student": _SERIES[0], "baseline": _SERIES[1]}
+COLOURS = {"teacher": _SERIES[2], "student": _SERIES[0], "baseline": _SERIES[1]}
 
 
 def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor], metric: str, words: str) -> str:
     """The primary metric, by its `words`, with its interval against median latency; the TF-IDF floors as lines."""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "trade-off"}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "trade-off"}):
         figure = Figure(figsize=(7.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for floor in floors.values():
@@ -69,7 +69,7 @@ def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor]
             interval = model.score(metric)
             value = 100 * interval.value
             reach = [[max(0.0, value - 100 * interval.low)], [max(0.0, 100 * interval.high - value)]]
-            colour = _MODELS.get(name, _SERIES[3])
+            colour = COLOURS.get(name, _SERIES[3])
             axes.errorbar([model.latency_p50_ms], [value], yerr=reach, fmt="o", color=colour, capsize=3, markersize=7)
             # The student and its baseline are equally fast: their names go to different sides.
             left = name == "baseline"
@@ -90,23 +90,23 @@ def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor]
         axes.tick_params(axis="x", which="minor", length=3.5, pad=3.5)
         axes.set_xlabel("median latency at batch 1, ms (logarithmic; left is faster)")
         axes.set_ylabel(f"{words}, %")
-        return _inline(figure, f"{words} against median latency of each model")
+        return inline(figure, f"{words} against median latency of each model")
 
 
 def curves(series: Mapping[str, Points], *, title: str, logarithmic: bool = False) -> str:
     """One or more curves over the optimiser steps, at most `MAX_POINTS` points each."""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
         figure = Figure(figsize=(4.6, 2.7), layout="constrained")
         axes = figure.add_subplot()
         for number, (name, points) in enumerate(series.items()):
-            _draw(axes, name, thinned(points), _MODELS.get(name, _SERIES[number % len(_SERIES)]))
+            _draw(axes, name, thinned(points), COLOURS.get(name, _SERIES[number % len(_SERIES)]))
         if logarithmic and all(y > 0 for points in series.values() for _, y in points):
             axes.set_yscale("log")
             _plain_ticks(axes.yaxis)
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("optimiser step")
         axes.legend(fontsize=8)
-        return _inline(figure, title)
+        return inline(figure, title)
 
 
 def smoothed(points: Points, weight: float = SMOOTHING) -> list[tuple[float, float]]:
@@ -141,7 +141,7 @@ def _draw(axes: Axes, name: str, points: Points, colour: str) -> None:
     axes.plot(xs, ys, style, label=name, color=colour, marker=marker, linewidth=1.5)
 
 
-def _inline(figure: Figure, description: str) -> str:
+def inline(figure: Figure, description: str) -> str:
     """The figure as an `<svg>` element for a page: no prolog, no metadata, nor namespaces, which HTML implies."""
     buffer = io.StringIO()
     figure.savefig(

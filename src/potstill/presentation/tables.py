@@ -1,6 +1,6 @@
 """Tables and sections, as those who know what they mean give them to those who show them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -28,6 +28,27 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Bars:
+    """Values of several models at a few places, with intervals: value, low and high, in per cent."""
+
+    title: str
+    x: str
+    y: str
+    places: Sequence[str]
+    series: Mapping[str, Sequence[tuple[float, float, float]]]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """What share of the rows of each kind lies between one edge and the next."""
+
+    title: str
+    x: str
+    edges: Sequence[float]
+    counts: Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of a page."""
 
@@ -43,6 +64,8 @@ class Section:
     """Under which its tables can be folded away."""
     empty: str | None = None
     """What stands there without tables."""
+    charts: Sequence[Bars | Histogram] = ()
+    """What is drawn below its tables."""
     after: str | None = None
     """What stands below, in small."""
 

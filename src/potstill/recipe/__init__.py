@@ -93,6 +93,7 @@ class Recipe(Settings):
             **{f"losses[{number}]": loss for number, loss in enumerate(self.losses)},
             "adapt": self.adapt,
             "train": self.train,
+            "evaluate": self.evaluate,
             "gate": self.gate,
         }
         yield from ((where, part) for where, part in found.items() if isinstance(part, Part))

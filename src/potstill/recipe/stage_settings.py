@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from potstill.capabilities import Capability, Facts, missing
 from potstill.labels import AskedEncoding
 from potstill.lora import LoraSettings
+from potstill.perturbations.settings import RobustnessSettings
 from potstill.recipe.requirements import Requirement, parse_requirement
 from potstill.schedules import Schedule
 from potstill.settings import Settings
@@ -192,6 +193,20 @@ class EvaluateSettings(Settings):
     """Fit TF-IDF with logistic regression on the labelled rows, as the floor. A teacher that is not above it fails the
     gate."""
     sample_disagreements: int = Field(default=20, ge=0)
+    robustness: RobustnessSettings | None = None
+    """Of classes alone: how models answer where texts are changed. null, for it asks each model about thousands of
+    texts."""
+    out_of_domain: str | None = None
+    """Of classes alone: rows of texts of another kind than the data, as `data.test` names its own; labels are not read.
+    How well models tell them from the test rows. Without any, nothing is measured of it."""
+
+    def refusals(self, where: str, facts: Facts) -> Iterator[str]:
+        for name in ("robustness", "out_of_domain"):
+            if getattr(self, name) is not None and (facts.task != "text_classification" or facts.means):
+                yield (
+                    f"{where}.{name}: measured where a text has one class or several labels, and here it has none. "
+                    "Drop it."
+                )
 
 
 THRESHOLD_KEYS = frozenset(

@@ -6,6 +6,7 @@ from typing import Literal, TypeVar
 from pydantic import Field
 
 from potstill.records.parts import Estimate, Part
+from potstill.records.robustness import OutOfDomain, Robustness
 from potstill.run_dir import Record
 
 ProblemTypeName = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -271,6 +272,10 @@ class EvaluateRecord(Record):
     """Of token classification: the words that are classified one by one."""
     problem_type: ProblemTypeName = "single_label_classification"
     """Of text classification: whether a text has one class, any number of labels, or a number."""
+    robustness: Robustness | None = None
+    """On changed texts, where the recipe asks for it."""
+    out_of_domain: OutOfDomain | None = None
+    """On texts of another kind, where the recipe names some."""
 
     def primary(self, model: str) -> Estimate:
         """What this task judges a model by."""

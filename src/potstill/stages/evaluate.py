@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from potstill.data.rows import rows_fingerprint
 from potstill.evaluation.answers import CAME
 from potstill.evaluation.evaluate import evaluate_models
 from potstill.measure.weights import HALF, SavedWeights, saved_weights
@@ -26,7 +27,7 @@ from potstill.stages.teacher_weights import stored_type
 from potstill.teachers import Mixture, Routed
 from potstill.training.engine import Engine
 
-MEASURES = 2
+MEASURES = 3
 """Raised where the same models would be given other figures than before."""
 
 
@@ -57,6 +58,7 @@ def evaluate(
         "evaluate": recipe.evaluate,
         "learnt_from": recipe.label.responses.kind,
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
+        "out_of_domain": rows_fingerprint(inputs.out_of_domain),
         "task": recipe.task,
         "seed": recipe.seed,
         "several": recipe.teacher if recipe.teacher.members else None,

@@ -1,7 +1,8 @@
 """The rows on which the models of a run are judged, as evaluation takes them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,9 +19,9 @@ def case_of(
 ) -> Case:
     """What models are judged on."""
 
-    def encode(tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Any]) -> Encoded:
         own = inputs if tokenizer is inputs.tokenizer else inputs.of_student
-        return own.encoded(recipe, inputs.splits["test"].rows)
+        return own.encoded(recipe, rows)
 
     def nothing() -> PreTrainedModel:
         raise AssertionError("a case before training has no student")
@@ -33,8 +34,10 @@ def case_of(
         tokenizer=inputs.tokenizer,
         config=inputs.lead.config,
         progress=progress,
-        encode=encode,
+        encode=lambda tokenizer: encode_rows(tokenizer, inputs.splits["test"].rows),
         untrained=untrained or nothing,
         own_tokenizer=inputs.of_student.tokenizer if other_tokens else None,
         aligned=partial(aligned_rows, recipe, inputs, "test") if other_tokens else None,
+        encode_rows=encode_rows,
+        out_of_domain=inputs.out_of_domain,
     )
