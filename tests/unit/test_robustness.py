@@ -1,6 +1,7 @@
 """What the record says of models on other texts, against plain counting; how they are asked; what the page shows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from potstill.data.rows import BETWEEN, Row
 from potstill.errors import RecipeError
 from potstill.evaluation.findings import findings
 from potstill.evaluation.metrics import metric
+from potstill.evaluation.queries import require_measurable
 from potstill.evaluation.robustness import figures, outcomes
 from potstill.evaluation.robustness.asking import Asker, with_texts
 from potstill.evaluation.robustness.attack import Outcome
@@ -311,6 +313,35 @@ def test_tasks_without_classes_for_a_text_refuse_it(
         RecipeError, match=rf"evaluate\.{setting.partition('=')[0]}: measured where a text has one class"
     ):
         load_recipe(project / "recipe.yaml", [f"task={task}", f"evaluate.{setting}"])
+
+
+@pytest.mark.parametrize(
+    ("by", "change", "message"),
+    [
+        (
+            "domain",
+            "robustness={}",
+            r"evaluate\.robustness\.attacks: teachers that are routed by domain .* Set it to 0",
+        ),
+        ("domain", "out_of_domain=x.jsonl", r"evaluate\.out_of_domain: teachers that are routed by domain .* Drop it"),
+        ("domain", "robustness={attacks: 0}", None),
+        ("confidence", "robustness={}", None),
+    ],
+)
+def test_teachers_routed_by_domain_are_asked_about_test_rows_alone(
+    tmp_path: Path, teacher_folder: Path, by: str, change: str, message: str | None
+) -> None:
+    project = make_project(tmp_path, teacher_folder)
+    recipe = load_recipe(project / "recipe.yaml", [])
+    case = case_of(recipe, read_inputs(recipe, project), Progress())
+    domains = ", domains: {a: [x], b: [y]}" if by == "domain" else ""
+    routed = f"teacher={{kind: routed, by: {by}, of: {{a: {{model: a}}, b: {{model: b}}}}{domains}}}"
+    case = replace(case, recipe=load_recipe(project / "recipe.yaml", [routed, f"evaluate.{change}"]))
+    if message is None:
+        require_measurable(case)
+        return
+    with pytest.raises(RecipeError, match=message):
+        require_measurable(case)
 
 
 def told(**changes: Any) -> EvaluateRecord:
