@@ -27,6 +27,7 @@ def test_the_project_is_written_as_described_and_runs_to_a_report(tmp_path: Path
     data = tmp_path / "demo/data"
     lines = {path.stem: path.read_text().count("\n") for path in data.iterdir()}
     assert lines["test"] == 2000 and lines["adapt"] == 4600 and lines["train"] > 6000
+    assert lines.pop("out_of_domain") == 300
     assert "near-copies of held-out rows dropped" in written
     plan = potstill("check", tmp_path / "demo/recipe.yaml").stdout
     assert "near-copies" not in plan, "what init wrote holds none"
@@ -40,6 +41,7 @@ def test_the_project_is_written_as_described_and_runs_to_a_report(tmp_path: Path
 
     run = tmp_path / "run"
     shorter = ["adapt.epochs=4", "train.epochs=8", "evaluate.latency_rows=30", "evaluate.rounds=1"]
+    shorter += ["evaluate.robustness={rows: 40, severities: [2], attacks: 4, queries: 60}"]
     overrides = [part for setting in shorter for part in ("--set", setting)]
     done = potstill("run", tmp_path / "demo/recipe.yaml", "--out", run, *overrides, check=None)
     assert done.returncode in (0, 3), done.stderr
@@ -53,5 +55,8 @@ def test_the_project_is_written_as_described_and_runs_to_a_report(tmp_path: Path
     assert evaluation["agreement"]["student"]["all_rows"]["value"] > 0.5
     assert models["teacher"]["size_bytes"] > 3 * models["student"]["size_bytes"]
     assert evaluation["findings"]
+    assert evaluation["robustness"]["models"]["teacher"]["robust_accuracy"]["value"] > 0.3
+    assert evaluation["out_of_domain"]["rows"] == 300
+    assert evaluation["out_of_domain"]["models"]["teacher"]["max_probability"]["auroc"]["value"] > 0.6
     page = (run / "report/report.html").read_text()
     assert "<script" not in page and "<svg" in page

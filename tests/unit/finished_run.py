@@ -10,10 +10,13 @@ from potstill.records import (
     AdaptRecord,
     Agreement,
     Artefact,
+    AttackExample,
+    Attacks,
     CalibrationRecord,
     Check,
     ClassRow,
     Comparison,
+    Detection,
     Disagreement,
     Estimate,
     EvaluateRecord,
@@ -23,12 +26,20 @@ from potstill.records import (
     GateRecord,
     LabelRecord,
     Measurement,
+    ModelAttack,
     ModelEvaluation,
+    ModelRobustness,
+    OutOfDomain,
+    OutOfDomainScores,
+    PerturbedScores,
     PlanRecord,
     Reference,
     RegressionRow,
     RegressionsRecord,
     ReliabilityBin,
+    Robustness,
+    ScoreHistogram,
+    SeverityScores,
     ShapeRecord,
     SliceRow,
     SplitCounts,
@@ -61,6 +72,9 @@ SECTIONS = (
     "slices",
     "regressions",
     "disagreements",
+    "robustness",
+    "adversarial",
+    "out-of-domain",
     "training",
     "times",
     "done",
@@ -147,6 +161,64 @@ def gate(passed: bool) -> GateRecord:
     )
 
 
+def around(value: float) -> Estimate:
+    return Estimate(value=value, low=value - 0.05, high=value + 0.04)
+
+
+def robustness(hostile: str, *, lost: Estimate | None = None, rows: int = 300) -> Robustness:
+    """Two models on texts that were changed in two ways, and attacked."""
+
+    def of(mild: float, strong: float, *, student: bool) -> ModelRobustness:
+        agreement = around(0.85) if student else None
+        shares = [("ocr", 1, mild), ("ocr", 3, strong), ("case", 1, mild), ("case", 3, strong)]
+        return ModelRobustness(
+            clean_accuracy=around(0.8),
+            robust_accuracy=around((mild + strong) / 2),
+            kept=around((mild + strong) / 1.6),
+            kept_over_teacher_points=(lost or Estimate(value=-9, low=-12, high=1)) if student else None,
+            robust_agreement=agreement,
+            by_severity=[
+                SeverityScores(severity=severity, accuracy=around(0.8 * kept), kept=around(kept))
+                for severity, kept in ((1, mild), (3, strong))
+            ],
+            perturbed=[
+                PerturbedScores(
+                    perturbation=name,
+                    severity=each,
+                    accuracy=around(0.8 * kept),
+                    kept=around(kept),
+                    agreement=agreement,
+                )
+                for name, each, kept in shares
+            ],
+        )
+
+    attack = ModelAttack(
+        attacked=40, succeeded=10, success_rate=around(0.25), mean_queries=81.5, mean_changed_words=0.11
+    )
+    example = AttackExample(id=hostile, model="student", truth=hostile, answer=hostile, before=hostile, after=hostile)
+    return Robustness(
+        rows=rows,
+        models={"teacher": of(0.9, 0.7, student=False), "student": of(0.8, 0.6, student=True)},
+        attacks=Attacks(
+            rows=50,
+            queries=200,
+            max_changed_words=0.2,
+            models={"teacher": attack, "student": attack},
+            examples=[example],
+        ),
+    )
+
+
+def out_of_domain(hostile: str) -> OutOfDomain:
+    histogram = ScoreHistogram(
+        edges=[0.0, 0.25, 0.5, 0.75, 1.0], in_domain=[10, 40, 150, 1800], out_of_domain=[20, 140, 100, 40]
+    )
+    found = Detection(auroc=around(0.91), fpr95=around(0.4), histogram=histogram)
+    scores = OutOfDomainScores(max_probability=found, energy=found, confident=around(0.12))
+    return OutOfDomain(source=hostile, rows=300, test_rows=2000, models={"teacher": scores, "student": scores})
+
+
 def evaluation(*, with_baseline: bool, hostile: str = HOSTILE) -> EvaluateRecord:
     models = {"teacher": model(0.834, 10.0, 22_730_000), "student": model(0.812, 1.4, 7_050_000)}
     comparisons = [comparison("student", "teacher", -2.2, 0.0004)]
@@ -157,6 +229,8 @@ def evaluation(*, with_baseline: bool, hostile: str = HOSTILE) -> EvaluateRecord
     return EvaluateRecord(
         primary_metric="accuracy",
         test_rows=2000,
+        robustness=robustness(hostile),
+        out_of_domain=out_of_domain(hostile),
         models=models,
         retention=Estimate(value=0.974, low=0.958, high=0.989),
         drop_points=Estimate(value=2.2, low=0.9, high=3.5),

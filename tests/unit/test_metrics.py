@@ -61,6 +61,7 @@ def test_each_metric_has_one_name_and_its_place_in_records() -> None:
         *("peak_memory_bytes", "size_bytes", "num_parameters", "num_parameters_without_embeddings"),
         *("memory_above_floor_bytes", "load_ms", "cost_per_1000", "energy_wh_per_1000"),
         "repeated_ngrams",
+        *("attack_success_rate", "ood_fpr95"),
     }
     assert {each.name for each in METRICS if each.better is None} == {"response_tokens", "response_length_ratio"}
 
@@ -251,13 +252,49 @@ def test_without_requirements_settings_are_those_of_before() -> None:
                 ),
             )
         ),
+        (
+            ["gate.require={ood_auroc: '>= 0.8'}"],
+            "gate.require.ood_auroc: needs evaluate.out_of_domain, a file of texts",
+        ),
+        (["gate.require={ood_fpr95: '<= 0.8'}"], "gate.require.ood_fpr95: needs evaluate.out_of_domain"),
+        (
+            ["gate.require={robust_accuracy: '>= 0.8'}"],
+            "gate.require.robust_accuracy: needs evaluate.robustness, which",
+        ),
+        (["gate.require={robust_agreement: '>= 0.8'}"], "gate.require.robust_agreement: needs evaluate.robustness"),
+        *(
+            (["gate.require={attack_success_rate: '<= 0.5'}", f"evaluate.robustness={robustness}"], message)
+            for robustness, message in (
+                (
+                    "null",
+                    "gate.require.attack_success_rate: needs evaluate.robustness.attacks, the number of test rows",
+                ),
+                ("{attacks: 0}", "gate.require.attack_success_rate: needs evaluate.robustness.attacks"),
+                ("{attacks: 9}", None),
+            )
+        ),
+        (
+            ["gate.require={robust_accuracy: '>= 0.8 (95%)'}", "evaluate.robustness={rows: 5}"],
+            "nothing of fewer than 6 rows holds with 95 % confidence, and evaluate.robustness has 5. Add rows",
+        ),
+        (
+            ["gate.require={attack_success_rate: '<= 0.8 (95%)'}", "evaluate.robustness={rows: 9, attacks: 5}"],
+            "evaluate.robustness.attacks has 5. Add rows",
+        ),
+        (["gate.require={robust_accuracy: '>= 0.8 (95%)'}", "evaluate.robustness={rows: 6}"], None),
         (["gate.max_latency_p95_ms=9"], "gate.max_latency_p95_ms: a 95th percentile needs 100 queries"),
     ],
 )
-def test_what_can_never_be_met_is_refused_before_any_work(project: Path, changes: list[str], message: str) -> None:
+def test_what_can_never_be_met_is_refused_before_any_work(
+    project: Path, changes: list[str], message: str | None
+) -> None:
     recipe = load_recipe(project / "recipe.yaml", changes)
+    case = case_of(recipe, read_inputs(recipe, project), Progress())
+    if message is None:
+        require_measurable(case)
+        return
     with pytest.raises(RecipeError) as error:
-        require_measurable(case_of(recipe, read_inputs(recipe, project), Progress()))
+        require_measurable(case)
     assert message in str(error.value)
 
 

@@ -19,7 +19,7 @@ from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.runtimes.ensemble import EnsemblePredictor
 from potstill.runtimes.folder import ModelFolder
-from potstill.runtimes.predictor import Predictor, open_predictor, release_all
+from potstill.runtimes.predictor import Predictor, held, open_predictor, release_all
 from potstill.runtimes.timing import SpeedRequest
 from potstill.runtimes.transformers import TransformersPredictor
 from potstill.runtimes.transformers_timing import _models
@@ -105,6 +105,38 @@ def test_what_was_asked_before_is_not_asked_again(folders: dict[str, Path]) -> N
     assert predictor.outputs(own, counted.append) is first and sum(counted) == len(TEXTS)
     other = encoded(predictor)
     assert predictor.outputs(other, counted.append) is not first and sum(counted) == 2 * len(TEXTS)
+
+
+def test_a_model_that_is_held_is_loaded_once_and_leaves_memory_at_the_end(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[ModelFolder] = []
+    real = ModelFolder.load
+    monkeypatch.setattr(ModelFolder, "load", lambda self, task: loaded.append(self) or real(self, task))
+    predictor = opened(folders["one"])
+    assert isinstance(predictor, TransformersPredictor)
+    with held(predictor) as asked:
+        found = [asked.outputs(encoded(predictor), nothing) for _ in range(3)]
+        assert len(loaded) == 1 and predictor._model is not None
+    assert predictor._model is None and all((each == found[0]).all() for each in found)
+    for _ in range(2):
+        predictor.outputs(encoded(predictor), nothing)
+    assert len(loaded) == 3 and predictor._model is None, "as before it was held"
+    with pytest.raises(KeyError), held(predictor):
+        predictor.outputs(encoded(predictor), nothing)
+        raise KeyError
+    assert predictor._model is None
+
+
+def test_members_of_an_ensemble_are_not_held_all_at_once(folders: dict[str, Path]) -> None:
+    members = {name: opened(folder) for name, folder in folders.items()}
+    one, other = members["one"], members["other"]
+    assert isinstance(one, TransformersPredictor) and isinstance(other, TransformersPredictor)
+    settings = Mixture(of={name: PretrainedTeacher(model=name) for name in members})
+    together = EnsemblePredictor(settings, members, TASK, rows())
+    with held(together):
+        together.outputs(encoded(one), nothing)
+        assert one._model is None and other._model is None
 
 
 def test_a_model_that_left_memory_comes_back_where_it_was(

@@ -10,7 +10,7 @@ import pytest
 from potstill.data.near_copies import words_alone
 from potstill.errors import DataError
 from potstill.progress import Progress
-from potstill.projects import python_code, support_chat
+from potstill.projects import docstrings, python_code, support_chat
 from potstill.projects.splitting import disjoint_splits, unlike
 
 SPLITS = ("train", "train-full", "validation", "test")
@@ -208,3 +208,23 @@ def test_unknown_modules_and_an_empty_split_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no function of the 1 files falls into it"):
         python_code.write(tmp_path, Progress(), modules=["heapq"])
     assert not list(tmp_path.iterdir())
+
+
+def test_docstrings_are_texts_alone_and_the_same_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docstrings, "MODULES", frozenset({"argparse", "statistics"}))
+    said = docstrings.write_docstrings(tmp_path / "out_of_domain.jsonl", 12, Progress())
+    assert said.startswith("out_of_domain: 12 docstrings")
+    rows = [json.loads(line) for line in (tmp_path / "out_of_domain.jsonl").read_text().splitlines()]
+    assert len({row["text"] for row in rows}) == len({row["id"] for row in rows}) == 12
+    assert {row["id"].partition(":")[0] for row in rows} <= {"argparse", "statistics"}
+    known = {ast.get_docstring(node) for name in ("argparse", "statistics") for node in functions_of(name)}
+    assert all(row.keys() == {"id", "text"} and row["text"] in known for row in rows)
+    docstrings.write_docstrings(tmp_path / "again.jsonl", 12, Progress())
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "out_of_domain.jsonl").read_bytes()
+    with pytest.raises(DataError, match=r"docstrings in 2 files, and 9000 are wanted"):
+        docstrings.write_docstrings(tmp_path / "many.jsonl", 9000, Progress())
+
+
+def functions_of(module: str) -> list[ast.FunctionDef]:
+    (path,) = python_code.source_files({module})
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]

@@ -92,7 +92,7 @@ def test_every_section_and_chart_is_there(page: str) -> None:
     elements = parsed(page)
     names = {value for name, value in elements.attributes if name == "id"}
     assert set(SECTIONS) <= names
-    assert elements.tags.count("svg") == 10
+    assert elements.tags.count("svg") == 14
     for heading in ("Macro-F1", "Latency p99, ms", "Throughput", "Peak memory", "without embeddings", "ECE"):
         assert heading in elements.text
 

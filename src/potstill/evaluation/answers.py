@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from potstill.data.encoded import Encoded
 from potstill.data.splits import stable_order
 from potstill.evaluation.case import Case
-from potstill.evaluation.metrics import Measured, Resampled, computed_for
+from potstill.evaluation.formulas import Resampled
+from potstill.evaluation.metrics import Measured, computed_for
 from potstill.measure import quality
 from potstill.records import (
     Agreement,

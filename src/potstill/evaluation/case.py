@@ -37,6 +37,10 @@ class Case:
     """Then also the test rows in the tokens of both."""
     encode_validation: Callable[[PreTrainedTokenizerBase], Encoded] | None = None
     """The labelled validation rows as token ids, where temperatures can be fitted on them."""
+    encode_rows: Callable[[PreTrainedTokenizerBase, Sequence[Any]], Encoded] | None = None
+    """Any rows of the form of the test rows as token ids, for models that read with this tokenizer."""
+    out_of_domain: Sequence[Any] = ()
+    """Rows of texts of another kind."""
 
     @property
     def student_tokenizer(self) -> PreTrainedTokenizerBase:

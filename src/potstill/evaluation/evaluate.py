@@ -7,8 +7,10 @@ from potstill.evaluation.answers import OVER_BASELINE, Judged, comparison, estim
 from potstill.evaluation.case import Case
 from potstill.evaluation.costs import costs_of, measurement
 from potstill.evaluation.findings import findings
+from potstill.evaluation.formulas import Resampled
 from potstill.evaluation.judges import JUDGES
-from potstill.evaluation.metrics import Measured, Resampled, Unit, metric
+from potstill.evaluation.metrics import CLASSES, Measured, Unit, metric
+from potstill.evaluation.robustness.measured import beside_the_test
 from potstill.measure import quality
 from potstill.records import Comparison, EvaluateRecord, ModelEvaluation
 from potstill.runtimes.predictor import Predictor, release_all
@@ -18,21 +20,29 @@ def evaluate_models(
     case: Case, predictors: Mapping[str, Predictor], device: str, *, answer_all: Sequence[str] = ()
 ) -> EvaluateRecord:
     """All models side by side. `answer_all` names the members of an ensemble of which each answers every row."""
-    judge = JUDGES[case.recipe.task.answers]
+    kind = case.recipe.task.answers
+    judge = JUDGES[kind]
     answers = judge.answers_of(case, predictors)
-    measured = measured_by(answers, case.recipe.task.answers)
+    measured = measured_by(answers, kind)
     judged = judge.judged(case, answers, measured)
+    beside = beside_the_test(case, predictors, answers) if kind in CLASSES else {}
     # Speed is measured in other processes, which need the device to themselves.
     release_all(predictors.values())
     costs = costs_of(case, predictors, judged.queries, device)
-    record = side_by_side(case, judged, measured, costs, device)
+    record = side_by_side(case, judged, measured, costs, device, **beside)
     return record.model_copy(update={"findings": findings(record, answer_all)})
 
 
 def side_by_side(
-    case: Case, judged: Judged, measured: Measured, costs: Mapping[str, Mapping[str, Any]], device: str
+    case: Case,
+    judged: Judged,
+    measured: Measured,
+    costs: Mapping[str, Mapping[str, Any]],
+    device: str,
+    **beside: Any,
 ) -> EvaluateRecord:
-    """The record of the models that answered, in their order, without what it means."""
+    """The record of the models that answered, in their order, without what it means. `beside` are fields of it that are
+    about other texts than the test rows."""
     task, answers = case.recipe.task, judged.answers
     models = {name: model_evaluation(name, measured, costs[name]) for name in answers.models}
     comparisons = [
@@ -57,6 +67,7 @@ def side_by_side(
         findings=[],
         **ratios(models, scores, next((each.points(primary) for each in comparisons if _paid(each)), None)),
         **judged.more,
+        **beside,
     )
     assert record.answers == task.answers, f"a record that is judged by {primary} is taken for {record.answers}"
     return record

@@ -30,6 +30,7 @@ def findings(evaluation: EvaluateRecord, members: Sequence[str] = ()) -> list[st
     found.extend(_of_other_tokens(evaluation))
     found.extend(_of_generations(evaluation))
     found.extend(_of_types(evaluation))
+    found.extend(_of_changed_texts(evaluation))
     drop = evaluation.drop_points
     found.append(
         f"The student keeps {evaluation.retention.value:.1%} of the teacher's {primary} "
@@ -220,6 +221,19 @@ def _of_types(evaluation: EvaluateRecord) -> list[str]:
         f"The {name} is served as {kind}, in which it could not be timed here: its size is that of those weights, and "
         "its speed and memory are in float32."
         for name, kind in untimed.items()
+    ]
+
+
+def _of_changed_texts(evaluation: EvaluateRecord) -> list[str]:
+    """Whether the student loses more than its teacher where texts are changed."""
+    found = evaluation.robustness
+    points = None if found is None else found.models["student"].kept_over_teacher_points
+    if found is None or points is None or found.rows < FEWEST_ROWS or points.high >= 0:
+        return []
+    kept = [found.models[name].kept.value for name in ("student", "teacher")]
+    return [
+        f"The student is less robust than its teacher: where texts are changed it keeps {kept[0]:.1%} of its accuracy, "
+        f"and the teacher {kept[1]:.1%} of its own ({_span(points)})."
     ]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from potstill.data.rows import Row, labelled_rows
 from potstill.evaluation.answers import estimate
 from potstill.evaluation.case import Case
-from potstill.evaluation.metrics import Resampled
+from potstill.evaluation.formulas import Resampled
 from potstill.measure.floor import unfit
 from potstill.records import Floor
 

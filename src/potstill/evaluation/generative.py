@@ -13,7 +13,8 @@ from potstill.data.token_rows import TokenRows
 from potstill.evaluation import references
 from potstill.evaluation.answers import Judged, agreed, estimate
 from potstill.evaluation.case import Case
-from potstill.evaluation.metrics import Measured, Resampled
+from potstill.evaluation.formulas import Resampled
+from potstill.evaluation.metrics import Measured
 from potstill.evaluation.queries import new_tokens, timed_prompts
 from potstill.evaluation.regressions import ShownRow, regressions_of
 from potstill.evaluation.slices import RowScores, slices_of, whole_rows

@@ -6,26 +6,38 @@ Gate, findings, terminal, page and card read them here. A new one is an entry of
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
+from potstill.evaluation.formulas import (
+    Formula,
+    Read,
+    ResampledFormula,
+    agreement,
+    attacked,
+    calibrated,
+    calibration_error,
+    calibration_error_of,
+    mean_of_tokens,
+    of_distributions,
+    out_of_domain,
+    quantile_of_kl,
+    rms_difference,
+    robust,
+    share_of_right,
+    slower_type,
+    tail,
+)
 from potstill.measure import quality
 from potstill.measure.calibration import brier_score
 from potstill.records import AnswerKind, Estimate, EvaluateRecord, ModelEvaluation
 
-Resampled = npt.NDArray[np.float64]
-Formula = Callable[[Any, str], float | None]
-"""From the answers of all models and the name of one: its value on the sample; None where it was not measured."""
-ResampledFormula = Callable[[Any, str], Resampled | None]
-"""The same over the resamples, the first of which is the sample itself."""
 Measured = Mapping[str, Mapping[str, Any]]
 """For each metric, by name, and each model what its formula gave."""
-Read = Callable[[EvaluateRecord, str], Estimate | float | None]
 
 EVERY: frozenset[AnswerKind] = frozenset(get_args(AnswerKind))
 CLASSES: frozenset[AnswerKind] = frozenset({"single_label", "multi_label"})
@@ -55,6 +67,9 @@ class Unit(StrEnum):
     BYTES = "bytes"
     PER_S = "per_s"
     COUNT = "count"
+
+
+Needed = Literal["robustness", "robustness.attacks", "out_of_domain", "expenses.price_per_hour", "expenses.watts"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +114,8 @@ class Metric:
     """Whether it is measured of what models write after `evaluate.written` prompts."""
     needs_temperature: bool = False
     """Whether it is measured with the temperature that is fitted on the validation rows."""
+    needs: Needed | None = None
+    """The setting of `evaluate` without which it is not measured."""
     brief: bool = True
     """Whether it is shown where there is little room."""
 
@@ -149,62 +166,6 @@ class Metric:
         return one > other if self.better == "higher" else one < other
 
 
-def _share_of_right(answers: Any, model: str) -> Resampled:
-    shares: Resampled = answers.share(answers.right(model))
-    return shares
-
-
-def _of_distributions(measure: Callable[..., float]) -> Formula:
-    return lambda answers, model: measure(*answers.distributions(model))
-
-
-def _calibrated(measure: Callable[..., float]) -> Formula:
-    """The same of distributions at the temperature that was fitted for the model, where there is one."""
-
-    def formula(answers: Any, model: str) -> float | None:
-        temperature = answers.temperatures.get(model)
-        if temperature is None or temperature.value is None:
-            return None
-        logits, truth = answers.distributions(model)
-        return measure(logits / temperature.value, truth)
-
-    return formula
-
-
-def _mean_of_tokens(name: str) -> Formula:
-    return lambda answers, model: float(getattr(answers.tokens[model], name).mean())
-
-
-def _quantile_of_kl(share: float) -> Formula:
-    return lambda answers, model: float(np.quantile(answers.tokens[model].kl, share))
-
-
-def _calibration_error(answers: Any, model: str) -> float:
-    return quality.calibration_error(*answers.confidence(model))
-
-
-def _calibration_error_of(logits: Any, truth: Any) -> float:
-    return quality.calibration_error(*quality.confidences(logits, truth))
-
-
-def _rms_difference(answers: Any, model: str) -> float:
-    return float(np.sqrt((answers.tokens[model].probability_difference ** 2).mean()))
-
-
-def _slower_type(evaluation: EvaluateRecord, _: str) -> float:
-    # The lower of both, so that no choice of a type makes the teacher slow.
-    return min(evaluation.speedup, evaluation.speedup_in_own_types or evaluation.speedup)
-
-
-def _agreement(evaluation: EvaluateRecord, model: str) -> Estimate | None:
-    found = evaluation.agreement.get(model)
-    return found.all_rows if found else None
-
-
-def _tail(share: Literal[95, 99]) -> Read:
-    return lambda evaluation, model: evaluation.tail_ms(model, share)
-
-
 METRICS: tuple[Metric, ...] = (
     # Of answers. Those with a column come in this order, the one that a task is judged by first.
     Metric("micro_f1", "micro-F1", Unit.SHARE, "higher", frozenset({"multi_label"}), "Micro-F1",
@@ -223,7 +184,7 @@ METRICS: tuple[Metric, ...] = (
            "Entity F1 with the teacher", lambda a, model: a.f1_with_teacher(model), column=True),
     Metric("exact_match", "exact match", Unit.SHARE, "higher", frozenset({"target"}), "Exact match",
            lambda a, model: quality.accuracies(a.exact[model], a.drawn.weights), column=True),
-    Metric("accuracy", "accuracy", Unit.SHARE, "higher", DISTRIBUTIONS, "Accuracy", _share_of_right,
+    Metric("accuracy", "accuracy", Unit.SHARE, "higher", DISTRIBUTIONS, "Accuracy", share_of_right,
            stored_as="accuracy", words_of={"multi_label": "all labels right"}, column=True),
     Metric("token_accuracy", "accuracy at the next token", Unit.SHARE, "higher", LANGUAGE, same_as="accuracy"),
     Metric("macro_f1", "macro-F1", Unit.SHARE, "higher", CLASSES, "Macro-F1",
@@ -239,24 +200,24 @@ METRICS: tuple[Metric, ...] = (
     Metric("perplexity", "perplexity", Unit.NUMBER, "lower", LANGUAGE, "Perplexity of the true responses",
            formula=lambda a, model: float(np.exp(a.tokens[model].loss.mean())), stored_as="perplexity"),
     Metric("kl_from_teacher", "KL from the teacher", Unit.NATS, "lower", LANGUAGE, "KL from the teacher: mean, nats",
-           formula=_mean_of_tokens("kl"), stored_as="kl_mean", of_teacher=False),
+           formula=mean_of_tokens("kl"), stored_as="kl_mean", of_teacher=False),
     Metric("kl_median", "median KL from the teacher", Unit.NATS, "lower", LANGUAGE, "… median",
-           formula=_quantile_of_kl(0.5), stored_as="kl_median", of_teacher=False, brief=False),
+           formula=quantile_of_kl(0.5), stored_as="kl_median", of_teacher=False, brief=False),
     Metric("kl_p99", "99th percentile of the KL from the teacher", Unit.NATS, "lower", LANGUAGE,
-           "… 99 % of tokens below", formula=_quantile_of_kl(0.99), stored_as="kl_p99", of_teacher=False, brief=False),
+           "… 99 % of tokens below", formula=quantile_of_kl(0.99), stored_as="kl_p99", of_teacher=False, brief=False),
     Metric("top1_agreement", "agreement on the likeliest token", Unit.SHARE, "higher", LANGUAGE,
-           formula=_mean_of_tokens("agrees"), stored_as="top1_agreement", of_teacher=False),
+           formula=mean_of_tokens("agrees"), stored_as="top1_agreement", of_teacher=False),
     Metric("rms_probability_difference", "RMS difference of the top probability", Unit.SHARE, "lower", LANGUAGE,
-           "RMS difference of the top probability", formula=_rms_difference,
+           "RMS difference of the top probability", formula=rms_difference,
            stored_as="rms_probability_difference", of_teacher=False, brief=False),
     Metric("ece", "calibration error", Unit.NUMBER, "lower", DISTRIBUTIONS, "Calibration error (ECE)",
-           formula=_calibration_error, stored_as="expected_calibration_error", brief=False, most=1.0),
+           formula=calibration_error, stored_as="expected_calibration_error", brief=False, most=1.0),
     Metric("ece_calibrated", "calibration error after temperature scaling", Unit.NUMBER, "lower", OF_CLASSES,
-           "… calibrated (ECE)", formula=_calibrated(_calibration_error_of), brief=False, most=1.0,
+           "… calibrated (ECE)", formula=calibrated(calibration_error_of), brief=False, most=1.0,
            needs_temperature=True),
     Metric("cross_entropy", "cross-entropy", Unit.NATS, "lower", DISTRIBUTIONS, "Cross-entropy",
-           formula=dict.fromkeys(OF_CLASSES, _of_distributions(quality.cross_entropy))
-           | dict.fromkeys(LANGUAGE, _mean_of_tokens("loss")), stored_as="cross_entropy", brief=False),
+           formula=dict.fromkeys(OF_CLASSES, of_distributions(quality.cross_entropy))
+           | dict.fromkeys(LANGUAGE, mean_of_tokens("loss")), stored_as="cross_entropy", brief=False),
     # Of what models write.
     Metric("repeated_ngrams", "repetition in responses", Unit.SHARE, "lower", LANGUAGE, "4-grams that repeat",
            lambda a, model: a.written and a.written.repeated(model), of_writing=True),
@@ -271,12 +232,12 @@ METRICS: tuple[Metric, ...] = (
            of_teacher=False, brief=False),
     Metric("nll", "negative log-likelihood", Unit.NATS, "lower", DISTRIBUTIONS, same_as="cross_entropy"),
     Metric("cross_entropy_calibrated", "cross-entropy after temperature scaling", Unit.NATS, "lower", OF_CLASSES,
-           "… calibrated (cross-entropy)", formula=_calibrated(quality.cross_entropy), brief=False,
+           "… calibrated (cross-entropy)", formula=calibrated(quality.cross_entropy), brief=False,
            needs_temperature=True),
     Metric("brier", "Brier score", Unit.NUMBER, "lower", OF_CLASSES, "Brier score",
-           formula=_of_distributions(brier_score), brief=False, most=MOST_BRIER),
+           formula=of_distributions(brier_score), brief=False, most=MOST_BRIER),
     Metric("brier_calibrated", "Brier score after temperature scaling", Unit.NUMBER, "lower", OF_CLASSES,
-           "… calibrated (Brier score)", formula=_calibrated(brier_score), brief=False, most=MOST_BRIER,
+           "… calibrated (Brier score)", formula=calibrated(brier_score), brief=False, most=MOST_BRIER,
            needs_temperature=True),
     # Of the student against teacher and baseline.
     Metric("retention", "retention", Unit.SHARE, "higher", read=lambda e, _: e.retention, interval=True,
@@ -292,14 +253,26 @@ METRICS: tuple[Metric, ...] = (
     Metric("kl_gain_over_start", "gain in KL over the start", Unit.NATS, "higher", LANGUAGE,
            read=lambda e, _: e.kl_gain_over_start, interval=True, below_zero=True),
     Metric("agreement", "agreement with the teacher", Unit.SHARE, "higher", DISTRIBUTIONS,
-           read=_agreement, interval=True),
+           read=agreement, interval=True),
+    # On other texts than the test rows.
+    Metric("robust_accuracy", "accuracy on changed texts", Unit.SHARE, "higher", CLASSES,
+           words_of={"multi_label": "all labels right on changed texts"}, read=robust("robust_accuracy"),
+           interval=True, needs="robustness"),
+    Metric("robust_agreement", "agreement with the teacher on changed texts", Unit.SHARE, "higher", CLASSES,
+           read=robust("robust_agreement"), interval=True, needs="robustness"),
+    Metric("attack_success_rate", "share of attacks that succeed", Unit.SHARE, "lower", CLASSES, read=attacked,
+           interval=True, needs="robustness.attacks"),
+    Metric("ood_auroc", "AUROC of the top probability against texts out of domain", Unit.SHARE, "higher", CLASSES,
+           read=out_of_domain("auroc"), interval=True, needs="out_of_domain"),
+    Metric("ood_fpr95", "share of texts out of domain accepted with 95 % of the test rows", Unit.SHARE, "lower",
+           CLASSES, read=out_of_domain("fpr95"), interval=True, needs="out_of_domain"),
     # What a model costs, measured as it runs.
-    Metric("speedup", "speed-up", Unit.RATIO, "higher", read=_slower_type),
+    Metric("speedup", "speed-up", Unit.RATIO, "higher", read=slower_type),
     Metric("throughput_ratio", "gain in throughput", Unit.RATIO, "higher", read=lambda e, _: e.throughput_ratio),
     Metric("size_ratio", "gain in size", Unit.RATIO, "higher", read=lambda e, _: e.size_ratio),
     Metric("latency_p50_ms", "median latency", Unit.MS, "lower", stored_as="latency_p50_ms"),
-    Metric("latency_p95_ms", "95th percentile of the latency", Unit.MS, "lower", read=_tail(95)),
-    Metric("latency_p99_ms", "99th percentile of the latency", Unit.MS, "lower", read=_tail(99)),
+    Metric("latency_p95_ms", "95th percentile of the latency", Unit.MS, "lower", read=tail(95)),
+    Metric("latency_p99_ms", "99th percentile of the latency", Unit.MS, "lower", read=tail(99)),
     Metric("throughput_per_s", "throughput", Unit.PER_S, "higher", stored_as="throughput_per_s"),
     Metric("time_to_first_token_ms", "time to the first token", Unit.MS, "lower", LANGUAGE,
            "Time to the first token, ms", stored_as="time_to_first_token_ms"),
@@ -310,9 +283,10 @@ METRICS: tuple[Metric, ...] = (
            stored_as="memory_above_floor_bytes"),
     Metric("load_ms", "time to load", Unit.MS, "lower", stored_as="load_ms"),
     Metric("size_bytes", "size of the weights", Unit.BYTES, "lower", stored_as="size_bytes"),
-    Metric("cost_per_1000", "cost of a thousand requests", Unit.NUMBER, "lower", stored_as="cost_per_1000"),
+    Metric("cost_per_1000", "cost of a thousand requests", Unit.NUMBER, "lower", stored_as="cost_per_1000",
+           needs="expenses.price_per_hour"),
     Metric("energy_wh_per_1000", "energy of a thousand requests, Wh", Unit.NUMBER, "lower",
-           stored_as="energy_wh_per_1000"),
+           stored_as="energy_wh_per_1000", needs="expenses.watts"),
     Metric("num_parameters", "parameters", Unit.COUNT, "lower", stored_as="num_parameters"),
     Metric("num_parameters_without_embeddings", "parameters without embeddings", Unit.COUNT, "lower",
            stored_as="num_parameters_without_embeddings"),

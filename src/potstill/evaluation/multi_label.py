@@ -21,7 +21,8 @@ from potstill.evaluation.answers import (
 from potstill.evaluation.calibration import Distributions, Temperature, calibration_records, temperatures_of
 from potstill.evaluation.case import Case
 from potstill.evaluation.floors import measured_floors
-from potstill.evaluation.metrics import Measured, Resampled
+from potstill.evaluation.formulas import Resampled
+from potstill.evaluation.metrics import Measured
 from potstill.evaluation.regressions import ShownRow, regressions_of
 from potstill.evaluation.slices import slices_of, whole_rows
 from potstill.measure import quality
@@ -50,6 +51,10 @@ class MultiLabelAnswers:
     @property
     def models(self) -> Sequence[str]:
         return list(self.log_odds)
+
+    @property
+    def outputs(self) -> Mapping[str, Outputs]:
+        return self.log_odds
 
     def decisions(self, model: str) -> Decisions:
         """A label is given where its probability is above one half."""

@@ -19,6 +19,7 @@ from potstill.recipe import GateSettings
 from potstill.recipe.requirements import Requirement
 from potstill.records import QUERIES_OF_A_PERCENTILE, AnswerKind
 from potstill.tasks.generative import generative
+from potstill.teachers import Routed
 
 PLAIN_PROMPT = 16
 """Tokens of a plain text, which has no prompt, that stand for one: speed does not depend on which they are."""
@@ -85,6 +86,7 @@ def require_measurable(case: Case) -> None:
             f"evaluate.new_tokens: {new_tokens(case)} tokens are to be written after a prompt, and this "
             f"{case.config.model_type} model has positions for {most}. Lower it."
         )
+    _require_one_domain(case)
     for requirement in case.recipe.gate.requirements():
         required = _require_measured(case, requirement)
         if (unfit := unfit_unit(requirement, required)) is not None:
@@ -107,6 +109,20 @@ def require_measurable(case: Case) -> None:
             )
 
 
+def _require_one_domain(case: Case) -> None:
+    """That what answers by the domain of a row is asked about rows of the data alone, and about each of them once."""
+    teacher, settings = case.recipe.teacher, case.recipe.evaluate
+    if not (isinstance(teacher, Routed) and teacher.by == "domain"):
+        return
+    where = "out_of_domain" if settings.out_of_domain is not None else "robustness.attacks"
+    if settings.out_of_domain is not None or (settings.robustness and settings.robustness.attacks):
+        fix = "Drop it" if settings.out_of_domain is not None else "Set it to 0"
+        raise RecipeError(
+            f"evaluate.{where}: teachers that are routed by domain answer test rows alone, each once. {fix}, or route "
+            "by confidence."
+        )
+
+
 def _require_measured(case: Case, requirement: Requirement) -> Metric:
     """The metric that is required, which this task must have and this recipe measure."""
     found = metric_for(requirement.metric, case.recipe.task.answers)
@@ -122,7 +138,38 @@ def _require_measured(case: Case, requirement: Requirement) -> Metric:
             f"gate.{requirement.key}: {found.words} is measured after the prompts that evaluate.written counts, and it "
             "is 0. Raise it, or drop the threshold."
         )
+    if found.needs is not None and _rows_behind(case, found) == 0:
+        raise RecipeError(
+            f"gate.{requirement.key}: needs evaluate.{found.needs}, {_WHAT_IT_IS[found.needs]}, and the recipe does "
+            "without. Give it, or drop the threshold."
+        )
     return found
+
+
+_WHAT_IT_IS = {
+    "robustness": "which changes test rows (robustness: {} for all of it)",
+    "robustness.attacks": "the number of test rows that are attacked",
+    "out_of_domain": "a file of texts of another kind than the data",
+    "expenses.price_per_hour": "what an hour of a process that answers costs",
+    "expenses.watts": "what a process that answers draws",
+}
+
+
+def _rows_behind(case: Case, required: Metric) -> int:
+    """How many rows a metric is measured on; none where the recipe does without it."""
+    settings, test = case.recipe.evaluate.robustness, len(case.test)
+    match required.needs:
+        case None:
+            return test
+        case "expenses.price_per_hour" | "expenses.watts":
+            expenses = case.recipe.evaluate.expenses
+            return test if getattr(expenses, required.needs.partition(".")[2], None) is not None else 0
+        case "out_of_domain":
+            return min(test, len(case.out_of_domain))
+        case "robustness":
+            return min(test, settings.rows) if settings else 0
+        case "robustness.attacks":
+            return min(test, settings.rows, settings.attacks) if settings else 0
 
 
 def _require_possible(requirement: Requirement, required: Metric) -> None:
@@ -160,6 +207,12 @@ def _require_confidence(case: Case, requirement: Requirement, required: Metric) 
         raise RecipeError(
             f"gate.{requirement.key}: nothing of fewer than {FEWEST_ROWS} test rows holds with 95 % confidence, and "
             f"data.test has {len(case.test)}. Add rows, or write '{requirement.sign} {requirement.amount}'."
+        )
+    if required.needs is not None and (rows := _rows_behind(case, required)) < FEWEST_ROWS:
+        raise RecipeError(
+            f"gate.{requirement.key}: nothing of fewer than {FEWEST_ROWS} rows holds with 95 % confidence, and "
+            f"evaluate.{required.needs} has {rows}. Add rows, or write "
+            f"'{requirement.sign} {requirement.amount}'."
         )
 
 

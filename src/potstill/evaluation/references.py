@@ -13,7 +13,8 @@ from potstill.data.tag_schemes import OUTSIDE
 from potstill.evaluation.answers import estimate
 from potstill.evaluation.case import Case
 from potstill.evaluation.floors import Floors
-from potstill.evaluation.metrics import Resampled, metric
+from potstill.evaluation.formulas import Resampled
+from potstill.evaluation.metrics import metric
 from potstill.measure import entities, quality
 from potstill.measure.entities import Entity
 from potstill.measure.language import TokensOfRows

@@ -11,7 +11,8 @@ from potstill.evaluation import references
 from potstill.evaluation.answers import SHOWN_CHARACTERS, Judged, disagreement, outputs_of, texts_of
 from potstill.evaluation.case import Case
 from potstill.evaluation.floors import measured_floors
-from potstill.evaluation.metrics import Measured, Resampled
+from potstill.evaluation.formulas import Resampled
+from potstill.evaluation.metrics import Measured
 from potstill.measure import quality
 from potstill.measure.floor import tfidf_numbers
 from potstill.runtimes.predictor import Predictor

@@ -7,6 +7,7 @@ from potstill.evaluation.calibration_sections import calibration_sections
 from potstill.evaluation.findings import margin_unit
 from potstill.evaluation.metrics import WRITING, Unit, columns_of, metric, name_in_words
 from potstill.evaluation.references import is_beaten
+from potstill.evaluation.robustness.sections import robustness_sections
 from potstill.evaluation.slice_sections import regression_sections, slice_sections
 from potstill.evaluation.tables import quantities, shown
 from potstill.evaluation.wording import WORDING, Wording
@@ -44,6 +45,7 @@ def detail_sections(evaluation: EvaluateRecord) -> list[Section]:
         *slice_sections(evaluation),
         *regression_sections(evaluation),
         *([_disagreements(evaluation)] if WORDING[evaluation.answers].queries == "rows" else _generations(evaluation)),
+        *robustness_sections(evaluation),
     ]
 
 

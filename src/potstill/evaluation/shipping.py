@@ -12,6 +12,8 @@ from potstill.evaluation.case import Case
 from potstill.evaluation.costs import costs_of
 from potstill.evaluation.evaluate import side_by_side
 from potstill.evaluation.judges import JUDGES
+from potstill.evaluation.metrics import metric
+from potstill.evaluation.robustness.measured import beside_the_test
 from potstill.records import Artefact, EvaluateRecord, ExportRecord, GateRecord
 from potstill.runtimes.predictor import Predictor, release_all
 
@@ -44,19 +46,27 @@ def judge_forms(
     case = _encoded_once(case)
     judge, kind = JUDGES[case.recipe.task.answers], case.recipe.task.answers
     timed = {name: models[name] for name in models} | {name: form.predictor for name, form in forms.items()}
-    found: dict[str, tuple[Any, Any]] = {}
+    found: dict[str, tuple[Any, Any, Mapping[str, Any]]] = {}
     for name, form in forms.items():
-        answers = judge.answers_of(case, {**models, "student": form.predictor})
+        beside = {**models, "student": form.predictor}
+        answers = judge.answers_of(case, beside)
         as_source = judge.answers_of(case, {"teacher": models[form.source], "student": form.predictor})
-        found[name] = answers, as_source.agreement("student")
+        others: Mapping[str, Any] = beside_the_test(case, beside, answers) if _asks_of_other_texts(case) else {}
+        found[name] = answers, as_source.agreement("student"), others
     release_all(timed.values())
     costs = costs_of(case, timed, judge.queries(case), device)
     judged = {}
-    for name, (answers, agreement) in found.items():
-        own = costs | {"student": costs[name]}
-        record = side_by_side(case, judge.judged_again(case, answers), measured_by(answers, kind), own, device)
+    for name, (answers, agreement, others) in found.items():
+        own, again = costs | {"student": costs[name]}, judge.judged_again(case, answers)
+        record = side_by_side(case, again, measured_by(answers, kind), own, device, **others)
         judged[name] = JudgedForm(record, agreement.all_rows.value if agreement else None)
     return judged
+
+
+def _asks_of_other_texts(case: Case) -> bool:
+    """Whether the gate requires something that is measured on other texts than the test rows, and that costs much."""
+    required = (metric(each.metric).needs for each in case.recipe.gate.requirements())
+    return any(needed in ("robustness", "robustness.attacks", "out_of_domain") for needed in required)
 
 
 def _encoded_once(case: Case) -> Case:

@@ -21,7 +21,8 @@ from potstill.evaluation.answers import (
 from potstill.evaluation.calibration import Temperature, calibration_records, temperatures_of
 from potstill.evaluation.case import Case
 from potstill.evaluation.floors import measured_floors
-from potstill.evaluation.metrics import Measured, Resampled
+from potstill.evaluation.formulas import Resampled
+from potstill.evaluation.metrics import Measured
 from potstill.evaluation.regressions import ShownRow, regressions_of
 from potstill.evaluation.slices import slices_of, whole_rows
 from potstill.measure import quality
@@ -51,6 +52,10 @@ class SingleLabelAnswers:
     @property
     def models(self) -> Sequence[str]:
         return list(self.logits)
+
+    @property
+    def outputs(self) -> Mapping[str, Outputs]:
+        return self.logits
 
     def predicted(self, model: str) -> npt.NDArray[np.int64]:
         return np.asarray(self.logits[model].argmax(axis=1))

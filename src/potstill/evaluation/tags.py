@@ -16,7 +16,8 @@ from potstill.evaluation import references
 from potstill.evaluation.answers import Judged, agreed, class_rows, disagreement, outputs_of
 from potstill.evaluation.calibration import Temperature, calibration_records, temperatures_of
 from potstill.evaluation.case import Case
-from potstill.evaluation.metrics import Measured, Resampled
+from potstill.evaluation.formulas import Resampled
+from potstill.evaluation.metrics import Measured
 from potstill.evaluation.regressions import ShownRow, regressions_of
 from potstill.evaluation.slices import RowScores, slices_of
 from potstill.measure import entities, quality

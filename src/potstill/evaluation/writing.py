@@ -17,7 +17,7 @@ from potstill.data.splits import stable_order
 from potstill.data.tokens import Prompt
 from potstill.evaluation.answers import SHOWN_CHARACTERS
 from potstill.evaluation.case import Case
-from potstill.evaluation.metrics import Resampled
+from potstill.evaluation.formulas import Resampled
 from potstill.evaluation.queries import PLAIN_PROMPT, prompted_rows, room_after
 from potstill.measure import quality
 from potstill.measure.writing import distinct_share, repeated_share

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
-from potstill.presentation.tables import Reliability
 from potstill.records import Floor, ModelEvaluation
 
 Points = Sequence[tuple[float, float]]
@@ -25,22 +24,22 @@ SMOOTHING = 0.95
 """Weight of the past in the running mean of the loss: about the last twenty steps count."""
 
 # Matplotlib cannot write CSS variables, so it draws in these colours and they are exchanged in its output.
-_INK, _GRID = "#010203", "#040506"
+INK, _GRID = "#010203", "#040506"
 _SERIES = ("#2563a8", "#c2570c", "#2f7d32", "#7b3fa0")
 _CSS = {
-    _INK: "currentColor",
+    INK: "currentColor",
     _GRID: "var(--grid, #d0d4da)",
     **{colour: f"var(--series-{number}, {colour})" for number, colour in enumerate(_SERIES, start=1)},
 }
 # Typed loosely: some releases of matplotlib list every key as a literal, others take any text.
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "grid.color": _GRID,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -49,19 +48,19 @@ _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "legend.frameon": False,
 }
-_MODELS = {"teacher": _SERIES[2], "student": _SERIES[0], "baseline": _SERIES[1]}
+COLOURS = {"teacher": _SERIES[2], "student": _SERIES[0], "baseline": _SERIES[1]}
 
 
 def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor], metric: str, words: str) -> str:
     """The primary metric, by its `words`, with its interval against median latency; the area of a point is the size of
     the weights, and the TF-IDF floors are lines."""
     largest = max((model.size_bytes for model in models.values()), default=1)
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "trade-off"}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "trade-off"}):
         figure = Figure(figsize=(7.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for floor in floors.values():
             height = 100 * floor.score(metric)
-            axes.axhline(height, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.55)
+            axes.axhline(height, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.55)
             axes.annotate(
                 f"TF-IDF, {floor.labelled_rows:,} labelled rows",
                 (0.995, height),
@@ -75,7 +74,7 @@ def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor]
             interval = model.score(metric)
             value = 100 * interval.value
             reach = [[max(0.0, value - 100 * interval.low)], [max(0.0, 100 * interval.high - value)]]
-            colour = _MODELS.get(name, _SERIES[3])
+            colour = COLOURS.get(name, _SERIES[3])
             axes.errorbar([model.latency_p50_ms], [value], yerr=reach, fmt="none", ecolor=colour, capsize=3)
             area = max(16.0, LARGEST_AREA * model.size_bytes / max(1, largest))
             axes.scatter([model.latency_p50_ms], [value], s=area, color=colour, alpha=0.75, linewidths=0, zorder=3)
@@ -98,56 +97,23 @@ def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor]
         axes.tick_params(axis="x", which="minor", length=3.5, pad=3.5)
         axes.set_xlabel("median latency at batch 1, ms (logarithmic; left is faster); area: size of the weights")
         axes.set_ylabel(f"{words}, %")
-        return _inline(figure, f"{words} against median latency of each model")
+        return inline(figure, f"{words} against median latency of each model")
 
 
 def curves(series: Mapping[str, Points], *, title: str, logarithmic: bool = False) -> str:
     """One or more curves over the optimiser steps, at most `MAX_POINTS` points each."""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
         figure = Figure(figsize=(4.6, 2.7), layout="constrained")
         axes = figure.add_subplot()
         for number, (name, points) in enumerate(series.items()):
-            _draw(axes, name, thinned(points), _MODELS.get(name, _SERIES[number % len(_SERIES)]))
+            _draw(axes, name, thinned(points), COLOURS.get(name, _SERIES[number % len(_SERIES)]))
         if logarithmic and all(y > 0 for points in series.values() for _, y in points):
             axes.set_yscale("log")
             _plain_ticks(axes.yaxis)
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("optimiser step")
         axes.legend(fontsize=8)
-        return _inline(figure, title)
-
-
-def reliability(diagram: Reliability) -> str:
-    """How many decisions are right by how sure a model is of them, with Wilson intervals; on the diagonal as many as it
-    says (DeGroot and Fienberg 1983)."""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": diagram.model}):
-        figure = Figure(figsize=(4.6, 3.4), layout="constrained")
-        axes = figure.add_subplot()
-        axes.plot([0, 100], [0, 100], color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.55)
-        for (name, bins), colour, marker in zip(diagram.series.items(), _SERIES[1::-1], "so", strict=False):
-            confidences, accuracies = ([100 * getattr(each, of) for each in bins] for of in ("confidence", "accuracy"))
-            reach = [
-                [100 * max(0.0, each.accuracy - each.low) for each in bins],
-                [100 * max(0.0, each.high - each.accuracy) for each in bins],
-            ]
-            axes.errorbar(
-                confidences,
-                accuracies,
-                yerr=reach,
-                fmt=f"{marker}-",
-                color=colour,
-                label=name,
-                capsize=2,
-                markersize=4,
-                linewidth=1.2,
-            )
-        axes.set_xlim(0, 102)
-        axes.set_ylim(-2, 102)
-        axes.set_title(diagram.model, fontsize=10, loc="left")
-        axes.set_xlabel("mean confidence, %")
-        axes.set_ylabel("right, %")
-        axes.legend(fontsize=8)
-        return _inline(figure, diagram.description)
+        return inline(figure, title)
 
 
 def smoothed(points: Points, weight: float = SMOOTHING) -> list[tuple[float, float]]:
@@ -182,7 +148,7 @@ def _draw(axes: Axes, name: str, points: Points, colour: str) -> None:
     axes.plot(xs, ys, style, label=name, color=colour, marker=marker, linewidth=1.5)
 
 
-def _inline(figure: Figure, description: str) -> str:
+def inline(figure: Figure, description: str) -> str:
     """The figure as an `<svg>` element for a page: no prolog, no metadata, nor namespaces, which HTML implies."""
     buffer = io.StringIO()
     figure.savefig(

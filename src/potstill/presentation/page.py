@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
-from potstill.presentation import charts
+from potstill.presentation import charts, section_charts
 from potstill.presentation.card import Card
 from potstill.presentation.formats import (
     lora_words,
@@ -221,6 +221,6 @@ def _environment(*, autoescape: bool) -> Environment:
     )
     for function in (percent, size, number, readable, measured, lora_words, layers_named, in_cell, fenced):
         environment.filters[function.__name__] = function
-    environment.filters["drawn"] = lambda diagram: Markup(charts.reliability(diagram))
+    environment.filters["drawn"] = lambda chart: Markup(section_charts.drawn(chart))
     environment.filters["json_text"] = lambda text: json.dumps(text, ensure_ascii=False)
     return environment

@@ -33,19 +33,45 @@ class Table:
 class Reliability:
     """What is drawn of one model: how many of its decisions are right, by how sure it is of them."""
 
-    model: str
+    title: str
+    """The model's name."""
     series: Mapping[str, Sequence[ReliabilityBin]]
     """By what they are called."""
+    x: str = "mean confidence, %"
 
     @property
     def description(self) -> str:
         """What is to be seen, for those who do not see it."""
         told = "; ".join(f"{name}: {_told(bins)}" for name, bins in self.series.items())
-        return f"Reliability of {self.model}, accuracy by confidence in per cent. {told}."
+        return f"accuracy by confidence in per cent; {told}."
 
 
 def _told(bins: Sequence[ReliabilityBin]) -> str:
     return ", ".join(f"{100 * each.accuracy:.0f} at {100 * each.confidence:.0f}" for each in bins)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Values of several models at a few places, with intervals: value, low and high, in per cent."""
+
+    title: str
+    x: str
+    y: str
+    places: Sequence[str]
+    series: Mapping[str, Sequence[tuple[float, float, float]]]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """What share of the rows of each kind lies between one edge and the next."""
+
+    title: str
+    x: str
+    edges: Sequence[float]
+    counts: Mapping[str, Sequence[int]]
+
+
+Chart = Bars | Histogram | Reliability
 
 
 @dataclass(frozen=True)
@@ -64,10 +90,10 @@ class Section:
     """Under which its tables can be folded away."""
     empty: str | None = None
     """What stands there without tables."""
+    charts: Sequence[Chart] = ()
+    """What is drawn above its tables."""
     after: str | None = None
     """What stands below, in small."""
-    diagrams: Sequence[Reliability] = ()
-    """Above the tables."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from potstill.data.near_copies import words_alone
 from potstill.data.splits import stable_order
 from potstill.errors import DataError
 from potstill.progress import Advance, Progress
+from potstill.projects.docstrings import write_docstrings
 from potstill.projects.recipe_files import write_recipes
 from potstill.projects.splitting import disjoint_splits, unlike
 from potstill.run_dir import write_text
@@ -26,6 +27,8 @@ VALIDATION_ROWS = 500
 ADAPT_ROWS = 4600
 LABELLED_ROWS = 1000
 """What the student may see with labels: few, as where labelling is what costs."""
+OTHER_ROWS = 300
+"""Texts that are no notices, as stand beside them in the same files."""
 SALT = "license-notices"
 
 _KEY = re.compile(
@@ -57,18 +60,20 @@ class Rules:
 
 
 def write(folder: Path, progress: Progress) -> list[str]:
-    """Write the recipes and `data/{adapt,train,validation,test}.jsonl` into `folder`; return what was done.
+    """Write the recipes and `data/{adapt,train,validation,test,out_of_domain}.jsonl` into `folder`; return what was
+    done.
 
     Raises:
         DataError: the package with the texts is not installed, or holds other texts than expected.
     """
     done = write_data(folder, progress)
+    others = write_docstrings(folder / "data/out_of_domain.jsonl", OTHER_ROWS, progress)
     write_recipes(folder, _RECIPES)
-    return done
+    return [*done, others]
 
 
 def write_data(folder: Path, progress: Progress) -> list[str]:
-    """The data alone; raises as `write`."""
+    """The notices alone; raises as `write`."""
     paths = sorted(rules_folder().glob("*.RULE"))
     with progress.task("reading notices", len(paths), "files") as advance:
         rules = read_rules(paths, advance)

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from potstill.capabilities import Capability, Facts, missing
 from potstill.labels import AskedEncoding
 from potstill.lora import LoraSettings
+from potstill.perturbations.settings import RobustnessSettings
 from potstill.recipe.expense_settings import ExpenseSettings
 from potstill.schedules import Schedule
 from potstill.settings import Settings
@@ -204,6 +205,12 @@ class EvaluateSettings(Settings):
     """What an hour costs in money or in power, from which a thousand requests are estimated."""
     slices: tuple[FieldName, ...] = ()
     """Fields of rows by whose values the test rows are told apart, such as `domain`, beside their class and length."""
+    robustness: RobustnessSettings | None = None
+    """Of classes alone: how models answer where texts are changed. null, for it asks each model about thousands of
+    texts."""
+    out_of_domain: str | None = None
+    """Of classes alone: rows of texts of another kind than the data, as `data.test` names its own; labels are not read.
+    How well models tell them from the test rows. Without any, nothing is measured of it."""
 
     @field_validator("slices")
     @classmethod
@@ -215,3 +222,9 @@ class EvaluateSettings(Settings):
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
         if facts.means and self.slices:
             yield f"{where}.slices: numbers are near or far, and never right, so no slice has a share of them. Drop it."
+        for name in ("robustness", "out_of_domain"):
+            if getattr(self, name) is not None and (facts.task != "text_classification" or facts.means):
+                yield (
+                    f"{where}.{name}: measured where a text has one class or several labels, and here it has none. "
+                    "Drop it."
+                )

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from potstill.records.calibration import CalibrationRecord
 from potstill.records.parts import Estimate, Part
+from potstill.records.robustness import OutOfDomain, Robustness
 from potstill.records.slices import RegressionsRecord, SliceRow
 from potstill.run_dir import Record
 
@@ -292,6 +293,10 @@ class EvaluateRecord(Record):
     """The worst first: by the lower end of the drop's interval, small ones after all others."""
     regressions: RegressionsRecord | None = None
     """None where no row is right or wrong as a whole."""
+    robustness: Robustness | None = None
+    """On changed texts, where the recipe asks for it."""
+    out_of_domain: OutOfDomain | None = None
+    """On texts of another kind, where the recipe names some."""
 
     def primary(self, model: str) -> Estimate:
         """What this task judges a model by."""

@@ -134,6 +134,9 @@ class EnsemblePredictor:
             advance(1)
         return written
 
+    def hold(self) -> None:
+        """Its members are asked one after the other, and memory may not have room for all of them."""
+
     def release(self) -> None:
         for member in self._members.values():
             member.release()

@@ -1,6 +1,7 @@
 """What a predictor is: a saved model, or several as one, that answers rows and that a fresh process can time."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
@@ -121,7 +122,21 @@ class Predictor(Protocol):
         """The same for many rows, some at a time."""
         ...
 
+    def hold(self) -> None:
+        """Stay in memory after `outputs`, until `release`: for who asks about rows that depend on earlier answers."""
+        ...
+
     def release(self) -> None: ...
+
+
+@contextmanager
+def held(predictor: Predictor) -> Iterator[Predictor]:
+    """A predictor that stays in memory, and leaves it at the end."""
+    predictor.hold()
+    try:
+        yield predictor
+    finally:
+        predictor.release()
 
 
 def release_all(predictors: Collection[Predictor]) -> None:

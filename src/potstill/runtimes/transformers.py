@@ -55,6 +55,7 @@ class TransformersPredictor:
         self._batch_size = batch_size
         self._model = model
         self._ready = False
+        self._held = False
         self._frozen: FrozenTeacher | None = None
         self._parameters: Parameters | None = None
         self._served: SavedWeights | None = None
@@ -121,7 +122,8 @@ class TransformersPredictor:
         # An ensemble asks its members for what they may have been asked for already.
         if self._outputs is None or self._outputs[0] is not rows:
             self._outputs = rows, self._forward_all(rows, advance)
-            self.release()
+            if not self._held:
+                self.release()
         return self._outputs[1]
 
     def _forward_all(self, rows: Encoded, advance: Advance) -> Outputs:
@@ -160,7 +162,11 @@ class TransformersPredictor:
             advance(len(indices))
         return written
 
+    def hold(self) -> None:
+        self._held = True
+
     def release(self) -> None:
+        self._held = False
         if self._model is not None and self._folder is not None:
             _ = self.parameters()
             self._model = None

@@ -62,6 +62,7 @@ def evaluate(
         "evaluate": recipe.evaluate,
         "learnt_from": recipe.label.responses.kind,
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
+        "out_of_domain": rows_fingerprint(inputs.out_of_domain),
         "task": recipe.task,
         "seed": recipe.seed,
         "several": recipe.teacher if recipe.teacher.members else None,

@@ -17,6 +17,7 @@ from potstill.models import FAMILIES
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.run_dir import fingerprint
+from potstill.stages.out_of_domain import read_out_of_domain
 from potstill.stages.own_student import OwnStudent, own_student
 from potstill.stages.piece_counts import student_vocabulary
 from potstill.stages.student_search import chosen_student
@@ -44,6 +45,8 @@ class Inputs:
     """The student's, where it has some of the teacher's pieces."""
     own: OwnStudent | None = None
     """Of a student that exists already."""
+    out_of_domain: Sequence[Any] = ()
+    """Rows of texts of another kind than those of the splits."""
     known: dict[object, tuple[Sequence[Any], Encoded]] = field(default_factory=dict, compare=False, repr=False)
     """Rows of which token ids were made, with these; in the order of rows, tokenizer and task."""
 
@@ -144,7 +147,10 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
     student = chosen_student(recipe, lead.config, labels, vocabulary)
     digest = tokenizer_fingerprint(tokenizer)
     own = own_student(recipe, base, labels, lead, tokenizer)
-    inputs = Inputs(splits, labels, lead, tokenizer, digest, student, vocabulary=vocabulary, own=own)
+    others = read_out_of_domain(recipe, base, splits)
+    inputs = Inputs(
+        splits, labels, lead, tokenizer, digest, student, vocabulary=vocabulary, own=own, out_of_domain=others
+    )
     return _with_members(recipe, inputs, base)
 
 

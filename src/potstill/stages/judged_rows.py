@@ -20,7 +20,7 @@ def case_of(
 ) -> Case:
     """What models are judged on."""
 
-    def encoded(rows: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Any]) -> Encoded:
         own = inputs if tokenizer is inputs.tokenizer else inputs.of_student
         return own.encoded(recipe, rows)
 
@@ -35,9 +35,11 @@ def case_of(
         tokenizer=inputs.tokenizer,
         config=inputs.lead.config,
         progress=progress,
-        encode=partial(encoded, inputs.splits["test"].rows),
+        encode=lambda tokenizer: encode_rows(tokenizer, inputs.splits["test"].rows),
         untrained=untrained or nothing,
         own_tokenizer=inputs.of_student.tokenizer if other_tokens else None,
         aligned=partial(aligned_rows, recipe, inputs, "test") if other_tokens else None,
-        encode_validation=partial(encoded, labelled_rows(inputs.splits["validation"].rows)),
+        encode_rows=encode_rows,
+        encode_validation=lambda tokenizer: encode_rows(tokenizer, labelled_rows(inputs.splits["validation"].rows)),
+        out_of_domain=inputs.out_of_domain,
     )

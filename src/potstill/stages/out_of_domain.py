@@ -1,0 +1,53 @@
+"""Rows of texts of another kind, on which models are judged beside the test rows."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from potstill.data.prepare import Split
+from potstill.data.reading import Reading
+from potstill.data.rows import Row
+from potstill.data.sources import located
+from potstill.errors import DataError
+from potstill.recipe import Recipe
+
+KEY = "evaluate.out_of_domain"
+
+
+def read_out_of_domain(recipe: Recipe, base: Path, splits: Mapping[str, Split]) -> list[Row]:
+    """The rows without their labels, each text once; none where the recipe names no file.
+
+    Raises:
+        DataError: the file or its rows cannot be read, one text is in the data too, or rows are pairs where those of
+            the data are not.
+    """
+    source = recipe.evaluate.out_of_domain
+    if source is None:
+        return []
+    path, data = located(base, source), recipe.data
+    how = Reading(frozenset(data.ignore), data.on_error)
+    try:
+        read = recipe.task.read(path, data.columns, how=how)
+    except DataError as error:
+        raise DataError(f"{KEY}: {error}") from None
+    rows = list({row.text: replace(row, label=None) for row in _texts(read) if row.text.strip()}.values())
+    if not rows:
+        raise DataError(f"{KEY}: {path} holds blank texts alone. Name a file of texts of another kind than the data.")
+    paired = splits["test"].rows[0].second_at is not None
+    if any((row.second_at is not None) != paired for row in rows):
+        have, found = ("two texts", "one") if paired else ("one text", "two")
+        raise DataError(f"{KEY}: rows of data.test have {have}, and some of {path} {found}. Write them in one form.")
+    known = {row.text for row in rows}
+    for name, split in splits.items():
+        if (row := next((row for row in split.rows if row.text in known), None)) is not None:
+            raise DataError(
+                f"{KEY}: the text of row {row.id} of data.{name} is in {path} too, so it is no other kind of text. "
+                "Name a file without rows of the data."
+            )
+    return rows
+
+
+def _texts(read: Iterable[object]) -> Iterator[Row]:
+    for row in read:
+        assert isinstance(row, Row), "the recipe is of a task whose rows are texts"
+        yield row
