@@ -9,6 +9,7 @@ import pytest
 from potstill.evaluation.sections import detail_sections
 from potstill.presentation import charts
 from potstill.presentation.page import render_html, render_model_card
+from potstill.presentation.section_charts import drawn as drawn_chart
 from potstill.presentation.tables import Quantity, Reliability
 from potstill.presentation.terminal import result_table, verdict_lines
 from potstill.records import Check, ExportRecord, GateRecord, Generation, RegressionsRecord
@@ -92,7 +93,7 @@ def test_every_section_and_chart_is_there(page: str) -> None:
     elements = parsed(page)
     names = {value for name, value in elements.attributes if name == "id"}
     assert set(SECTIONS) <= names
-    assert elements.tags.count("svg") == 14
+    assert elements.tags.count("svg") == 15
     for heading in ("Macro-F1", "Latency p99, ms", "Throughput", "Peak memory", "without embeddings", "ECE"):
         assert heading in elements.text
 
@@ -275,9 +276,9 @@ def section(page: str, anchor: str, after: str) -> Elements:
 def test_reliability_is_drawn_and_told_in_words_and_tables(page: str) -> None:
     shown = section(page, "calibration", "classes")
     assert shown.tags.count("svg") == shown.tags.count("figure") == 3
-    (student,) = [value for name, value in shown.attributes if name == "aria-label" and " student," in value]
+    (student,) = [value for name, value in shown.attributes if name == "aria-label" and " student:" in value]
     assert student == (
-        "Reliability of student, accuracy by confidence in per cent. as it is: 30 at 43, 50 at 63, 90 at 97; "
+        "Reliability of student: accuracy by confidence in per cent; as it is: 30 at 43, 50 at 63, 90 at 97; "
         "calibrated: 41 at 43, 62 at 63."
     )
     assert all(("role", "img") in shown.attributes for _ in range(3))
@@ -293,12 +294,12 @@ def test_reliability_is_drawn_and_told_in_words_and_tables(page: str) -> None:
 def test_charts_follow_the_scheme_of_the_page_and_names_in_them_stay_text() -> None:
     bins = evaluation(with_baseline=False).calibration["student"].bins
     name = """a" onload="x() <b>&amp; ' \\1"""
-    drawn = charts.reliability(Reliability(name, {"as it is": bins}))
+    drawn = drawn_chart(Reliability(name, {"as it is": bins}))
     found = parsed(drawn)
     assert found.closed() and name in found.text
     assert not {attribute for attribute, _ in found.attributes if attribute.startswith("on")} and "b" not in found.tags
     (label,) = [value for attribute, value in found.attributes if attribute == "aria-label"]
-    assert f"Reliability of {name}," in label
+    assert label.startswith(f"{name}: accuracy")
     colours = set(re.findall(r"(?:stroke|fill): *([^;\"]+)", drawn)) - {"none"}
     assert colours and all(colour.startswith("var(--") or colour == "currentColor" for colour in colours)
 
@@ -307,7 +308,7 @@ def test_the_diagonal_lies_where_confidence_and_accuracy_are_equal() -> None:
     """Points of a model that is as often right as it says lie on the line, and bars end where their intervals do."""
     bins = evaluation(with_baseline=False).calibration["student"].bins
     honest = [each.model_copy(update={"confidence": each.accuracy}) for each in bins]
-    drawn = charts.reliability(Reliability("student", {"as it is": honest}))
+    drawn = drawn_chart(Reliability("student", {"as it is": honest}))
     lines = [re.findall(r"-?[\d.]+", path) for path in re.findall(r'<path d="(M [^"z]*?)"[^>]*clip-path', drawn)]
     ends = [[float(number) for number in line] for line in lines]
     (diagonal,) = [line for line in ends if len(line) == 4 and line[0] != line[2] and line[1] != line[3]]
@@ -325,7 +326,7 @@ def test_the_curve_of_reliability_goes_from_confidence_to_accuracy() -> None:
     """A model that is too sure lies below the line."""
     bins = evaluation(with_baseline=False).calibration["student"].bins
     too_sure = [each.model_copy(update={"confidence": each.accuracy + 0.05}) for each in bins]
-    drawn = charts.reliability(Reliability("student", {"as it is": too_sure}))
+    drawn = drawn_chart(Reliability("student", {"as it is": too_sure}))
     paths = re.findall(r'<path d="(M [^"z]*?)"[^>]*clip-path', drawn)
     lines = [list(map(float, re.findall(r"-?[\d.]+", path))) for path in paths]
     (diagonal,) = [line for line in lines if len(line) == 4 and line[0] != line[2] and line[1] != line[3]]

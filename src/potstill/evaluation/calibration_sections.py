@@ -35,7 +35,7 @@ def calibration_sections(evaluation: EvaluateRecord) -> Iterator[Section]:
     yield Section("Calibration", "calibration", notes, [(None, Table(head, rows))])
     yield Section(
         "Reliability",
-        charts=[Reliability(name, _series(each)) for name, each in evaluation.calibration.items()],
+        charts=[Reliability(f"Reliability of {name}", _series(each)) for name, each in evaluation.calibration.items()],
         tables=[(name, _table(each)) for name, each in evaluation.calibration.items()],
         summary="The diagrams as tables",
         tall=True,

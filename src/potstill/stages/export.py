@@ -76,7 +76,9 @@ def export(
         exporting.student_folder.require_unchanged()
         written = _written(exporting, folder)
         record = _judged(exporting, planned, written)
-        return record.model_copy(update={"files": folder_files(folder, relative_to=folder)})
+        shipped = [run.path(each.folder) for each in (*record.artefacts, *record.rivals)]
+        files = dict(pair for each in shipped for pair in folder_files(each, relative_to=folder).items())
+        return record.model_copy(update={"files": files})
 
     return run.once("export", depends, ExportRecord, work)
 
