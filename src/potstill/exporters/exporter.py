@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.artefacts.manifest import Manifest
 from potstill.capabilities import Facts
@@ -30,6 +30,11 @@ class Source:
     embedding_parameters: Callable[[PreTrainedModel], int]
     about: Manifest
     """What is known of the model, whatever it is exported to."""
+    tokenizer: PreTrainedTokenizerBase
+    texts: Callable[[], Sequence[str]]
+    """Of a model that writes: the first test rows, as its tokenizer reads them."""
+    own_code: bool = False
+    """Whether code that lies beside its weights may run."""
 
     def described(self, model: PreTrainedModel, **about: Any) -> Manifest:
         """What an artefact says of itself."""
@@ -70,6 +75,10 @@ class ExporterSettings(Settings):
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
         """Why it cannot export models of this task."""
+        yield from ()
+
+    def unready(self, where: str, config: PretrainedConfig) -> Iterator[str]:
+        """What else is not there that it needs, or why it cannot export a student with this configuration."""
         yield from ()
 
     def export(self, source: Source, target: Path) -> None:
