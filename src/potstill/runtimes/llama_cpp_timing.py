@@ -33,9 +33,9 @@ def measure(request: SpeedRequest) -> dict[str, Any]:
 
 
 def _prompts(file: Path, request: SpeedRequest) -> list[list[int]]:
-    if not any(isinstance(query, str) for query in request.queries):
-        return [list(query) for query in request.queries]
     reader = LlamaModel(file, threads=1, tokens=0, only_tokens=True)
-    prompts = [reader.tokenize(query, around=True) for query in request.queries]
+    prompts = [
+        reader.tokenize(query, around=True) if isinstance(query, str) else list(query) for query in request.queries
+    ]
     reader.close()
     return prompts
