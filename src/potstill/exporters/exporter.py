@@ -77,8 +77,8 @@ class ExporterSettings(Settings):
         """Why it cannot export models of this task."""
         yield from ()
 
-    def unready(self, where: str, config: PretrainedConfig) -> Iterator[str]:
-        """What else is not there that it needs, or why it cannot export a student with this configuration."""
+    def unready(self, where: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+        """What else is not there that it needs, or why it cannot export a student like this."""
         yield from ()
 
     def export(self, source: Source, target: Path) -> None:

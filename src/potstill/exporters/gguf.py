@@ -1,5 +1,6 @@
 """GGUF for llama.cpp, and all that is built on it: language models on laptops, phones and servers without a GPU."""
 
+import copy
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -67,7 +68,7 @@ class Gguf(ExporterSettings):
                 "{kind: safetensors}, or leave it out."
             )
 
-    def unready(self, where: str, config: PretrainedConfig) -> Iterator[str]:
+    def unready(self, where: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
         if (why := llama_cpp.unfit()) is not None:
             yield f"{where}: {why}"
         if not gguf_conversion.installed():
@@ -82,6 +83,11 @@ class Gguf(ExporterSettings):
                 f"{where}: llama.cpp's converter does not know models of the family {config.model_type}. Export "
                 "{kind: safetensors}."
             )
+            return
+        try:
+            _try_tokens(config, tokenizer, str(architecture))
+        except ModelError as error:
+            yield f"{where}: {error}"
 
     def export(self, source: Source, target: Path) -> None:
         """Write the folder.
@@ -95,7 +101,7 @@ class Gguf(ExporterSettings):
 
         if source.own_code:
             raise ModelError(f"{source.folder}: it has code of its own, which llama.cpp does not run.")
-        model, tokenizer = source.load().eval(), source.tokenizer
+        called, model, tokenizer = str(source.folder), source.load().eval(), source.tokenizer
         ends = _ends_of(model, tokenizer)
         changed: dict[str, tuple[Any, GGUFValueType]] = {
             slot: (end, GGUFValueType.UINT32) for slot, end in zip(SLOTS, ends, strict=False)
@@ -104,12 +110,12 @@ class Gguf(ExporterSettings):
             changed["tokenizer.chat_template"] = (tokenizer.chat_template, GGUFValueType.STRING)
         with tempfile.TemporaryDirectory(dir=target) as scratch:
             plain = Path(scratch) / MODEL_FILE
-            gguf_conversion.convert(source.folder, plain)
+            gguf_conversion.convert(source.folder, plain, called=called)
             texts = [*source.texts(), PROBE]
-            _require_same_tokens(source.folder, plain, tokenizer, texts)
-            _require_same_logits(source.folder, plain, model, tokenizer(texts[0])["input_ids"][:PROBE_TOKENS])
+            _require_same_tokens(called, plain, tokenizer, texts)
+            _require_same_logits(called, plain, model, tokenizer(texts[0])["input_ids"][:PROBE_TOKENS])
             write_rounded(plain, target / MODEL_FILE, self.precision, changed)
-        _require_ends(source.folder, target / MODEL_FILE, ends)
+        _require_ends(called, target / MODEL_FILE, ends)
         for name in FILES:
             if (source.folder / name).is_file():
                 shutil.copyfile(source.folder / name, target / name)
@@ -142,7 +148,20 @@ def _modelfile(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> str:
     return f"FROM ./{MODEL_FILE}\n" + "".join(f'PARAMETER stop "{stop}"\n' for stop in named)
 
 
-def _require_same_tokens(folder: Path, file: Path, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
+def _try_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, architecture: str) -> None:
+    """Raises ModelError: a student with this configuration and tokenizer could not be converted once it is trained."""
+    called = "the student"
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        told = copy.deepcopy(config)
+        told.architectures = [architecture]
+        told.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        gguf_conversion.convert(folder, folder / MODEL_FILE, called=called, only_tokens=True)
+        _require_same_tokens(called, folder / MODEL_FILE, tokenizer, [PROBE])
+
+
+def _require_same_tokens(called: str, file: Path, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
     """Raises ModelError: llama.cpp reads a text as other tokens."""
     reader = LlamaModel(file, threads=1, tokens=0, only_tokens=True)
     try:
@@ -155,7 +174,7 @@ def _require_same_tokens(folder: Path, file: Path, tokenizer: PreTrainedTokenize
                     at = min(len(own), len(other)) if at is None else at
                     said, heard = (_shown(tokenizer, ids[at : at + 4]) for ids in (own, other))
                     raise ModelError(
-                        f"{folder}: llama.cpp reads texts as other tokens than the model's tokenizer, {heard} instead "
+                        f"{called}: llama.cpp reads texts as other tokens than the model's tokenizer, {heard} instead "
                         f"of {said}, so it would answer otherwise than the model. Export {{kind: safetensors}}."
                     )
     finally:
@@ -166,7 +185,7 @@ def _shown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return repr(tokenizer.convert_ids_to_tokens(list(ids)))
 
 
-def _require_same_logits(folder: Path, file: Path, model: PreTrainedModel, ids: Sequence[int]) -> None:
+def _require_same_logits(called: str, file: Path, model: PreTrainedModel, ids: Sequence[int]) -> None:
     """Raises ModelError: in float32, before anything is rounded, llama.cpp answers otherwise."""
     import torch
 
@@ -180,12 +199,12 @@ def _require_same_logits(folder: Path, file: Path, model: PreTrainedModel, ids: 
     share = abs(own - other).max() / max(1e-30, abs(own).max()) if own.shape == other.shape else float("inf")
     if not share <= TOLERANCE:
         raise ModelError(
-            f"{folder}: converted for llama.cpp, a model of the family {model.config.model_type} answers otherwise, by "
+            f"{called}: converted for llama.cpp, a model of the family {model.config.model_type} answers otherwise, by "
             f"{share:.2%} of its largest logit before anything is rounded. Export {{kind: safetensors}}."
         )
 
 
-def _require_ends(folder: Path, file: Path, ends: Sequence[int]) -> None:
+def _require_ends(called: str, file: Path, ends: Sequence[int]) -> None:
     """Raises ModelError: a server would not stop where the model ends its responses."""
     reader = LlamaModel(file, threads=1, tokens=0, only_tokens=True)
     try:
@@ -194,6 +213,6 @@ def _require_ends(folder: Path, file: Path, ends: Sequence[int]) -> None:
         reader.close()
     if missed:
         raise ModelError(
-            f"{folder}: responses end with {len(ends)} tokens, and a GGUF file names {len(SLOTS)}: at {missed[0]} no "
+            f"{called}: responses end with {len(ends)} tokens, and a GGUF file names {len(SLOTS)}: at {missed[0]} no "
             "server would stop. Name fewer in eos_token_id of generation_config.json."
         )

@@ -43,8 +43,10 @@ def known_architectures() -> frozenset[str]:
     return frozenset()
 
 
-def convert(folder: Path, file: Path) -> None:
-    """A saved model as a GGUF file in float32.
+def convert(folder: Path, file: Path, *, called: str, only_tokens: bool = False) -> None:
+    """A saved model as a GGUF file in float32, or of its configuration and tokenizer what is known without weights.
+
+    `called` names it in errors.
 
     Raises:
         ModelError: it cannot be converted.
@@ -53,7 +55,7 @@ def convert(folder: Path, file: Path) -> None:
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     try:
         done = subprocess.run(
-            [*command, "--outfile", str(file), "--outtype", "f32"],
+            [*command, "--outfile", str(file), "--outtype", "f32", *(["--vocab-only"] if only_tokens else [])],
             capture_output=True,
             text=True,
             env=os.environ | offline,
@@ -61,9 +63,9 @@ def convert(folder: Path, file: Path) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ModelError(f"{folder}: it was not converted to GGUF within {TIMEOUT_S // 60} minutes.") from None
+        raise ModelError(f"{called}: it was not converted to GGUF within {TIMEOUT_S // 60} minutes.") from None
     if done.returncode or not file.is_file():
         last = (done.stderr.strip().splitlines() or ["it does not say why"])[-1]
         raise ModelError(
-            f"{folder}: llama.cpp's converter cannot convert it: {last.rstrip('.')}. Export {{kind: safetensors}}."
+            f"{called}: llama.cpp's converter cannot convert it: {last.rstrip('.')}. Export {{kind: safetensors}}."
         )

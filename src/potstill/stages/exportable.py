@@ -38,4 +38,4 @@ def _problems(where: str, exporter: AnyExporter, inputs: Inputs) -> Iterator[str
             f"({type(tokenizer).__name__}) does not have. Export {{kind: safetensors}}."
         )
     if not missing:
-        yield from exporter.unready(where, inputs.student_config)
+        yield from exporter.unready(where, inputs.student_config, tokenizer)
