@@ -66,11 +66,11 @@ def test_files_for_llama_cpp_answer_as_the_models_that_they_are_made_of(tmp_path
     divergences = {precision: each["model"]["kl_mean"] for precision, each in teachers.items()}
     assert divergences["f16"] < 1e-3
     assert divergences["f16"] < divergences["q8_0"] < 0.05
-    assert divergences["q8_0"] < divergences["q4_k_m"] < 0.5
+    assert divergences["q8_0"] < divergences["q4_k_m"] < 0.2
     student = evaluation["models"]["student"]["kl_mean"]
     assert abs(students["f16"]["model"]["kl_mean"] - student) < 0.01 * student
     for of in (students, teachers):
         assert of["f16"]["agreement_with_source"] > 0.98
         assert of["f16"]["size_bytes"] > 1.8 * of["q8_0"]["size_bytes"]
-        assert of["q8_0"]["size_bytes"] > 1.3 * of["q4_k_m"]["size_bytes"]
+        assert of["q8_0"]["size_bytes"] > of["q4_k_m"]["size_bytes"]
     assert found["smallest"] == "gguf-q4_k_m"
