@@ -32,6 +32,11 @@ class Holding:
         self.loaded.discard(self.name)
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_loaded() -> None:
+    Holding.loaded.clear()
+
+
 def test_a_form_leaves_memory_once_it_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
 
@@ -44,7 +49,7 @@ def test_a_form_leaves_memory_once_it_is_judged(monkeypatch: pytest.MonkeyPatch)
     judge = SimpleNamespace(answers_of=answers_of, queries=lambda _: None, judged_again=lambda *_: None)
     monkeypatch.setattr(shipping, "JUDGES", {"text": judge})
     monkeypatch.setattr(shipping, "_encoded_once", lambda case: case)
-    monkeypatch.setattr(shipping, "costs_of", lambda case, timed, *_: dict.fromkeys(timed, {}))
+    monkeypatch.setattr(shipping, "costs_of", lambda case, timed, *_: {name: {} for name in timed})
     monkeypatch.setattr(shipping, "release_all", lambda loaded: [each.release() for each in loaded])
     for name in ("side_by_side", "measured_by", "JudgedForm"):
         monkeypatch.setattr(shipping, name, lambda *_: None)

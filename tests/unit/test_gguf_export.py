@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +132,7 @@ def test_the_types_are_those_that_llama_cpp_chooses(made: dict[str, Path]) -> No
         ("blk.0.ffn_up.weight", (576, 100), "q4_k_m", True, T.Q5_0),
         ("blk.0.ffn_up.weight", (40, 100), "q4_0", True, T.F16),
         ("blk.0.ffn_up.weight", (40, 100), "q4_k_m", True, T.F16),
+        ("blk.0.attn_v.weight", (512, 100), "q4_k_m", True, T.Q6_K),
         ("blk.1.attn_v.weight", (512, 100), "q4_k_m", True, T.Q6_K),
         ("blk.2.attn_v.weight", (512, 100), "q4_k_m", True, T.Q4_K),
         ("blk.13.attn_v.weight", (512, 100), "q4_k_m", True, T.Q6_K),
@@ -239,6 +239,8 @@ def test_more_ends_than_a_file_can_name_are_refused(folder: Path, tmp_path: Path
         Gguf(precision="q4_0").export(source_of(folder, load=lambda: with_ends(2, 30, 40, 50)), tmp_path)
     (tmp_path / "fewer").mkdir()
     Gguf(precision="q4_0").export(source_of(folder, load=lambda: with_ends(30, 40)), tmp_path / "fewer")
+    fields = GGUFReader(tmp_path / "fewer/model.gguf").fields
+    assert [fields[f"tokenizer.ggml.{name}_token_id"].contents() for name in ("eos", "eot", "eom")] == [2, 30, 40]
 
 
 def test_code_of_its_own_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -256,14 +258,25 @@ def test_what_the_converter_says_is_one_sentence(tmp_path: Path) -> None:
     )
 
 
-def test_a_conversion_asks_no_network() -> None:
-    script = (
-        "import socket, sys; from potstill.exporters.convert_to_gguf import no_network; sys.addaudithook(no_network)\n"
-        "try: socket.create_connection(('127.0.0.1', 9))\n"
-        "except PermissionError as error: print(error)"
+@pytest.mark.parametrize(
+    "ask", ["socket.socket().connect(('127.0.0.1', 9))", "socket.getaddrinfo('localhost', 9)", "print('nothing')"]
+)
+def test_a_conversion_asks_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: str) -> None:
+    (tmp_path / "conversion").mkdir()
+    (tmp_path / "conversion/base.py").write_text(
+        "class ModelBase:\n    load_hparams = None\nclass TextModel(ModelBase):\n    get_vocab_base_pre = None\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "a conversion asks no network\n"
+    (tmp_path / "convert_hf_to_gguf.py").write_text(
+        f"import pathlib, socket, sys\ndef main():\n    {ask}\n"
+        "    pathlib.Path(sys.argv[sys.argv.index('--outfile') + 1]).write_text('done')\n"
+    )
+    monkeypatch.setenv(gguf_conversion.FOLDER, str(tmp_path))
+    if "socket" not in ask:
+        CONVERT(tmp_path, tmp_path / "file", called="the model")
+        assert (tmp_path / "file").read_text() == "done"
+        return
+    with pytest.raises(ModelError, match="PermissionError: a conversion asks no network"):
+        CONVERT(tmp_path, tmp_path / "file", called="the model")
 
 
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
@@ -341,6 +354,9 @@ def test_another_version_of_the_library_is_refused(monkeypatch: pytest.MonkeyPat
         ("_ModelParams", lambda fields: [*fields, ("more", llama_cpp._P)]),
         ("_ContextParams", lambda fields: [*fields, ("more", llama_cpp._P)]),
         ("_ContextParams", lambda fields: [("more", llama_cpp._U32), *fields]),
+        # Of the same size, in another order.
+        ("_ContextParams", lambda fields: [*fields[1::-1], *fields[2:]]),
+        ("_ModelParams", lambda fields: [*fields[:3], *fields[4:6], fields[3], *fields[6:]]),
         ("_ModelParams", lambda fields: [*fields[:2], ("more", llama_cpp._P), *fields[2:]]),
     ],
 )
