@@ -24,7 +24,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     with (folder / "recipe.yaml").open("a") as recipe:
         recipe.write("export: [{kind: gguf, precision: q8_0}]\n")
-    potstill("run", folder / "recipe.yaml", "--out", folder / "run", *CHANGES)
+    done = potstill("run", folder / "recipe.yaml", "--out", folder / "run", *CHANGES)
+    (folder / "shown.txt").write_text(done.stdout)
     return folder
 
 
@@ -67,6 +68,11 @@ def test_the_folder_stands_alone(project: Path) -> None:
     assert not names & {"predict.py", "requirements.txt"}
     sums = dict(reversed(line.split("  ")) for line in (folder / "checksums.sha256").read_text().splitlines())
     assert set(sums) == names - {"checksums.sha256"}
+
+
+def test_what_comes_next_is_to_serve_it(project: Path) -> None:
+    last = (project / "shown.txt").read_text().splitlines()[-1]
+    assert "serve " in last and "export/gguf-q8_0 as its MODEL_CARD.md says" in last and "predict.py" not in last
 
 
 def test_it_answers_and_is_measured_where_it_was_copied_to(project: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -45,12 +46,14 @@ def made(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[dic
         yield exported(folder, tmp_path_factory.mktemp("artefacts"), *PRECISIONS)
 
 
-def opened(folder: Path, task: CausalLM = TASK, digest: str | None = None) -> LlamaCppPredictor:
+def opened(
+    folder: Path, task: CausalLM = TASK, digest: str | None = None, device: torch.device = CPU
+) -> LlamaCppPredictor:
     found = open_predictor(
         ModelFolder(folder, digest=digest),
         task=task,
         tokenizer=AutoTokenizer.from_pretrained(folder),
-        device=CPU,
+        device=device,
         batch_size=2,
         runtime="llama_cpp",
     )
@@ -82,10 +85,10 @@ def of_transformers(model: PreTrainedModel, source: PackedRows) -> torch.Tensor:
     return torch.cat(found)
 
 
-def of_predictor(predictor: Predictor, source: PackedRows, *, together: int = 1) -> torch.Tensor:
+def of_predictor(predictor: Predictor, source: PackedRows) -> torch.Tensor:
     found = []
-    for start in range(0, len(source.lengths), together):
-        batch = source.collate(range(start, min(start + together, len(source.lengths))))
+    for row in range(len(source.lengths)):
+        batch = source.collate([row])
         target = predictor.target(batch)
         assert len(target) == int(batch.mask.sum())
         found.append(target.logits_at(slice(None), 1.0, lambda x, _: x))
@@ -120,8 +123,13 @@ def test_packing_changes_nothing(made: dict[str, Path]) -> None:
     by_number = torch.split(of_predictor(predictor, alone), alone.examples.trained_counts.tolist())
     expected = torch.cat([by_number[number] for number in order])
     torch.testing.assert_close(of_predictor(predictor, packed), expected, rtol=0, atol=0)
-    # Nor do rows that are padded beside longer ones.
-    torch.testing.assert_close(of_predictor(predictor, packed, together=3), expected, rtol=0, atol=0)
+    # Nor do rows that are padded beside longer ones, which come after them.
+    shortest_first = sorted(range(len(packed.lengths)), key=lambda row: packed.lengths[row])
+    assert packed.lengths[shortest_first[0]] < packed.lengths[shortest_first[-1]]
+    batch = packed.collate(shortest_first)
+    found = predictor.target(batch).logits_at(slice(None), 1.0, lambda x, _: x)
+    order = [number for row in shortest_first for number in packed.examples_in(row)]
+    torch.testing.assert_close(found, torch.cat([by_number[number] for number in order]), rtol=0, atol=0)
 
 
 def test_the_first_logits_are_the_first_of_the_target(made: dict[str, Path]) -> None:
@@ -143,9 +151,9 @@ def test_a_text_longer_than_what_is_read_at_a_time(made: dict[str, Path], monkey
     ids = [random.Random(2).randrange(3, 300) for _ in range(50)]
     wanted = [place % 3 == 0 for place in range(50)]
     whole = LlamaModel(made["f16"] / "model.gguf", threads=1, tokens=64)
+    expected = whole.logits(ids)
     monkeypatch.setattr(llama_cpp, "BATCH", 7)
     pieces = LlamaModel(made["f16"] / "model.gguf", threads=1, tokens=64)
-    expected = whole.logits(ids)
     np.testing.assert_allclose(pieces.logits(ids), expected, atol=5e-3)
     np.testing.assert_allclose(pieces.logits(ids, wanted), expected[wanted], atol=5e-3)
     assert pieces.logits(ids[:9], [False] * 9).shape == (0, whole.vocabulary)
@@ -175,6 +183,9 @@ def test_writing_is_that_of_transformers(made: dict[str, Path], folder: Path) ->
             assert predictor.write(None, prompt, 12, {expected[4]}) == expected[: expected.index(expected[4]) + 1]
             assert predictor.write(None, prompt, 0, set()) == []
     assert compared >= 3
+    # Longer than what it had room for so far.
+    assert predictor._model is not None and predictor._model.room == 128
+    assert predictor.write(None, range(3, 153), 5, ()) == opened(made["f16"]).write(None, range(3, 153), 5, ())
     prompts = [np.arange(3, 3 + count, dtype=np.int32) for count in (9, 4)]
     counted: list[int] = []
     together = predictor.write_all([None, None], prompts, 6, {-1}, counted.append)
@@ -191,7 +202,10 @@ def test_what_the_predictor_says_of_itself(made: dict[str, Path], folder: Path) 
     assert predictor.weights().size_bytes == (made["q4_0"] / "model.gguf").stat().st_size
     assert predictor.loads().runtime == "llama_cpp" and predictor.loads().folders == (str(made["q4_0"]),)
     assert predictor.chunk_rows() >= 256
-    assert predictor.device == CPU
+    # It answers on the processor, whichever device it is compared on.
+    beside = opened(made["q4_0"], device=torch.device("meta"))
+    assert beside.device == CPU
+    assert beside.first_logits(rows(packing=True).collate([0]), 3).device.type == "meta"
 
 
 def test_a_file_that_was_changed_is_not_answered_from(made: dict[str, Path], tmp_path: Path) -> None:
@@ -264,7 +278,7 @@ def test_speed_is_that_of_a_language_model(made: dict[str, Path]) -> None:
     assert found.first_p50_ms is not None and found.latency_p50_ms > 0
 
 
-def test_rows_of_json_are_answered(made: dict[str, Path], folder: Path) -> None:
+def test_rows_of_json_are_answered(made: dict[str, Path], folder: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     messages = [{"role": "user", "content": "what colour is the ball ?"}]
     chat, text = open_answerer(made["f16"], threads=1)([{"messages": messages}, {"text": "the white door"}])
@@ -273,5 +287,10 @@ def test_rows_of_json_are_answered(made: dict[str, Path], folder: Path) -> None:
     for answer, asked in ((chat, prompt), (text, "the white door")):
         ids, _ = model.greedy(tokenizer(asked)["input_ids"], 256, {0, 2})
         assert answer == {"text": tokenizer.decode(ids, skip_special_tokens=True)}
+    # Up to a token that ends responses, by the settings beside the file.
+    shutil.copytree(made["f16"], tmp_path / "ends")
+    (tmp_path / "ends/generation_config.json").write_text(json.dumps({"eos_token_id": ids[3]}))
+    (answer,) = open_answerer(tmp_path / "ends", threads=1)([{"text": "the white door"}])
+    assert answer == {"text": tokenizer.decode(ids[: ids.index(ids[3]) + 1], skip_special_tokens=True)}
     with pytest.raises(DataError):
         open_answerer(made["f16"], threads=1)([{"words": "no text"}])
