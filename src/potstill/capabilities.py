@@ -34,6 +34,8 @@ class Facts:
     task: str
     """Its kind."""
     generative: bool
+    answers: str
+    """What models answer with; those that answer with text are decoders."""
     means: bool
     """Whether models answer with numbers, as means of Gaussians."""
     windows: bool

@@ -9,7 +9,7 @@ import torch
 from gguf import GGMLQuantizationType, quants
 from torch import Tensor, nn
 
-from potstill.exporters import Onnx, OpenVino
+from potstill.exporters import Gguf, Onnx, OpenVino
 from potstill.exporters.rounding import (
     int8_between_extremes,
     int8_by_channel,
@@ -134,8 +134,25 @@ def test_tied_weights_stay_one_parameter() -> None:
 
 
 def test_exporters_say_how_they_round() -> None:
-    linear, embedding = nn.Linear(4, 4), nn.Embedding(4, 4)
-    assert Onnx().round_of("x", linear) is int8_by_channel and Onnx().round_of("x", embedding) is int8_of_all
-    assert OpenVino().round_of("x", linear) is int8_between_extremes
+    linear, embedding, model = nn.Linear(4, 4), nn.Embedding(4, 4), decoder("llama")
+    of_onnx = Onnx().rounding(model)
+    assert of_onnx("x", linear) is int8_by_channel and of_onnx("x", embedding) is int8_of_all
+    assert OpenVino().rounding(model)("x", linear) is int8_between_extremes
     assert Onnx().rounds and not Onnx(precision="float32").rounds
     assert Onnx(distil={"steps": 3}).name == "onnx-int8-distilled" and Onnx(distil={"steps": 3}).form == "onnx-int8"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("width", "of_head"), [(64, q8_0), (256, None)])
+def test_gguf_rounds_as_its_file_does(tied: bool, width: int, of_head: Any) -> None:
+    """In 4 bits the head has more; where the embeddings are the head, they have."""
+    model = decoder("llama", tie_word_embeddings=tied, hidden_size=width, intermediate_size=40)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    layer = model.model.layers[0]
+    four, eight = Gguf(precision="q4_0").rounding(model), Gguf(precision="q8_0").rounding(model)
+    assert four("q", layer.self_attn.q_proj) is q4_0 and eight("q", layer.self_attn.q_proj) is q8_0
+    assert four("lm_head", head) is of_head and eight("lm_head", head) is q8_0
+    assert four("embed", embedding) is (of_head if tied else q4_0)
+    # Rows that are no multiple of a block stay in half precision.
+    assert four("down", layer.mlp.down_proj) is None
+    assert not Gguf(precision="q4_k_m").rounds and not Gguf(precision="f16").rounds

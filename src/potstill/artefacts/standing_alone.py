@@ -92,8 +92,25 @@ for line in sys.stdin:
 """
 
 
+_SERVED = {
+    "llama_cpp": """\
+llama-server -m {model_file}
+curl http://localhost:8080/v1/chat/completions -d '{{"messages": [{{"role": "user", "content": "a text"}}]}}'
+
+# or with Ollama
+ollama create my-model -f Modelfile
+""",
+}
+
+
+def commands_for(manifest: Manifest) -> str | None:
+    """The commands that start a server and ask it; None of a folder that is asked in another way."""
+    served = _SERVED.get(manifest.runtime)
+    return served and served.format(model_file=manifest.model_file)
+
+
 def script_for(manifest: Manifest) -> str | None:
-    """A script that answers rows of JSON; None of a folder that transformers loads, whose card says how."""
+    """A script that answers rows of JSON; None of a folder whose card says how it is asked."""
     if manifest.runtime not in _OPEN:
         return None
     documents = manifest.answers == "tags"
@@ -109,7 +126,8 @@ def stand_alone(folder: Path, manifest: Manifest, card: str) -> None:
     script = script_for(manifest)
     if script is not None:
         write_text(folder / SCRIPT, script)
-    write_text(folder / REQUIREMENTS, requirements(manifest))
+    if commands_for(manifest) is None:
+        write_text(folder / REQUIREMENTS, requirements(manifest))
     digests = folder_files(folder, relative_to=folder, digest=file_digest)
     digests.pop(CHECKSUMS, None)
     write_text(folder / CHECKSUMS, "".join(f"{digest}  {name}\n" for name, digest in digests.items()))

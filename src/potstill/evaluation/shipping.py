@@ -53,6 +53,8 @@ def judge_forms(
         as_source = judge.answers_of(case, {"teacher": models[form.source], "student": form.predictor})
         others: Mapping[str, Any] = beside_the_test(case, beside, answers) if _asks_of_other_texts(case) else {}
         found[name] = answers, as_source.agreement("student"), others
+        # One form at a time is in memory, beside the models.
+        form.predictor.release()
     release_all(timed.values())
     costs = costs_of(case, timed, judge.queries(case), device)
     judged = {}

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.artefacts.manifest import Manifest
 from potstill.capabilities import Facts
 from potstill.exporters.distil import RoundedTraining
-from potstill.exporters.rounding import Round
+from potstill.exporters.rounding import RoundOf
 from potstill.settings import Settings
 
 Inputs = Mapping[str, Tensor]
@@ -32,6 +32,11 @@ class Source:
     embedding_parameters: Callable[[PreTrainedModel], int]
     about: Manifest
     """What is known of the model, whatever it is exported to."""
+    tokenizer: PreTrainedTokenizerBase
+    texts: Callable[[], Sequence[str]]
+    """Of a model that writes: the first test rows, as its tokenizer reads them."""
+    own_code: bool = False
+    """Whether code that lies beside its weights may run."""
 
     def described(self, model: PreTrainedModel, **about: Any) -> Manifest:
         """What an artefact says of itself."""
@@ -83,9 +88,9 @@ class ExporterSettings(Settings):
         """Whether weights are rounded to few enough levels for a training to learn to live with."""
         return False
 
-    def round_of(self, name: str, module: nn.Module) -> Round | None:
-        """How the artefact rounds the weight of a linear layer or an embedding; None where it does not."""
-        return None
+    def rounding(self, model: PreTrainedModel) -> RoundOf:
+        """How the artefact rounds the weights of this model's linear layers and embeddings."""
+        raise NotImplementedError
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
         """Why it cannot export models of this task."""
@@ -93,6 +98,10 @@ class ExporterSettings(Settings):
             yield f"{where}.distil: {self.form} does not round weights to a few levels. Leave distil out."
         elif self.distil is not None and facts.means:
             yield f"{where}.distil: not for numbers yet. Leave it out."
+
+    def unready(self, where: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+        """What else is not there that it needs, or why it cannot export a student like this."""
+        yield from ()
 
     def export(self, source: Source, target: Path) -> None:
         """Write the artefact's own files into an empty folder, with its `artefact.json`."""

@@ -5,9 +5,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
+from transformers import PreTrainedModel
 
 from potstill.exporters.exporter import GraphExporter, Source, versions_of
-from potstill.exporters.rounding import Round, int8_by_channel, int8_of_all
+from potstill.exporters.rounding import RoundOf, int8_by_channel, int8_of_all
 from potstill.exporters.tracing import write_graph
 
 CALIBRATION_ROWS = 128
@@ -37,8 +38,8 @@ class Onnx(GraphExporter):
     def rounds(self) -> bool:
         return self.precision == "int8"
 
-    def round_of(self, name: str, module: nn.Module) -> Round | None:
-        return int8_by_channel if isinstance(module, nn.Linear) else int8_of_all
+    def rounding(self, model: PreTrainedModel) -> RoundOf:
+        return lambda name, module: int8_by_channel if isinstance(module, nn.Linear) else int8_of_all
 
     @property
     def tolerance(self) -> float | None:

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
-from torch import nn
+from transformers import PreTrainedModel
 
 from potstill.exporters.exporter import GraphExporter, Source, versions_of
 from potstill.exporters.onnx import CALIBRATION_ROWS
-from potstill.exporters.rounding import Round, int8_between_extremes
+from potstill.exporters.rounding import RoundOf, int8_between_extremes
 from potstill.exporters.tracing import write_graph
 
 
@@ -34,8 +34,8 @@ class OpenVino(GraphExporter):
     def rounds(self) -> bool:
         return self.precision == "int8"
 
-    def round_of(self, name: str, module: nn.Module) -> Round | None:
-        return int8_between_extremes
+    def rounding(self, model: PreTrainedModel) -> RoundOf:
+        return lambda name, module: int8_between_extremes
 
     @property
     def tolerance(self) -> float | None:

@@ -51,20 +51,19 @@ def with_rounded_weights(model: nn.Module, round_of: RoundOf) -> Iterator[None]:
 
     Tied weights stay one parameter. After it the model has the whole weights, as they were trained.
     """
-    rounded = {
-        name: module
+    chosen = {
+        module: round_of(name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Embedding) and round_of(name, module) is not None
+        if isinstance(module, nn.Linear | nn.Embedding)
     }
-    for name, module in rounded.items():
-        how = round_of(name, module)
-        assert how is not None
+    rounded = {module: how for module, how in chosen.items() if how is not None}
+    for module, how in rounded.items():
         # The rounded number is no number that could be assigned, and need not be.
         parametrize.register_parametrization(module, "weight", Rounded(how), unsafe=True)
     try:
         yield
     finally:
-        for module in rounded.values():
+        for module in rounded:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
 
 

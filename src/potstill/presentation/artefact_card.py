@@ -10,6 +10,8 @@ from potstill.records import Artefact, PlanRecord
 
 LIBRARIES = {"onnx": "onnx", "openvino": "openvino", "transformers": "transformers", "llama_cpp": "gguf"}
 """As the hub calls what loads a model, by runtime."""
+RUNTIME_NAMES = {"llama_cpp": "llama.cpp"}
+"""Of runtimes that are not called as their key is."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Asking:
     """A row of JSON that it reads."""
     loading: str
     """Python that loads it, where there is no script."""
+    commands: str | None = None
+    """Of a model that a server answers from: what starts and asks it."""
 
 
 def render_artefact_card(
@@ -63,4 +67,5 @@ def render_artefact_card(
         temperature=temperature,
         versions=versions,
         library=LIBRARIES[artefact.runtime],
+        runtime=RUNTIME_NAMES.get(artefact.runtime, artefact.runtime),
     )

@@ -34,6 +34,9 @@ def after_run(out: Path, gate: GateRecord, export: ExportRecord) -> str:
         return f"no artefact may be shipped as it is; the student itself lies in {student}"
     best = next((each for each in usable if each.name == export.smallest), usable[0])
     folder = out / best.folder
+    ask = f"potstill predict {shlex.quote(str(folder))} rows.jsonl"
     if best.runtime == "transformers":
-        return f"load {folder} with transformers, or ask it: potstill predict {shlex.quote(str(folder))} rows.jsonl"
-    return f"ask {folder} with its predict.py, or: potstill predict {shlex.quote(str(folder))} rows.jsonl"
+        return f"load {folder} with transformers, or ask it: {ask}"
+    if best.runtime == "llama_cpp":
+        return f"serve {folder} as its MODEL_CARD.md says, or ask it: {ask}"
+    return f"ask {folder} with its predict.py, or: {ask}"

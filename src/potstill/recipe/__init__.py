@@ -107,6 +107,7 @@ class Recipe(Settings):
         return Facts(
             task=self.task.kind,
             generative=self.task.generative,
+            answers=self.task.answers,
             means=self.task.means,
             windows=self.task.windows,
             packing=self.task.packing,

@@ -18,13 +18,24 @@ class Runtime:
     """With `measure(request) -> dict`, what a process that measures prints."""
     graph: str = ""
     """Of one that answers from graphs: with `open_graph(folder, manifest, threads) -> Graph`."""
+    answering: str = ""
+    """Of all others: with `open_answerer(folder, manifest, threads) -> Answerer`."""
     libraries: tuple[str, ...] = ()
     """What it imports to answer, by which a process without a model is known."""
 
 
 _GRAPHS = ("potstill.runtimes.graph_predictor", "potstill.runtimes.graph_timing")
 RUNTIMES = {
-    "transformers": Runtime("potstill.runtimes.transformers", "potstill.runtimes.transformers_timing"),
+    "transformers": Runtime(
+        "potstill.runtimes.transformers",
+        "potstill.runtimes.transformers_timing",
+        answering="potstill.runtimes.transformers_answering",
+    ),
     "onnx": Runtime(*_GRAPHS, graph="potstill.runtimes.onnx", libraries=("onnxruntime",)),
     "openvino": Runtime(*_GRAPHS, graph="potstill.runtimes.openvino", libraries=("openvino",)),
+    "llama_cpp": Runtime(
+        "potstill.runtimes.llama_cpp",
+        "potstill.runtimes.llama_cpp_timing",
+        answering="potstill.runtimes.llama_cpp_answering",
+    ),
 }

@@ -1,6 +1,7 @@
 """Answers from a shipped folder, whatever runtime it is for: rows of JSON in, rows of JSON out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,13 @@ def open_answerer(folder: Path, threads: int) -> Answerer:
         ModelError: it is none.
     """
     manifest = read_manifest(folder)
-    if RUNTIMES[manifest.runtime].graph:
+    runtime = RUNTIMES[manifest.runtime]
+    if runtime.graph:
         reader, graph = Reader(folder, manifest), open_graph(folder, manifest, threads)
         ask = _documents if manifest.answers == "tags" else _texts
         return lambda rows: ask(manifest, reader, graph, rows)
-    from potstill.runtimes.transformers_answering import open_answerer as open_in_transformers
-
-    return open_in_transformers(folder, manifest, threads)
+    opened: Answerer = import_module(runtime.answering).open_answerer(folder, manifest, threads)
+    return opened
 
 
 def _texts(manifest: Manifest, reader: Reader, graph: Graph, rows: Sequence[Row]) -> list[Answer]:

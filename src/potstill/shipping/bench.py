@@ -30,6 +30,8 @@ def bench_artefact(folder: Path, rows: Path | None, *, threads: int, rounds: int
     manifest = read_manifest(folder)
     queries = _read(rows, manifest) if rows is not None else _made_up(manifest)
     form = {"tags": "documents", "text": "prompts", "target": "prompts"}.get(manifest.answers, "texts")
+    if form == "prompts":
+        queries = _as_ids(folder, queries)
     request = SpeedRequest(
         loads=Loads((str(folder),), runtime=manifest.runtime),
         form=form,
@@ -97,3 +99,10 @@ def _made_up(manifest: Manifest) -> Sequence[Any]:
     lengths = manifest.lengths or (manifest.max_length,)
     words = [[WORD] * max(1, length - 2) for length in lengths]
     return words if manifest.answers == "tags" else [" ".join(each) for each in words]
+
+
+def _as_ids(folder: Path, texts: Sequence[str]) -> Sequence[list[int]]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return [tokenizer(text)["input_ids"] for text in texts]

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from potstill.artefacts.manifest import Manifest
 from potstill.data.encoded import Encoded
+from potstill.data.token_rows import TokenRows
 from potstill.exporters import AnyExporter, Source
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, EvaluateRecord, TrainRecord
@@ -90,6 +91,11 @@ class Exporting:
             rows = self.encoded(self.inputs.splits["train"].rows[:most], tokenizer)
             return (rows.collate([index]).inputs for index in range(len(rows.lengths)))
 
+        def texts() -> list[str]:
+            rows = self.encoded(self.inputs.splits["test"].rows[:COMPARED_ROWS], tokenizer)
+            assert isinstance(rows, TokenRows)
+            return [str(tokenizer.decode(each.ids, clean_up_tokenization_spaces=False)) for each in rows.examples]
+
         return Source(
             folder=folder.path,
             load=partial(folder.load, self.recipe.task),
@@ -97,6 +103,9 @@ class Exporting:
             calibration=calibration,
             embedding_parameters=self.recipe.task.embedding_parameters,
             about=self._about(name, tokenizer),
+            tokenizer=tokenizer,
+            texts=texts,
+            own_code=folder.trust_remote_code,
         )
 
     def _about(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Manifest:

@@ -201,5 +201,6 @@ def _difference(
     rows = exporting.encoded(exporting.inputs.splits["test"].rows[:COMPARED_ROWS], tokenizer)
     batch = rows.collate(range(min(COMPARED_ROWS, len(rows.lengths))))
     one, other = (each.first_logits(batch, COMPARED_ROWS).float().cpu().numpy() for each in (model, form))
+    form.release()
     largest = float(np.abs(one - other).max())
     return _Difference(largest, largest / max(1e-30, float(np.abs(one).max())))

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-from transformers import PreTrainedTokenizerBase
-
 from potstill.artefacts.reading import TOKENIZER
 from potstill.errors import RecipeError
 from potstill.exporters import AnyExporter
@@ -13,7 +11,7 @@ from potstill.stages.inputs import Inputs
 
 
 def require_exportable(recipe: Recipe, inputs: Inputs) -> None:
-    """That libraries are there, and a tokenizer that they can read.
+    """That libraries are there, and that they can read the tokenizer and know the family of the student.
 
     Raises:
         RecipeError: names the extra to install, or the exporter that cannot be used.
@@ -21,13 +19,14 @@ def require_exportable(recipe: Recipe, inputs: Inputs) -> None:
     problems = [
         problem
         for number, exporter in enumerate(recipe.export)
-        for problem in _problems(f"export[{number}]", exporter, inputs.of_student.tokenizer)
+        for problem in _problems(f"export[{number}]", exporter, inputs)
     ]
     if problems:
         raise RecipeError("\n  ".join(problems))
 
 
-def _problems(where: str, exporter: AnyExporter, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+def _problems(where: str, exporter: AnyExporter, inputs: Inputs) -> Iterator[str]:
+    tokenizer = inputs.of_student.tokenizer
     if missing := exporter.missing():
         yield (
             f"{where}: {exporter.kind} needs {', '.join(missing)}, which "
@@ -38,3 +37,5 @@ def _problems(where: str, exporter: AnyExporter, tokenizer: PreTrainedTokenizerB
             f"{where}: {exporter.kind} is shipped with {TOKENIZER}, which a tokenizer that runs in Python "
             f"({type(tokenizer).__name__}) does not have. Export {{kind: safetensors}}."
         )
+    if not missing:
+        yield from exporter.unready(where, inputs.student_config, tokenizer)

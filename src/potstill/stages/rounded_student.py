@@ -107,7 +107,7 @@ def _trained(
             seed=recipe.seed,
             settings=settings,
         )
-        with with_rounded_weights(model, exporter.round_of):
+        with with_rounded_weights(model, exporter.rounding(model)):
             done = fit(job, folder, engine, run.progress)
         save_model(model, own.tokenizer, folder / "model", engine)
         return TrainRecord(

@@ -1,0 +1,72 @@
+"""Forms in which a model is shipped are in memory one at a time, however many a recipe asks for."""
+
+from inspect import unwrap
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from potstill.evaluation import shipping
+from potstill.evaluation.shipping import judge_forms
+from potstill.stages.export import _difference
+
+
+class Holding:
+    """A predictor that is loaded when it is asked, and knows how many others are."""
+
+    device = torch.device("cpu")
+    loaded: ClassVar[set[str]] = set()
+
+    def __init__(self, name: str, logits: float = 1.0) -> None:
+        self.name, self.value = name, logits
+
+    def ask(self) -> None:
+        self.loaded.add(self.name)
+
+    def first_logits(self, batch: Any, most: int) -> torch.Tensor:
+        self.ask()
+        return torch.tensor([[2.0, self.value]])
+
+    def release(self) -> None:
+        self.loaded.discard(self.name)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_loaded() -> None:
+    Holding.loaded.clear()
+
+
+def test_a_form_leaves_memory_once_it_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def answers_of(case: Any, predictors: dict[str, Holding]) -> Any:
+        for each in predictors.values():
+            each.ask()
+        asked.append(sorted(name for name in Holding.loaded if name.startswith("form")))
+        return SimpleNamespace(agreement=lambda _: None)
+
+    judge = SimpleNamespace(answers_of=answers_of, queries=lambda _: None, judged_again=lambda *_: None)
+    monkeypatch.setattr(shipping, "JUDGES", {"text": judge})
+    monkeypatch.setattr(shipping, "_encoded_once", lambda case: case)
+    monkeypatch.setattr(shipping, "costs_of", lambda case, timed, *_: {name: {} for name in timed})
+    monkeypatch.setattr(shipping, "release_all", lambda loaded: [each.release() for each in loaded])
+    for name in ("side_by_side", "measured_by", "JudgedForm"):
+        monkeypatch.setattr(shipping, name, lambda *_: None)
+    case: Any = SimpleNamespace(recipe=SimpleNamespace(task=SimpleNamespace(answers="text")))
+    models: Any = {name: Holding(name) for name in ("teacher", "student")}
+    forms: Any = {name: SimpleNamespace(source="student", predictor=Holding(name)) for name in ("form 1", "form 2")}
+    unwrap(judge_forms)(case, models, forms, "cpu")
+    assert asked == [["form 1"], ["form 1"], ["form 2"], ["form 2"]]
+    assert not Holding.loaded
+
+
+def test_a_form_leaves_memory_once_it_is_compared() -> None:
+    rows = SimpleNamespace(lengths=[3, 4], collate=lambda indices: list(indices))
+    exporting: Any = SimpleNamespace(
+        inputs=SimpleNamespace(splits={"test": SimpleNamespace(rows=[])}), encoded=lambda *_: rows
+    )
+    model, form = Holding("model"), Holding("form", 1.5)
+    found = unwrap(_difference)(exporting, model, form, None)
+    assert (found.largest, found.share) == (0.5, 0.25)
+    assert Holding.loaded == {"model"}
