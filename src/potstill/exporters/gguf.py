@@ -70,8 +70,8 @@ class Gguf(ExporterSettings):
         return self.precision in ("q8_0", "q4_0")
 
     def rounding(self, model: PreTrainedModel) -> RoundOf:
-        """As `tensor_type` chooses: of q4_0 the head has 8 bits, or, where its rows are long enough, the 6 of Q6_K, whose
-        rounding is small enough to be left out."""
+        """As `tensor_type` chooses: of q4_0 the head has 8 bits, or, where its rows are long enough, the 6 of Q6_K,
+        whose rounding is small enough to be left out."""
         main = q4_0 if self.precision == "q4_0" else q8_0
         head = model.get_output_embeddings()
 
