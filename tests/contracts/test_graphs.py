@@ -7,15 +7,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from potstill.artefacts.manifest import Manifest, read_manifest
+from potstill.data.encoded import EncodedRows
 from potstill.errors import ModelError
 from potstill.exporters import AnyExporter, Onnx, OpenVino, Source
 from potstill.models import FAMILIES
+from potstill.runtimes import graph_predictor
+from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.graph_predictor import model_bytes
 from potstill.runtimes.graphs import open_graph
+from potstill.runtimes.predictor import open_predictor
+from potstill.tasks.text_classification import TextClassification
 from tests.unit.test_models import tiny_config
 
 LONGEST = 26
@@ -61,6 +73,9 @@ def written(model: PreTrainedModel, exporter: AnyExporter, folder: Path, *, type
         calibration=calibration,
         embedding_parameters=lambda model: model.get_input_embeddings().weight.numel(),
         about=Manifest("", "", "", "", "text_classification", "single_label", pad_id=pad, max_length=LONGEST),
+        tokenizer=PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel())),
+        texts=list,
+        own_code=False,
     )
     target = folder / "target"
     target.mkdir()
@@ -159,3 +174,49 @@ def test_each_form_has_a_name_of_its_own() -> None:
     ]  # fmt: skip
     names = [form.name for form in forms]
     assert len(set(names)) == len(names) and names[0] == "onnx-int8"
+
+
+def test_a_graph_in_8_bits_answers_a_row_as_it_does_alone(
+    tmp_path: Path, teacher_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is asked beside it: activations that are rounded together would be rounded otherwise."""
+    model = model_of("bert")
+    manifest = written(model, Onnx(), tmp_path)
+    task = TextClassification(max_length=LONGEST)
+    lengths = [3, 17, 9, 26, 4]
+    inputs = inputs_of(lengths, 40, 1)
+    rows = EncodedRows(
+        ids=tuple("abcde"),
+        tokens=[
+            ids[:length].numpy().astype(np.int32) for ids, length in zip(inputs["input_ids"], lengths, strict=True)
+        ],
+        labels=np.zeros(5, dtype=np.int64),
+        pad_id=1,
+        truncated=0,
+    )
+    predictor = open_predictor(
+        ModelFolder(tmp_path / "target"), task=task, tokenizer=task.load_tokenizer(str(teacher_folder)),
+        device=torch.device("cpu"), batch_size=5, runtime="onnx",
+    )  # fmt: skip
+    opened: list[Path] = []
+    real = graph_predictor.open_graph
+    monkeypatch.setattr(graph_predictor, "open_graph", lambda *asked: opened.append(asked[0]) or real(*asked))
+    told: list[int] = []
+    found = predictor.outputs(rows, told.append)
+    ask = asked(tmp_path, manifest)
+    alone = np.concatenate([ask(rows.collate([number]).inputs) for number in range(5)])
+    assert np.array_equal(found, alone) and told == [1] * 5
+    assert not np.array_equal(alone, ask(rows.collate(range(5)).inputs)), "or this test sees nothing"
+    # It leaves memory after each asking, unless it is held.
+    predictor.outputs(rows, told.append)
+    assert len(opened) == 2
+    predictor.hold()
+    for _ in range(3):
+        predictor.outputs(rows, told.append)
+    assert len(opened) == 3
+    predictor.release()
+    predictor.outputs(rows, told.append)
+    predictor.outputs(rows, told.append)
+    assert len(opened) == 5
+    assert predictor.parameters().total == model.num_parameters()
+    assert predictor.weights().type == "int8" and predictor.loads().runtime == "onnx"

@@ -49,10 +49,11 @@ def test_a_form_leaves_memory_once_it_is_judged(monkeypatch: pytest.MonkeyPatch)
     judge = SimpleNamespace(answers_of=answers_of, queries=lambda _: None, judged_again=lambda *_: None)
     monkeypatch.setattr(shipping, "JUDGES", {"text": judge})
     monkeypatch.setattr(shipping, "_encoded_once", lambda case: case)
+    monkeypatch.setattr(shipping, "_asks_of_other_texts", lambda case: False)
     monkeypatch.setattr(shipping, "costs_of", lambda case, timed, *_: {name: {} for name in timed})
     monkeypatch.setattr(shipping, "release_all", lambda loaded: [each.release() for each in loaded])
     for name in ("side_by_side", "measured_by", "JudgedForm"):
-        monkeypatch.setattr(shipping, name, lambda *_: None)
+        monkeypatch.setattr(shipping, name, lambda *_, **__: None)
     case: Any = SimpleNamespace(recipe=SimpleNamespace(task=SimpleNamespace(answers="text")))
     models: Any = {name: Holding(name) for name in ("teacher", "student")}
     forms: Any = {name: SimpleNamespace(source="student", predictor=Holding(name)) for name in ("form 1", "form 2")}

@@ -39,6 +39,7 @@ class GraphPredictor:
         self._task = task
         self._manifest: Manifest = read_manifest(folder.path)
         self._graph: Graph | None = None
+        self._held = False
 
     @property
     def graph(self) -> Graph:
@@ -67,7 +68,8 @@ class GraphPredictor:
             batch = rows.collate([index])
             found.append(self._task.outputs(self.forward(batch), batch).numpy())
             advance(1)
-        self.release()
+        if not self._held:
+            self.release()
         return np.concatenate(found)
 
     def first_logits(self, batch: Batch, most: int) -> Tensor:
@@ -96,7 +98,11 @@ class GraphPredictor:
     ) -> list[list[int]]:
         raise NotImplementedError(NO_TEXT)
 
+    def hold(self) -> None:
+        self._held = True
+
     def release(self) -> None:
+        self._held = False
         self._graph = None
 
 

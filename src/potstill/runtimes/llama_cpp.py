@@ -115,6 +115,9 @@ class LlamaCppPredictor:
             advance(1)
         return written
 
+    def hold(self) -> None:
+        """It stays in memory until `release` anyway."""
+
     def release(self) -> None:
         if self._model is not None:
             self._model.close()
