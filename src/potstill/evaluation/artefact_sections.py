@@ -15,15 +15,6 @@ def artefact_section(export: ExportRecord, evaluation: EvaluateRecord) -> Sectio
         return Section("Export", "export", empty="Nothing was exported.")
     if not export.artefacts:
         return Section("Export", "export", empty="The recipe exports nothing.")
-    primary = metric(evaluation.primary_metric)
-    name = name_in_words(primary.name, evaluation.answers)
-    head = [
-        *(Cell(text, "") for text in ("Artefact", "result")),
-        *map(Cell, ("size", name, "drop, points", "latency p50, ms", "speed-up")),
-        *map(Cell, ("over the teacher in the same form", "peak memory", "loaded in, ms")),
-        *map(Cell, ("same answers as its source", "largest difference of a logit")),
-    ]
-    rows = [_row(each, evaluation) for each in (*export.artefacts, *export.rivals)]
     notes = [
         "Each was judged on all test rows in its own runtime, in a fresh process, against the same requirements. The "
         "speed-up is over the teacher as it was, in PyTorch. Rows named teacher are of the teacher in the same form: "
@@ -33,28 +24,59 @@ def artefact_section(export: ExportRecord, evaluation: EvaluateRecord) -> Sectio
     if export.not_worth is not None:
         notes.insert(0, export.not_worth)
     notes += [f"There is no teacher as {form}: {why}" for form, why in export.rivals_missing.items()]
-    return Section("Export", "export", notes, [(None, Table(head, rows)), *_missed(export)])
+    return Section("Export", "export", notes, [*_tables(export, evaluation), *_missed(export)])
 
 
-def _row(artefact: Artefact, evaluation: EvaluateRecord) -> list[Cell]:
+def _tables(export: ExportRecord, evaluation: EvaluateRecord) -> Iterator[tuple[str | None, Table]]:
+    """What decides about each form, and what else was measured of it."""
+    forms = [*export.artefacts, *export.rivals]
+    name = name_in_words(evaluation.primary_metric, evaluation.answers)
+    head = ["size", name, "drop, points", "p50, ms", "speed-up", "over the teacher so"]
+    yield (
+        None,
+        Table(
+            [Cell("Artefact", "answer"), Cell("result", ""), *map(Cell, head)],
+            [_deciding(each, evaluation) for each in forms],
+        ),
+    )
+    head = ["peak memory", "above its libraries", "loaded in, ms", "same answers as its source", "largest difference"]
+    yield (
+        "What else was measured",
+        Table(
+            [Cell("Artefact", "answer"), Cell("folder", "name"), *map(Cell, head)],
+            [_further(each, evaluation) for each in forms],
+        ),
+    )
+
+
+def _deciding(artefact: Artefact, evaluation: EvaluateRecord) -> list[Cell]:
     model = artefact.model or evaluation.models["student"]
     primary = metric(evaluation.primary_metric)
     drop = artefact.drop_points or (None if artefact.model else evaluation.drop_points)
     speedup = artefact.speedup or (None if artefact.model else evaluation.speedup)
-    agreement = artefact.agreement_with_source if artefact.model else 1.0
-    word = "passed" if artefact.passed else "missed"
+    word = "✓ passed" if artefact.passed else "✗ missed"
     return [
-        Cell(artefact.name or artefact.kind, "name", under=artefact.folder),
-        Cell(f"{'✓' if artefact.passed else '✗'} {word}", "", met=artefact.passed, under=artefact.why),
+        Cell(artefact.name or artefact.kind, "answer"),
+        Cell(word, "", met=artefact.passed, under=artefact.why),
         Cell(size(artefact.size_bytes)),
         Cell(shown(primary, primary.of_model(model))),
         Cell(points_span(drop)),
         Cell(f"{model.latency_p50_ms:,.2f}"),
         Cell("–" if speedup is None else times(speedup)),
         Cell("–" if artefact.speedup_over_rival is None else times(artefact.speedup_over_rival)),
+    ]
+
+
+def _further(artefact: Artefact, evaluation: EvaluateRecord) -> list[Cell]:
+    model = artefact.model or evaluation.models["student"]
+    above = model.memory_above_floor_bytes
+    return [
+        Cell(artefact.name or artefact.kind, "answer"),
+        Cell(artefact.folder, "name"),
         Cell(size(model.peak_memory_bytes)),
+        Cell("–" if above is None else size(above)),
         Cell("–" if model.load_ms is None else f"{model.load_ms:,.0f}"),
-        Cell(percent(agreement)),
+        Cell(percent(artefact.agreement_with_source if artefact.model else 1.0)),
         Cell(number(artefact.max_logit_difference)),
     ]
 

@@ -56,7 +56,7 @@ def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor]
     the weights, and the TF-IDF floors are lines."""
     largest = max((model.size_bytes for model in models.values()), default=1)
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "trade-off"}):
-        figure = Figure(figsize=(7.4, 3.6), layout="constrained")
+        figure = Figure(figsize=(7.4, 4.0), layout="constrained")
         axes = figure.add_subplot()
         for floor in floors.values():
             height = 100 * floor.score(metric)
@@ -70,23 +70,32 @@ def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor]
                 ha="right",
                 fontsize=8,
             )
-        for name, model in models.items():
+        for number, (name, model) in enumerate(models.items(), 1):
             interval = model.score(metric)
             value = 100 * interval.value
             reach = [[max(0.0, value - 100 * interval.low)], [max(0.0, 100 * interval.high - value)]]
             colour = COLOURS.get(name, _SERIES[3])
             axes.errorbar([model.latency_p50_ms], [value], yerr=reach, fmt="none", ecolor=colour, capsize=3)
             area = max(16.0, LARGEST_AREA * model.size_bytes / max(1, largest))
-            axes.scatter([model.latency_p50_ms], [value], s=area, color=colour, alpha=0.75, linewidths=0, zorder=3)
-            # The student and its baseline are equally fast: their names go to different sides.
-            left = name == "baseline"
+            # Names would cover each other where models are alike, so they stand below, by number.
+            axes.scatter(
+                [model.latency_p50_ms],
+                [value],
+                s=area,
+                color=colour,
+                alpha=0.75,
+                linewidths=0,
+                zorder=3,
+                label=f"{number} {name}",
+            )
+            side = (-1) ** number
             axes.annotate(
-                name,
+                str(number),
                 (model.latency_p50_ms, value),
-                xytext=(-10 if left else 10, 0),
+                xytext=(9 * side, 9),
                 textcoords="offset points",
                 color=colour,
-                ha="right" if left else "left",
+                ha="center",
                 va="center",
                 weight="bold",
             )
@@ -97,6 +106,7 @@ def trade_off(models: Mapping[str, ModelEvaluation], floors: Mapping[str, Floor]
         axes.tick_params(axis="x", which="minor", length=3.5, pad=3.5)
         axes.set_xlabel("median latency at batch 1, ms (logarithmic; left is faster); area: size of the weights")
         axes.set_ylabel(f"{words}, %")
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8, markerscale=0.5)
         return inline(figure, f"{words} against median latency of each model")
 
 
