@@ -48,6 +48,7 @@ class Lines(Progress):
 def no_processes() -> Iterator[None]:
     """Speed is measured in fresh processes, of which each takes seconds to begin."""
     canned = {"latencies_ms": [1.0] * 8, "throughput_per_s": 1.0, "peak_memory_bytes": 1}
+    canned |= {"floor_memory_bytes": 0, "load_ms": 1.0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "_in_fresh_process", lambda request: canned)
         yield

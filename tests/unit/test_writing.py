@@ -267,7 +267,7 @@ def test_what_it_writes_is_shown_and_stays_text(capsys: pytest.CaptureFixture[st
     assert not set(printed) & {"\x1b", "\x00", "\u202e"}
     given = inputs(passed=False)
     run = replace(given["run"], evaluation=found, gate=verdict)
-    page = render_html(**given | {"run": run} | sections(found))
+    page = render_html(**given | {"run": run} | sections(found, given["run"].export))
     assert "<script>" not in page and "<img" not in page and "&lt;script&gt;" in page
     (table,) = [each for each in detail_sections(found) if each.title == "What it writes"]
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.tables[0][1].rows}

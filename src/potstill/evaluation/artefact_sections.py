@@ -39,11 +39,11 @@ def _tables(export: ExportRecord, evaluation: EvaluateRecord) -> Iterator[tuple[
             [_deciding(each, evaluation) for each in forms],
         ),
     )
-    head = ["peak memory", "above its libraries", "loaded in, ms", "same answers as its source", "largest difference"]
+    head = ["peak memory", "above its libraries", "loaded in, ms", "answers as its source", "largest difference"]
     yield (
         "What else was measured",
         Table(
-            [Cell("Artefact", "answer"), Cell("folder", "name"), *map(Cell, head)],
+            [Cell("Artefact", "answer"), Cell("folder", "answer"), *map(Cell, head)],
             [_further(each, evaluation) for each in forms],
         ),
     )
@@ -72,7 +72,7 @@ def _further(artefact: Artefact, evaluation: EvaluateRecord) -> list[Cell]:
     above = model.memory_above_floor_bytes
     return [
         Cell(artefact.name or artefact.kind, "answer"),
-        Cell(artefact.folder, "name"),
+        Cell(artefact.folder, "answer"),
         Cell(size(model.peak_memory_bytes)),
         Cell("–" if above is None else size(above)),
         Cell("–" if model.load_ms is None else f"{model.load_ms:,.0f}"),

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from potstill.cross_tokenizer import AlignedRows, RetellingTeacher
 from potstill.data.token_rows import TokenRows
 from potstill.evaluation import references
-from potstill.evaluation.answers import Judged, agreed, estimate
+from potstill.evaluation.answers import SHOWN_CHARACTERS, Judged, agreed, estimate
 from potstill.evaluation.case import Case
 from potstill.evaluation.formulas import Resampled
 from potstill.evaluation.metrics import Measured

@@ -21,7 +21,7 @@ from potstill.records import (
     PlanRecord,
     TrainRecord,
 )
-from potstill.run_dir import RunDir, atomic_folder, folder_files
+from potstill.run_dir import RunDir, atomic_folder, fingerprint, folder_files
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import Predictor
 from potstill.stages.artefact_cards import complete
@@ -55,19 +55,21 @@ def export(
     Raises:
         ModelError: the student's files were changed since its training, or cannot be written in a form.
     """
-    depends = {
+    depends: dict[str, object] = {
         "passed": verdict.passed,
         "student": student.digest,
-        "teacher": teacher.digest,
-        "baseline": baseline.digest if baseline else None,
-        "rounded": {name: record.digest for name, record in rounded.items()},
         "export": [exporter.model_dump(mode="json") for exporter in recipe.export],
-        "evaluate": recipe.evaluate,
-        "gate": recipe.gate,
-        "card": recipe.card,
-        "test": inputs.splits["test"].fingerprint,
-        "temperatures": {name: each.temperature for name, each in evaluation.calibration.items()},
     }
+    if verdict.passed:
+        # Cards show the figures of the evaluation.
+        depends |= {"evaluation": fingerprint(evaluation), "card": recipe.card}
+    if verdict.passed and not all(exporter.same_files for exporter in recipe.export):
+        depends |= {
+            "teacher": teacher.digest,
+            "baseline": baseline.digest if baseline else None,
+            "rounded": {name: record.digest for name, record in rounded.items()},
+            "gate": recipe.gate,
+        }
 
     def work(folder: Path) -> ExportRecord:
         if not verdict.passed:
