@@ -138,7 +138,13 @@ def test_a_graph_of_pairs_is_told_which_text_a_token_is_of(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "exporter", [Onnx(), Onnx(activations="static", calibration_rows=8), OpenVino(), OpenVino(quantize="full")]
+    "exporter",
+    [
+        Onnx(),
+        OpenVino(),
+        pytest.param(Onnx(activations="static", calibration_rows=8), marks=pytest.mark.long),
+        pytest.param(OpenVino(quantize="full"), marks=pytest.mark.long),
+    ],
 )
 def test_a_graph_in_8_bits_is_near_its_model_and_smaller(exporter: AnyExporter, tmp_path: Path) -> None:
     torch.manual_seed(0)

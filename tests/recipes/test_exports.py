@@ -125,6 +125,7 @@ def test_a_student_that_fails_the_gate_is_not_exported(finished: Path, tmp_path:
     assert record(run, "export")["skipped"] and not (run / "export/onnx-int8").exists()
 
 
+@pytest.mark.long
 def test_documents_are_answered_elsewhere_as_here(tmp_path: Path, teacher_folder: Path) -> None:
     project = make_tagged_project(tmp_path, teacher_folder)
     settings = ("--set", "export=[{kind: onnx}]", "--set", "gate={min_retention: 0.01, allow_weak_teacher: true}")
