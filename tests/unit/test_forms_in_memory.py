@@ -4,9 +4,14 @@ from inspect import unwrap
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
+from potstill.data.encoded import EncodedRows
 from potstill.evaluation import shipping
 from potstill.evaluation.shipping import judge_forms
 from potstill.stages.export import _difference
@@ -33,8 +38,11 @@ class Holding:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_loaded() -> None:
+def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     Holding.loaded.clear()
+    # These predictors do no more than is asked of them here.
+    for name in ("__init__", "outputs"):
+        monkeypatch.setattr(shipping._AskedOnce, name, unwrap(getattr(shipping._AskedOnce, name)))
 
 
 def test_a_form_leaves_memory_once_it_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,3 +79,60 @@ def test_a_form_leaves_memory_once_it_is_compared() -> None:
     found = unwrap(_difference)(exporting, model, form, None)
     assert (found.largest, found.share) == (0.5, 0.25)
     assert Holding.loaded == {"model"}
+
+
+TOKENIZER = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel()))
+
+
+def rows_named(name: str) -> EncodedRows:
+    return EncodedRows((name,), [np.zeros(1, np.int32)], np.zeros(1, np.int64), pad_id=0, truncated=0)
+
+
+class Counted(Holding):
+    """A predictor that counts how often it is asked about which rows."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.asked: list[str] = []
+
+    def outputs(self, rows: Any, advance: Any) -> Any:
+        self.asked.append(rows.ids[0])
+        return f"{self.name} of {rows.ids[0]}"
+
+
+def test_models_are_asked_once_about_rows_that_each_form_is_judged_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A teacher takes minutes, and a recipe may ask for many forms."""
+    told: list[dict[str, str]] = []
+
+    def answers_of(case: Any, predictors: dict[str, Counted]) -> Any:
+        rows = case.encode(TOKENIZER), case.encode_validation(TOKENIZER)
+        told.append({name: each.outputs(rows[0], None) for name, each in predictors.items()})
+        for each in predictors.values():
+            each.outputs(rows[1], None)
+        return SimpleNamespace(agreement=lambda _: None)
+
+    judge = SimpleNamespace(answers_of=answers_of, queries=lambda _: None, judged_again=lambda *_: None)
+    monkeypatch.setattr(shipping, "JUDGES", {"text": judge})
+    monkeypatch.setattr(shipping, "_asks_of_other_texts", lambda case: False)
+    monkeypatch.setattr(shipping, "replace", lambda case, **new: SimpleNamespace(**vars(case) | new))
+    monkeypatch.setattr(shipping, "costs_of", lambda case, timed, *_: {name: {} for name in timed})
+    monkeypatch.setattr(shipping, "release_all", lambda loaded: None)
+    for name in ("side_by_side", "measured_by", "JudgedForm"):
+        monkeypatch.setattr(shipping, name, lambda *_, **__: None)
+    case: Any = SimpleNamespace(
+        recipe=SimpleNamespace(task=SimpleNamespace(answers="text")),
+        encode=lambda tokenizer: rows_named("test"),
+        encode_validation=lambda tokenizer: rows_named("validation"),
+    )
+    models: Any = {name: Counted(name) for name in ("teacher", "student")}
+    forms: Any = {name: SimpleNamespace(source="student", predictor=Counted(name)) for name in ("one", "two")}
+    monkeypatch.setattr(shipping, "_encoded_once", unwrap(shipping._encoded_once))
+    unwrap(judge_forms)(case, models, forms, "cpu")
+    for each in (*models.values(), *(form.predictor for form in forms.values())):
+        assert each.asked == ["test", "validation"], each.name
+    assert told == [
+        {"teacher": "teacher of test", "student": "one of test"},
+        {"teacher": "student of test", "student": "one of test"},
+        {"teacher": "teacher of test", "student": "two of test"},
+        {"teacher": "student of test", "student": "two of test"},
+    ]

@@ -1,8 +1,8 @@
 """The forms in which a student can be shipped: each judged as the student was, in its own runtime."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -15,7 +15,9 @@ from potstill.evaluation.judges import JUDGES
 from potstill.evaluation.metrics import metric
 from potstill.evaluation.robustness.measured import beside_the_test
 from potstill.records import Artefact, EvaluateRecord, ExportRecord, GateRecord
-from potstill.runtimes.predictor import Predictor, release_all
+from potstill.runtimes.predictor import Advance, Outputs, Predictor, release_all
+
+Encode = Callable[[PreTrainedTokenizerBase], Encoded]
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,19 @@ def judge_forms(
     Teacher, student and all forms are timed together, in alternated rounds.
     """
     case = _encoded_once(case)
+    asked = {name: cast(Predictor, _AskedOnce(model)) for name, model in models.items()}
     judge, kind = JUDGES[case.recipe.task.answers], case.recipe.task.answers
     timed = {name: models[name] for name in models} | {name: form.predictor for name, form in forms.items()}
     found: dict[str, tuple[Any, Any, Mapping[str, Any]]] = {}
     for name, form in forms.items():
-        beside = {**models, "student": form.predictor}
+        own = cast(Predictor, _AskedOnce(form.predictor))
+        beside = {**asked, "student": own}
         answers = judge.answers_of(case, beside)
-        as_source = judge.answers_of(case, {"teacher": models[form.source], "student": form.predictor})
-        others: Mapping[str, Any] = beside_the_test(case, beside, answers) if _asks_of_other_texts(case) else {}
+        as_source = judge.answers_of(case, {"teacher": asked[form.source], "student": own})
+        others: Mapping[str, Any] = {}
+        if _asks_of_other_texts(case):
+            # Not from memory, which what is asked there would fill.
+            others = beside_the_test(case, {**models, "student": form.predictor}, answers)
         found[name] = answers, as_source.agreement("student"), others
         # One form at a time is in memory, beside the models.
         form.predictor.release()
@@ -59,8 +66,8 @@ def judge_forms(
     costs = costs_of(case, timed, judge.queries(case), device)
     judged = {}
     for name, (answers, agreement, others) in found.items():
-        own, again = costs | {"student": costs[name]}, judge.judged_again(case, answers)
-        record = side_by_side(case, again, measured_by(answers, kind), own, device, **others)
+        again, as_student = judge.judged_again(case, answers), costs | {"student": costs[name]}
+        record = side_by_side(case, again, measured_by(answers, kind), as_student, device, **others)
         judged[name] = JudgedForm(record, agreement.all_rows.value if agreement else None)
     return judged
 
@@ -72,15 +79,37 @@ def _asks_of_other_texts(case: Case) -> bool:
 
 
 def _encoded_once(case: Case) -> Case:
-    """Predictors keep what they answered to the same encoded rows."""
-    known: dict[int, Encoded] = {}
+    """Rows that are encoded again are the same rows, by which answers are known."""
+    known: dict[tuple[str, int], Encoded] = {}
 
-    def encode(tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        if id(tokenizer) not in known:
-            known[id(tokenizer)] = case.encode(tokenizer)
-        return known[id(tokenizer)]
+    def once(name: str, encode: Encode) -> Encode:
+        def encoded(tokenizer: PreTrainedTokenizerBase) -> Encoded:
+            key = name, id(tokenizer)
+            if key not in known:
+                known[key] = encode(tokenizer)
+            return known[key]
 
-    return replace(case, encode=encode)
+        return encoded
+
+    validation = case.encode_validation and once("validation", case.encode_validation)
+    return replace(case, encode=once("test", case.encode), encode_validation=validation)
+
+
+class _AskedOnce:
+    """A predictor that is asked about the same rows by several forms, and answers from memory after the first."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._known: dict[int, tuple[Encoded, Outputs]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._predictor, name)
+
+    def outputs(self, rows: Encoded, advance: Advance) -> Outputs:
+        # The rows are held with what was answered, so that no others get their number.
+        if id(rows) not in self._known:
+            self._known[id(rows)] = rows, self._predictor.outputs(rows, advance)
+        return self._known[id(rows)][1]
 
 
 def better_rival(artefacts: list[Artefact], rivals: list[Artefact], primary: str) -> str | None:
