@@ -177,6 +177,7 @@ def test_wrong_exporters_are_one_clear_error(finished: Path, setting: str, told:
     assert told in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_a_student_is_trained_on_with_the_rounding_of_its_artefact(finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished / "run", tmp_path / "run"))
     forms = "export=[{kind: onnx}, {kind: onnx, distil: {steps: 8, learning_rate: 1e-3}}]"

@@ -98,6 +98,7 @@ def test_a_student_that_writes_as_its_teacher_does_passes(trained: Path) -> None
     assert all(each.said["teacher"] == each.truth for each in found.generations)
 
 
+@pytest.mark.long
 def test_nothing_is_measured_where_nothing_is_written(trained: Path) -> None:
     found = evaluated(trained, stuck(trained), "evaluate.written=0")
     assert found.written_prompts is None and len(found.generations) == 2
@@ -108,6 +109,7 @@ def test_nothing_is_measured_where_nothing_is_written(trained: Path) -> None:
     assert not judge(GateSettings(min_retention=None), few).passed
 
 
+@pytest.mark.long
 def test_plain_texts_are_gone_on_with(trained: Path, tmp_path: Path) -> None:
     project = tmp_path / "texts"
     shutil.copytree(trained, project)
