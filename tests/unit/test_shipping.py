@@ -212,6 +212,13 @@ def test_a_token_is_read_from_the_environment_alone_and_told_to_nobody(
     with pytest.raises(PotstillError) as refused:
         push_artefact(run, "hf:o/n", None, private=False)
     assert "hf_canary" not in str(refused.value) and "\n" not in str(refused.value)
+
+    def broken(self: Any, *arguments: Any, **more: Any) -> None:
+        raise OSError(f"no route with {self.token}\nand more")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", broken)
+    with pytest.raises(PotstillError, match=r"push: o/n: no route with \*\*\*$"):
+        push_artefact(run, "hf:o/n", None, private=False)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(RecipeError, match=r"no token\. Set HF_TOKEN"):
         push_artefact(run, "hf:o/n", None, private=False)
