@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from potstill.artefacts.checksums import CHECKSUMS, require_whole, write_checksums
 from potstill.artefacts.decisions import decision
 from potstill.artefacts.manifest import Manifest, read_manifest
 from potstill.artefacts.reading import Reader
-from potstill.artefacts.standing_alone import CHECKSUMS, stand_alone
+from potstill.artefacts.standing_alone import stand_alone
 from potstill.data.rows import Row
 from potstill.data.words import load_word_tokenizer, windows_of
 from potstill.errors import ModelError
 from potstill.run_dir import file_digest
+from potstill.runtimes.answering import opened_manifest
 from potstill.tasks.text_classification import TextClassification
 
 ABOUT = Manifest(
@@ -145,3 +147,66 @@ def test_what_reads_and_answers_holds_neither_torch_nor_transformers() -> None:
 def test_a_manifest_is_plain_json(tmp_path: Path) -> None:
     ABOUT.write(tmp_path)
     assert json.loads((tmp_path / "artefact.json").read_text())["labels"] == ["a", "b", "c"]
+
+
+def whole_folder(folder: Path) -> Path:
+    folder.mkdir()
+    ABOUT.write(folder)
+    (folder / "model.onnx").write_bytes(b"weights")
+    stand_alone(folder, ABOUT, "# a card\n")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "artefact.json", "predict.py"])
+@pytest.mark.parametrize("damage", ["changed", "cut", "removed"])
+def test_a_folder_that_is_not_as_it_was_judged_is_not_answered_from(tmp_path: Path, name: str, damage: str) -> None:
+    folder = whole_folder(tmp_path / "shipped")
+    require_whole(folder)
+    path = folder / name
+    content = path.read_bytes()
+    match damage:
+        case "changed":
+            path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        case "cut":
+            path.write_bytes(content[:-1])
+        case "removed":
+            path.unlink()
+    with pytest.raises(ModelError, match=rf"{name}: (another file than|not there, and it was) when it was judged"):
+        require_whole(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "no checksums.sha256 that can be read"),
+        ("0" * 64 + "  ../outside\n", "'../outside' is no file of this folder"),
+        ("short\n", "is no file of this folder"),
+    ],
+)
+def test_checksums_that_cannot_be_are_one_clear_error(tmp_path: Path, text: str | None, told: str) -> None:
+    folder = whole_folder(tmp_path / "shipped")
+    if text is None:
+        (folder / CHECKSUMS).unlink()
+    else:
+        (folder / CHECKSUMS).write_text(text)
+    with pytest.raises(ModelError, match=told):
+        require_whole(folder)
+
+
+def test_a_runtime_that_is_not_there_is_named_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = whole_folder(tmp_path / "shipped")
+    assert opened_manifest(folder) == ABOUT
+    monkeypatch.setattr("potstill.runtimes.answering.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"by onnxruntime, which is not installed. Run: pip install -r .*requirements"):
+        opened_manifest(folder)
+
+
+def test_an_artefact_of_a_runtime_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    folder = whole_folder(tmp_path / "shipped")
+    other = replace(ABOUT, runtime="later")
+    other.write(folder)
+    write_checksums(folder)
+    with pytest.raises(ModelError, match="it is for 'later', and there are: transformers, onnx"):
+        opened_manifest(folder)

@@ -41,7 +41,7 @@ class Manifest:
     num_parameters: int = 0
     num_parameters_without_embeddings: int = 0
     lengths: tuple[int, ...] = ()
-    """Of the texts that its speed was measured with, in tokens."""
+    """Of what its speed was measured with: tokens of texts and prompts, words of documents."""
     packages: Mapping[str, str] = field(default_factory=dict)
     """With which versions it was made."""
     format: int = FORMAT

@@ -5,12 +5,12 @@ The script knows nothing of this package. Its form is that of the model: what re
 
 from pathlib import Path
 
+from potstill.artefacts.checksums import write_checksums
 from potstill.artefacts.manifest import Manifest
-from potstill.run_dir import file_digest, folder_files, write_text
+from potstill.run_dir import write_text
 
 SCRIPT = "predict.py"
 REQUIREMENTS = "requirements.txt"
-CHECKSUMS = "checksums.sha256"
 
 _OPEN = {
     "onnx": """\
@@ -128,9 +128,7 @@ def stand_alone(folder: Path, manifest: Manifest, card: str) -> None:
         write_text(folder / SCRIPT, script)
     if commands_for(manifest) is None:
         write_text(folder / REQUIREMENTS, requirements(manifest))
-    digests = folder_files(folder, relative_to=folder, digest=file_digest)
-    digests.pop(CHECKSUMS, None)
-    write_text(folder / CHECKSUMS, "".join(f"{digest}  {name}\n" for name, digest in digests.items()))
+    write_checksums(folder)
 
 
 def requirements(manifest: Manifest) -> str:

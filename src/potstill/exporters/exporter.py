@@ -1,6 +1,7 @@
 """What exporters share: what they are told, what they need, and from what they make an artefact."""
 
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +46,7 @@ class Source:
         return replace(self.about, num_parameters=total, num_parameters_without_embeddings=without, **about)
 
 
-class ExporterSettings(Settings):
+class ExporterSettings(Settings, ABC):
     """An exporter of one kind."""
 
     runtime: ClassVar[str]
@@ -59,9 +60,9 @@ class ExporterSettings(Settings):
     """Train the student on with the rounding of this form, before it is exported."""
 
     @property
+    @abstractmethod
     def form(self) -> str:
         """What is made, whatever it is made of."""
-        raise NotImplementedError
 
     @property
     def name(self) -> str:
@@ -74,10 +75,10 @@ class ExporterSettings(Settings):
         return False
 
     @property
+    @abstractmethod
     def tolerance(self) -> float | None:
         """By how much an output may differ from the student's, as a share of the largest; None where numbers are
         rounded on purpose, so that the gate alone decides."""
-        raise NotImplementedError
 
     def missing(self) -> list[str]:
         """The modules that are not installed."""
@@ -89,8 +90,8 @@ class ExporterSettings(Settings):
         return False
 
     def rounding(self, model: PreTrainedModel) -> RoundOf:
-        """How the artefact rounds the weights of this model's linear layers and embeddings."""
-        raise NotImplementedError
+        """How the artefact rounds the weights of this model's linear layers and embeddings; none where it does not."""
+        return lambda name, module: None
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
         """Why it cannot export models of this task."""
@@ -103,9 +104,9 @@ class ExporterSettings(Settings):
         """What else is not there that it needs, or why it cannot export a student like this."""
         yield from ()
 
+    @abstractmethod
     def export(self, source: Source, target: Path) -> None:
         """Write the artefact's own files into an empty folder, with its `artefact.json`."""
-        raise NotImplementedError
 
 
 class GraphExporter(ExporterSettings):

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from potstill.artefacts.checksums import require_whole
 from potstill.artefacts.decisions import decision
 from potstill.artefacts.manifest import Manifest, read_manifest
 from potstill.artefacts.reading import Reader
+from potstill.artefacts.standing_alone import REQUIREMENTS
 from potstill.data.windows import windows_in
-from potstill.errors import DataError
+from potstill.errors import DataError, ModelError
 from potstill.runtimes import RUNTIMES
 from potstill.runtimes.graphs import Graph, open_graph
 
@@ -22,9 +25,9 @@ def open_answerer(folder: Path, threads: int) -> Answerer:
     """What answers rows from a shipped folder.
 
     Raises:
-        ModelError: it is none.
+        ModelError: as `opened_manifest`.
     """
-    manifest = read_manifest(folder)
+    manifest = opened_manifest(folder)
     runtime = RUNTIMES[manifest.runtime]
     if runtime.graph:
         reader, graph = Reader(folder, manifest), open_graph(folder, manifest, threads)
@@ -32,6 +35,25 @@ def open_answerer(folder: Path, threads: int) -> Answerer:
         return lambda rows: ask(manifest, reader, graph, rows)
     opened: Answerer = import_module(runtime.answering).open_answerer(folder, manifest, threads)
     return opened
+
+
+def opened_manifest(folder: Path) -> Manifest:
+    """What a shipped folder says of itself, once it is known to be whole and that it can be answered from here.
+
+    Raises:
+        ModelError: it is none, is not as it was judged, or is for a runtime that is not there.
+    """
+    manifest = read_manifest(folder)
+    require_whole(folder)
+    if manifest.runtime not in RUNTIMES:
+        raise ModelError(f"{folder}: it is for {manifest.runtime!r}, and there are: {', '.join(RUNTIMES)}.")
+    for library in RUNTIMES[manifest.runtime].libraries:
+        if find_spec(library) is None:
+            raise ModelError(
+                f"{folder}: it is answered from by {library}, which is not installed. Run: pip install -r "
+                f"{folder / REQUIREMENTS}"
+            )
+    return manifest
 
 
 def _texts(manifest: Manifest, reader: Reader, graph: Graph, rows: Sequence[Row]) -> list[Answer]:

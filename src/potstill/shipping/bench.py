@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from potstill.artefacts.manifest import Manifest, read_manifest
+from potstill.artefacts.manifest import Manifest
 from potstill.errors import DataError
 from potstill.measure.speed import measure_speed
 from potstill.presentation.formats import size
-from potstill.runtimes.answering import text_of, words_of
+from potstill.runtimes.answering import opened_manifest, text_of, words_of
 from potstill.runtimes.timing import Loads, SpeedRequest
 
 WARMUP = 20
@@ -27,7 +27,7 @@ def bench_artefact(folder: Path, rows: Path | None, *, threads: int, rounds: int
         ModelError: no exported model, or one that cannot be measured.
         DataError: rows that it cannot read.
     """
-    manifest = read_manifest(folder)
+    manifest = opened_manifest(folder)
     queries = _read(rows, manifest) if rows is not None else _made_up(manifest)
     form = {"tags": "documents", "text": "prompts", "target": "prompts"}.get(manifest.answers, "texts")
     if form == "prompts":
@@ -97,8 +97,10 @@ def _read(path: Path, manifest: Manifest) -> Sequence[Any]:
 def _made_up(manifest: Manifest) -> Sequence[Any]:
     """Texts of the lengths that the artefact was measured with."""
     lengths = manifest.lengths or (manifest.max_length,)
-    words = [[WORD] * max(1, length - 2) for length in lengths]
-    return words if manifest.answers == "tags" else [" ".join(each) for each in words]
+    if manifest.answers == "tags":
+        return [[WORD] * max(1, length) for length in lengths]
+    # Two tokens stand around most texts.
+    return [" ".join([WORD] * max(1, length - 2)) for length in lengths]
 
 
 def _as_ids(folder: Path, texts: Sequence[str]) -> Sequence[list[int]]:

@@ -11,13 +11,16 @@ from transformers import PreTrainedTokenizerBase
 from potstill.artefacts.manifest import Manifest
 from potstill.data.encoded import Encoded
 from potstill.data.token_rows import TokenRows
+from potstill.evaluation.judges import JUDGES
 from potstill.exporters import AnyExporter, Source
+from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, EvaluateRecord, TrainRecord
 from potstill.run_dir import RunDir
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import Predictor, open_predictor
 from potstill.stages.inputs import Inputs
+from potstill.stages.judged_rows import case_of
 from potstill.stages.models import teacher_folder, teacher_predictor
 from potstill.stages.rounded_student import rounded_name
 from potstill.training.engine import Engine
@@ -111,7 +114,6 @@ class Exporting:
     def _about(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Manifest:
         task, calibration = self.recipe.task, self.evaluation.calibration.get(name)
         settings = task.model_dump()
-        timed = self.encoded(self.inputs.splits["test"].rows[: self.recipe.evaluate.latency_rows], tokenizer)
         return Manifest(
             kind="",
             precision="",
@@ -126,8 +128,17 @@ class Exporting:
             pad_id=tokenizer.pad_token_id or 0,
             # That of the model as it was evaluated: 8 bits move it by less than its validation rows could tell.
             temperature=(calibration and calibration.temperature) or 1.0,
-            lengths=tuple(map(int, timed.lengths)),
+            lengths=self._timed_lengths(tokenizer),
         )
+
+    def _timed_lengths(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+        """Of what speed is measured with."""
+        case = case_of(self.recipe, self.inputs, Progress())
+        queries = JUDGES[self.recipe.task.answers].queries(case)
+        if queries.form == "texts":
+            return tuple(map(int, self.encoded(case.timed_rows, tokenizer).lengths))
+        own = queries.of_student if tokenizer is not self.inputs.tokenizer else None
+        return tuple(map(len, own or queries.items))
 
 
 def _of_two_lengths(rows: Encoded) -> Mapping[str, Tensor]:
