@@ -202,3 +202,18 @@ def test_the_schema_of_recipes_takes_texts_by_any_name_under_the_gate() -> None:
     assert schema["additionalProperties"] == {"type": "string"}
     assert set(schema["properties"]) == set(GateSettings.model_fields)
     assert Recipe.model_json_schema()["$defs"]["TrainSettings"]["additionalProperties"] is False
+
+
+def test_a_requirement_on_the_command_line_needs_no_quotes_of_its_own(tmp_path: Path) -> None:
+    """A shell takes those that it was given, and > begins a block of text in YAML."""
+    recipe = tmp_path / "recipe.yaml"
+    rest = "task: {kind: text_classification}\ndata: {train: a, validation: b, test: c}\nteacher: {model: m}\n"
+    recipe.write_text(rest)
+    for text in (">= 0.9", "> 0 points (95%)", "<= 40 MB", "'>= 0.9'"):
+        name = {"<": "size_bytes"}.get(text[0], "drop_points" if "points" in text else "accuracy")
+        loaded = load_recipe(recipe, [f"gate.{name}={text}"])
+        (found,) = [each for each in loaded.gate.requirements() if each.metric == name]
+        assert str(found) == text.strip("'")
+    recipe.write_text(rest + "gate:\n  accuracy: >= 0.9\n")
+    with pytest.raises(RecipeError, match=r"line 5, column 14: .* Put a requirement in quotes: '>= 0.9'\."):
+        load_recipe(recipe)

@@ -127,7 +127,9 @@ def _syntax(error: Exception) -> str:
         return "nested too deeply."
     mark = getattr(error, "problem_mark", None)
     if isinstance(error, MarkedYAMLError) and mark is not None:
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem or error.context}."
+        # In YAML, > begins a block of text.
+        quotes = " Put a requirement in quotes: '>= 0.9'." if "chomping" in str(error.problem) else ""
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem or error.context}.{quotes}"
     reason = str(error).splitlines() or [type(error).__name__]
     return f"not YAML: {reason[0]}."
 
@@ -190,7 +192,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise RecipeError(f"--set {override}: expected key=value, as in train.epochs=3.")
     try:
-        value = _plain(YAML(typ="rt", pure=True).load(text), Path(f"--set {key}"))
+        # A requirement, where a shell has taken its quotes: a block of text has no place in one line.
+        loaded = text if text.startswith(">") else YAML(typ="rt", pure=True).load(text)
+        value = _plain(loaded, Path(f"--set {key}"))
     except RecipeError:
         raise
     except Exception as error:  # the constructors of tagged values raise all kinds
