@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from potstill.artefacts import llama_cpp
+from potstill.artefacts.checksums import write_checksums
 from potstill.artefacts.llama_cpp import LlamaModel
 from potstill.capabilities import Capability
 from potstill.data.packing import PackedRows, pack
@@ -281,7 +282,9 @@ def test_speed_is_that_of_a_language_model(made: dict[str, Path]) -> None:
 def test_rows_of_json_are_answered(made: dict[str, Path], folder: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     messages = [{"role": "user", "content": "what colour is the ball ?"}]
-    chat, text = open_answerer(made["f16"], threads=1)([{"messages": messages}, {"text": "the white door"}])
+    plain = Path(shutil.copytree(made["f16"], tmp_path / "plain"))
+    write_checksums(plain)
+    chat, text = open_answerer(plain, threads=1)([{"messages": messages}, {"text": "the white door"}])
     model = LlamaModel(made["f16"] / "model.gguf", threads=1, tokens=400)
     prompt = "<|im_start|>user what colour is the ball ?<|im_end|> <|im_start|>assistant "
     for answer, asked in ((chat, prompt), (text, "the white door")):
@@ -290,7 +293,8 @@ def test_rows_of_json_are_answered(made: dict[str, Path], folder: Path, tmp_path
     # Up to a token that ends responses, by the settings beside the file.
     shutil.copytree(made["f16"], tmp_path / "ends")
     (tmp_path / "ends/generation_config.json").write_text(json.dumps({"eos_token_id": ids[3]}))
+    write_checksums(tmp_path / "ends")
     (answer,) = open_answerer(tmp_path / "ends", threads=1)([{"text": "the white door"}])
     assert answer == {"text": tokenizer.decode(ids[: ids.index(ids[3]) + 1], skip_special_tokens=True)}
     with pytest.raises(DataError):
-        open_answerer(made["f16"], threads=1)([{"words": "no text"}])
+        open_answerer(plain, threads=1)([{"words": "no text"}])

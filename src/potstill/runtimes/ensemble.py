@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -14,7 +13,7 @@ from potstill.data.encoded import Encoded
 from potstill.data.tokens import Prompt
 from potstill.measure.weights import SavedWeights
 from potstill.runtimes.greedy import greedy
-from potstill.runtimes.predictor import Advance, Outputs, Parameters, Predictor
+from potstill.runtimes.predictor import Advance, Outputs, Parameters, Predictor, write_one_by_one
 from potstill.runtimes.timing import Loads
 from potstill.runtimes.transformers import TransformersPredictor, first_logits
 from potstill.signals import Batch, Signals
@@ -128,11 +127,7 @@ class EnsemblePredictor:
     def write_all(
         self, rows: Sequence[Any], prompts: Sequence[Prompt], new_tokens: int, ends: Collection[int], advance: Advance
     ) -> list[list[int]]:
-        written = []
-        for row, prompt in zip(rows, prompts, strict=True):
-            written.append(self.write(row, np.asarray(prompt).tolist(), new_tokens, ends))
-            advance(1)
-        return written
+        return write_one_by_one(self, rows, prompts, new_tokens, ends, advance)
 
     def hold(self) -> None:
         """Its members are asked one after the other, and memory may not have room for all of them."""

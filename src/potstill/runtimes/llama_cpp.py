@@ -17,7 +17,7 @@ from potstill.data.encoded import Encoded
 from potstill.data.tokens import Prompt
 from potstill.measure.weights import SavedWeights
 from potstill.runtimes.folder import ModelFolder
-from potstill.runtimes.predictor import Advance, Outputs, Parameters
+from potstill.runtimes.predictor import Advance, Outputs, Parameters, write_one_by_one
 from potstill.runtimes.timing import Loads
 from potstill.signals import Batch, Signals
 from potstill.targets import FullTarget, LogitTargets
@@ -109,11 +109,7 @@ class LlamaCppPredictor:
     def write_all(
         self, rows: Sequence[Any], prompts: Sequence[Prompt], new_tokens: int, ends: Collection[int], advance: Advance
     ) -> list[list[int]]:
-        written = []
-        for row, prompt in zip(rows, prompts, strict=True):
-            written.append(self.write(row, np.asarray(prompt).tolist(), new_tokens, ends))
-            advance(1)
-        return written
+        return write_one_by_one(self, rows, prompts, new_tokens, ends, advance)
 
     def hold(self) -> None:
         """It stays in memory until `release` anyway."""

@@ -139,6 +139,22 @@ def held(predictor: Predictor) -> Iterator[Predictor]:
         predictor.release()
 
 
+def write_one_by_one(
+    predictor: Predictor,
+    rows: Sequence[Any],
+    prompts: Sequence[Prompt],
+    new_tokens: int,
+    ends: Collection[int],
+    advance: Advance,
+) -> list[list[int]]:
+    """`write_all` of a predictor that writes after one prompt at a time."""
+    written = []
+    for row, prompt in zip(rows, prompts, strict=True):
+        written.append(predictor.write(row, np.asarray(prompt).tolist(), new_tokens, ends))
+        advance(1)
+    return written
+
+
 def release_all(predictors: Collection[Predictor]) -> None:
     """All models out of memory. What torch keeps of an accelerator's for tensors to come is given back, so that other
     processes have it."""

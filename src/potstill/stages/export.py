@@ -97,29 +97,28 @@ class _Written:
     def of_artefact(self, name: str) -> Path:
         return self.folder / name
 
-    def of_rival(self, name: str) -> Path:
-        return self.folder / RIVALS / self.rivals[name].form
+    def of_rival(self, exporter: AnyExporter) -> Path:
+        return self.folder / RIVALS / exporter.form
 
 
 def _written(exporting: Exporting, folder: Path) -> _Written:
     """The student in each form, and the teacher in those that are not its own files."""
     written = _Written(folder, {exporter.name: exporter for exporter in exporting.recipe.export})
-    with_rivals = list({each.form: each for each in written.artefacts.values() if not each.same_files}.values())
-    total = len(written.artefacts) + len(with_rivals)
+    # One for each form, whatever students there are of it.
+    rivals = {f"teacher {each.form}": each for each in written.artefacts.values() if not each.same_files}
+    total = len(written.artefacts) + len(rivals)
     with exporting.run.progress.task("export", total, "artefacts") as advance:
         for name, exporter in written.artefacts.items():
             with atomic_folder(written.of_artefact(name)) as target:
                 exporter.export(exporting.student_source(exporter), target)
             advance(1)
-        for exporter in with_rivals:
-            name = f"teacher {exporter.form}"
-            written.rivals[name] = exporter
+        for name, exporter in rivals.items():
             try:
-                with atomic_folder(written.of_rival(name)) as target:
+                with atomic_folder(written.of_rival(exporter)) as target:
                     exporter.export(exporting.teacher_source(), target)
+                written.rivals[name] = exporter
             except ModelError as error:
                 written.missing[exporter.form] = str(error)
-                del written.rivals[name]
             advance(1)
     return written
 
@@ -133,7 +132,7 @@ def _judged(exporting: Exporting, planned: PlanRecord, written: _Written) -> Exp
         name: Form("student", exporting.predictor(ModelFolder(written.of_artefact(name)), own, exporter.runtime))
         for name, exporter in written.artefacts.items()
     } | {
-        name: Form("teacher", exporting.predictor(ModelFolder(written.of_rival(name)), other, exporter.runtime))
+        name: Form("teacher", exporting.predictor(ModelFolder(written.of_rival(exporter)), other, exporter.runtime))
         for name, exporter in written.rivals.items()
     }
     differences = {
