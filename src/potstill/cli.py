@@ -326,7 +326,7 @@ def _run(recipe: Path, out: Path, overrides: list[str], quiet: bool, until: str,
         typer.echo(f"next: {after_run(out, records['gate'], records['export'])}")
     if gate is not None and not gate.passed:
         raise typer.Exit(GATE_FAILED)
-    if export is not None and export.artefacts and not any(artefact.passed for artefact in export.artefacts):
+    if export is not None and export.none_passed:
         raise typer.Exit(GATE_FAILED)
 
 

@@ -155,7 +155,7 @@ def _distilled(recipe: Recipe, root: Path, records: Mapping[str, Record]) -> Dis
     loadable = {exporter.kind for exporter in recipe.export if exporter.runtime == "transformers"}
     shipped = [root / each.folder for each in exported.artefacts if each.passed and each.kind in loadable]
     return Distilled(
-        passed=verdict.passed and (not exported.artefacts or any(each.passed for each in exported.artefacts)),
+        passed=verdict.passed and not exported.none_passed,
         model=model.eval(),
         tokenizer=tokenizer,
         recipe=recipe,

@@ -4,7 +4,7 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import pytest
 from potstill.errors import ModelError, PotstillError, RecipeError
 from potstill.evaluation.artefact_sections import artefact_lines, artefact_section
 from potstill.evaluation.shipping import better_rival, with_best
+from potstill.presentation.page import render_html
 from potstill.presentation.tables import Section
 from potstill.records import Artefact, Estimate, ExportRecord
 from potstill.run_dir import folder_files, write_json
 from potstill.shipping.push import push_artefact
-from tests.unit.finished_run import HOSTILE, evaluation
+from tests.unit.finished_run import HOSTILE, evaluation, inputs, sections
 
 
 def form(name: str, *, score: float, ms: float, size: int, passed: bool = True, why: str = "") -> Artefact:
@@ -93,6 +94,23 @@ def test_page_and_terminal_say_first_that_it_was_not_worth_it() -> None:
     shown = texts(section)
     assert HOSTILE in shown and "teacher onnx-int8" in shown and "7.0 MB" in shown and "✗ missed" in shown
     assert "fastest that passed is onnx-int8" in shown and "FAIL  x" in " ".join(lines)
+
+
+def test_the_page_does_not_say_passed_above_forms_of_which_none_is() -> None:
+    given = inputs()
+    failed = form("onnx-int8", score=0.85, ms=1.0, size=7_000_000, passed=False)
+
+    def page(export: ExportRecord) -> str:
+        run = replace(given["run"], export=export)
+        return render_html(**given | {"run": run} | sections(run.evaluation, export))
+
+    none = page(ExportRecord(skipped=False, artefacts=[failed], not_worth="It was not worth it."))
+    assert "✗ Failed" in none and '<div class="verdict failed">' in none
+    first = none[none.index('<div class="verdict') :]
+    assert first.index("It was not worth it. None of its 1 exported forms meets") < first.index("The student keeps")
+    some = page(ExportRecord(skipped=False, artefacts=[failed, STUDENT]))
+    assert "✓ Passed" in some and "None of its" not in some
+    assert "✓ Passed" in page(ExportRecord(skipped=False, artefacts=[]))
 
 
 @dataclass

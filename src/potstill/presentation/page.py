@@ -26,7 +26,7 @@ from potstill.presentation.formats import (
 )
 from potstill.presentation.tables import Section
 from potstill.presentation.times import stage_times
-from potstill.records import Check, EvaluateRecord, FinishedRun, GateRecord, ShapeRecord
+from potstill.records import Check, EvaluateRecord, ExportRecord, FinishedRun, GateRecord, ShapeRecord
 
 # Marks that turn the direction of what follows, so that a page shows something else than it says.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -107,18 +107,22 @@ def _render(template: Template, run: FinishedRun, words: PageWords, **more: Any)
     return template.render(
         **vars(run),
         trainings=[(name, trained) for name, trained in trainings.items() if trained is not None],
-        verdict=verdict(run.evaluation, run.gate, words.metric),
+        verdict=verdict(run.evaluation, run.gate, words.metric, run.export),
+        passed=run.gate.passed and not run.export.none_passed,
         words=words,
         weights=[sentence(line) for line in weights_lines(run.plan.weights)],
         **more,
     )
 
 
-def verdict(evaluation: EvaluateRecord, gate: GateRecord, metric: str) -> str:
-    """Whether the student passed, with the figures that say so; first of all that its teacher is weak, or that its own
-    writing is degenerate, and last the warnings of thresholds."""
+def verdict(evaluation: EvaluateRecord, gate: GateRecord, metric: str, export: ExportRecord) -> str:
+    """Whether the student passed, with the figures that say so; first of all that its teacher is weak, its own writing
+    degenerate, its training not worth it or no form of it to be shipped, and last the warnings of thresholds."""
     student, teacher = (evaluation.primary(name).value for name in ("student", "teacher"))
-    first = "".join(f"{said} " for said in (gate.weak_teacher, gate.degenerate) if said is not None)
+    forms = len(export.artefacts)
+    unshipped = f"None of its {forms} exported forms meets the same requirements." if export.none_passed else None
+    said_first = (gate.weak_teacher, gate.degenerate, export.not_worth, unshipped)
+    first = "".join(f"{said} " for said in said_first if said is not None)
     warned = "".join(f" Warning: {each}" for each in gate.warnings)
     kept = (
         f"{first}The student keeps {percent(evaluation.retention.value)} of the teacher's {metric} "

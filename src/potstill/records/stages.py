@@ -365,6 +365,11 @@ class ExportRecord(Record):
     """What the verdict says first where the teacher, in one of these forms, is better, faster and smaller."""
     measurement: Measurement | None = None
 
+    @property
+    def none_passed(self) -> bool:
+        """Whether there are artefacts, and none that may be shipped."""
+        return bool(self.artefacts) and not any(artefact.passed for artefact in self.artefacts)
+
 
 class ReportRecord(Record):
     html: Literal["report.html"] = "report.html"
