@@ -123,7 +123,11 @@ def test_one_teacher(project: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mixture", pytest.param("routed", marks=pytest.mark.long)])
 def test_two_specialists(project: Path, name: str) -> None:
-    finished = run(project, name)
+    finished = run(project, name, "export=[{kind: safetensors}, {kind: onnx}]")
+    exported = record(finished, "export")
+    # The student alone is written as a graph: neither of its teachers is the model that it was measured against.
+    assert [each["name"] for each in exported["artefacts"]] == ["safetensors", "onnx-int8"]
+    assert not exported["rivals"] and set(exported["rivals_missing"]) == {"onnx-int8"}
     evaluation = record(finished, "evaluate")
     assert set(evaluation["models"]) == {"teacher", "student", "copyleft", "others"}
     together, members = evaluation["models"]["teacher"], [evaluation["models"][each] for each in ("copyleft", "others")]

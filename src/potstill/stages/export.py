@@ -33,6 +33,7 @@ from potstill.stages.judged_rows import case_of
 from potstill.training.engine import Engine
 
 RIVALS = "rivals"
+SEVERAL = "several teachers answer together, and none of them is the teacher alone."
 
 
 def export(
@@ -113,13 +114,16 @@ def _written(exporting: Exporting, folder: Path) -> _Written:
                 exporter.export(exporting.student_source(exporter), target)
             advance(1)
         for name, exporter in rivals.items():
+            advance(1)
+            if exporting.recipe.teacher.members:
+                written.missing[exporter.form] = SEVERAL
+                continue
             try:
                 with atomic_folder(written.of_rival(exporter)) as target:
                     exporter.export(exporting.teacher_source(), target)
                 written.rivals[name] = exporter
             except ModelError as error:
                 written.missing[exporter.form] = str(error)
-            advance(1)
     return written
 
 
