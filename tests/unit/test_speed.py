@@ -70,3 +70,9 @@ def test_a_model_that_its_own_type_cannot_be_computed_in_is_without_that_speed(m
     assert {name: each.latency_p50_ms for name, each in found.items()} == dict.fromkeys(requests, 9.0)
     assert found["one"].in_own_type is None and found["student"].in_own_type is None
     assert found["other"].in_own_type is not None and found["other"].in_own_type.latency_p50_ms == 5.0
+
+
+def test_the_fastest_round_is_the_one_whose_median_is_told() -> None:
+    """By the mean of the middle two the second would be: 3 against 5.5."""
+    found = speed._of_the_fastest([round_of([1, 2, 9, 9], 1, 1, []), round_of([1, 3, 3, 9], 1, 1, [])])
+    assert found.latency_p50_ms == 2 and found.latency_p50_range_ms == (2, 3)

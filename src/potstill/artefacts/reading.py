@@ -42,8 +42,8 @@ class Reader:
         return int(self._tokenizer.num_special_tokens_to_add(False))
 
     def encode(self, text: str | Sequence[str]) -> Any:
-        """A text, or a pair of them."""
-        return self._tokenizer.encode(text) if isinstance(text, str) else self._tokenizer.encode(*text)
+        """A text, or a pair of them, without the places of its tokens, which take a third of the time."""
+        return self._tokenizer.encode_batch_fast([text if isinstance(text, str) else tuple(text)])[0]
 
     def encode_words(self, words: Sequence[str]) -> list[Any]:
         """The windows of a document that is given word by word."""

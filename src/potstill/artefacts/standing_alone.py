@@ -14,7 +14,8 @@ REQUIREMENTS = "requirements.txt"
 
 _OPEN = {
     "onnx": """\
-session = onnxruntime.InferenceSession(str(here / "{model_file}"))
+slower = ["SkipLayerNormFusion"]  # its kernel for processors
+session = onnxruntime.InferenceSession(str(here / "{model_file}"), disabled_optimizers=slower)
 
 
 def ask(read):

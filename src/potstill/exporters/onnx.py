@@ -53,6 +53,8 @@ class Onnx(GraphExporter):
             OnnxConfig(dynamic=True, quantizer=self._quantizer(source)),
             source,
             target,
+            # Fused attention is taken apart into more steps than its plain form has.
+            attention="eager",
             kind=self.kind,
             precision=self.precision,
             runtime=self.runtime,

@@ -16,13 +16,19 @@ CONFIGURATION = "config.json"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
-def write_graph(exporter: Any, config: Any, source: Source, target: Path, **about: Any) -> None:
+def write_graph(
+    exporter: Any, config: Any, source: Source, target: Path, *, attention: str | None = None, **about: Any
+) -> None:
     """The graph and its weights, the configuration, the tokenizer, and what the artefact says of itself.
+
+    `attention` is the implementation of transformers that is traced; by default the one that the model is loaded with.
 
     Raises:
         ModelError: the model cannot be traced.
     """
     model = source.load().eval()
+    if attention is not None:
+        model.set_attn_implementation(attention)
     inputs = dict(source.inputs)
     with _quietly():
         try:

@@ -7,7 +7,6 @@ counts: other work on the machine only ever adds time, and on a shared one more 
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -128,8 +127,8 @@ def _of_the_fastest(rounds: Sequence[dict[str, Any]]) -> Speed:
     # Here, since a process that is measured imports this module and must not grow by what it does not use.
     from potstill.records import QUERIES_OF_A_PERCENTILE
 
-    fastest = min(rounds, key=lambda found: statistics.median(found["latencies_ms"]))
     medians = [percentile(sorted(found["latencies_ms"]), 0.50) for found in rounds]
+    fastest = rounds[medians.index(min(medians))]
     latencies, first = sorted(fastest["latencies_ms"]), sorted(fastest.get("first_ms", ()))
     # The tokens after a prompt are one query: what slows one of them slows the next.
     queries = len(first or latencies)
