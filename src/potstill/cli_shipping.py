@@ -13,6 +13,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(predict)
     app.command()(bench)
     app.command()(push)
+    app.command()(playground)
 
 
 def predict(
@@ -69,3 +70,24 @@ def push(
 
     quiet_libraries()
     typer.echo(f"pushed: {push_artefact(run, target, artefact, private=private)}")
+
+
+def playground(
+    run: Annotated[Path, typer.Argument(help="The run directory.")],
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Where to listen; without it, a free one.")] = None,
+    threads: Threads = 1,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Open a page on this machine where all models of a run answer what you type, side by side."""
+    from potstill.playground import require_gradio
+    from potstill.playground.answers import open_playground
+    from potstill.progress import for_console
+    from potstill.quiet import quiet_libraries
+
+    require_gradio()
+    quiet_libraries()
+    opened = open_playground(run, threads, for_console(quiet=quiet))
+    from potstill.playground.page import serve
+
+    serve(opened, port, browser=browser, told=lambda address: typer.echo(f"playground: {address} (Ctrl-C ends it)"))

@@ -23,7 +23,7 @@ from potstill.data.tokens import Tokenised
 from potstill.errors import DataError, ModelError
 from potstill.measure.language import measure_tokens
 from potstill.measure.speed import measure_speed
-from potstill.runtimes.answering import open_answerer
+from potstill.runtimes.answering import Asking, open_answerer
 from potstill.runtimes.folder import ModelFolder, model_digest
 from potstill.runtimes.llama_cpp import LlamaCppPredictor
 from potstill.runtimes.predictor import Predictor, open_predictor
@@ -284,7 +284,7 @@ def test_rows_of_json_are_answered(made: dict[str, Path], folder: Path, tmp_path
     messages = [{"role": "user", "content": "what colour is the ball ?"}]
     plain = Path(shutil.copytree(made["f16"], tmp_path / "plain"))
     write_checksums(plain)
-    chat, text = open_answerer(plain, threads=1)([{"messages": messages}, {"text": "the white door"}])
+    chat, text = open_answerer(plain, Asking())([{"messages": messages}, {"text": "the white door"}])
     model = LlamaModel(made["f16"] / "model.gguf", threads=1, tokens=400)
     prompt = "<|im_start|>user what colour is the ball ?<|im_end|> <|im_start|>assistant "
     for answer, asked in ((chat, prompt), (text, "the white door")):
@@ -294,7 +294,23 @@ def test_rows_of_json_are_answered(made: dict[str, Path], folder: Path, tmp_path
     shutil.copytree(made["f16"], tmp_path / "ends")
     (tmp_path / "ends/generation_config.json").write_text(json.dumps({"eos_token_id": ids[3]}))
     write_checksums(tmp_path / "ends")
-    (answer,) = open_answerer(tmp_path / "ends", threads=1)([{"text": "the white door"}])
+    (answer,) = open_answerer(tmp_path / "ends", Asking())([{"text": "the white door"}])
     assert answer == {"text": tokenizer.decode(ids[: ids.index(ids[3]) + 1], skip_special_tokens=True)}
     with pytest.raises(DataError):
-        open_answerer(plain, threads=1)([{"words": "no text"}])
+        open_answerer(plain, Asking())([{"words": "no text"}])
+
+
+def test_in_detail_each_token_has_its_probability(made: dict[str, Path], folder: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    plain = Path(shutil.copytree(made["f16"], tmp_path / "plain"))
+    write_checksums(plain)
+    (answer,) = open_answerer(plain, Asking(new_tokens=7, in_detail=True))([{"text": "the white door"}])
+    model = LlamaModel(made["f16"] / "model.gguf", threads=1, tokens=400)
+    prompt = tokenizer("the white door")["input_ids"]
+    ids, _ = model.greedy(prompt, 7, {0, 2})
+    assert [token for token, _ in answer["tokens"]] == [tokenizer.decode([each]) for each in ids]
+    # The same in one reading of all tokens.
+    logits = torch.from_numpy(model.logits([*prompt, *ids])).double()[len(prompt) - 1 : -1]
+    expected = logits.softmax(dim=-1)[range(len(ids)), ids]
+    assert [chance for _, chance in answer["tokens"]] == pytest.approx(expected.tolist(), rel=2e-2)
+    assert answer["seconds"] > 0

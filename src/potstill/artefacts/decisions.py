@@ -11,8 +11,11 @@ from potstill.artefacts.manifest import Manifest
 Numbers = npt.NDArray[np.float32]
 
 
-def decision(manifest: Manifest, outputs: Numbers) -> dict[str, Any]:
-    """The class of a text with its probability, its labels with theirs, or its number."""
+def decision(manifest: Manifest, outputs: Numbers, *, all_classes: bool = False) -> dict[str, Any]:
+    """The class of a text with its probability, its labels with theirs, or its number.
+
+    With `all_classes` also the probability of each class that it could have been.
+    """
     match manifest.answers:
         case "regression":
             return {"value": float(outputs[0])}
@@ -23,7 +26,10 @@ def decision(manifest: Manifest, outputs: Numbers) -> dict[str, Any]:
         case _:
             chances = probabilities(outputs, manifest.temperature)
             best = int(chances.argmax())
-            return {"label": manifest.labels[best], "probability": float(chances[best])}
+            found = {"label": manifest.labels[best], "probability": float(chances[best])}
+            if all_classes:
+                found["probabilities"] = dict(zip(manifest.labels, chances.tolist(), strict=True))
+            return found
 
 
 def probabilities(logits: Numbers, temperature: float) -> npt.NDArray[np.float64]:

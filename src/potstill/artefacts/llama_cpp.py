@@ -320,19 +320,28 @@ class LlamaModel:
     ) -> tuple[list[int], list[float]]:
         """The likeliest tokens after a prompt up to a stop token, which is included, with the seconds that each took;
         the first includes the reading of the prompt."""
-        self.forget()
         written: list[int] = []
         seconds: list[float] = []
+        for token, took, _ in self.steps(prompt, new_tokens, stop):
+            written.append(token)
+            seconds.append(took)
+        return written, seconds
+
+    def steps(
+        self, prompt: Sequence[int], new_tokens: int, stop: Collection[int] = ()
+    ) -> Iterator[tuple[int, float, Logits]]:
+        """The same token by token, each with its seconds and the logits that it is the likeliest of."""
+        self.forget()
         unread = list(prompt)
-        while len(written) < new_tokens and not (written and written[-1] in stop):
+        for _ in range(new_tokens):
             started = time.perf_counter()
             for start in range(0, len(unread), BATCH):
                 part = unread[start : start + BATCH]
                 last = self._read(part, [False] * (len(part) - 1) + [True])[-1]
             unread = [int(last.argmax())]
-            seconds.append(time.perf_counter() - started)
-            written += unread
-        return written, seconds
+            yield unread[0], time.perf_counter() - started, last
+            if unread[0] in stop:
+                return
 
     def forget(self) -> None:
         """A new text begins."""

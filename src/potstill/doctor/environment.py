@@ -25,6 +25,7 @@ EXTRAS = {
     "marian": "tokenizers of Marian",
     "onnx": "students as graphs for ONNX Runtime",
     "openvino": "students as graphs for OpenVINO",
+    "playground": "the page of potstill playground",
     "tensorboard": "curves of a training in TensorBoard",
     "trackio": "curves of a training in Trackio",
     "wandb": "curves of a training in Weights & Biases",

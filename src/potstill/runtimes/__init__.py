@@ -19,7 +19,7 @@ class Runtime:
     graph: str = ""
     """Of one that answers from graphs: with `open_graph(folder, manifest, threads) -> Graph`."""
     answering: str = ""
-    """Of all others: with `open_answerer(folder, manifest, threads) -> Answerer`."""
+    """Of all others: with `open_answerer(folder, manifest, asking) -> Answerer`."""
     libraries: tuple[str, ...] = ()
     """What it imports to answer, by which a process without a model is known."""
 

@@ -1,6 +1,7 @@
 """Answers from a shipped folder, whatever runtime it is for: rows of JSON in, rows of JSON out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,8 +21,22 @@ Row = Mapping[str, Any]
 Answer = dict[str, Any]
 Answerer = Callable[[Sequence[Row]], list[Answer]]
 
+NEW_TOKENS = 256
+"""As much as a model writes after a prompt, where it does not end before."""
 
-def open_answerer(folder: Path, threads: int) -> Answerer:
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked, and how much of what it knows its answers tell."""
+
+    threads: int = 1
+    new_tokens: int = NEW_TOKENS
+    in_detail: bool = False
+    """Also the probability of each class; of a text that is written, its `tokens` with theirs, and the `seconds` that
+    they took with the reading of the prompt."""
+
+
+def open_answerer(folder: Path, asking: Asking) -> Answerer:
     """What answers rows from a shipped folder.
 
     Raises:
@@ -30,10 +45,11 @@ def open_answerer(folder: Path, threads: int) -> Answerer:
     manifest = opened_manifest(folder)
     runtime = RUNTIMES[manifest.runtime]
     if runtime.graph:
-        reader, graph = Reader(folder, manifest), open_graph(folder, manifest, threads)
-        ask = _documents if manifest.answers == "tags" else _texts
-        return lambda rows: ask(manifest, reader, graph, rows)
-    opened: Answerer = import_module(runtime.answering).open_answerer(folder, manifest, threads)
+        reader, graph = Reader(folder, manifest), open_graph(folder, manifest, asking.threads)
+        if manifest.answers == "tags":
+            return lambda rows: _documents(manifest, reader, graph, rows)
+        return lambda rows: _texts(manifest, reader, graph, rows, asking)
+    opened: Answerer = import_module(runtime.answering).open_answerer(folder, manifest, asking)
     return opened
 
 
@@ -56,14 +72,14 @@ def opened_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _texts(manifest: Manifest, reader: Reader, graph: Graph, rows: Sequence[Row]) -> list[Answer]:
+def _texts(manifest: Manifest, reader: Reader, graph: Graph, rows: Sequence[Row], asking: Asking) -> list[Answer]:
     encodings = [reader.encode(text_of(row)) for row in rows]
     # Where numbers are rounded as they come, what is read beside a text would change its answer.
     together = len(rows) if manifest.precision == "float32" else 1
     answers = []
     for start in range(0, len(rows), together):
         outputs = graph(reader.feeds(encodings[start : start + together]))
-        answers += [decision(manifest, each) for each in outputs]
+        answers += [decision(manifest, each, all_classes=asking.in_detail) for each in outputs]
     return answers
 
 

@@ -1,5 +1,6 @@
 """Answers from a shipped folder that transformers loads."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,32 +12,51 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from potstill.artefacts.decisions import decision
 from potstill.artefacts.manifest import Manifest
 from potstill.data.words import load_word_tokenizer, windows_of
-from potstill.runtimes.answering import Answer, Answerer, Row, text_of, words_of
+from potstill.runtimes.answering import Answer, Answerer, Asking, Row, text_of, words_of
 
-NEW_TOKENS = 256
-"""As much as a model writes after a prompt, where it does not end before."""
-
-
-def open_answerer(folder: Path, manifest: Manifest, threads: int) -> Answerer:
-    torch.set_num_threads(threads)
-    if manifest.answers in ("text", "target"):
-        return _writer(folder, manifest)
-    return _tagger(folder, manifest) if manifest.answers == "tags" else _classifier(folder, manifest)
+_READS = {
+    "text": AutoModelForCausalLM,
+    "target": AutoModelForSeq2SeqLM,
+    "tags": AutoModelForTokenClassification,
+}
 
 
-def _loaded(auto: Any, folder: Path) -> Any:
+def open_answerer(folder: Path, manifest: Manifest, asking: Asking) -> Answerer:
+    auto: Any = _READS.get(manifest.answers, AutoModelForSequenceClassification)
     # Half precision is as it is served; a processor that cannot compute in it is told so by torch.
-    return auto.from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
+    model = auto.from_pretrained(folder, dtype="auto", use_safetensors=True)
+    return answerer_of(model, load_reader(folder, manifest), manifest, asking)
 
 
-def _classifier(folder: Path, manifest: Manifest) -> Answerer:
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), _loaded(AutoModelForSequenceClassification, folder)
+def load_reader(folder: Path, manifest: Manifest, **where: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder, as answers need it."""
+    if manifest.answers == "tags":
+        return load_word_tokenizer(str(folder), **where)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **where)
+    return tokenizer
 
+
+def answerer_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, manifest: Manifest, asking: Asking
+) -> Answerer:
+    """What answers rows with a model that is in memory."""
+    torch.set_num_threads(asking.threads)
+    model.eval()
+    if manifest.answers in ("text", "target"):
+        return _writer(model, tokenizer, manifest, asking)
+    if manifest.answers == "tags":
+        return _tagger(model, tokenizer, manifest)
+    return _classifier(model, tokenizer, manifest, asking)
+
+
+def _classifier(model: Any, tokenizer: Any, manifest: Manifest, asking: Asking) -> Answerer:
     def answer(rows: Sequence[Row]) -> list[Answer]:
         texts = [text_of(row) for row in rows]
         columns = [[text] if isinstance(text, str) else list(text) for text in texts]
@@ -52,15 +72,13 @@ def _classifier(folder: Path, manifest: Manifest) -> Answerer:
             )
             with torch.inference_mode():
                 outputs = model(**encoded).logits[0].float().numpy()
-            answers.append(decision(manifest, outputs))
+            answers.append(decision(manifest, outputs, all_classes=asking.in_detail))
         return answers
 
     return answer
 
 
-def _tagger(folder: Path, manifest: Manifest) -> Answerer:
-    tokenizer, model = load_word_tokenizer(str(folder)), _loaded(AutoModelForTokenClassification, folder)
-
+def _tagger(model: Any, tokenizer: Any, manifest: Manifest) -> Answerer:
     def answer(rows: Sequence[Row]) -> list[Answer]:
         documents = [words_of(row) for row in rows]
         answers: list[Answer] = []
@@ -80,22 +98,39 @@ def _tagger(folder: Path, manifest: Manifest) -> Answerer:
     return answer
 
 
-def _writer(folder: Path, manifest: Manifest) -> Answerer:
+def _writer(model: Any, tokenizer: Any, manifest: Manifest, asking: Asking) -> Answerer:
     apart = manifest.answers == "target"
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = _loaded(AutoModelForSeq2SeqLM if apart else AutoModelForCausalLM, folder)
+    # Of a search in several beams, logits are not of the tokens that it chose.
+    greedy = (model.generation_config.num_beams or 1) == 1
+    told = {"return_dict_in_generate": True, "output_logits": asking.in_detail and greedy}
 
     def answer(rows: Sequence[Row]) -> list[Answer]:
         answers = []
         for row in rows:
             inputs = _prompt(tokenizer, row)
+            started = time.perf_counter()
             with torch.inference_mode():
-                written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[0]
-            begin = 0 if apart else inputs["input_ids"].shape[1]
-            answers.append({"text": tokenizer.decode(written[begin:], skip_special_tokens=True)})
+                found = model.generate(**inputs, max_new_tokens=asking.new_tokens, do_sample=False, **told)
+            seconds = time.perf_counter() - started
+            # A decoder of its own begins with one token that nobody wrote.
+            written = found.sequences[0][1 if apart else inputs["input_ids"].shape[1] :]
+            each: Answer = {"text": tokenizer.decode(written, skip_special_tokens=True)}
+            if asking.in_detail:
+                each |= {"tokens": _with_probabilities(tokenizer, written, found.logits), "seconds": seconds}
+            answers.append(each)
         return answers
 
     return answer
+
+
+def _with_probabilities(tokenizer: Any, written: torch.Tensor, logits: Sequence[torch.Tensor] | None) -> list[Any]:
+    """Each token that was written, with its probability among all that could have been, where that is known."""
+    if logits is None:
+        return [(tokenizer.decode([token]), None) for token in written.tolist()]
+    return [
+        (tokenizer.decode([token]), float(each[0].float().softmax(dim=-1)[token]))
+        for token, each in zip(written.tolist(), logits, strict=True)
+    ]
 
 
 def _prompt(tokenizer: Any, row: Row) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from potstill.errors import DataError, PotstillError
 from potstill.progress import Progress
 from potstill.run_dir import atomic_file
-from potstill.runtimes.answering import open_answerer
+from potstill.runtimes.answering import Asking, open_answerer
 
 Numbered = tuple[int, dict[str, Any]]
 
@@ -25,7 +25,7 @@ def predict_rows(
         ModelError: the folder holds no exported model.
         DataError: a line that is no JSON object or has not what the model reads; names its number.
     """
-    answerer = open_answerer(artefact, threads)
+    answerer = open_answerer(artefact, Asking(threads))
     with ExitStack() as stack:
         source = stack.enter_context(_opened(file)) if file is not None else sys.stdin
         name = str(file) if file is not None else "standard input"

@@ -1,7 +1,7 @@
 """Student and teacher as exporters take them, and as their artefacts are compared with."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from potstill.stages.inputs import Inputs
 from potstill.stages.judged_rows import case_of
 from potstill.stages.models import teacher_folder, teacher_predictor
 from potstill.stages.rounded_student import rounded_name
+from potstill.tasks import AnyTask
 from potstill.training.engine import Engine
 
 COMPARED_ROWS = 64
@@ -112,22 +113,13 @@ class Exporting:
         )
 
     def _about(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Manifest:
-        task, calibration = self.recipe.task, self.evaluation.calibration.get(name)
-        settings = task.model_dump()
-        return Manifest(
-            kind="",
-            precision="",
-            runtime="",
-            model_file="",
-            task=task.kind,
-            answers=task.answers,
-            labels=tuple(self.inputs.labels) if task.named_outputs else (),
-            max_length=settings.get("max_length", 0),
-            overlap=settings.get("overlap", 0),
+        calibration = self.evaluation.calibration.get(name)
+        # That of the model as it was evaluated: 8 bits move it by less than its validation rows could tell.
+        temperature = calibration and calibration.temperature
+        return replace(
+            described(self.recipe.task, self.inputs.labels, temperature or 1.0),
             truncation_side=tokenizer.truncation_side,
             pad_id=tokenizer.pad_token_id or 0,
-            # That of the model as it was evaluated: 8 bits move it by less than its validation rows could tell.
-            temperature=(calibration and calibration.temperature) or 1.0,
             lengths=self._timed_lengths(tokenizer),
         )
 
@@ -139,6 +131,23 @@ class Exporting:
             return tuple(map(int, self.encoded(case.timed_rows, tokenizer).lengths))
         own = queries.of_student if tokenizer is not self.inputs.tokenizer else None
         return tuple(map(len, own or queries.items))
+
+
+def described(task: AnyTask, labels: Sequence[str], temperature: float) -> Manifest:
+    """What a model of a run says of itself, in whatever form it answers."""
+    settings = task.model_dump()
+    return Manifest(
+        kind="",
+        precision="",
+        runtime="",
+        model_file="",
+        task=task.kind,
+        answers=task.answers,
+        labels=tuple(labels) if task.named_outputs else (),
+        max_length=settings.get("max_length", 0),
+        overlap=settings.get("overlap", 0),
+        temperature=temperature,
+    )
 
 
 def _of_two_lengths(rows: Encoded) -> Mapping[str, Tensor]:
