@@ -288,7 +288,8 @@ def _of_tokens(evaluation: EvaluateRecord) -> list[str]:
         return []
     found = []
     start = evaluation.initial_kl_mean
-    if start is not None:
+    # Equal to the last bit where nothing was trained.
+    if start is not None and start != student.kl_mean:
         gain = evaluation.kl_gain_over_start
         fell = student.kl_mean < start if gain is None else _sure(evaluation, gain) > 0
         way = "fell" if fell else "did not measurably fall: it went"

@@ -76,7 +76,8 @@ def plan_lines(plan: PlanRecord) -> Iterator[str]:
     if plan.adapt_lora is not None:
         yield f"{'':12} {lora_words(plan.adapt_lora)}"
     yield from (f"{'':12} {line}" for line in weights_lines(plan.weights))
-    yield f"{'student':12} {_shape(plan.student)}; trained in {plan.steps:,} steps"
+    trained = f"trained in {plan.steps:,} steps" if plan.steps else "left as it begins"
+    yield f"{'student':12} {_shape(plan.student)}; {trained}"
     if plan.student_source is not None:
         yield f"{'':12} begins with the weights of {plan.student_source}"
     if plan.lora is not None:

@@ -148,7 +148,9 @@ class LabelSettings(Settings):
 class TrainSettings(OptimiserSettings):
     """The student, and beside it the baseline."""
 
-    epochs: Positive = 10
+    epochs: float = Field(default=10, ge=0)
+    """Passes over the rows. None leaves the student as it begins: one that exists already, or a copy of its teacher,
+    that is only to be trained for the rounding of what it is exported as."""
     learning_rate: Positive = 5e-4
     """A narrow student takes a higher rate than its teacher."""
     alpha: Schedule | None = None
@@ -163,6 +165,10 @@ class TrainSettings(OptimiserSettings):
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
         yield from super().refusals(where, facts)
+        if self.epochs == 0 and self.baseline:
+            yield f"{where}.baseline: in 0 epochs it would stay as it begins, as the student does. Set it to false."
+        if self.epochs == 0 and self.snapshots:
+            yield f"{where}.snapshots: in 0 epochs the student stays as it begins. Leave them out."
         if self.attention in ("eager", "flash_attention_2") and facts.reads & _MAPS:
             yield (
                 f"{where}.attention: losses read attention maps or relations, which are taken beside sdpa and not "

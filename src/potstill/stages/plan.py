@@ -181,8 +181,8 @@ def example_lines(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
 
 
 def total_steps(settings: OptimiserSettings, rows: int) -> int:
-    """Optimiser steps of a training on so many rows of batches, at least one."""
-    return max(1, math.floor(settings.epochs * steps_per_epoch(settings, rows)))
+    """Optimiser steps of a training on so many rows of batches, at least one where there are epochs at all."""
+    return 0 if settings.epochs == 0 else max(1, math.floor(settings.epochs * steps_per_epoch(settings, rows)))
 
 
 def steps_per_epoch(settings: OptimiserSettings, rows: int) -> int:

@@ -122,6 +122,12 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
         how = {"keep": settings.keep_checkpoints, "begun": done.step}
         saved = stack.enter_context(saving(checkpoints, module, optimiser, engine, **how))
         advance(done.step, earlier=True)
+        if not job.total_steps:
+            # Nothing is trained, and it is known all the same how good the model is.
+            found = validate(job, engine)
+            done = _judged(done, found, settings)
+            _log(metrics, job.trackers, {"kind": "validation", "step": 0, **asdict(found)})
+            saved.save(done, metrics)
         while done.step < job.total_steps and not done.stopped_early:
             line = _step(job, module, optimiser, done.step, engine)
             done = replace(done, step=done.step + 1)
