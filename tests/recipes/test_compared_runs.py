@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from potstill.evaluation.kept_rows import KeptRows, read_rows, write_rows
-from potstill.run_dir import OWN_DIGEST, file_digest
+from potstill.run_dir import OWN_DIGEST, file_digest, fingerprint
 from tests.commands import potstill, record, stages_that_worked
 from tests.conftest import make_project
 from tests.kept_answers import assert_metrics_add_up, kept
@@ -91,6 +91,10 @@ def test_the_same_rows_in_another_order_are_the_same_rows(project: Path) -> None
     assert "0 rows right to wrong, 0 rows wrong to right (McNemar p = 1.000)" in " ".join(out.split())
     # Its verdict and what it exported are of the evaluation before.
     assert "not judged" in out and "c: nothing was exported." in (project / "page.html").read_text()
+    potstill("gate", project / "recipe.yaml", "--out", project / "c", *SETTINGS)
+    out = compare(project, "a", "c")
+    assert "not judged" not in out and "c: nothing was exported." in (project / "page.html").read_text()
+    assert "a: nothing was exported." not in (project / "page.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -213,8 +217,9 @@ def test_a_run_from_before_is_evaluated_again_and_can_then_be_compared(project: 
     inputs = project / "b/evaluate/inputs.json"
     found = json.loads(inputs.read_text())
     del found["inputs"]["answers"]
-    inputs.write_text(json.dumps(found))
-    with_record(project / "b", lambda found: found.update({"fingerprint": ""}))
+    before = {"inputs": found["inputs"], "fingerprint": fingerprint(found["inputs"])}
+    inputs.write_text(json.dumps(before))
+    with_record(project / "b", lambda found: found.update({"fingerprint": before["fingerprint"]}))
     done = potstill("evaluate", project / "recipe.yaml", "--out", project / "b", *SETTINGS[:2], *OTHER)
     assert stages_that_worked(done.stderr) == {"evaluate"}
     assert "b against" in " ".join(compare(project, "a", "b").split())
@@ -227,7 +232,7 @@ def test_a_run_from_before_is_evaluated_again_and_can_then_be_compared(project: 
         (["recipe.yaml"], 2, "expected --out RUN beside a recipe, or two or more runs"),
         (["a", "b", "--set", "seed=1"], 2, "--set and --rehash are of a recipe"),
         (["a", "b", "--rehash"], 2, "--set and --rehash are of a recipe"),
-        (["a", "b", "./a"], 1, "a: given twice"),
+        (["a", "b", "b/../a"], 1, "b/../a: given twice"),
         (["a", "b", "--out", "data"], 1, "--out data: a folder"),
         (["a", "b", "--out", "recipe.yaml"], 1, "--out recipe.yaml: is there already, and is no page"),
         (["a", "b", "--out", "none/page.html"], 1, "--out none/page.html: there is no folder none"),

@@ -1,6 +1,7 @@
 """Artefacts through the command line, on a tiny teacher: made, judged again, asked, measured, refused."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -219,3 +220,12 @@ def test_the_answers_of_forms_are_kept_and_add_up_to_their_figures(finished: Pat
         [row["models"][name]["said"] for row in rows] for name, rows in (("student", own), ("onnx-float32", forms))
     ]
     assert exact[0] == exact[1]
+
+
+def test_forms_of_two_runs_are_compared_row_by_row(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "run", tmp_path / "other")
+    potstill("report", finished / "run", tmp_path / "other", "--out", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    for name in ("onnx-int8", "onnx-float32", "teacher onnx-int8", "teacher onnx-float32"):
+        row = re.search(rf"<tr><th[^>]*>export/{name}</th>(.*?)</tr>", page, re.DOTALL)
+        assert row is not None and re.findall(r"<td[^>]*>([^<]*)</td>", row[1])[:3] == ["0", "0", "p = 1.000"], name

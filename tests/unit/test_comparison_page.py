@@ -51,7 +51,9 @@ def run(name: str, wrong: set[int], *, passed: bool = True, hostile: str = "", *
         rows=rows,
         forms=replace(rows, models={"onnx-int8": answers({3})}, texts=None, truth=None),
         gate=gate(passed),
-        export=ExportRecord(skipped=False, artefacts=[form]),
+        export=ExportRecord(
+            skipped=False, artefacts=[form], rivals=[form.model_copy(update={"name": "teacher onnx-int8"})]
+        ),
         teacher="a",
         recipe={"train": {"epochs": 3}, "note": hostile},
         processor="a processor",
@@ -96,10 +98,14 @@ def test_each_section_tells_of_all_runs() -> None:
     models = dict(found["models"].tables)
     assert list(models) == ["student", "baseline", "teacher"]
     assert [cell.text for cell in models["student"].head] == ["", "a", "b", "c"]
+    accuracies = {name: table.rows[0][1].text[:6] for name, table in models.items()}
+    assert (accuracies["student"], accuracies["teacher"]) == ("81.2 %", "83.4 %")
     ((_, artefacts),) = found["artefacts"].tables
     assert [[cell.text for cell in row[:3]] for row in artefacts.rows] == [
         ["a", "onnx-int8", "✓ passed"],
+        ["a", "teacher onnx-int8", "✓ passed"],
         ["b", "onnx-int8", "✗ missed"],
+        ["b", "teacher onnx-int8", "✗ missed"],
     ]
     assert found["recipes"].tables == [] and "The recipes are the same." in text
 
@@ -154,7 +160,7 @@ def test_a_difference_is_news_where_its_interval_leaves_out_zero() -> None:
 
     many = set(range(20))
     assert cells(set(), many)[4:] == [False, False] and cells(many, set())[4:] == [True, True]
-    assert cells({1}, {2})[4] is None and cells(set(), set())[:4] == [None] * 4
+    assert cells({1}, {2})[4] is None and cells(set(), set()) == [None] * 6
 
 
 OF_TOKENS = ["KL from the teacher, nats", "cross-entropy, nats", "accuracy at the next token, points"]
@@ -213,6 +219,21 @@ def test_each_kind_of_answer_is_told_in_its_words(
     assert f"rows {directions[0]}, " in line and measures[0].replace(", points", "").replace(", nats", "") in line
     told = counts.rows[0][3 + len(judged)].text
     assert line.endswith(f" {told}{measures[0].partition(',')[2]}")
+
+
+def test_of_teachers_no_distance_from_themselves_is_shown() -> None:
+    rows, first, second = rows_of("text")
+    runs = [
+        run(name, set(), rows=replace(rows, models={"teacher": each, "student": each}), forms=None)
+        for name, each in (("a", first), ("b", second))
+    ]
+    (each,) = against_the_first(runs)
+    ((_, table), (_, worse), *_) = change_section(runs[0], each, 1).tables
+    kl, tokens = (float(first.numbers[name][each.student.worse[0]]) for name in ("kl", "tokens"))
+    assert worse.rows[0][-2].text == f"{kl / tokens:.4g} nats a token"
+    student, teacher = table.rows
+    assert [row[0].text for row in table.rows] == ["student", "teacher"], "the student comes first"
+    assert teacher[3].text == "–" != student[3].text and teacher[4].text == student[4].text
 
 
 def test_lower_is_better_of_errors_and_distances() -> None:

@@ -25,9 +25,7 @@ def kept(**changes: Any) -> KeptRows:
 
 @pytest.mark.parametrize("changes", [{}, {"texts": None, "truth": None}, {"kind": "regression"}])
 def test_what_is_written_is_read(changes: dict[str, Any], tmp_path: Path) -> None:
-    # A folder that other readers take for the values of a column.
-    path = tmp_path / "seed=1/answers.parquet"
-    path.parent.mkdir()
+    path = tmp_path / "answers.parquet"
     rows = kept(**changes)
     write_rows(path, rows)
     found = read_rows(path)

@@ -65,7 +65,8 @@ def change_section(first: ComparedRun, each: Against, number_of: int) -> Section
     words, measures = WORDING[kind], MEASURES[kind]
     notes = [
         "Differences are this run minus the first, of the same rows, with 95 % bootstrap intervals over resamples of "
-        f"rows that are the same for both; shares in {words.points}. One counts where its interval leaves out 0."
+        f"rows that are the same for both; shares in {words.points}. A difference counts where its interval leaves out "
+        "0."
     ]
     judged = each.student.p is not None
     if judged:

@@ -131,7 +131,6 @@ def read_rows(path: Path) -> KeptRows:
         "with this version, or read it with the version that wrote it."
     )
     try:
-        # Not `read_table`, which takes folders with a = in their name for columns.
         with pq.ParquetFile(path) as file:
             table = file.read()
         about = json.loads((table.schema.metadata or {})[_ABOUT])
