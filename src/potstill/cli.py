@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from potstill.cli_report import add_report
 from potstill.cli_shipping import add_commands
 from potstill.errors import PotstillError, RecipeError
 from potstill.quiet import quiet_libraries
@@ -156,9 +157,9 @@ for _name, _summary in {
     "evaluate": "Measure all models, with the stages before it.",
     "gate": "Judge the student, with the stages before it.",
     "export": "Export a student that passed, with the stages before it.",
-    "report": "Write the report, with the stages before it.",
 }.items():
     _stage_command(_name, _summary)
+add_report(app, lambda *given, **more: _run(*given, **more))
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Artefacts through the command line, on a tiny teacher: made, judged again, asked, measured, refused."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import yaml
 
 from tests.commands import potstill, record
 from tests.conftest import make_project
+from tests.kept_answers import assert_figures_add_up, assert_metrics_add_up, kept
 from tests.tagged_project import make_tagged_project
 
 FORMS = "[{kind: safetensors}, {kind: onnx}, {kind: onnx, precision: float32}]"
@@ -202,3 +204,28 @@ def test_what_rounds_nothing_is_not_trained_for(finished: Path) -> None:
         "check", finished / "recipe.yaml", "--set", "export=[{kind: onnx, precision: float32, distil: {}}]", check=1
     )
     assert "export[0].distil: onnx-float32 does not round weights" in done.stderr
+
+
+def test_the_answers_of_forms_are_kept_and_add_up_to_their_figures(finished: Path) -> None:
+    run = finished / "run"
+    assert_metrics_add_up(run)
+    own, forms, exported = kept(run), kept(run, "export"), record(run, "export")
+    assert [row["id"] for row in forms] == [row["id"] for row in own] and "text" not in forms[0]
+    assert [row["digest"] for row in forms] == [row["digest"] for row in own]
+    judged = {each["name"]: each["model"] for each in (*exported["artefacts"], *exported["rivals"]) if each["model"]}
+    assert set(forms[0]["models"]) == set(judged) and len(judged) == 4
+    for name, figures in judged.items():
+        assert_figures_add_up(figures, [row["models"][name] for row in forms], [row["truth"] for row in own])
+    exact = [
+        [row["models"][name]["said"] for row in rows] for name, rows in (("student", own), ("onnx-float32", forms))
+    ]
+    assert exact[0] == exact[1]
+
+
+def test_forms_of_two_runs_are_compared_row_by_row(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "run", tmp_path / "other")
+    potstill("report", finished / "run", tmp_path / "other", "--out", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    for name in ("onnx-int8", "onnx-float32", "teacher onnx-int8", "teacher onnx-float32"):
+        row = re.search(rf"<tr><th[^>]*>export/{name}</th>(.*?)</tr>", page, re.DOTALL)
+        assert row is not None and re.findall(r"<td[^>]*>([^<]*)</td>", row[1])[:3] == ["0", "0", "p = 1.000"], name

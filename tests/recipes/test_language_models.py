@@ -14,6 +14,7 @@ from potstill.stages.inputs import read_inputs
 from potstill.stages.plan import make_plan
 from tests.commands import potstill, record, stages_that_worked
 from tests.conftest import COLOURS, make_chat_project
+from tests.kept_answers import assert_metrics_add_up, kept
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -201,3 +202,15 @@ def test_a_row_without_a_response_is_named(chat_project: Path) -> None:
         file.write(json.dumps({"id": "open", "messages": [{"role": "user", "content": "the hat"}]}) + "\n")
     with pytest.raises(DataError, match=r'data\.train: 1 of 61 rows have no response, first "open"'):
         checked(chat_project)
+
+
+def test_the_answers_that_are_kept_add_up_to_the_figures(finished: Path) -> None:
+    run = finished / "run"
+    assert_metrics_add_up(run)
+    # Each row has the tokens of all its responses: five words and the end of the turn.
+    rows = {row["id"]: row for row in kept(run)}
+    for line in (finished / "data/test.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        turns = len(row["messages"]) // 2
+        assert rows[row["id"]]["models"]["student"]["tokens"] == 5 * turns
+    assert all(row["models"]["teacher"]["kl"] == 0 for row in rows.values())

@@ -9,6 +9,7 @@ import pytest
 
 from tests.commands import potstill, record, stages_that_worked
 from tests.conftest import CLASSES, FILLERS
+from tests.kept_answers import assert_metrics_add_up
 from tests.recipes.test_flavours import CHANGES, RECIPES
 
 SPLITS = {"adapt": (240, 1), "train": (110, 2), "validation": (40, 3), "test": (60, 4)}
@@ -212,3 +213,8 @@ def test_a_student_of_numbers_teaches_the_next_and_a_moving_average_teaches_itse
     average = f"teacher={{kind: ema, decay: 0.9, {start}}}"
     run(numbers, "regression", average, losses, "train.alpha=null", "label.mode=online", out="average")
     assert record(numbers / "average", "evaluate")["models"]["student"]["scores"]["r2"]["value"] > 0.4
+
+
+def test_the_answers_that_are_kept_add_up_to_the_figures(sets: Path, numbers: Path) -> None:
+    assert_metrics_add_up(sets / "run")
+    assert_metrics_add_up(numbers / "run")

@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from tests.commands import potstill, record, stages_that_worked
 from tests.conftest import THINGS
+from tests.kept_answers import assert_metrics_add_up
 from tests.pair_models import make_pair_project, make_pair_teacher, pair_teacher_folder, write_pairs
 
 __all__ = ["pair_teacher_folder"]
@@ -85,6 +86,7 @@ def test_a_teacher_that_writes_the_targets_and_a_student_that_learns_them(pair_p
     assert evaluation["retention"]["value"] == pytest.approx(student["value"] / teacher["value"])
     assert models["student"]["kl_mean"] < evaluation["initial_kl_mean"]
     assert models["student"]["time_to_first_token_ms"] > 0 and models["student"]["time_per_token_ms"] > 0
+    assert_metrics_add_up(out)
     sample = evaluation["generations"][0]
     assert sample["said"]["teacher"] == sample["truth"] and "what colour" in sample["prompt"]
     page, card = ((out / "report" / name).read_text() for name in ("report.html", "MODEL_CARD.md"))

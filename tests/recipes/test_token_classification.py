@@ -9,6 +9,7 @@ from transformers import pipeline
 
 from potstill.labels import LabelStore
 from tests.commands import potstill, record, stages_that_worked
+from tests.kept_answers import assert_metrics_add_up
 from tests.row_forms import as_conll
 from tests.tagged_project import make_tagged_project
 
@@ -153,3 +154,7 @@ def test_an_unknown_tag_is_refused(finished: Path, tmp_path: Path) -> None:
         file.write(json.dumps({"tokens": ["w1", "gold"], "tags": ["O", "B-coin"]}) + "\n")
     done = potstill("check", project / "recipe.yaml", check=1)
     assert "data.test: tag 'B-coin' (and 0 more) occurs in no training row" in done.stderr
+
+
+def test_the_answers_that_are_kept_add_up_to_the_figures(finished: Path) -> None:
+    assert_metrics_add_up(finished / "run")

@@ -12,6 +12,7 @@ from potstill.data.encoded import Encoded
 from potstill.data.splits import stable_order
 from potstill.evaluation.case import Case
 from potstill.evaluation.formulas import Resampled
+from potstill.evaluation.kept_rows import ModelRows
 from potstill.evaluation.metrics import Measured, computed_for
 from potstill.measure import quality
 from potstill.records import (
@@ -87,6 +88,10 @@ class Judge:
     """What these answers tell, once all metrics are computed of them."""
     queries: Callable[[Case], Queries]
     """By which speed is measured."""
+    kept: Callable[[Case, Any, str], ModelRows]
+    """What is kept of a model's answers, row by row."""
+    truth: Callable[[Case, Any], Sequence[str] | None] = lambda case, answers: None
+    """What is right of each test row, in words, where its text does not say so."""
     more: Callable[[Case, Any], Mapping[str, Any]] = lambda case, answers: {}
     """Fields of the `EvaluateRecord` that this kind alone has, and that are of the answers alone."""
 

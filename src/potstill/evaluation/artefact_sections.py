@@ -30,15 +30,7 @@ def artefact_section(export: ExportRecord, evaluation: EvaluateRecord) -> Sectio
 def _tables(export: ExportRecord, evaluation: EvaluateRecord) -> Iterator[tuple[str | None, Table]]:
     """What decides about each form, and what else was measured of it."""
     forms = [*export.artefacts, *export.rivals]
-    name = name_in_words(evaluation.primary_metric, evaluation.answers)
-    head = ["size", name, "drop, points", "p50, ms", "speed-up", "over the teacher so"]
-    yield (
-        None,
-        Table(
-            [Cell("Artefact", "answer"), Cell("result", ""), *map(Cell, head)],
-            [_deciding(each, evaluation) for each in forms],
-        ),
-    )
+    yield None, Table(deciding_head(evaluation), [deciding(each, evaluation) for each in forms])
     head = ["peak memory", "above its libraries", "loaded in, ms", "answers as its source", "largest difference"]
     yield (
         "What else was measured",
@@ -49,7 +41,15 @@ def _tables(export: ExportRecord, evaluation: EvaluateRecord) -> Iterator[tuple[
     )
 
 
-def _deciding(artefact: Artefact, evaluation: EvaluateRecord) -> list[Cell]:
+def deciding_head(evaluation: EvaluateRecord) -> list[Cell]:
+    """What stands above what decides about a form."""
+    name = name_in_words(evaluation.primary_metric, evaluation.answers)
+    head = ["size", name, "drop, points", "p50, ms", "speed-up", "over the teacher so"]
+    return [Cell("Artefact", "answer"), Cell("result", ""), *map(Cell, head)]
+
+
+def deciding(artefact: Artefact, evaluation: EvaluateRecord) -> list[Cell]:
+    """What decides about a form."""
     model = artefact.model or evaluation.models["student"]
     primary = metric(evaluation.primary_metric)
     drop = artefact.drop_points or (None if artefact.model else evaluation.drop_points)

@@ -1,6 +1,6 @@
 """Teacher, student and all others on the same rows: what their answers tell, what they cost, and how they compare."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from potstill.evaluation.answers import OVER_BASELINE, Judged, comparison, estimate, measured_by, pairs
@@ -9,6 +9,7 @@ from potstill.evaluation.costs import costs_of, measurement
 from potstill.evaluation.findings import findings
 from potstill.evaluation.formulas import Resampled
 from potstill.evaluation.judges import JUDGES
+from potstill.evaluation.kept_rows import KeptRows, kept_rows
 from potstill.evaluation.metrics import CLASSES, Measured, Unit, metric
 from potstill.evaluation.robustness.measured import beside_the_test
 from potstill.measure import quality
@@ -17,14 +18,23 @@ from potstill.runtimes.predictor import Predictor, release_all
 
 
 def evaluate_models(
-    case: Case, predictors: Mapping[str, Predictor], device: str, *, answer_all: Sequence[str] = ()
+    case: Case,
+    predictors: Mapping[str, Predictor],
+    device: str,
+    *,
+    answer_all: Sequence[str] = (),
+    keep: Callable[[KeptRows], None] | None = None,
 ) -> EvaluateRecord:
-    """All models side by side. `answer_all` names the members of an ensemble of which each answers every row."""
+    """All models side by side. `answer_all` names the members of an ensemble of which each answers every row, and
+    `keep` is given what each model answers to each row."""
     kind = case.recipe.task.answers
     judge = JUDGES[kind]
     answers = judge.answers_of(case, predictors)
     measured = measured_by(answers, kind)
     judged = judge.judged(case, answers, measured)
+    if keep is not None:
+        each = {model: judge.kept(case, answers, model) for model in answers.models}
+        keep(kept_rows(case, each, judge.truth(case, answers)))
     beside = beside_the_test(case, predictors, answers) if kind in CLASSES else {}
     # Speed is measured in other processes, which need the device to themselves.
     release_all(predictors.values())

@@ -14,6 +14,7 @@ from potstill.evaluation import references
 from potstill.evaluation.answers import SHOWN_CHARACTERS, Judged, agreed, estimate
 from potstill.evaluation.case import Case
 from potstill.evaluation.formulas import Resampled
+from potstill.evaluation.kept_rows import ModelRows
 from potstill.evaluation.metrics import Measured
 from potstill.evaluation.queries import new_tokens, timed_prompts
 from potstill.evaluation.regressions import ShownRow, regressions_of
@@ -128,6 +129,32 @@ def more_of(case: Case, answers: GenerativeAnswers) -> dict[str, Any]:
         "initial_kl_mean": float(initial.mean()),
         "kl_gain_over_start": estimate(answers.drawn.means(initial - answers.tokens["student"].kl)),
     }
+
+
+def kept(case: Case, answers: GenerativeAnswers, model: str) -> ModelRows:
+    """What is kept of a model's answers, row by row: sums over the tokens of each, none of a row that is not read."""
+    number_of = {row.id: number for number, row in enumerate(case.test)}
+    places = [number_of[identity] for identity in answers.drawn.row_ids]
+
+    def by_row(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        sums = np.zeros(len(case.test))
+        sums[places] = answers.drawn.sums(values)
+        return sums
+
+    tokens = answers.tokens[model]
+    numbers = {
+        "tokens": by_row(np.ones(len(tokens.kl))),
+        "right_tokens": by_row(tokens.right),
+        "kl": by_row(tokens.kl),
+        "loss": by_row(tokens.loss),
+    }
+    return ModelRows(answers.responses.get(model), answers.exact.get(model), numbers)
+
+
+def truth(case: Case, answers: GenerativeAnswers) -> list[str] | None:
+    """The true response to each row, where it is right or wrong as a whole."""
+    prompts = generative(case.recipe.task).prompts(case.tokenizer)
+    return [prompts.shown(row)[1] for row in case.test] if answers.exact else None
 
 
 def queries_of(case: Case) -> Queries:

@@ -4,13 +4,22 @@ from potstill.evaluation import generative, multi_label, regression, single_labe
 from potstill.evaluation.answers import Judge, texts_of
 from potstill.records import AnswerKind
 
-_GENERATIVE = Judge(generative.answers_of, generative.judged, generative.queries_of, generative.more_of)
+_GENERATIVE = Judge(
+    generative.answers_of,
+    generative.judged,
+    generative.queries_of,
+    generative.kept,
+    generative.truth,
+    generative.more_of,
+)
 
 JUDGES: dict[AnswerKind, Judge] = {
-    "single_label": Judge(single_label.answers_of, single_label.judged, texts_of),
-    "multi_label": Judge(multi_label.answers_of, multi_label.judged, texts_of),
-    "regression": Judge(regression.answers_of, regression.judged, texts_of),
-    "tags": Judge(tags.answers_of, tags.judged, tags.documents_of),
+    "single_label": Judge(
+        single_label.answers_of, single_label.judged, texts_of, single_label.kept, single_label.truth
+    ),
+    "multi_label": Judge(multi_label.answers_of, multi_label.judged, texts_of, multi_label.kept, multi_label.truth),
+    "regression": Judge(regression.answers_of, regression.judged, texts_of, regression.kept, regression.truth),
+    "tags": Judge(tags.answers_of, tags.judged, tags.documents_of, tags.kept, tags.truth),
     "text": _GENERATIVE,
     "target": _GENERATIVE,
 }

@@ -22,6 +22,7 @@ from potstill.evaluation.calibration import Distributions, Temperature, calibrat
 from potstill.evaluation.case import Case
 from potstill.evaluation.floors import measured_floors
 from potstill.evaluation.formulas import Resampled
+from potstill.evaluation.kept_rows import ModelRows
 from potstill.evaluation.metrics import Measured
 from potstill.evaluation.regressions import ShownRow, regressions_of
 from potstill.evaluation.slices import slices_of, whole_rows
@@ -101,6 +102,24 @@ def answers_of(case: Case, predictors: Mapping[str, Predictor]) -> MultiLabelAns
     return MultiLabelAnswers(log_odds, encoded.labels == 1, weights, temperatures, lengths=encoded.lengths)
 
 
+def kept(case: Case, answers: MultiLabelAnswers, model: str) -> ModelRows:
+    """What is kept of a model's answers, row by row."""
+    given, true = answers.decisions(model), answers.truth
+    counts = {"hits": given & true, "given": given, "true": true}
+    numbers = {name: each.sum(axis=1).astype(np.float64) for name, each in counts.items()}
+    said = [_named(case.class_names, each) for each in given]
+    return ModelRows(said, answers.right(model), {"confidence": answers.surety(model), **numbers})
+
+
+def truth(case: Case, answers: MultiLabelAnswers) -> list[str]:
+    """The true labels of each row."""
+    return [_named(case.class_names, each) for each in answers.truth]
+
+
+def _named(names: Sequence[str], given: Decisions) -> str:
+    return ", ".join(names[number] for number in np.nonzero(given)[0].tolist()) or "(none)"
+
+
 def judged(case: Case, answers: MultiLabelAnswers, measured: Measured) -> Judged:
     truth, weights, names = answers.truth, answers.weights, case.class_names
     decisions = {model: answers.decisions(model) for model in answers.models}
@@ -115,9 +134,6 @@ def judged(case: Case, answers: MultiLabelAnswers, measured: Measured) -> Judged
             "micro_f1": quality.micro_f1s(truth, given, weights),
         }
 
-    def named(given: Decisions) -> str:
-        return ", ".join(names[number] for number in np.nonzero(given)[0].tolist()) or "(none)"
-
     floors = measured_floors(case, "micro_f1", micro_f1, floor)
     differ = np.nonzero((decisions["student"] != decisions["teacher"]).any(axis=1))[0].tolist()
     recalls = {model: quality.label_recalls(truth, given) for model, given in decisions.items()}
@@ -126,9 +142,12 @@ def judged(case: Case, answers: MultiLabelAnswers, measured: Measured) -> Judged
     slices = slices_of(case, whole_rows(right, weights, answers.lengths))
 
     def shown(row: int) -> ShownRow:
-        said = {model: named(given[row]) for model, given in decisions.items()}
+        said = {model: _named(names, given[row]) for model, given in decisions.items()}
         return ShownRow(
-            case.test[row].text, named(truth[row]), said, {model: float(each[row]) for model, each in sure.items()}
+            case.test[row].text,
+            _named(names, truth[row]),
+            said,
+            {model: float(each[row]) for model, each in sure.items()},
         )
 
     return Judged(
@@ -145,8 +164,8 @@ def judged(case: Case, answers: MultiLabelAnswers, measured: Measured) -> Judged
             disagreement(
                 case,
                 row,
-                truth=named(truth[row]),
-                answers={model: named(given[row]) for model, given in decisions.items()},
+                truth=_named(names, truth[row]),
+                answers={model: _named(names, given[row]) for model, given in decisions.items()},
                 text=case.test[row].text[:SHOWN_CHARACTERS],
             )
             for row in differing(case, differ)

@@ -12,6 +12,7 @@ from potstill.evaluation.answers import SHOWN_CHARACTERS, Judged, disagreement, 
 from potstill.evaluation.case import Case
 from potstill.evaluation.floors import measured_floors
 from potstill.evaluation.formulas import Resampled
+from potstill.evaluation.kept_rows import ModelRows
 from potstill.evaluation.metrics import Measured
 from potstill.measure import quality
 from potstill.measure.floor import tfidf_numbers
@@ -52,6 +53,16 @@ def answers_of(case: Case, predictors: Mapping[str, Predictor]) -> RegressionAns
     values = {model: each[:, 0].astype(np.float64) for model, each in outputs.items()}
     weights = quality.bootstrap_weights(len(case.test), seed=case.recipe.seed)
     return RegressionAnswers(values, encoded.labels.astype(np.float64), weights)
+
+
+def kept(case: Case, answers: RegressionAnswers, model: str) -> ModelRows:
+    """What is kept of a model's answers, row by row."""
+    return ModelRows(numbers={"value": answers.values[model], "true": answers.truth})
+
+
+def truth(case: Case, answers: RegressionAnswers) -> list[str]:
+    """The number that is right for each row."""
+    return [f"{value:.4g}" for value in answers.truth.tolist()]
 
 
 def judged(case: Case, answers: RegressionAnswers, measured: Measured) -> Judged:

@@ -155,7 +155,7 @@ def _significance(evaluation: EvaluateRecord) -> Section:
         cells = [points_span(each.points_by_name.get(column.name)) for column in columns]
         if words.right_or_wrong:
             cells += [str(each.only_of_right), str(each.only_against_right)]
-        cells += [p_value(each)] if with_p else []
+        cells += [p_value(each.mcnemar_p)] if with_p else []
         rows.append([Cell(f"{each.of} − {each.against}", "name"), *map(Cell, cells)])
     table = Table(_head(*names, about="Difference"), rows)
     return Section("Are the differences real?", "significance", [note], [(None, table)])

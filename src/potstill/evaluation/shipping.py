@@ -12,6 +12,7 @@ from potstill.evaluation.case import Case
 from potstill.evaluation.costs import costs_of
 from potstill.evaluation.evaluate import side_by_side
 from potstill.evaluation.judges import JUDGES
+from potstill.evaluation.kept_rows import KeptRows, ModelRows, kept_rows
 from potstill.evaluation.metrics import metric
 from potstill.evaluation.robustness.measured import beside_the_test
 from potstill.records import Artefact, EvaluateRecord, ExportRecord, GateRecord
@@ -36,6 +37,12 @@ class JudgedForm:
     evaluation: EvaluateRecord
     """In which it is the student."""
     agreement_with_source: float | None
+    answers: ModelRows
+
+
+def rows_of(case: Case, judged: Mapping[str, JudgedForm]) -> KeptRows:
+    """What each form answers to each test row; the texts lie beside what the models themselves answered."""
+    return kept_rows(case, {name: form.answers for name, form in judged.items()}, with_texts=False)
 
 
 def judge_forms(
@@ -50,11 +57,13 @@ def judge_forms(
     judge, kind = JUDGES[case.recipe.task.answers], case.recipe.task.answers
     timed = {name: models[name] for name in models} | {name: form.predictor for name, form in forms.items()}
     found: dict[str, tuple[Any, Any, Mapping[str, Any]]] = {}
+    rows: dict[str, ModelRows] = {}
     for name, form in forms.items():
         own = cast(Predictor, _AskedOnce(form.predictor))
         beside = {**asked, "student": own}
         answers = judge.answers_of(case, beside)
         as_source = judge.answers_of(case, {"teacher": asked[form.source], "student": own})
+        rows[name] = judge.kept(case, answers, "student")
         others: Mapping[str, Any] = {}
         if _asks_of_other_texts(case):
             # Not from memory, which what is asked there would fill.
@@ -68,7 +77,7 @@ def judge_forms(
     for name, (answers, agreement, others) in found.items():
         again, as_student = judge.judged_again(case, answers), costs | {"student": costs[name]}
         record = side_by_side(case, again, measured_by(answers, kind), as_student, device, **others)
-        judged[name] = JudgedForm(record, agreement.all_rows.value if agreement else None)
+        judged[name] = JudgedForm(record, agreement.all_rows.value if agreement else None, rows[name])
     return judged
 
 

@@ -22,6 +22,7 @@ from potstill.evaluation.calibration import Temperature, calibration_records, te
 from potstill.evaluation.case import Case
 from potstill.evaluation.floors import measured_floors
 from potstill.evaluation.formulas import Resampled
+from potstill.evaluation.kept_rows import ModelRows
 from potstill.evaluation.metrics import Measured
 from potstill.evaluation.regressions import ShownRow, regressions_of
 from potstill.evaluation.slices import slices_of, whole_rows
@@ -86,6 +87,17 @@ def answers_of(case: Case, predictors: Mapping[str, Predictor]) -> SingleLabelAn
     return SingleLabelAnswers(
         logits, encoded.labels, len(case.class_names), weights, temperatures, lengths=encoded.lengths
     )
+
+
+def kept(case: Case, answers: SingleLabelAnswers, model: str) -> ModelRows:
+    """What is kept of a model's answers, row by row."""
+    said = [case.class_names[number] for number in answers.predicted(model).tolist()]
+    return ModelRows(said, answers.right(model), {"confidence": answers.confidence(model)[0]})
+
+
+def truth(case: Case, answers: SingleLabelAnswers) -> list[str]:
+    """The true class of each row."""
+    return [case.class_names[number] for number in answers.truth.tolist()]
 
 
 def judged(case: Case, answers: SingleLabelAnswers, measured: Measured) -> Judged:

@@ -17,6 +17,7 @@ from potstill.evaluation.answers import Judged, agreed, class_rows, disagreement
 from potstill.evaluation.calibration import Temperature, calibration_records, temperatures_of
 from potstill.evaluation.case import Case
 from potstill.evaluation.formulas import Resampled
+from potstill.evaluation.kept_rows import ModelRows
 from potstill.evaluation.metrics import Measured
 from potstill.evaluation.regressions import ShownRow, regressions_of
 from potstill.evaluation.slices import RowScores, slices_of
@@ -105,20 +106,20 @@ class TagAnswers:
         return agreed(self.share(same), same, ~self.right("teacher"), quality.kl(teacher, own))
 
     def f1(self, model: str) -> Resampled:
-        return entities.f1(self._compared(model), self.weights)
+        return entities.f1(self.compared(model), self.weights)
 
     def precision(self, model: str) -> Resampled:
-        return entities.precision(self._compared(model), self.weights)
+        return entities.precision(self.compared(model), self.weights)
 
     def recall(self, model: str) -> Resampled:
-        return entities.recall(self._compared(model), self.weights)
+        return entities.recall(self.compared(model), self.weights)
 
     def f1_with_teacher(self, model: str) -> Resampled:
         return entities.f1(
             entities.compare(self.predicted_entities["teacher"], self.predicted_entities[model]), self.weights
         )
 
-    def _compared(self, model: str) -> entities.Found:
+    def compared(self, model: str) -> entities.Found:
         return entities.compare(self.true_entities, self.predicted_entities[model])
 
 
@@ -132,6 +133,28 @@ def answers_of(case: Case, predictors: Mapping[str, Predictor]) -> TagAnswers:
     weights = quality.bootstrap_weights(len(rows), seed=case.recipe.seed)
     temperatures = temperatures_of(case, predictors, lambda outputs, rows: (outputs, np.concatenate(rows.labels)))
     return TagAnswers(logits, rows, encoded, case.class_names, weights, temperatures)
+
+
+def kept(case: Case, answers: TagAnswers, model: str) -> ModelRows:
+    """What is kept of a model's answers, document by document: it is right where all its words are."""
+    words, hits = (answers.in_documents(each) for each in (np.ones(len(answers.truth)), answers.right(model)))
+    found = answers.compared(model)
+    numbers = {"words": words, "right_words": hits, "hits": found.right, "given": found.predicted, "true": found.there}
+    return ModelRows(_told(answers, answers.predicted_entities[model]), (hits == words) & (words > 0), numbers)
+
+
+def truth(case: Case, answers: TagAnswers) -> list[str]:
+    """The entities that are in each document."""
+    return _told(answers, answers.true_entities)
+
+
+def _told(answers: TagAnswers, documents: Sequence[Sequence[Entity]]) -> list[str]:
+    """The entities of each document in words."""
+    return [_in_words(row, found) for row, found in zip(answers.rows, documents, strict=True)]
+
+
+def _in_words(row: TaggedRow, found: Sequence[Entity]) -> str:
+    return "; ".join(f"{kind}: {' '.join(row.tokens[start:end])}" for kind, start, end in found) or "nothing"
 
 
 def judged(case: Case, answers: TagAnswers, measured: Measured) -> Judged:
@@ -212,8 +235,7 @@ def _disagreements(case: Case, answers: TagAnswers) -> list[Disagreement]:
 
     def shown(documents: Sequence[Sequence[Entity]], row: int, start: int, end: int) -> str:
         """The entities of a document within a span."""
-        here = [each for each in documents[row] if each[1] < end and each[2] > start]
-        return "; ".join(f"{kind}: {' '.join(rows[row].tokens[a:b])}" for kind, a, b in here) or "nothing"
+        return _in_words(rows[row], [each for each in documents[row] if each[1] < end and each[2] > start])
 
     return [
         disagreement(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from potstill.recipe.requirements import in_unit, with_unit
-from potstill.records import Check, Comparison, Estimate, LoraRecord, WeightsRecord
+from potstill.records import Check, Estimate, LoraRecord, WeightsRecord
 
 
 def percent(share: float | None) -> str:
@@ -63,10 +63,10 @@ def number_span(estimate: Estimate | None) -> str:
     return "–" if estimate is None else f"{number(estimate.value)} ({number(estimate.low)}–{number(estimate.high)})"
 
 
-def p_value(comparison: Comparison) -> str:
-    if comparison.mcnemar_p is None:
+def p_value(p: float | None) -> str:
+    if p is None:
         return "–"
-    return "p < 0.001" if comparison.mcnemar_p < 0.001 else f"p = {comparison.mcnemar_p:.3f}"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def sentence(text: str) -> str:

@@ -66,7 +66,7 @@ def render_html(
     models = {**evaluation.models, **forms}
     trade_off = charts.trade_off(models, evaluation.floors, evaluation.primary_metric, words.metric)
     return _render(
-        _environment(autoescape=True).get_template("report.html.j2"),
+        _html_template("report.html.j2"),
         run,
         words,
         title=title,
@@ -79,6 +79,11 @@ def render_html(
         curves=[Markup(svg) for svg in _curves(metrics)],
         times=stage_times(seconds, metrics),
     )
+
+
+def render_comparison(title: str, sections: Sequence[Section]) -> str:
+    """The page of several runs, in the look of that of one."""
+    return _html_template("comparison.html.j2").render(title=title, sections=sections)
 
 
 def render_model_card(
@@ -95,6 +100,10 @@ def render_model_card(
         card=card,
         recipe=YAML(typ="safe", pure=True).load(recipe_yaml),
     )
+
+
+def _html_template(name: str) -> Template:
+    return _environment(autoescape=True).get_template(name)
 
 
 def markdown_template(name: str) -> Template:

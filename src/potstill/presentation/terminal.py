@@ -6,7 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.table import Table
 
+from potstill.presentation import tables
 from potstill.presentation.formats import lora_words, measured, weights_lines
+from potstill.presentation.page import visible
 from potstill.presentation.tables import Quantity
 from potstill.records import ClassCount, EvaluateRecord, GateRecord, PlanRecord, ShapeRecord, SharedTokensRecord
 
@@ -183,6 +185,24 @@ def verdict_lines(gate: GateRecord) -> None:
     if gate.degenerate is not None:
         verdict += f"{'.' if gate.weak_teacher is None else ''} {gate.degenerate}"
     console.print(verdict, style="bold")
+
+
+def comparison_table(runs: tables.Table, lines: Iterator[str]) -> None:
+    """Print several runs, a line each, and how they changed against the first."""
+    table = Table()
+    for each in runs.head:
+        named = each is runs.head[0]
+        # A figure that is cut says another one.
+        table.add_column(
+            each.text, justify="right" if each.style == "n" else "left", no_wrap=not named, overflow="fold"
+        )
+    for row in runs.rows:
+        table.add_row(*(visible(each.text) for each in row))
+    console = _console()
+    console.width = max(console.width, 100)
+    console.print(table)
+    for line in lines:
+        console.print(visible(line))
 
 
 def artefact_verdicts(lines: Iterator[str]) -> None:

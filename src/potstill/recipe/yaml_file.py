@@ -37,6 +37,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe_of(values, str(path), document)
 
 
+def read_values(path: Path) -> dict[str, Any]:
+    """What stands in a file, as plain values; whether it is a recipe is not looked at.
+
+    Raises:
+        RecipeError: it cannot be read, or is no YAML of keys and values.
+    """
+    values: dict[str, Any] = _plain(_parse(path), path)
+    return values
+
+
 def recipe_of(values: dict[str, Any], source: str, document: CommentedMap | None = None) -> Recipe:
     """The recipe of plain values, which came from `source`.
 

@@ -11,6 +11,7 @@ from potstill.data.rows import labelled_rows, rows_fingerprint
 from potstill.evaluation.answers import CAME
 from potstill.evaluation.calibration import METHOD
 from potstill.evaluation.evaluate import evaluate_models
+from potstill.evaluation.kept_rows import ANSWERS, FORM, write_rows
 from potstill.evaluation.slices import field_values
 from potstill.measure.weights import HALF, SavedWeights, saved_weights
 from potstill.recipe import Recipe
@@ -73,6 +74,8 @@ def evaluate(
         },
         # How models are measured and compared: a run that was measured in another way is measured again.
         "measures": MEASURES,
+        # What each model answers to each row is kept; a run from before is evaluated again.
+        "answers": FORM,
     }
 
     def work(folder: Path) -> EvaluateRecord:
@@ -81,7 +84,9 @@ def evaluate(
         teacher = predictors["teacher"]
         routed = isinstance(teacher, EnsemblePredictor) and teacher.by_domain
         answer_all = () if routed else tuple(adapted.members)
-        record = evaluate_models(case, predictors, engine.device.type, answer_all=answer_all)
+        keep = partial(write_rows, folder / ANSWERS)
+        record = evaluate_models(case, predictors, engine.device.type, answer_all=answer_all, keep=keep)
+        record = record.model_copy(update={"files": {ANSWERS: file_digest(folder / ANSWERS)}})
         return _with_temperatures(folder, record, inputs)
 
     return run.once("evaluate", depends, EvaluateRecord, work)
@@ -98,7 +103,7 @@ def _with_temperatures(folder: Path, record: EvaluateRecord, inputs: Inputs) -> 
     }
     fitted_on = {"split": "validation", "rows": len(rows), "fingerprint": rows_fingerprint(rows)}
     write_json(path, {"method": METHOD, "fitted_on": fitted_on, "models": models})
-    return record.model_copy(update={"files": {CALIBRATION: file_digest(path)}})
+    return record.model_copy(update={"files": record.files | {CALIBRATION: file_digest(path)}})
 
 
 def _predictors(

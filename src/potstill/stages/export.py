@@ -9,7 +9,16 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from potstill.errors import ModelError
-from potstill.evaluation.shipping import Form, JudgedForm, artefact_of, better_rival, judge_forms, with_best
+from potstill.evaluation.kept_rows import ANSWERS, write_rows
+from potstill.evaluation.shipping import (
+    Form,
+    JudgedForm,
+    artefact_of,
+    better_rival,
+    judge_forms,
+    rows_of,
+    with_best,
+)
 from potstill.exporters import AnyExporter
 from potstill.recipe import Recipe
 from potstill.records import (
@@ -21,7 +30,7 @@ from potstill.records import (
     PlanRecord,
     TrainRecord,
 )
-from potstill.run_dir import RunDir, atomic_folder, fingerprint, folder_files
+from potstill.run_dir import RunDir, atomic_folder, file_digest, fingerprint, folder_files
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import Predictor
 from potstill.stages.artefact_cards import complete
@@ -81,6 +90,8 @@ def export(
         record = _judged(exporting, planned, written)
         shipped = [run.path(each.folder) for each in (*record.artefacts, *record.rivals)]
         files = dict(pair for each in shipped for pair in folder_files(each, relative_to=folder).items())
+        if (folder / ANSWERS).is_file():
+            files[ANSWERS] = file_digest(folder / ANSWERS)
         return record.model_copy(update={"files": files})
 
     return run.once("export", depends, ExportRecord, work)
@@ -153,6 +164,7 @@ def _judged(exporting: Exporting, planned: PlanRecord, written: _Written) -> Exp
         untrained = partial(initial_student, recipe, exporting.inputs, exporting.run, exporting.teacher)
         case = case_of(recipe, exporting.inputs, exporting.run.progress, untrained=untrained)
         judged = judge_forms(case, models, again, exporting.timed_on([form.predictor for form in again.values()]))
+        write_rows(written.folder / ANSWERS, rows_of(case, judged))
 
     def made(name: str, exporter: AnyExporter, folder: str, rival: str) -> Artefact:
         artefact = Artefact(
