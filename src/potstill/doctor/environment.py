@@ -23,6 +23,7 @@ EXTRAS = {
     "large": "teachers in 4 or 8 bits, or spread over several GPUs",
     "lora": "narrow matrices that are trained beside the weights",
     "marian": "tokenizers of Marian",
+    "math": "mathematical answers of language models, compared by what they mean",
     "onnx": "students as graphs for ONNX Runtime",
     "openvino": "students as graphs for OpenVINO",
     "tensorboard": "curves of a training in TensorBoard",

@@ -19,6 +19,7 @@ from potstill.records.evaluation import (
     ProblemTypeName,
     Reference,
 )
+from potstill.records.judgement import ModelJudgement, WritingJudgement
 from potstill.records.parts import Estimate, Part
 from potstill.records.robustness import (
     AttackExample,
@@ -88,6 +89,7 @@ __all__ = [
     "MergedLora",
     "ModelAttack",
     "ModelEvaluation",
+    "ModelJudgement",
     "ModelRobustness",
     "OtherTokensRecord",
     "OutOfDomain",
@@ -113,4 +115,5 @@ __all__ = [
     "TokensRecord",
     "TrainRecord",
     "WeightsRecord",
+    "WritingJudgement",
 ]

@@ -69,7 +69,7 @@ def evaluate(
         **inputs.loaded_as_in_digests,
         # Values beside the rows are not in their fingerprints.
         "slices": {
-            field: fingerprint(field_values(inputs.splits["test"].rows, field)) for field in recipe.evaluate.slices
+            field: fingerprint(field_values(inputs.splits["test"].rows, field)) for field in recipe.evaluate.kept_fields
         },
         # How models are measured and compared: a run that was measured in another way is measured again.
         "measures": MEASURES,

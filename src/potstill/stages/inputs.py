@@ -131,7 +131,7 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
     asked, refusal = prompt_of if recipe.generates_responses else None, None
     if recipe.data.on_error == "skip" and recipe.task.templated:
         refusal = recipe.task.refusals_of_rows(files()[1])
-    keep = recipe.evaluate.slices
+    keep = recipe.evaluate.kept_fields
     splits = prepare(recipe.data, base, recipe.task.read, progress, prompt_of=asked, refusal=refusal, keep=keep)
     lead, tokenizer = files()
     rows = {name: split.rows for name, split in splits.items()}
