@@ -19,8 +19,9 @@ from potstill.runtimes.predictor import open_predictor
 from potstill.stages.gate import judge
 from potstill.stages.inputs import read_inputs
 from potstill.stages.judged_rows import case_of
-from tests.commands import potstill
+from tests.commands import ENVIRONMENT, potstill
 from tests.conftest import make_chat_project
+from tests.unit.test_harness import TASK, write_task
 from tests.unit.test_served_judge import says, server
 
 SHORT = ["evaluate.prompts=2", "evaluate.generations=2", "evaluate.written=12", "evaluate.generation_tokens=20"]
@@ -156,6 +157,42 @@ def test_answers_are_compared_by_a_server(trained: Path, monkeypatch: pytest.Mon
         assert sum(all(text in each for text in (sample.prompt, *sample.said.values())) for each in shown) >= 2
     same = evaluated(trained, trained / "run/adapt/model", judge)
     assert same.judgement is not None and same.judgement.models["student"].ties == 12
+
+
+def test_a_run_is_judged_and_put_to_tasks(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From recipe to report; a task file that changed is asked about again."""
+    pytest.importorskip("lm_eval")
+    project = tmp_path / "judged"
+    shutil.copytree(trained, project)
+    write_task(project / "tasks")
+    changes = [
+        "evaluate.judge={kind: exact_match}",
+        "evaluate.harness={tasks: [tasks/colours.yaml], limit: 10}",
+        "gate.as_good_as_teacher='>= 0'",
+        "gate.min_retention=null",
+        "gate.allow_degenerate_writing=true",
+        "export=[{kind: safetensors}]",
+    ]
+    set_ = [part for change in (*STUDENT, *SHORT, *changes) for part in ("--set", change)]
+    # Where data sets are kept that were read.
+    monkeypatch.setitem(ENVIRONMENT, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    told = potstill("report", project / "recipe.yaml", "--out", project / "run", *set_, check=None)
+    assert told.returncode in (0, 3), told.stderr
+    assert "Written answers as good as" in told.stdout
+    record = EvaluateRecord.model_validate_json((project / "run/evaluate/result.json").read_text())
+    assert record.judgement is not None and set(record.judgement.models) == {"teacher", "student"}
+    assert record.harness is not None and record.harness.limit == 10
+    assert [(each.task, set(each.models)) for each in record.harness.scores] == [("colours", {"teacher", "student"})]
+    checks = json.loads((project / "run/gate/result.json").read_text())["checks"]
+    assert "as_good_as_teacher" in {each["name"] for each in checks}
+    page = (project / "run/report/report.html").read_text()
+    assert "Tasks of lm-evaluation-harness" in page and "As good as the teacher in what it writes" in page
+    first = (project / "run/evaluate/result.json").read_bytes()
+    potstill("evaluate", project / "recipe.yaml", "--out", project / "run", *set_)
+    assert (project / "run/evaluate/result.json").read_bytes() == first
+    write_task(project / "tasks", TASK + "description: 'the '\n")
+    potstill("evaluate", project / "recipe.yaml", "--out", project / "run", *set_)
+    assert (project / "run/evaluate/result.json").read_bytes() != first
 
 
 @pytest.mark.long

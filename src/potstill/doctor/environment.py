@@ -20,6 +20,7 @@ EXTRAS = {
     "dev": "tests and checks of the package itself",
     "docs": "the pages of docs/ as a site",
     "gguf": "teachers in GGUF files, and students as such",
+    "harness": "tasks of lm-evaluation-harness",
     "large": "teachers in 4 or 8 bits, or spread over several GPUs",
     "lora": "narrow matrices that are trained beside the weights",
     "marian": "tokenizers of Marian",

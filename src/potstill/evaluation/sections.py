@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from potstill.evaluation.answers import CAME
 from potstill.evaluation.calibration_sections import calibration_sections
 from potstill.evaluation.findings import margin_unit
+from potstill.evaluation.harness_sections import harness_sections
 from potstill.evaluation.judged_writing.sections import judgement_sections
 from potstill.evaluation.metrics import WRITING, Unit, columns_of, metric, name_in_words
 from potstill.evaluation.references import is_beaten
@@ -47,6 +48,7 @@ def detail_sections(evaluation: EvaluateRecord) -> list[Section]:
         *regression_sections(evaluation),
         *([_disagreements(evaluation)] if WORDING[evaluation.answers].queries == "rows" else _generations(evaluation)),
         *robustness_sections(evaluation),
+        *harness_sections(evaluation),
     ]
 
 

@@ -10,6 +10,7 @@ from potstill.labels import AskedEncoding
 from potstill.lora import LoraSettings
 from potstill.perturbations.settings import RobustnessSettings
 from potstill.recipe.expense_settings import ExpenseSettings
+from potstill.recipe.harness_settings import HarnessSettings
 from potstill.recipe.writing_judges import AnyWritingJudge, ServerJudge
 from potstill.schedules import Schedule
 from potstill.settings import Settings
@@ -209,6 +210,8 @@ class EvaluateSettings(Settings):
     """What an hour costs in money or in power, from which a thousand requests are estimated."""
     slices: tuple[FieldName, ...] = ()
     """Fields of rows by whose values the test rows are told apart, such as `domain`, beside their class and length."""
+    harness: HarnessSettings | None = Field(default=None, exclude_if=lambda harness: harness is None)
+    """Of decoders alone: tasks of lm-evaluation-harness that all models are put to. null: none."""
     robustness: RobustnessSettings | None = None
     """Of classes alone: how models answer where texts are changed. null, for it asks each model about thousands of
     texts."""
@@ -237,6 +240,10 @@ class EvaluateSettings(Settings):
             yield f"{where}.judge: judges what language models write, and {facts.task} writes nothing. Drop it."
         elif self.judge is not None and not self.written:
             yield f"{where}.judge: judges what is written after {where}.written prompts, and it is 0. Raise it."
+        if self.harness is not None and facts.task != "causal_lm":
+            yield f"{where}.harness: its tasks are for task.kind: causal_lm, and this one is {facts.task}. Drop it."
+        if self.harness is not None and facts.teacher in ("mixture", "routed"):
+            yield f"{where}.harness: asks one model, and teacher.kind: {facts.teacher} is several. Drop it."
         for name in ("robustness", "out_of_domain"):
             if getattr(self, name) is not None and (facts.task != "text_classification" or facts.means):
                 yield (

@@ -19,6 +19,7 @@ from potstill.records.evaluation import (
     ProblemTypeName,
     Reference,
 )
+from potstill.records.harness import HarnessRecord, HarnessScore, HarnessValue
 from potstill.records.judgement import ModelJudgement, WritingJudgement
 from potstill.records.parts import Estimate, Part
 from potstill.records.robustness import (
@@ -82,6 +83,9 @@ __all__ = [
     "Floor",
     "GateRecord",
     "Generation",
+    "HarnessRecord",
+    "HarnessScore",
+    "HarnessValue",
     "LabelFidelity",
     "LabelRecord",
     "LoraRecord",

@@ -11,6 +11,7 @@ from potstill.data.rows import labelled_rows, rows_fingerprint
 from potstill.evaluation.answers import CAME
 from potstill.evaluation.calibration import METHOD
 from potstill.evaluation.evaluate import evaluate_models
+from potstill.evaluation.harness import harness_scores
 from potstill.evaluation.slices import field_values
 from potstill.measure.weights import HALF, SavedWeights, saved_weights
 from potstill.recipe import Recipe
@@ -71,6 +72,7 @@ def evaluate(
         "slices": {
             field: fingerprint(field_values(inputs.splits["test"].rows, field)) for field in recipe.evaluate.kept_fields
         },
+        **({"harness": [[task.name, task.digest] for task in inputs.harness]} if inputs.harness else {}),
         # How models are measured and compared: a run that was measured in another way is measured again.
         "measures": MEASURES,
     }
@@ -82,6 +84,9 @@ def evaluate(
         routed = isinstance(teacher, EnsemblePredictor) and teacher.by_domain
         answer_all = () if routed else tuple(adapted.members)
         record = evaluate_models(case, predictors, engine.device.type, answer_all=answer_all)
+        if recipe.evaluate.harness is not None:
+            found = harness_scores(recipe.evaluate.harness, inputs.harness, predictors, run.progress)
+            record = record.model_copy(update={"harness": found})
         return _with_temperatures(folder, record, inputs)
 
     return run.once("evaluate", depends, EvaluateRecord, work)

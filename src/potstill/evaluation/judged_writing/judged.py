@@ -77,7 +77,7 @@ def _beside_teacher(own: Sequence[bool | str], teachers: Sequence[bool | str], *
     )
     if is_teacher:
         return found
-    both = Counter(pair for pair in zip(own, teachers, strict=True) if not any(isinstance(each, str) for each in pair))
+    both = Counter(zip(own, teachers, strict=True))
     teacher_right = both[True, True] + both[False, True]
     return found.model_copy(
         update={

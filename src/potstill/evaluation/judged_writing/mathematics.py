@@ -1,6 +1,5 @@
 """Mathematical answers in texts, compared by what they mean with math-verify (extra `math`)."""
 
-import re
 import signal
 import threading
 from collections.abc import Callable
@@ -16,7 +15,6 @@ TIMEOUT_S = 5
 powers would never end."""
 TOO_LONG = "its answer was not computed in time"
 NOT_HERE = "mathematical answers are computed in the main thread alone"
-_IN_MATHEMATICS = re.compile(r"\$|\\\(|\\\[|\\boxed")
 
 Result = TypeVar("Result")
 
@@ -30,7 +28,7 @@ def mathematical_answer(text: str, *, alone: bool = False) -> list[Any]:
     """
     import math_verify  # half a second, which others need not wait
 
-    if alone and not _IN_MATHEMATICS.search(text):
+    if alone:
         text = f"${text}$"
     found: list[Any] = _bounded(
         lambda: math_verify.parse(text, parsing_timeout=TIMEOUT_S, raise_on_error=True), otherwise=[]
