@@ -9,6 +9,7 @@ from potstill.evaluation.metrics import EVERY, METRICS
 from potstill.exporters import AnyExporter
 from potstill.labels import AskedEncoding
 from potstill.losses import AnyLoss
+from potstill.recipe.writing_judges import AnyWritingJudge
 from potstill.records import AnswerKind
 from potstill.schedules import Schedule
 from potstill.students import AnyStudent, AnyVocabulary
@@ -25,6 +26,7 @@ COMPONENTS: dict[str, Any] = {
     "schedules": Schedule,
     "encodings": AskedEncoding,
     "exporters": AnyExporter,
+    "judges": AnyWritingJudge,
 }
 METRIC_NAMES = "metrics"
 """What a gate can require, which is in no union."""

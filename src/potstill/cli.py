@@ -240,8 +240,8 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="tasks, teachers, students, vocabularies, losses, divergences, schedules, encodings, exporters or "
-            "metrics."
+            help="tasks, teachers, students, vocabularies, losses, divergences, schedules, encodings, exporters, "
+            "judges or metrics."
         ),
     ],
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,10 @@ from potstill.runtimes.predictor import open_predictor
 from potstill.stages.gate import judge
 from potstill.stages.inputs import read_inputs
 from potstill.stages.judged_rows import case_of
-from tests.commands import potstill
+from tests.commands import ENVIRONMENT, potstill
 from tests.conftest import make_chat_project
+from tests.unit.test_harness import TASK, write_task
+from tests.unit.test_served_judge import says, server
 
 SHORT = ["evaluate.prompts=2", "evaluate.generations=2", "evaluate.written=12", "evaluate.generation_tokens=20"]
 STUDENT = ["student.layers=2", "train.epochs=2", "train.baseline=false"]
@@ -96,6 +99,100 @@ def test_a_student_that_writes_as_its_teacher_does_passes(trained: Path) -> None
     # What is shown is the first of what is measured, and is what a model writes one prompt at a time.
     assert [set(each.said) for each in found.generations] == [{"teacher", "student"}] * 2
     assert all(each.said["teacher"] == each.truth for each in found.generations)
+
+
+def test_answers_are_judged_by_those_of_the_rows(trained: Path) -> None:
+    """A student that says one word for ever has none of what its teacher has right."""
+    found = evaluated(trained, stuck(trained), "evaluate.judge={kind: exact_match}", "evaluate.generations=12")
+    judgement = found.judgement
+    assert judgement is not None and (judgement.kind, judgement.prompts) == ("exact_match", 12)
+    assert set(judgement.models) == {"teacher", "student"} and len(found.generations) == 12
+    right = sum(each.said["teacher"].strip() == each.truth for each in found.generations)
+    teacher, student = judgement.models["teacher"], judgement.models["student"]
+    assert right > 3 and teacher.judged == student.judged == 12
+    assert teacher.accuracy is not None and teacher.accuracy.value == pytest.approx(right / 12)
+    assert student.accuracy is not None and student.as_good is not None
+    assert student.accuracy.value == student.as_good.value == 0
+    assert (student.of, student.losses, student.ties) == (right, right, 12 - right)
+
+
+def test_answers_are_judged_by_a_field_of_the_rows(trained: Path, tmp_path: Path) -> None:
+    """Which says of each other row that its response is wrong, and of one in three nothing."""
+    project = tmp_path / "fields"
+    shutil.copytree(trained, project)
+    path = project / "data/test.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        if number % 3:
+            row["result"] = row["messages"][-1]["content"] if number % 2 else "no"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge = "evaluate.judge={kind: exact_match, answer: result}"
+    found = evaluated(project, project / "run/adapt/model", judge, "evaluate.written=30", "evaluate.generations=30")
+    assert found.judgement is not None and len(rows) == found.judgement.prompts == 30
+    teacher, student = (found.judgement.models[name] for name in ("teacher", "student"))
+    results = {row["id"]: row["result"] for row in rows if "result" in row}
+    assert teacher.judged == len(results) == 20 and teacher.not_judged == {"no right answer in the row": 10}
+    right = sum(each.said["teacher"].strip() == results.get(each.id) for each in found.generations)
+    assert right > 3 and teacher.accuracy is not None and teacher.accuracy.value == pytest.approx(right / 20)
+    assert student.as_good is not None and (student.as_good.value, student.of) == (1, right)
+
+
+def test_answers_are_compared_by_a_server(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is shown is the prompt, and both responses in either order."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def answer(body: dict[str, Any]) -> Any:
+        first = body["messages"][0]["content"].split("===== answer A =====")[1].split("===== answer B =====")[0]
+        return says("[[A]]" if "is the colour" in first else "[[B]]")
+
+    with server(answer) as running:
+        judge = f"evaluate.judge={{kind: server, url: '{running.url}', model: m}}"
+        found = evaluated(trained, stuck(trained), judge)
+    assert found.judgement is not None
+    student = found.judgement.models["student"]
+    assert (student.judged, student.losses, student.wins, student.ties) == (12, 12, 0, 0)
+    assert len(running.asked) == 24
+    for sample in found.generations:
+        shown = [each["messages"][0]["content"] for each in running.asked]
+        assert sum(all(text in each for text in (sample.prompt, *sample.said.values())) for each in shown) >= 2
+    same = evaluated(trained, trained / "run/adapt/model", judge)
+    assert same.judgement is not None and same.judgement.models["student"].ties == 12
+
+
+def test_a_run_is_judged_and_put_to_tasks(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From recipe to report; a task file that changed is asked about again."""
+    pytest.importorskip("lm_eval")
+    project = tmp_path / "judged"
+    shutil.copytree(trained, project)
+    write_task(project / "tasks")
+    changes = [
+        "evaluate.judge={kind: exact_match}",
+        "evaluate.harness={tasks: [tasks/colours.yaml], limit: 10}",
+        "gate.as_good_as_teacher='>= 0'",
+        "gate.min_retention=null",
+        "gate.allow_degenerate_writing=true",
+        "export=[{kind: safetensors}]",
+    ]
+    set_ = [part for change in (*STUDENT, *SHORT, *changes) for part in ("--set", change)]
+    # Where data sets are kept that were read.
+    monkeypatch.setitem(ENVIRONMENT, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    told = potstill("report", project / "recipe.yaml", "--out", project / "run", *set_, check=None)
+    assert told.returncode in (0, 3), told.stderr
+    assert "Written answers as good as" in told.stdout
+    record = EvaluateRecord.model_validate_json((project / "run/evaluate/result.json").read_text())
+    assert record.judgement is not None and set(record.judgement.models) == {"teacher", "student"}
+    assert record.harness is not None and record.harness.limit == 10
+    assert [(each.task, set(each.models)) for each in record.harness.scores] == [("colours", {"teacher", "student"})]
+    checks = json.loads((project / "run/gate/result.json").read_text())["checks"]
+    assert "as_good_as_teacher" in {each["name"] for each in checks}
+    page = (project / "run/report/report.html").read_text()
+    assert "Tasks of lm-evaluation-harness" in page and "As good as the teacher in what it writes" in page
+    first = (project / "run/evaluate/result.json").read_bytes()
+    potstill("evaluate", project / "recipe.yaml", "--out", project / "run", *set_)
+    assert (project / "run/evaluate/result.json").read_bytes() == first
+    write_task(project / "tasks", TASK + "description: 'the '\n")
+    potstill("evaluate", project / "recipe.yaml", "--out", project / "run", *set_)
+    assert (project / "run/evaluate/result.json").read_bytes() != first
 
 
 @pytest.mark.long

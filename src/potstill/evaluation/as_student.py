@@ -17,8 +17,12 @@ def others(evaluation: EvaluateRecord) -> list[str]:
 
 def as_student(evaluation: EvaluateRecord, name: str) -> EvaluateRecord:
     """The record in which one of its own models is the student."""
+    judgement = evaluation.judgement
+    if judgement is not None and name in judgement.models:
+        judgement = judgement.model_copy(update={"models": judgement.models | {"student": judgement.models[name]}})
     compared = [each for each in evaluation.comparisons if each.of == name]
     found = in_place_of_student(evaluation, evaluation.models[name], compared, evaluation.agreement.get(name))
+    found = found.model_copy(update={"judgement": judgement})
     if name != "baseline":
         return found
     # Against itself nothing is gained, for sure.
@@ -57,6 +61,7 @@ def in_place_of_student(
         "agreement": {"student": agreement} if agreement else {},
         "comparisons": list(pairs.values()),
         # These are of the student that was.
+        "judgement": None,
         "classes": [],
         "disagreements": [],
         "findings": [],

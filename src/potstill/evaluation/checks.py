@@ -55,7 +55,17 @@ def drawn(required: Metric, evaluation: EvaluateRecord) -> tuple[int, str, str]:
     """How many of what a metric's interval is over, and the key of a recipe that there are more by."""
     if required.of_writing:
         return evaluation.written_prompts or 0, "prompts", "evaluate.written"
+    if required.needs == "judge":
+        return _judged(required, evaluation), "judged prompts", "evaluate.written"
     return evaluation.test_rows, "test rows", "data.test"
+
+
+def _judged(required: Metric, evaluation: EvaluateRecord) -> int:
+    """Of how many of the student's answers a share is that a judge gives."""
+    found = evaluation.judgement.models.get("student") if evaluation.judgement else None
+    if found is None:
+        return 0
+    return found.of if required.name == "as_good_as_teacher" else found.judged
 
 
 def _why_missing(required: Metric, evaluation: EvaluateRecord, *, value: float | None) -> str:
@@ -79,7 +89,21 @@ def _why_missing(required: Metric, evaluation: EvaluateRecord, *, value: float |
         )
     if required.of_writing and not evaluation.written_prompts:
         return "evaluate.written is 0, so nothing of what models write was measured"
+    if required.needs == "judge":
+        return _why_not_judged(evaluation)
     return "the measurements of this run do not have it"
+
+
+def _why_not_judged(evaluation: EvaluateRecord) -> str:
+    found = evaluation.judgement.models.get("student") if evaluation.judgement else None
+    if evaluation.judgement is None or found is None:
+        return "evaluate.judge names nobody who judges what models write"
+    if found.judged and not evaluation.judgement.compares:
+        return "the teacher has none of the judged answers right"
+    if found.judged:
+        return "its judge only compares answers"
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in found.not_judged.items())
+    return f"no answer was judged: {reasons}"
 
 
 _ANSWERS = {

@@ -88,6 +88,15 @@ def attacked(evaluation: EvaluateRecord, model: str) -> Estimate | None:
     return found.success_rate if found else None
 
 
+def judged_writing(name: Literal["accuracy", "as_good"]) -> Read:
+    def read(evaluation: EvaluateRecord, model: str) -> Estimate | None:
+        found = evaluation.judgement.models.get(model) if evaluation.judgement else None
+        value: Estimate | None = getattr(found, name, None)
+        return value
+
+    return read
+
+
 def out_of_domain(name: Literal["auroc", "fpr95"]) -> Read:
     def read(evaluation: EvaluateRecord, model: str) -> Estimate | None:
         found = evaluation.out_of_domain.models.get(model) if evaluation.out_of_domain else None

@@ -14,15 +14,17 @@ from potstill.evaluation import references
 from potstill.evaluation.answers import SHOWN_CHARACTERS, Judged, agreed, estimate
 from potstill.evaluation.case import Case
 from potstill.evaluation.formulas import Resampled
+from potstill.evaluation.judged_writing.judged import judgement_of
 from potstill.evaluation.kept_rows import ModelRows
 from potstill.evaluation.metrics import Measured
 from potstill.evaluation.queries import new_tokens, timed_prompts
 from potstill.evaluation.regressions import ShownRow, regressions_of
-from potstill.evaluation.slices import RowScores, slices_of, whole_rows
+from potstill.evaluation.slices import RowScores, field_values, slices_of, whole_rows
 from potstill.evaluation.writing import Reader, Written, readers_of, responses_of
 from potstill.measure import quality
 from potstill.measure.language import TokenMeasures, TokensOfRows, joined, measure_tokens
-from potstill.records import Agreement, Estimate, Generation
+from potstill.recipe.writing_judges import ServerJudge
+from potstill.records import Agreement, Estimate, Generation, WritingJudgement
 from potstill.runtimes.predictor import Predictor, Queries
 from potstill.runtimes.transformers import TransformersPredictor
 from potstill.signals import Batch, Signals
@@ -124,6 +126,7 @@ def more_of(case: Case, answers: GenerativeAnswers) -> dict[str, Any]:
         "tokens_without_answer": answers.without_answer,
         "learnt_from": case.recipe.label.responses.kind,
         "written_prompts": None if answers.written is None else answers.written.weights.shape[1],
+        "judgement": _judgement(case, answers.written),
         "kl_gain_over_baseline": _gain(answers, "kl"),
         "loss_gain_over_baseline": _gain(answers, "loss"),
         "initial_kl_mean": float(initial.mean()),
@@ -155,6 +158,18 @@ def truth(case: Case, answers: GenerativeAnswers) -> list[str] | None:
     """The true response to each row, where it is right or wrong as a whole."""
     prompts = generative(case.recipe.task).prompts(case.tokenizer)
     return [prompts.shown(row)[1] for row in case.test] if answers.exact else None
+
+
+def _judgement(case: Case, written: Written | None) -> WritingJudgement | None:
+    """What the judge of the recipe says of what the models wrote."""
+    judge = case.recipe.evaluate.judge
+    if judge is None or written is None:
+        return None
+    answers: Mapping[str, str | None] = {}
+    if not isinstance(judge, ServerJudge) and judge.answer is not None:
+        values = field_values(case.test, judge.answer)
+        answers = {row.id: value for row, value in zip(case.test, values, strict=True)}
+    return judgement_of(judge, written.exchanges, list(written.tokens), answers, case.progress)
 
 
 def queries_of(case: Case) -> Queries:

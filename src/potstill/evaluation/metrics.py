@@ -22,6 +22,7 @@ from potstill.evaluation.formulas import (
     calibrated,
     calibration_error,
     calibration_error_of,
+    judged_writing,
     mean_of_tokens,
     of_distributions,
     out_of_domain,
@@ -69,7 +70,9 @@ class Unit(StrEnum):
     COUNT = "count"
 
 
-Needed = Literal["robustness", "robustness.attacks", "out_of_domain", "expenses.price_per_hour", "expenses.watts"]
+Needed = Literal[
+    "robustness", "robustness.attacks", "out_of_domain", "judge", "expenses.price_per_hour", "expenses.watts"
+]
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("response_length_ratio", "length of responses against the teacher's", Unit.RATIO, None, LANGUAGE,
            "… against the teacher's", lambda a, model: a.written and a.written.length_ratios(model), of_writing=True,
            of_teacher=False, brief=False),
+    Metric("written_accuracy", "share of written answers that are right", Unit.SHARE, "higher", LANGUAGE,
+           "Written answers that are right", read=judged_writing("accuracy"), interval=True, needs="judge"),
+    Metric("as_good_as_teacher", "share of written answers as good as the teacher's", Unit.SHARE, "higher", LANGUAGE,
+           "Written answers as good as the teacher's", read=judged_writing("as_good"), interval=True, needs="judge",
+           of_teacher=False),
     Metric("nll", "negative log-likelihood", Unit.NATS, "lower", DISTRIBUTIONS, same_as="cross_entropy"),
     Metric("cross_entropy_calibrated", "cross-entropy after temperature scaling", Unit.NATS, "lower", OF_CLASSES,
            "… calibrated (cross-entropy)", formula=calibrated(quality.cross_entropy), brief=False,

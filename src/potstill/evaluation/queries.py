@@ -12,6 +12,7 @@ from potstill.errors import RecipeError
 from potstill.evaluation.calibration import FEWEST_DECISIONS
 from potstill.evaluation.case import Case
 from potstill.evaluation.checks import PERCENTILES, unfit_unit
+from potstill.evaluation.judged_writing.required import require_judge, require_judged
 from potstill.evaluation.metrics import FEWEST_ROWS, Metric, metric, metric_for
 from potstill.evaluation.slices import field_values
 from potstill.models import most_tokens
@@ -87,6 +88,7 @@ def require_measurable(case: Case) -> None:
             f"{case.config.model_type} model has positions for {most}. Lower it."
         )
     _require_one_domain(case)
+    require_judge(case)
     for requirement in case.recipe.gate.requirements():
         required = _require_measured(case, requirement)
         if (unfit := unfit_unit(requirement, required)) is not None:
@@ -143,12 +145,14 @@ def _require_measured(case: Case, requirement: Requirement) -> Metric:
             f"gate.{requirement.key}: needs evaluate.{found.needs}, {_WHAT_IT_IS[found.needs]}, and the recipe does "
             "without. Give it, or drop the threshold."
         )
+    require_judged(case, requirement, found)
     return found
 
 
 _WHAT_IT_IS = {
     "robustness": "which changes test rows (robustness: {} for all of it)",
     "robustness.attacks": "the number of test rows that are attacked",
+    "judge": "who says of what models write whether it is right or as good as the teacher's",
     "out_of_domain": "a file of texts of another kind than the data",
     "expenses.price_per_hour": "what an hour of a process that answers costs",
     "expenses.watts": "what a process that answers draws",
@@ -166,6 +170,8 @@ def _rows_behind(case: Case, required: Metric) -> int:
             return test if getattr(expenses, required.needs.partition(".")[2], None) is not None else 0
         case "out_of_domain":
             return min(test, len(case.out_of_domain))
+        case "judge":
+            return case.recipe.evaluate.written if case.recipe.evaluate.judge else 0
         case "robustness":
             return min(test, settings.rows) if settings else 0
         case "robustness.attacks":
@@ -198,7 +204,8 @@ def _require_confidence(case: Case, requirement: Requirement, required: Metric) 
             f"gate.{requirement.key}: {required.words} is measured without an interval, so nothing of it holds with "
             f"95 % confidence. Write '{requirement.sign} {requirement.amount}'."
         )
-    if required.of_writing and (written := case.recipe.evaluate.written) < FEWEST_ROWS:
+    by_prompt = required.of_writing or required.needs == "judge"
+    if by_prompt and (written := case.recipe.evaluate.written) < FEWEST_ROWS:
         raise RecipeError(
             f"gate.{requirement.key}: nothing of fewer than {FEWEST_ROWS} prompts holds with 95 % confidence, and "
             f"evaluate.written is {written}. Raise it, or write '{requirement.sign} {requirement.amount}'."

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from potstill.evaluation.answers import CAME
 from potstill.evaluation.calibration_sections import calibration_sections
 from potstill.evaluation.findings import margin_unit
+from potstill.evaluation.harness_sections import harness_sections
+from potstill.evaluation.judged_writing.sections import judgement_sections
 from potstill.evaluation.metrics import WRITING, Unit, columns_of, metric, name_in_words
 from potstill.evaluation.references import is_beaten
 from potstill.evaluation.robustness.sections import robustness_sections
@@ -46,6 +48,7 @@ def detail_sections(evaluation: EvaluateRecord) -> list[Section]:
         *regression_sections(evaluation),
         *([_disagreements(evaluation)] if WORDING[evaluation.answers].queries == "rows" else _generations(evaluation)),
         *robustness_sections(evaluation),
+        *harness_sections(evaluation),
     ]
 
 
@@ -257,7 +260,7 @@ def _generations(evaluation: EvaluateRecord) -> list[Section]:
         tables.append((sample.id, Table([], rows)))
     note = "The likeliest tokens after the same prompts of test rows, chosen by a hash and not by hand."
     samples = Section("What the models write", "generations", [note], tables, empty="No samples.")
-    return [samples, *_writing(evaluation)]
+    return [samples, *_writing(evaluation), *judgement_sections(evaluation)]
 
 
 def _writing(evaluation: EvaluateRecord) -> Iterator[Section]:

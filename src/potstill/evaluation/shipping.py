@@ -15,6 +15,7 @@ from potstill.evaluation.judges import JUDGES
 from potstill.evaluation.kept_rows import KeptRows, ModelRows, kept_rows
 from potstill.evaluation.metrics import metric
 from potstill.evaluation.robustness.measured import beside_the_test
+from potstill.recipe.writing_judges import ServerJudge
 from potstill.records import Artefact, EvaluateRecord, ExportRecord, GateRecord
 from potstill.runtimes.predictor import Advance, Outputs, Predictor, release_all
 
@@ -52,7 +53,7 @@ def judge_forms(
 
     Teacher, student and all forms are timed together, in alternated rounds.
     """
-    case = _encoded_once(case)
+    case = _encoded_once(_judged_as_required(case))
     asked = {name: cast(Predictor, _AskedOnce(model)) for name, model in models.items()}
     judge, kind = JUDGES[case.recipe.task.answers], case.recipe.task.answers
     timed = {name: models[name] for name in models} | {name: form.predictor for name, form in forms.items()}
@@ -85,6 +86,16 @@ def _asks_of_other_texts(case: Case) -> bool:
     """Whether the gate requires something that is measured on other texts than the test rows, and that costs much."""
     required = (metric(each.metric).needs for each in case.recipe.gate.requirements())
     return any(needed in ("robustness", "robustness.attacks", "out_of_domain") for needed in required)
+
+
+def _judged_as_required(case: Case) -> Case:
+    """Without a judge that costs money or hours, where the gate requires nothing that it measures."""
+    settings = case.recipe.evaluate
+    required = (metric(each.metric).needs for each in case.recipe.gate.requirements())
+    if not isinstance(settings.judge, ServerJudge) or "judge" in required:
+        return case
+    without = settings.model_copy(update={"judge": None})
+    return replace(case, recipe=case.recipe.model_copy(update={"evaluate": without}))
 
 
 def _encoded_once(case: Case) -> Case:

@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 
+from potstill.evaluation.judged_writing.sections import judgement_quantities
 from potstill.evaluation.metrics import METRICS, WRITING, Metric, Unit, columns_of, metric
 from potstill.evaluation.wording import WORDING
 from potstill.measure import quality
@@ -34,6 +35,7 @@ def quantities(evaluation: EvaluateRecord) -> list[Quantity]:
         *_of_answers(evaluation),
         *_retention(evaluation),
         *_agreement(evaluation),
+        *judgement_quantities(evaluation),
         Quantity(f"Latency p50{of}, ms", [f"{m.latency_p50_ms:,.2f}" for m in models], brief=True),
         *(Quantity(f"Latency p{tail}{of}, ms", _tails(evaluation, tail), brief=tail == 95) for tail in TAILS),
         Quantity("Speed-up at p50", [times(teacher.latency_p50_ms / m.latency_p50_ms) for m in models], brief=True),

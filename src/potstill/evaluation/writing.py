@@ -18,6 +18,7 @@ from potstill.data.tokens import Prompt
 from potstill.evaluation.answers import SHOWN_CHARACTERS
 from potstill.evaluation.case import Case
 from potstill.evaluation.formulas import Resampled
+from potstill.evaluation.judged_writing.exchanges import Exchange
 from potstill.evaluation.queries import PLAIN_PROMPT, prompted_rows, room_after
 from potstill.measure import quality
 from potstill.measure.writing import distinct_share, repeated_share
@@ -39,6 +40,8 @@ class Written:
     """Whether the model ended it within the tokens that it was given."""
     weights: quality.Weights
     """How often each prompt was drawn, in each resample."""
+    exchanges: Sequence[Exchange] = ()
+    """The same as texts, with what was asked and what is right."""
 
     def repeated(self, model: str) -> Resampled | None:
         """The mean over prompts of the share of 4-grams that occurred in the response before."""
@@ -164,8 +167,38 @@ def responses_of(
         },
         {name: np.array([response.ended for response in each[:measured]]) for name, each in responses.items()},
         quality.bootstrap_weights(measured, seed=case.recipe.seed),
+        _exchanges(case, writers, readers[id(case.tokenizer)], responses, chosen[:measured]),
     )
     return written, generations
+
+
+def _exchanges(
+    case: Case,
+    writers: Mapping[str, Predictor],
+    reader: Reader,
+    responses: Mapping[str, Sequence[_Response]],
+    rows: Sequence[Any],
+) -> list[Exchange]:
+    """What a judge is given, where the recipe names one."""
+    if case.recipe.evaluate.judge is None:
+        return []
+
+    def text(tokenizer: PreTrainedTokenizerBase, ids: Ids) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+    found = []
+    for number, row in enumerate(rows):
+        asks = reader.prompts.asks(row)
+        found.append(
+            Exchange(
+                id=row.id,
+                asked=text(case.tokenizer, reader.prompt(row).tolist()),
+                truth=reader.shown(row)[1] if asks else "",
+                truth_as_read=text(case.tokenizer, reader.prompts.reference(row)) if asks else "",
+                said={name: text(writers[name].tokenizer, each[number].ids) for name, each in responses.items()},
+            )
+        )
+    return found
 
 
 def _responses(

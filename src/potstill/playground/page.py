@@ -6,7 +6,7 @@ Gradio is imported where it is used, since it comes with an extra.
 import signal
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ from potstill.playground.cards import as_cards, as_message, as_notes
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
 CSS = Path(__file__).with_name("page.css")
-Scope = Mapping[str, Any]
+Scope = MutableMapping[str, Any]
 """What an ASGI server tells of a request."""
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "models"}
 """Two queries together would each be timed beside the other."""

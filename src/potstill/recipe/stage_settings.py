@@ -10,6 +10,8 @@ from potstill.labels import AskedEncoding
 from potstill.lora import LoraSettings
 from potstill.perturbations.settings import RobustnessSettings
 from potstill.recipe.expense_settings import ExpenseSettings
+from potstill.recipe.harness_settings import HarnessSettings
+from potstill.recipe.writing_judges import AnyWritingJudge, ServerJudge
 from potstill.schedules import Schedule
 from potstill.settings import Settings
 from potstill.signals import Signal
@@ -200,6 +202,9 @@ class EvaluateSettings(Settings):
     to an end. Of 32, a difference of 0.25 in a share leaves out zero, whatever the share; 0 measures nothing."""
     generation_tokens: Count = 64
     """The most that a language model writes after each of these prompts."""
+    judge: AnyWritingJudge | None = Field(default=None, exclude_if=lambda judge: judge is None)
+    """Who says of what language models write after the `written` prompts whether it is right, or as good as what the
+    teacher writes. null: nobody."""
     floor: bool = True
     """Fit TF-IDF with logistic regression on the labelled rows, as the floor. A teacher that is not above it fails the
     gate."""
@@ -211,12 +216,21 @@ class EvaluateSettings(Settings):
     """What an hour costs in money or in power, from which a thousand requests are estimated."""
     slices: tuple[FieldName, ...] = ()
     """Fields of rows by whose values the test rows are told apart, such as `domain`, beside their class and length."""
+    harness: HarnessSettings | None = Field(default=None, exclude_if=lambda harness: harness is None)
+    """Of decoders alone: tasks of lm-evaluation-harness that all models are put to. null: none."""
     robustness: RobustnessSettings | None = None
     """Of classes alone: how models answer where texts are changed. null, for it asks each model about thousands of
     texts."""
     out_of_domain: str | None = None
     """Of classes alone: rows of texts of another kind than the data, as `data.test` names its own; labels are not read.
     How well models tell them from the test rows. Without any, nothing is measured of it."""
+
+    @property
+    def kept_fields(self) -> tuple[str, ...]:
+        """The fields that are kept beside the rows: what models read does not depend on them."""
+        judge = self.judge
+        answer = None if judge is None or isinstance(judge, ServerJudge) else judge.answer
+        return self.slices if answer is None or answer in self.slices else (*self.slices, answer)
 
     @field_validator("slices")
     @classmethod
@@ -228,6 +242,14 @@ class EvaluateSettings(Settings):
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
         if facts.means and self.slices:
             yield f"{where}.slices: numbers are near or far, and never right, so no slice has a share of them. Drop it."
+        if self.judge is not None and not facts.generative:
+            yield f"{where}.judge: judges what language models write, and {facts.task} writes nothing. Drop it."
+        elif self.judge is not None and not self.written:
+            yield f"{where}.judge: judges what is written after {where}.written prompts, and it is 0. Raise it."
+        if self.harness is not None and facts.task != "causal_lm":
+            yield f"{where}.harness: its tasks are for task.kind: causal_lm, and this one is {facts.task}. Drop it."
+        if self.harness is not None and facts.teacher in ("mixture", "routed"):
+            yield f"{where}.harness: asks one model, and teacher.kind: {facts.teacher} is several. Drop it."
         for name in ("robustness", "out_of_domain"):
             if getattr(self, name) is not None and (facts.task != "text_classification" or facts.means):
                 yield (

@@ -19,6 +19,8 @@ from potstill.records.evaluation import (
     ProblemTypeName,
     Reference,
 )
+from potstill.records.harness import HarnessRecord, HarnessScore, HarnessValue
+from potstill.records.judgement import ModelJudgement, WritingJudgement
 from potstill.records.parts import Estimate, Part
 from potstill.records.robustness import (
     AttackExample,
@@ -81,6 +83,9 @@ __all__ = [
     "Floor",
     "GateRecord",
     "Generation",
+    "HarnessRecord",
+    "HarnessScore",
+    "HarnessValue",
     "LabelFidelity",
     "LabelRecord",
     "LoraRecord",
@@ -88,6 +93,7 @@ __all__ = [
     "MergedLora",
     "ModelAttack",
     "ModelEvaluation",
+    "ModelJudgement",
     "ModelRobustness",
     "OtherTokensRecord",
     "OutOfDomain",
@@ -113,4 +119,5 @@ __all__ = [
     "TokensRecord",
     "TrainRecord",
     "WeightsRecord",
+    "WritingJudgement",
 ]

@@ -6,6 +6,8 @@ from typing import Literal, TypeVar
 from pydantic import Field
 
 from potstill.records.calibration import CalibrationRecord
+from potstill.records.harness import HarnessRecord
+from potstill.records.judgement import WritingJudgement
 from potstill.records.parts import Estimate, Part
 from potstill.records.robustness import OutOfDomain, Robustness
 from potstill.records.slices import RegressionsRecord, SliceRow
@@ -283,6 +285,10 @@ class EvaluateRecord(Record):
     generations: list[Generation] = Field(default_factory=list)
     written_prompts: int | None = Field(default=None, exclude_if=lambda count: count is None)
     """Of a language model: after how many prompts it was measured what the models write."""
+    judgement: WritingJudgement | None = Field(default=None, exclude_if=lambda judgement: judgement is None)
+    """Of what they write there, where the recipe names a judge."""
+    harness: HarnessRecord | None = Field(default=None, exclude_if=lambda harness: harness is None)
+    """In tasks of lm-evaluation-harness, where the recipe names some."""
     test_words: int | None = None
     """Of token classification: the words that are classified one by one."""
     problem_type: ProblemTypeName = "single_label_classification"

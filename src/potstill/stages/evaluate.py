@@ -11,6 +11,7 @@ from potstill.data.rows import labelled_rows, rows_fingerprint
 from potstill.evaluation.answers import CAME
 from potstill.evaluation.calibration import METHOD
 from potstill.evaluation.evaluate import evaluate_models
+from potstill.evaluation.harness import harness_scores
 from potstill.evaluation.kept_rows import ANSWERS, FORM, write_rows
 from potstill.evaluation.slices import field_values
 from potstill.measure.weights import HALF, SavedWeights, saved_weights
@@ -70,8 +71,9 @@ def evaluate(
         **inputs.loaded_as_in_digests,
         # Values beside the rows are not in their fingerprints.
         "slices": {
-            field: fingerprint(field_values(inputs.splits["test"].rows, field)) for field in recipe.evaluate.slices
+            field: fingerprint(field_values(inputs.splits["test"].rows, field)) for field in recipe.evaluate.kept_fields
         },
+        **({"harness": [[task.name, task.digest] for task in inputs.harness]} if inputs.harness else {}),
         # How models are measured and compared: a run that was measured in another way is measured again.
         "measures": MEASURES,
         # What each model answers to each row is kept; a run from before is evaluated again.
@@ -87,6 +89,9 @@ def evaluate(
         keep = partial(write_rows, folder / ANSWERS)
         record = evaluate_models(case, predictors, engine.device.type, answer_all=answer_all, keep=keep)
         record = record.model_copy(update={"files": {ANSWERS: file_digest(folder / ANSWERS)}})
+        if recipe.evaluate.harness is not None:
+            found = harness_scores(recipe.evaluate.harness, inputs.harness, predictors, run.progress)
+            record = record.model_copy(update={"harness": found})
         return _with_temperatures(folder, record, inputs)
 
     return run.once("evaluate", depends, EvaluateRecord, work)

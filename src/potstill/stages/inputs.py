@@ -13,6 +13,7 @@ from potstill.data.encoded import TOKEN_TYPES, Encoded
 from potstill.data.prepare import Split, prepare
 from potstill.data.rows import DataRow
 from potstill.errors import DataError, ModelError
+from potstill.evaluation.harness_tasks import HarnessTask, harness_tasks
 from potstill.models import FAMILIES
 from potstill.progress import Progress
 from potstill.recipe import Recipe
@@ -47,6 +48,8 @@ class Inputs:
     """Of a student that exists already."""
     out_of_domain: Sequence[Any] = ()
     """Rows of texts of another kind than those of the splits."""
+    harness: Sequence[HarnessTask] = ()
+    """Tasks of lm-evaluation-harness that the models are put to."""
     known: dict[object, tuple[Sequence[Any], Encoded]] = field(default_factory=dict, compare=False, repr=False)
     """Rows of which token ids were made, with these; in the order of rows, tokenizer and task."""
 
@@ -131,7 +134,7 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
     asked, refusal = prompt_of if recipe.generates_responses else None, None
     if recipe.data.on_error == "skip" and recipe.task.templated:
         refusal = recipe.task.refusals_of_rows(files()[1])
-    keep = recipe.evaluate.slices
+    keep = recipe.evaluate.kept_fields
     splits = prepare(recipe.data, base, recipe.task.read, progress, prompt_of=asked, refusal=refusal, keep=keep)
     lead, tokenizer = files()
     rows = {name: split.rows for name, split in splits.items()}
@@ -147,9 +150,17 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
     student = chosen_student(recipe, lead.config, labels, vocabulary)
     digest = tokenizer_fingerprint(tokenizer)
     own = own_student(recipe, base, labels, lead, tokenizer)
-    others = read_out_of_domain(recipe, base, splits)
     inputs = Inputs(
-        splits, labels, lead, tokenizer, digest, student, vocabulary=vocabulary, own=own, out_of_domain=others
+        splits,
+        labels,
+        lead,
+        tokenizer,
+        digest,
+        student,
+        vocabulary=vocabulary,
+        own=own,
+        out_of_domain=read_out_of_domain(recipe, base, splits),
+        harness=harness_tasks(recipe.evaluate.harness, base),
     )
     return _with_members(recipe, inputs, base)
 
