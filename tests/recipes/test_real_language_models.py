@@ -32,15 +32,16 @@ def keep_first(path: Path, rows: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("project", ["support-chat", "python-code"])
-def test_the_project_runs_from_its_data_to_its_report(tmp_path: Path, project: str) -> None:
+@pytest.mark.parametrize(("project", "name"), [("support-chat", "recipe-layers.yaml"), ("python-code", "recipe.yaml")])
+def test_the_project_runs_from_its_data_to_its_report(tmp_path: Path, project: str, name: str) -> None:
     potstill("init", project, tmp_path)
-    for name, rows in (("train", 16), ("validation", 3), ("test", 3)):
-        keep_first(tmp_path / f"data/{name}.jsonl", rows)
+    recipe = tmp_path / name
+    for split, rows in (("train", 16), ("validation", 3), ("test", 3)):
+        keep_first(tmp_path / f"data/{split}.jsonl", rows)
     changes = [part for each in SHORT for part in ("--set", each)]
-    shown = potstill("check", tmp_path / "recipe.yaml", *changes).stdout
+    shown = potstill("check", recipe, *changes).stdout
     assert "[[" in shown and "<|im_end|>" in shown
-    potstill("run", tmp_path / "recipe.yaml", "--out", tmp_path / "run", *changes)
+    potstill("run", recipe, "--out", tmp_path / "run", *changes)
     evaluation = record(tmp_path / "run", "evaluate")
     teacher, student = (evaluation["models"][name] for name in ("teacher", "student"))
     # A mask or a shift that is wrong would leave the teacher itself at a loss.
@@ -56,23 +57,29 @@ def test_files_for_llama_cpp_answer_as_the_models_that_they_are_made_of(tmp_path
     potstill("init", "support-chat", tmp_path)
     for name, rows in (("train", 6), ("validation", 2), ("test", 3)):
         keep_first(tmp_path / f"data/{name}.jsonl", rows)
-    forms = "[{kind: gguf, precision: f16}, {kind: gguf, precision: q8_0}, {kind: gguf, precision: q4_k_m}]"
-    passes = ["gate.max_kl_from_teacher=null", "gate.min_kl_gain_over_baseline=null", "gate.min_speedup=0.01"]
+    kinds = "f16}", "q8_0}", "q4_k_m}", "q4_0, distil: {steps: 2}}"
+    forms = "[" + ", ".join(f"{{kind: gguf, precision: {each}" for each in kinds) + "]"
+    passes = [
+        "gate.min_retention=null",
+        "gate.max_kl_from_teacher=null",
+        "gate.min_kl_gain_over_baseline=null",
+        "gate.min_speedup=0.01",
+    ]
     changes = [part for each in [*SHORT, *passes, "train.epochs=1", f"export={forms}"] for part in ("--set", each)]
     potstill("run", tmp_path / "recipe.yaml", "--out", tmp_path / "run", *changes)
     found, evaluation = record(tmp_path / "run", "export"), record(tmp_path / "run", "evaluate")
     students = {each["precision"]: each for each in found["artefacts"]}
     teachers = {each["precision"]: each for each in found["rivals"]}
-    assert set(students) == set(teachers) == {"f16", "q8_0", "q4_k_m"} and not found["rivals_missing"]
+    assert set(students) == set(teachers) == {"f16", "q8_0", "q4_k_m", "q4_0"} and not found["rivals_missing"]
     # The teacher came from a GGUF file itself; its divergence is from what it was before it was written again.
     divergences = {precision: each["model"]["kl_mean"] for precision, each in teachers.items()}
     assert divergences["f16"] < 1e-3
     assert divergences["f16"] < divergences["q8_0"] < 0.05
-    assert divergences["q8_0"] < divergences["q4_k_m"] < 0.2
+    assert divergences["q8_0"] < divergences["q4_k_m"] < min(0.2, divergences["q4_0"])
     student = evaluation["models"]["student"]["kl_mean"]
     assert abs(students["f16"]["model"]["kl_mean"] - student) < 0.01 * student
     for of in (students, teachers):
         assert of["f16"]["agreement_with_source"] > 0.98
         assert of["f16"]["size_bytes"] > 1.8 * of["q8_0"]["size_bytes"]
         assert of["q8_0"]["size_bytes"] > of["q4_k_m"]["size_bytes"]
-    assert found["smallest"] == "gguf-q4_k_m"
+    assert students["q4_0"]["name"] == found["smallest"] == "gguf-q4_0-distilled"

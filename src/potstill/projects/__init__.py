@@ -106,7 +106,7 @@ PROJECTS: dict[str, Project] = {
         ),
         Project(
             name="support-chat",
-            summary="A chat model of 135 M parameters teaches one of a third of its layers; real dialogues.",
+            summary="A chat model of 135 M parameters for llama.cpp in 4 bits, trained for it; real dialogues.",
             write=support_chat.write,
             needs=CHATS | DECODER,
         ),

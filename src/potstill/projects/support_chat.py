@@ -22,7 +22,11 @@ from potstill.projects.recipe_files import write_recipes
 from potstill.projects.splitting import unlike
 from potstill.run_dir import write_text
 
-RECIPES = {"recipe.yaml": "support_chat.yaml", "recipe-full.yaml": "support_chat_full.yaml"}
+RECIPES = {
+    "recipe.yaml": "support_chat.yaml",
+    "recipe-layers.yaml": "support_chat_layers.yaml",
+    "recipe-full.yaml": "support_chat_full.yaml",
+}
 TOPICS = ("tech_support", "computers", "coding", "science", "money")
 """The topics that answer questions of fact. Left out are those in which the machine speaks of itself (ai, botprofile,
 emotion, food, psychology, greetings, conversations), jokes and opinions (humor, gossip, politics, literature, movies,
