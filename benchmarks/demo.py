@@ -20,7 +20,7 @@ from potstill.cli import errors_as_messages, quiet_libraries
 from potstill.pipeline import run_recipe
 from potstill.progress import for_console
 from potstill.recipe.yaml_file import load_recipe
-from potstill.records import EvaluateRecord, TrainRecord
+from potstill.records import EvaluateRecord, ExportRecord, TrainRecord
 from potstill.run_dir import RESULT, read_record, write_json
 from potstill.stages.report import environment
 
@@ -47,6 +47,7 @@ def run_seed(recipe: Path, out: Path, seed: int, *, quiet: bool) -> dict[str, fl
         "size ratio": measured.size_ratio,
     }
     found |= {f"TF-IDF floor: {name}": floor.accuracy for name, floor in measured.floors.items()}
+    found |= _of_artefacts(records["export"], measured)
     seconds = {name: record.seconds for name, record in records.items() if name != "train"}
     seconds |= {"train/student": records["train"].seconds}
     if baseline is not None:
@@ -63,6 +64,25 @@ def _of_tokens(measured: EvaluateRecord) -> dict[str, float]:
     found |= {f"perplexity: {name}": model.perplexity for name, model in measured.models.items()}
     gains = {KL_GAIN: measured.kl_gain_over_baseline, "loss gain, nats": measured.loss_gain_over_baseline}
     found |= {name: gain.value for name, gain in gains.items() if gain is not None}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _of_artefacts(exported: ExportRecord, measured: EvaluateRecord) -> dict[str, float]:
+    """What is shipped, beside the teacher as it was and, as "over rival", in the same form."""
+    found: dict[str, float | None] = {}
+    for each in exported.artefacts:
+        if each.model is None:
+            continue
+        found |= {
+            f"{each.name}: score": each.model.score(measured.primary_metric).value,
+            f"{each.name}: KL": each.model.kl_mean,
+            f"{each.name}: drop, points": each.drop_points and each.drop_points.value,
+            f"{each.name}: p50, ms": each.model.latency_p50_ms,
+            f"{each.name}: speedup": each.speedup,
+            f"{each.name}: speedup over rival": each.speedup_over_rival,
+            f"{each.name}: times smaller": measured.models["teacher"].size_bytes / each.size_bytes,
+        }
+    found |= {f"{each.name}: KL of rival": each.model and each.model.kl_mean for each in exported.rivals}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -123,7 +143,9 @@ def main() -> None:
     seeds: list[int] = list(dict.fromkeys(args.seeds))
     recipe: Path = args.project / args.recipe
     found = [run_seed(recipe, args.out / f"seed-{seed}", seed, quiet=args.quiet) for seed in seeds]
-    quantities = {name: summarise([each[name] for each in found]) for name in found[0]}
+    # A seed that failed its gate has no artefacts.
+    of_all = [name for name in found[0] if all(name in each for each in found)]
+    quantities = {name: summarise([each[name] for each in found]) for name in of_all}
     summary = {"recipe": recipe.name, "seeds": seeds, "confidence": 0.95, "quantities": quantities}
     write_json(args.out / "summary.json", summary | {"environment": environment()})
     print_table(seeds, quantities)
