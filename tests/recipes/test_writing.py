@@ -13,7 +13,7 @@ from potstill.measure.writing import repeated_share
 from potstill.progress import Progress
 from potstill.recipe import GateSettings
 from potstill.recipe.yaml_file import load_recipe
-from potstill.records import EvaluateRecord
+from potstill.records import EvaluateRecord, HarnessRecord
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import open_predictor
 from potstill.stages.gate import judge
@@ -137,9 +137,8 @@ def test_answers_are_judged_by_a_field_of_the_rows(trained: Path, tmp_path: Path
     assert student.as_good is not None and (student.as_good.value, student.of) == (1, right)
 
 
-def test_answers_are_compared_by_a_server(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_compared_by_a_server(trained: Path) -> None:
     """What it is shown is the prompt, and both responses in either order."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
     def answer(body: dict[str, Any]) -> Any:
         first = body["messages"][0]["content"].split("===== answer A =====")[1].split("===== answer B =====")[0]
@@ -160,7 +159,7 @@ def test_answers_are_compared_by_a_server(trained: Path, monkeypatch: pytest.Mon
 
 
 def test_a_run_is_judged_and_put_to_tasks(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From recipe to report; a task file that changed is asked about again."""
+    """From recipe to report; a task file that changed is asked about again, and costs no other measurement."""
     pytest.importorskip("lm_eval")
     project = tmp_path / "judged"
     shutil.copytree(trained, project)
@@ -181,18 +180,26 @@ def test_a_run_is_judged_and_put_to_tasks(trained: Path, tmp_path: Path, monkeyp
     assert "Written answers as good as" in told.stdout
     record = EvaluateRecord.model_validate_json((project / "run/evaluate/result.json").read_text())
     assert record.judgement is not None and set(record.judgement.models) == {"teacher", "student"}
-    assert record.harness is not None and record.harness.limit == 10
-    assert [(each.task, set(each.models)) for each in record.harness.scores] == [("colours", {"teacher", "student"})]
+    harness = HarnessRecord.model_validate_json((project / "run/harness/result.json").read_text())
+    assert harness.limit == 10
+    assert [(each.task, set(each.models)) for each in harness.scores] == [("colours", {"teacher", "student"})]
     checks = json.loads((project / "run/gate/result.json").read_text())["checks"]
     assert "as_good_as_teacher" in {each["name"] for each in checks}
     page = (project / "run/report/report.html").read_text()
     assert "Tasks of lm-evaluation-harness" in page and "As good as the teacher in what it writes" in page
-    first = (project / "run/evaluate/result.json").read_bytes()
-    potstill("evaluate", project / "recipe.yaml", "--out", project / "run", *set_)
-    assert (project / "run/evaluate/result.json").read_bytes() == first
+    results = [project / f"run/{stage}/result.json" for stage in ("evaluate", "harness")]
+    first, asked = (path.read_bytes() for path in results)
+    again = [*set_, "--set", "evaluate.harness.batch_size=3"]
+    potstill("evaluate", project / "recipe.yaml", "--out", project / "run", *again)
+    assert [path.read_bytes() for path in results] == [first, asked]
     write_task(project / "tasks", TASK + "description: 'the '\n")
     potstill("evaluate", project / "recipe.yaml", "--out", project / "run", *set_)
-    assert (project / "run/evaluate/result.json").read_bytes() != first
+    assert results[0].read_bytes() == first and results[1].read_bytes() != asked
+    # One that cannot be run ends it, and takes nothing away.
+    write_task(project / "tasks", TASK.replace("test_split: test", "test_split: none"))
+    told = potstill("evaluate", project / "recipe.yaml", "--out", project / "run", *set_, check=None)
+    assert told.returncode != 0 and "could not be put to its tasks" in told.stderr
+    assert results[0].read_bytes() == first
 
 
 @pytest.mark.long

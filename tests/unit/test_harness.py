@@ -1,8 +1,11 @@
-"""Tasks of lm-evaluation-harness: their files, which run nothing unasked, and what tiny models reach in them."""
+"""Tasks of lm-evaluation-harness: what tiny models reach in them, and what the page shows of it."""
 
 import json
+import math
 import random
 import re
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +13,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from potstill.errors import ModelError, RecipeError
-from potstill.evaluation import harness_tasks as task_files
+from potstill.errors import ModelError
+from potstill.evaluation import harness
 from potstill.evaluation.harness import harness_scores
-from potstill.evaluation.harness_tasks import HarnessTask, harness_tasks, task_given
+from potstill.evaluation.harness_tasks import harness_tasks
 from potstill.presentation.page import render_html
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.recipe.harness_settings import HarnessSettings
-from potstill.recipe.yaml_file import load_recipe
 from potstill.records import EvaluateRecord, HarnessRecord, HarnessScore, HarnessValue
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import Predictor, open_predictor
-from potstill.stages.inputs import read_inputs
-from tests.conftest import COLOURS, THINGS, make_chat_project
+from tests.conftest import COLOURS, THINGS
 from tests.unit.finished_run import HOSTILE, evaluation, inputs, sections
 
 pytest.importorskip("lm_eval")
@@ -64,20 +65,39 @@ def write_task(folder: Path, text: str = TASK, name: str = "colours.yaml") -> Pa
     return folder / name
 
 
-def naive_hits(folder: Path) -> list[bool]:
-    """Of each document whether the right choice is the likeliest continuation, token by token."""
+def question(document: dict[str, Any]) -> str:
+    return f"what colour is the {document['thing']} ?"
+
+
+def naive_sums(folder: Path, asking: Callable[[dict[str, Any]], str] = question) -> list[list[float]]:
+    """Of each document the log-probabilities of its choices as continuations, token by token."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    hits = []
+    found = []
     for each in documents():
-        asked = tokenizer(f"what colour is the {each['thing']} ?")["input_ids"]
+        asked = tokenizer(asking(each))["input_ids"]
         sums = []
         for choice in each["choices"]:
             ids = asked + tokenizer(f" {choice}")["input_ids"]
             with torch.no_grad():
                 log_p = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
             sums.append(sum(float(log_p[place - 1, ids[place]]) for place in range(len(asked), len(ids))))
-        hits.append(max(range(3), key=sums.__getitem__) == each["right"])
-    return hits
+        found.append(sums)
+    return found
+
+
+def naive_hits(folder: Path) -> list[bool]:
+    """Of each document whether the right choice is the likeliest."""
+    each_sums = zip(naive_sums(folder), documents(), strict=True)
+    return [max(range(3), key=sums.__getitem__) == each["right"] for sums, each in each_sums]
+
+
+def naive_brier(folder: Path, asking: Callable[[dict[str, Any]], str]) -> float:
+    """The squared distance of the probabilities from those of who knows, which any change of the context changes."""
+    scores = []
+    for sums, each in zip(naive_sums(folder, asking), documents(), strict=True):
+        weights = [math.exp(value) for value in sums]
+        scores.append(sum((weight / sum(weights) - (n == each["right"])) ** 2 for n, weight in enumerate(weights)))
+    return sum(scores) / len(scores)
 
 
 def models_of(folder: Path, tmp_path: Path) -> tuple[dict[str, Path], dict[str, Predictor]]:
@@ -136,36 +156,70 @@ def test_accuracies_are_those_of_the_likeliest_choice(chat_teacher_folder: Path,
     assert few.documents == 5 and few.models["teacher"].value == pytest.approx(sum(expected["teacher"][:5]) / 5)
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        (TASK + "process_docs: !function evil.run\n", "has !function, which runs Python"),
-        (TASK + "x: !!python/object/apply:os.system ['true']\n", "which runs Python"),
-        (TASK + "class: evil.Task\n", "has class, which runs Python"),
-        (TASK + "custom_dataset: evil\n", "has custom_dataset, which runs Python"),
-        (TASK + "use_prompt: evil.yaml:x\n", "has use_prompt, which runs Python"),
-        (TASK.replace("metric: acc", "metric: ./evil.py"), "the metric './evil.py', which is a script of a hub"),
-        (TASK.replace("metric: acc", "metric: acc, hf_evaluate: true"), "the metric 'acc', which is a script of a hub"),
-        ("include: evil.yaml\n" + TASK, "has !function, which runs Python"),
-        ("include: colours.yaml\n" + TASK, "includes itself"),
-        ("include: none.yaml\n" + TASK, "none.yaml cannot be read (No such file"),
-        ("[1, 2", "is no YAML"),
-        ("[1, 2]", "is no task file"),
-        ("group: all\ntask: [colours]\n", "has no task: NAME"),
-        ("a: " + "b" * 2**20, "has more than 1 MiB"),
-    ],
-)
-def test_files_that_would_run_python_are_refused(tmp_path: Path, text: str, told: str) -> None:
-    write_task(tmp_path, text)
-    (tmp_path / "evil.yaml").write_text("process_docs: !function evil.run\n")
-    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(RecipeError, match=r"^evaluate.harness.tasks\[0\]: ") as error:
-        harness_tasks(HarnessSettings(tasks=("colours.yaml",)), tmp_path)
-    assert told in str(error.value) and "\n" not in str(error.value)
-    assert ("evaluate.harness.trust_remote_code: true" in str(error.value)) is (
-        "runs Python" in told or "script" in told
-    )
-    assert not (tmp_path / "ran").exists()
+def outspoken(folder: Path, tmp_path: Path) -> Path:
+    """The same model with larger weights, so that what it was asked shows in what it says."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(8 if weights.dim() == 2 else 1)
+    model.save_pretrained(tmp_path / "outspoken")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "outspoken")
+    return tmp_path / "outspoken"
+
+
+def test_models_are_asked_with_examples_and_as_in_a_chat(chat_teacher_folder: Path, tmp_path: Path) -> None:
+    text = TASK.replace("documents.jsonl", "documents.jsonl, train: solved.jsonl")
+    text = text.replace("metric: acc, aggregation: mean, higher_is_better: true", "metric: brier_score")
+    write_task(tmp_path, text + "training_split: train\nfewshot_config: {sampler: first_n}\n")
+    solved = documents()[10:14]
+    (tmp_path / "solved.jsonl").write_text("".join(json.dumps(each) + "\n" for each in solved))
+    folders, predictors = models_of(outspoken(chat_teacher_folder, tmp_path), tmp_path)
+    examples = "\n\n".join(f"{question(each)} {each['choices'][each['right']]}" for each in solved[:3])
+
+    def as_in_a_chat(document: dict[str, Any]) -> str:
+        return f"<|im_start|>user\n{question(document)}<|im_end|>\n<|im_start|>assistant\n"
+
+    expected = {
+        (("few_shot", 3),): lambda document: f"{examples}\n\n{question(document)}",
+        (("apply_chat_template", True),): as_in_a_chat,
+        (): question,
+    }
+    reached = {}
+    for changes, asking in expected.items():
+        settings = HarnessSettings(tasks=("colours.yaml",), **dict(changes))
+        found = harness_scores(settings, harness_tasks(settings, tmp_path), predictors, Progress())
+        assert found.few_shot == settings.few_shot
+        for name, folder in folders.items():
+            reached[changes, name] = found.scores[0].models[name].value
+            assert reached[changes, name] == pytest.approx(naive_brier(folder, asking), rel=1e-4)
+    values = sorted(reached.values())
+    assert all(after - before > 1e-3 for before, after in pairwise(values)), "how they are asked makes a difference"
+
+
+def test_scores_are_told_of_filters_and_groups_and_of_finite_numbers_alone() -> None:
+    """As `lm_eval.evaluator_utils` puts results together."""
+    nan, inf = float("nan"), float("inf")
+    results = {
+        "results": {
+            "numbers": {"alias": "n", "sample_len": 7, "exact_match,strict": 0.5, "exact_match_stderr,strict": 0.25},
+            "rows": {"sample_len": 5, "f1,none": nan, "f1_stderr,none": nan, "ppl,none": inf, "acc,none": 1},
+            "all": {"sample_len": 12, "acc,none": 0.75, "acc_stderr,none": nan, "x,none": "?", "y_stderr,none": 0.5},
+        },
+        "higher_is_better": {"numbers": {"exact_match": True}, "rows": {"ppl": False}, "all": {"acc": None}},
+        "n-samples": {"numbers": {"original": 9, "effective": 7}, "rows": {"original": 5, "effective": 5}},
+    }
+    value = HarnessValue
+    expected = [
+        ("numbers", "exact_match (strict)", 7, "higher", {"teacher": value(value=0.5, standard_error=0.25)}),
+        ("rows", "f1", 5, None, {}),
+        ("rows", "ppl", 5, "lower", {}),
+        ("rows", "acc", 5, None, {"teacher": value(value=1)}),
+        ("all", "acc", 12, None, {"teacher": value(value=0.75)}),
+    ]
+    found = list(harness._scores(results, "teacher"))
+    assert [(each.task, each.metric, each.documents, each.better, each.models) for each in found] == expected
+    record = HarnessRecord(version="0", few_shot=None, limit=None, scores=found)
+    assert HarnessRecord.model_validate_json(record.model_dump_json()) == record
 
 
 def test_templates_run_in_a_sandbox(chat_teacher_folder: Path, tmp_path: Path) -> None:
@@ -192,67 +246,12 @@ def test_what_is_trusted_may_run_python(chat_teacher_folder: Path, tmp_path: Pat
     assert found.scores[0].documents == 7
 
 
-def test_included_files_come_first_and_data_lie_beside_their_file(tmp_path: Path) -> None:
-    write_task(tmp_path / "inner", TASK.replace("right", "other"))
-    write_task(tmp_path, "include: inner/colours.yaml\ntask: mine\ndoc_to_target: right\n")
-    settings = HarnessSettings(tasks=("colours.yaml",))
-    (mine,), known = harness_tasks(settings, tmp_path), HarnessTask("hellaswag")
-    given = task_given(mine, trusted=False)
-    assert isinstance(given, dict) and (given["task"], given["doc_to_target"]) == ("mine", "right")
-    assert given["dataset_kwargs"] == {"data_files": {"test": str(tmp_path / "inner/documents.jsonl")}}
-    assert "include" not in given and (task_given(known, trusted=False), known.digest) == ("hellaswag", "")
-
-
-def test_another_file_is_another_task(tmp_path: Path) -> None:
-    settings = HarnessSettings(tasks=("colours.yaml",))
-
-    def digest() -> str:
-        return harness_tasks(settings, tmp_path)[0].digest
-
-    write_task(tmp_path)
-    first = digest()
-    assert digest() == first
-    with (tmp_path / "documents.jsonl").open("a") as file:
-        file.write("\n")
-    second = digest()
-    write_task(tmp_path, TASK + "description: x\n")
-    assert len({first, second, digest()}) == 3
-
-
 def test_a_task_that_is_not_there_is_told_in_a_sentence(chat_teacher_folder: Path, tmp_path: Path) -> None:
     settings = HarnessSettings(tasks=("colours.yaml",))
-    write_task(tmp_path, TASK.replace("documents.jsonl", "none.jsonl"))
+    write_task(tmp_path, TASK.replace("test_split: test", "test_split: none"))
     predictors = models_of(chat_teacher_folder, tmp_path)[1]
-    with pytest.raises(ModelError, match=r"^evaluate.harness: teacher could not be put .*none.jsonl"):
+    with pytest.raises(ModelError, match=r"^evaluate.harness: teacher could not be put .*none"):
         harness_scores(settings, harness_tasks(settings, tmp_path), predictors, Progress())
-
-
-def test_the_package_and_the_files_are_asked_for_before_training(
-    tmp_path: Path, chat_teacher_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project = make_chat_project(tmp_path, chat_teacher_folder)
-    recipe = load_recipe(project / "recipe.yaml", ["evaluate.harness={tasks: [tasks/colours.yaml]}"])
-    with pytest.raises(RecipeError, match=r"colours\.yaml cannot be read"):
-        read_inputs(recipe, project)
-    write_task(project / "tasks")
-    assert [task.name for task in read_inputs(recipe, project).harness] == ["colours"]
-    monkeypatch.setattr(task_files, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r"pip install 'potstill\[harness\]'"):
-        read_inputs(recipe, project)
-    assert read_inputs(load_recipe(project / "recipe.yaml"), project).harness == ()
-
-
-def test_names_that_the_package_does_not_know_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lm_eval import tasks
-
-    class Known:
-        all_tasks = ("hellaswag", "arc_easy")
-
-    monkeypatch.setattr(tasks, "TaskManager", Known)
-    assert [each.name for each in harness_tasks(HarnessSettings(tasks=("arc_easy",)), tmp_path)] == ["arc_easy"]
-    told = "evaluate.harness.tasks[1]: lm-evaluation-harness has no task 'helaswag'. Did you mean hellaswag?"
-    with pytest.raises(RecipeError, match=re.escape(told)):
-        harness_tasks(HarnessSettings(tasks=("arc_easy", "helaswag")), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -297,6 +296,7 @@ def test_the_page_shows_each_task_with_all_models() -> None:
     section = page.split("Tasks of lm-evaluation-harness")[1]
     assert "<script>alert" not in section and "&lt;script&gt;alert(1)" in section
     assert "0.75 ± 0.0125" in section and "1,319" in section and "5 solved examples" in section
+    assert section.count("not measured") == 1, "the baseline has no such number"
     assert EvaluateRecord.model_validate(found.model_dump(mode="json")).harness == harness
     without = found.model_copy(update={"harness": None})
     assert "harness" not in without.model_dump(mode="json")

@@ -17,7 +17,7 @@ from potstill.errors import RecipeError
 from potstill.evaluation.judged_writing import chat_server
 from potstill.evaluation.judged_writing.chat_server import ChatServer, NoReply, seconds_asked_for
 from potstill.evaluation.judged_writing.comparing import NO_VERDICT, RUBRIC, compared, prompt_of, verdict_in
-from potstill.evaluation.judged_writing.exchanges import Exchange, NotJudged
+from potstill.evaluation.judged_writing.exchanges import CONTRADICTED, Exchange, NotJudged
 from potstill.evaluation.judged_writing.judged import NOT_ASKED, judgement_of, share
 from potstill.progress import Progress
 from potstill.recipe.writing_judges import ServerJudge
@@ -27,8 +27,8 @@ KEY = "sk-0123456789"
 Answer = tuple[int, dict[str, str], bytes] | Callable[[BaseHTTPRequestHandler], None]
 
 
-def says(text: Any) -> Answer:
-    return 200, {}, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+def says(text: Any, **more: Any) -> Answer:
+    return 200, {}, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}, **more}]}).encode()
 
 
 def fails(status: int, **headers: str) -> Answer:
@@ -87,11 +87,6 @@ def server(answer: Callable[[dict[str, Any]], Answer] | list[Answer]) -> Iterato
         running.stop()
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
 def settings(url: str, **changes: Any) -> ServerJudge:
     return ServerJudge(**{"url": url, "model": "judge-1", "timeout_seconds": 20} | changes)
 
@@ -119,9 +114,25 @@ def test_a_key_that_is_none_is_refused_without_showing_it(monkeypatch: pytest.Mo
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("JUDGE_KEY", value)
-    with pytest.raises(RecipeError, match=r"^evaluate.judge.api_key_env: .*JUDGE_KEY") as error:
+    with pytest.raises(RecipeError, match=r"^evaluate.judge.api_key_env: .*variable") as error:
         ChatServer(settings("http://localhost:1/v1", api_key_env="JUDGE_KEY"))
     assert not (value or "").strip() or str(value) not in str(error.value)
+    assert "JUDGE_KEY" not in str(error.value), "what was pasted there may be the key"
+
+
+def test_a_proxy_is_not_asked_for_a_server_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is for all others."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with server([says("direct")]) as running, server([says("through the proxy")]) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        for host in ("127.0.0.1", "localhost"):
+            with ChatServer(settings(running.url.replace("127.0.0.1", host))) as asked:
+                assert asked.reply("Which?") == "direct"
+        assert not proxy.asked
+        with ChatServer(settings("http://judge.invalid/v1")) as asked:
+            assert asked.reply("Which?") == "through the proxy"
 
 
 def reply(answers: list[Answer], **changes: Any) -> tuple[str, list[float], int]:
@@ -188,6 +199,9 @@ PACKED: Answer = (200, {"Content-Encoding": "gzip"}, gzip.compress(says("fine")[
         ([(200, {}, b'{"choices": {"0": 1}}')], "none: no readable reply", [], 1),
         ([says(None)], "none: no readable reply", [], 1),
         ([says(["fine"])], "none: no readable reply", [], 1),
+        ([says("fine", finish_reason="stop")], "fine", [], 1),
+        ([says("fine [[A]]", finish_reason="length")], "none: a reply that max_tokens cut off", [], 1),
+        ([(200, {}, b'{"choices": [[]]}')], "none: no readable reply", [], 1),
         ([PACKED], "none: no readable reply", [], 1),
         ([LARGEST], "fine", [], 1),
         ([HUGE], "none: a reply of more than 1 MiB", [], 1),
@@ -237,6 +251,9 @@ def test_a_server_may_name_a_date() -> None:
         ("[[D]]", None),
         ("", None),
         ("[[A]] would be unfair, so [[B]]", None),
+        ("[[A]] would be unfair.\n[[B]]\n \n", "second"),
+        ("[[A]]\nBut I am not sure.", None),
+        ("First [[A]]\r\nverdict: [[C]]\r\n", "tie"),
     ],
 )
 def test_a_verdict_is_read_only_where_there_is_one(text: str, found: str | None) -> None:
@@ -265,21 +282,23 @@ def test_better_is_what_is_better_in_both_orders(one: str, other: str) -> None:
         asked.append(prompt)
         return f"[[{one if len(asked) == 1 else other}]]"
 
-    found = compared(ask, "asked", "of the student", "of its t.")
+    expected = {"AB": "win", "BA": "loss", "CC": "tie"}.get(one + other)
+    if expected is None:
+        with pytest.raises(NotJudged, match=CONTRADICTED):
+            compared(ask, "asked", "of the student", "of its t.")
+    else:
+        assert compared(ask, "asked", "of the student", "of its t.") == expected
     assert asked == [
         prompt_of("asked", "of the student", "of its t.", None),
         prompt_of("asked", "of its t.", "of the student", None),
     ]
-    expected = {"AB": "win", "BA": "loss"}.get(one + other, "tie")
-    assert found.outcome == expected
-    assert found.orders_agree is (one + other in ("AB", "BA", "CC"))
 
 
 def test_equal_answers_are_as_good_without_being_asked() -> None:
     def ask(prompt: str) -> str:
         raise AssertionError("asked")
 
-    assert compared(ask, "asked", "same", " same\n").outcome == "tie"
+    assert compared(ask, "asked", "same", " same\n") == "tie"
 
 
 def exchanges(*said: tuple[str, str]) -> list[Exchange]:
@@ -307,28 +326,65 @@ def test_outcomes_are_counted() -> None:
     assert (found.kind, found.model, found.prompts, found.compares) == ("server", "judge-1", 7, True)
     assert list(found.models) == ["student"], "a teacher is not compared with itself"
     student = found.models["student"]
-    assert (student.wins, student.ties, student.losses, student.orders_disagreed) == (1, 3, 2, 1)
-    assert student.judged == student.of == 6 and student.as_good == share(4, 6) and student.accuracy is None
-    assert student.not_judged == {NO_VERDICT: 1}
+    assert (student.wins, student.ties, student.losses, student.orders_disagreed) == (1, 2, 2, 1)
+    assert student.judged == student.of == 5 and student.as_good == share(3, 5) and student.accuracy is None
+    assert student.not_judged == {NO_VERDICT: 1, CONTRADICTED: 1}
     # Two for each pair that is not equal, but for the one whose first verdict is none.
     assert len(running.asked) == 11
 
 
-def test_faults_are_no_judgement_and_end_it_where_there_are_too_many() -> None:
+def test_a_judge_that_always_says_the_first_judges_nothing() -> None:
+    with server([says("[[A]]")]) as running:
+        judge = settings(running.url)
+        found = judgement_of(judge, exchanges(("a", "b"), ("c", "d")), ("teacher", "student"), {}, Progress())
+    student = found.models["student"]
+    assert (student.judged, student.as_good, student.orders_disagreed) == (0, None, 2)
+
+
+@pytest.mark.parametrize("status", [429, 500, 504])
+def test_faults_are_no_judgement_and_end_it_where_there_are_too_many(status: int) -> None:
     said = [(f"a{n}", f"b{n}") for n in range(12)]
 
     def answer(body: dict[str, Any]) -> Answer:
         prompt = body["messages"][0]["content"]
         broken = any(f"question {n}\n" in prompt for n in (1, 2, 4, 5, 7, 8, 9))
-        return fails(400) if broken else says("[[C]]")
+        return fails(status) if broken else says("[[C]]")
 
     with server(answer) as running:
-        found = judgement_of(settings(running.url), exchanges(*said), ("teacher", "student"), {}, Progress())
+        judge = settings(running.url, retries=0)
+        found = judgement_of(judge, exchanges(*said), ("teacher", "student"), {}, Progress())
     student = found.models["student"]
     # Never three in a row before the tenth prompt; after it nothing is asked.
     assert student.judged == 3 and student.as_good == share(3, 3)
-    assert student.not_judged == {"HTTP 400": 7, NOT_ASKED: 2}
+    assert student.not_judged == {f"HTTP {status}": 7, NOT_ASKED: 2}
     assert len(running.asked) == 3 * 2 + 7
+
+
+@pytest.mark.parametrize("slow", [hangs, drips])
+def test_a_server_that_is_late_or_gone_is_not_asked_for_ever(slow: Answer) -> None:
+    said = exchanges(*((f"a{n}", f"b{n}") for n in range(5)))
+    with server([slow]) as running:
+        judge = settings(running.url, timeout_seconds=0.1, retries=0)
+        late = judgement_of(judge, said, ("teacher", "student"), {}, Progress()).models["student"]
+    assert late.not_judged == {"no reply in time": 3, NOT_ASKED: 2}
+    gone = judgement_of(judge, said, ("teacher", "student"), {}, Progress()).models["student"]
+    assert gone.not_judged == {"the server was not reached": 3, NOT_ASKED: 2}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (fails(400), "HTTP 400"),
+        (says("x", finish_reason="length"), "a reply that max_tokens cut off"),
+        ((200, {}, b"[]"), "no readable reply"),
+    ],
+)
+def test_what_lies_in_the_prompt_ends_nothing(answer: Answer, reason: str) -> None:
+    """Such as one that is too long for the model."""
+    said = exchanges(*((f"a{n}", f"b{n}") for n in range(6)))
+    with server([*[answer] * 5, says("[[C]]")]) as running:
+        found = judgement_of(settings(running.url), said, ("teacher", "student"), {}, Progress()).models["student"]
+    assert found.not_judged == {reason: 5} and found.judged == 1
 
 
 def test_the_key_is_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

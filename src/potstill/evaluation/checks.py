@@ -1,8 +1,10 @@
 """What the gate asks, each requirement beside what was measured; what was not measured fails, and says why."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from potstill.evaluation.findings import digits
+from potstill.evaluation.judged_writing.exchanges import CONTRADICTED, NO_REFERENCE, UNREADABLE_REFERENCE
 from potstill.evaluation.metrics import FEWEST_ROWS, Metric, metric
 from potstill.evaluation.references import is_beaten
 from potstill.evaluation.writing_checks import writing_checks
@@ -10,6 +12,12 @@ from potstill.recipe import GateSettings
 from potstill.recipe.requirements import Requirement, units_of
 from potstill.records import QUERIES_OF_A_PERCENTILE, Check, Estimate, EvaluateRecord
 
+MOST_NOT_JUDGED = 0.1
+"""Share of the student's answers, of those whose row says what is right, that may go without a judgement. Were all of
+these bad, a share of 90 % would be one of 81 %; beyond that, what was judged says too little of what was not."""
+AS_A_COIN = 0.5
+"""Share of the answers of which a judge that flips a coin says otherwise once they have changed places: who does so as
+often has not judged."""
 PERCENTILES: dict[str, Literal[95, 99]] = {"latency_p95_ms": 95, "latency_p99_ms": 99}
 
 
@@ -27,8 +35,9 @@ def check_of(requirement: Requirement, evaluation: EvaluateRecord) -> Check:
     required = metric(requirement.metric)
     found = required.in_record(evaluation)
     value = found.value if isinstance(found, Estimate) else found
-    bound = bound_of(requirement, found, evaluation) if requirement.confident else None
-    judged = bound if requirement.confident else value
+    doubt = None if value is None or required.needs != "judge" else _doubt_of_judge(evaluation)
+    bound = bound_of(requirement, found, evaluation) if requirement.confident and not doubt else None
+    judged = None if doubt else bound if requirement.confident else value
     return Check(
         name=requirement.metric,
         required=str(requirement),
@@ -36,7 +45,7 @@ def check_of(requirement: Requirement, evaluation: EvaluateRecord) -> Check:
         bound=bound,
         passed=judged is not None and requirement.met_by(judged),
         unit=requirement.unit,
-        why=_why_missing(required, evaluation, value=value) if judged is None else None,
+        why=(doubt or _why_missing(required, evaluation, value=value)) if judged is None else None,
     )
 
 
@@ -66,6 +75,32 @@ def _judged(required: Metric, evaluation: EvaluateRecord) -> int:
     if found is None:
         return 0
     return found.of if required.name == "as_good_as_teacher" else found.judged
+
+
+def _doubt_of_judge(evaluation: EvaluateRecord) -> str | None:
+    """Why what a judge says of the student is not enough to go by; None where it is."""
+    found = evaluation.judgement.models.get("student") if evaluation.judgement else None
+    if found is None:
+        return None
+    aside = (NO_REFERENCE, UNREADABLE_REFERENCE, CONTRADICTED)
+    faults = {reason: count for reason, count in found.not_judged.items() if reason not in aside}
+    contradicted, failed = found.not_judged.get(CONTRADICTED, 0), sum(faults.values())
+    answers = found.judged + contradicted + failed
+    if failed > MOST_NOT_JUDGED * answers:
+        return (
+            f"{failed} of {answers} answers were not judged, more than {MOST_NOT_JUDGED:.0%} of them: "
+            f"{_reasons(faults)}"
+        )
+    if contradicted and contradicted >= AS_A_COIN * (found.judged + contradicted):
+        return (
+            f"of {contradicted} of {found.judged + contradicted} answers its judge said otherwise once they had "
+            "changed places, which is no surer than a coin"
+        )
+    return None
+
+
+def _reasons(not_judged: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} ({count})" for reason, count in not_judged.items())
 
 
 def _why_missing(required: Metric, evaluation: EvaluateRecord, *, value: float | None) -> str:
@@ -102,8 +137,7 @@ def _why_not_judged(evaluation: EvaluateRecord) -> str:
         return "the teacher has none of the judged answers right"
     if found.judged:
         return "its judge only compares answers"
-    reasons = ", ".join(f"{reason} ({count})" for reason, count in found.not_judged.items())
-    return f"no answer was judged: {reasons}"
+    return f"no answer was judged: {_reasons(found.not_judged)}"
 
 
 _ANSWERS = {

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,14 +99,19 @@ def _scores(results: Mapping[str, Any], model: str) -> Iterator[HarnessScore]:
             error = values.get(f"{metric}_stderr,{filtered}")
             higher = results["higher_is_better"].get(task, {}).get(metric)
             better: Literal["higher", "lower"] | None = None if higher is None else "higher" if higher else "lower"
-            found = HarnessValue(value=value, standard_error=error if isinstance(error, int | float) else None)
+            found = HarnessValue(value=value, standard_error=error if _is_finite(error) else None)
             yield HarnessScore(
                 task=task,
                 metric=metric if filtered == "none" else f"{metric} ({filtered})",
-                documents=int(results["n-samples"][task]["effective"]) if task in results["n-samples"] else 0,
+                documents=int(values.get("sample_len", 0)),
                 better=better,
-                models={model: found},
+                models={model: found} if _is_finite(value) else {},
             )
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is a number; the mean of nothing is none."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 @contextlib.contextmanager

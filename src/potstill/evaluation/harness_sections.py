@@ -11,15 +11,14 @@ def harness_sections(evaluation: EvaluateRecord) -> Iterator[Section]:
     harness = evaluation.harness
     if harness is None:
         return
-    names = [name for name in evaluation.models if any(name in score.models for score in harness.scores)]
-    head = [Cell("Task", ""), Cell("metric", ""), Cell("better", ""), Cell("documents"), *map(Cell, names)]
+    head = [Cell("Task", ""), Cell("metric", ""), Cell("better", ""), Cell("documents"), *map(Cell, evaluation.models)]
     rows = [
         [
             Cell(score.task, "name"),
             Cell(score.metric, "name"),
             Cell(score.better or "–", ""),
             Cell(f"{score.documents:,}"),
-            *(Cell(_shown(score.models.get(name))) for name in names),
+            *(Cell(_shown(score.models.get(name))) for name in evaluation.models),
         ]
         for score in harness.scores
     ]
@@ -38,6 +37,6 @@ def harness_sections(evaluation: EvaluateRecord) -> Iterator[Section]:
 
 def _shown(value: HarnessValue | None) -> str:
     if value is None:
-        return "–"
+        return "not measured"
     error = "" if value.standard_error is None else f" ± {number(value.standard_error)}"
     return f"{number(value.value)}{error}"

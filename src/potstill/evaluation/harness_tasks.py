@@ -1,27 +1,22 @@
-"""Task files of lm-evaluation-harness: read without running what they name, unless the recipe trusts them."""
+"""Tasks of lm-evaluation-harness as a recipe names them: nothing of theirs runs unless the recipe trusts it."""
 
 import difflib
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from potstill.errors import RecipeError
+from potstill.evaluation.harness_data import PICKLES, LocalData, digests, local_data, located
+from potstill.evaluation.harness_files import FUNCTION, TaskFile, task_files
 from potstill.recipe.harness_settings import HarnessSettings
-from potstill.run_dir import file_digest
+from potstill.run_dir import file_digest, fingerprint
 
 PACKAGE = "lm_eval"
 SUFFIXES = (".yaml", ".yml")
-MOST_BYTES = 2**20
-"""Of a task file, which is a page or two."""
 CODE_KEYS = ("class", "custom_dataset", "use_prompt")
 """Keys whose values are Python, or name files that can hold some."""
-BUILT_IN_READERS = ("json", "csv", "parquet", "arrow", "text")
-"""Readers of `datasets` that take files by their paths."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +27,7 @@ class HarnessTask:
     file: Path | None = None
     """None of one that the package knows by its name."""
     digest: str = ""
-    """Of the file, of those that it includes and of its local data."""
-
-
-class _Tagged(Exception):
-    """A YAML tag that would run Python."""
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Of plain values alone."""
-
-
-def _refuse(loader: Any, suffix: str, node: Any) -> Any:
-    raise _Tagged(node.tag)
-
-
-_Loader.add_multi_constructor("", _refuse)
+    """Of the file, of those that it includes, of its functions and of its local data."""
 
 
 def harness_tasks(settings: HarnessSettings | None, base: Path) -> tuple[HarnessTask, ...]:
@@ -67,7 +47,9 @@ def harness_tasks(settings: HarnessSettings | None, base: Path) -> tuple[Harness
     found = {name: _task(key, base / name, trusted=settings.trust_remote_code) for name, key in files.items()}
     if names := {name: key for name, key in where.items() if name not in files}:
         _require_known(names)
-    return tuple(found.get(name, HarnessTask(name)) for name in settings.tasks)
+    tasks = {where[name]: found.get(name, HarnessTask(name)) for name in settings.tasks}
+    _require_other_names(tasks)
+    return tuple(tasks.values())
 
 
 def _require_known(names: Mapping[str, str]) -> None:
@@ -82,83 +64,90 @@ def _require_known(names: Mapping[str, str]) -> None:
             raise RecipeError(f"{key}: lm-evaluation-harness has no task {name!r}. {instead}")
 
 
+def _require_other_names(tasks: Mapping[str, HarnessTask]) -> None:
+    """That each is known by a name of its own: of equal ones the harness would run the last alone."""
+    first: dict[str, str] = {}
+    for key, task in tasks.items():
+        if task.name in first:
+            raise RecipeError(f"{key}: is called {task.name!r}, as {first[task.name]} is. Give one another task: NAME.")
+        first[task.name] = key
+
+
 def _task(where: str, path: Path, *, trusted: bool) -> HarnessTask:
-    files = list(_files(where, path, trusted=trusted))
-    config = config_of(files)
+    files = task_files(where, path, trusted=trusted)
+    config = _merged(files)
     if not isinstance(config.get("task"), str):
         raise RecipeError(f"{where}: {path} has no task: NAME, as a file of one task has. List its tasks one by one.")
     if not trusted:
         _refuse_code(where, path, config)
-    digest = hashlib.sha256("".join(map(file_digest, [*(file for file, _ in files), *_data_files(config)])).encode())
-    return HarnessTask(str(config["task"]), path, digest.hexdigest())
-
-
-def config_of(files: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
-    """The task that files give together, each after those that it includes; local data by their whole paths."""
-    merged: dict[str, Any] = {}
-    for file, config in files:
-        merged |= {**config, **_located(config, file.parent)}
-    merged.pop("include", None)
-    return merged
+    data = _data(where, files, config, trusted=trusted)
+    parts = [*(file.path for file in files), *_code(where, files)]
+    try:
+        digest = fingerprint({"files": [file_digest(part) for part in parts], "data": digests(data)})
+    except OSError as error:
+        raise RecipeError(f"{where}: {error.filename} cannot be read ({error.strerror}).") from None
+    return HarnessTask(str(config["task"]), path, digest)
 
 
 def task_given(task: HarnessTask, *, trusted: bool) -> str | dict[str, Any]:
     """What the harness takes: the name of a task, or what its file says."""
     if task.file is None:
         return task.name
-    if not trusted:
-        return config_of(list(_files(str(task.file), task.file, trusted=False)))
-    from lm_eval.tasks._yaml_loader import load_yaml
+    files = task_files(task.name, task.file, trusted=trusted)
+    config = _merged(files)
+    data = _data(task.name, files, config, trusted=trusted)
+    if trusted:
+        from lm_eval.tasks._yaml_loader import load_yaml
 
-    config: dict[str, Any] = load_yaml(task.file)
-    return config | _located(config, task.file.resolve().parent)
-
-
-def _files(
-    where: str, path: Path, *, trusted: bool, above: tuple[Path, ...] = ()
-) -> Iterator[tuple[Path, dict[str, Any]]]:
-    path = path.resolve()
-    if path in above:
-        raise RecipeError(f"{where}: {path} includes itself.")
-    try:
-        with path.open("rb") as file:
-            text = file.read(MOST_BYTES + 1)
-        if len(text) > MOST_BYTES:
-            raise RecipeError(f"{where}: {path} has more than {MOST_BYTES // 2**20} MiB, and a task file is a page.")
-        config = yaml.load(text, _Trusting if trusted else _Loader)  # noqa: S506
-    except OSError as error:
-        raise RecipeError(f"{where}: {path} cannot be read ({error.strerror}).") from None
-    except _Tagged as tag:
-        raise RecipeError(
-            f"{where}: {path} has {tag}, which runs Python. Where you trust it, set "
-            "evaluate.harness.trust_remote_code: true."
-        ) from None
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise RecipeError(f"{where}: {path} is no YAML. Name a task file of lm-evaluation-harness.") from None
-    if not isinstance(config, dict):
-        raise RecipeError(f"{where}: {path} is no task file; expected keys such as task and dataset_path.")
-    included = config.get("include", [])
-    for each in included if isinstance(included, list) else [included]:
-        yield from _files(where, path.parent / str(each), trusted=trusted, above=(*above, path))
-    yield path, config
+        config = load_yaml(task.file)
+    return located(config, data)
 
 
-class _Trusting(yaml.SafeLoader):  # type: ignore[misc]
-    """What runs Python is left to the harness."""
+def _merged(files: Sequence[TaskFile]) -> dict[str, Any]:
+    """The task that files give together."""
+    merged: dict[str, Any] = {}
+    for file in files:
+        merged |= file.config
+    merged.pop("include", None)
+    return merged
 
 
-_Trusting.add_multi_constructor("", lambda loader, suffix, node: None)
+def _data(where: str, files: Sequence[TaskFile], config: Mapping[str, Any], *, trusted: bool) -> LocalData | None:
+    """Its data, seen from the file whose `dataset_kwargs` count."""
+    giving = [file for file in files if "dataset_kwargs" in file.config]
+    folder = (giving or files)[-1].path.parent
+    return local_data(where, files[-1].path, config, folder, trusted=trusted)
 
 
-def _refuse_code(where: str, path: Path, config: dict[str, Any]) -> None:
-    """What runs Python without a tag: classes, and metrics that are scripts of the hub."""
+def _code(where: str, files: Sequence[TaskFile]) -> Iterator[Path]:
+    """The files of the functions that a trusted task names; those of installed modules change with the environment."""
+    for file in files:
+        for function in file.functions:
+            module = function.rpartition(".")[0]
+            package = module.partition(".")[0]
+            path = file.path.parent / f"{module.replace('.', '/')}.py"
+            if path.is_file():
+                yield path
+            elif not package or find_spec(package) is None:
+                raise RecipeError(
+                    f"{where}: {file.path} has {FUNCTION} {function}, whose module neither lies beside it nor is "
+                    "installed."
+                )
+
+
+def _refuse_code(where: str, path: Path, config: Mapping[str, Any]) -> None:
+    """What runs Python without a tag: classes, pickles, and metrics that are scripts of the hub."""
     from lm_eval.api import metrics  # noqa: F401 registers its own
     from lm_eval.api.registry import metric_registry
 
     told = [key for key in CODE_KEYS if key in config]
+    if config.get("dataset_path") == PICKLES:
+        told.append(f"dataset_path: {PICKLES}")
     listed = config.get("metric_list") or []
     for each in listed if isinstance(listed, list) else []:
         name = each.get("metric") if isinstance(each, dict) else None
+        if isinstance(each, dict) and not isinstance(name, str):
+            raise RecipeError(f"{where}: {path} has a metric without a name: {name!r}. Write metric: NAME.")
         if isinstance(each, dict) and (each.get("hf_evaluate") or name not in metric_registry):
             told.append(f"the metric {name!r}, which is a script of a hub")
     if told:
@@ -166,35 +155,3 @@ def _refuse_code(where: str, path: Path, config: dict[str, Any]) -> None:
             f"{where}: {path} has {told[0]}, which runs Python. Where you trust it, set "
             "evaluate.harness.trust_remote_code: true."
         )
-
-
-def _located(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The arguments of the data set with the files beside the task file by their whole paths."""
-    arguments = config.get("dataset_kwargs")
-    if config.get("dataset_path") not in BUILT_IN_READERS or not isinstance(arguments, dict):
-        return {}
-
-    def located(files: Any) -> Any:
-        if isinstance(files, dict):
-            return {split: located(each) for split, each in files.items()}
-        if isinstance(files, list):
-            return [located(each) for each in files]
-        return str(folder / files) if isinstance(files, str) and "://" not in files else files
-
-    return {"dataset_kwargs": {**arguments, "data_files": located(arguments.get("data_files"))}}
-
-
-def _data_files(config: dict[str, Any]) -> list[Path]:
-    """Those that lie here, in the order of their names."""
-    arguments = config.get("dataset_kwargs")
-
-    def found(files: Any) -> Iterator[Path]:
-        inner = files.values() if isinstance(files, dict) else files if isinstance(files, list) else None
-        if inner is None:
-            yield Path(str(files))
-            return
-        for each in inner:
-            yield from found(each)
-
-    files = found(arguments.get("data_files")) if isinstance(arguments, dict) else iter(())
-    return sorted(file for file in files if file.is_file())

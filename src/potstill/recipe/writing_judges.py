@@ -1,15 +1,17 @@
 """Who says whether what language models write is right, or as good as what their teacher writes."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from potstill.settings import Settings
 
 FieldName = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
+VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+"""Names of environment variables (POSIX.1-2017, section 8.1)."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -64,6 +66,9 @@ class MathVerify(ReferenceJudge):
 class ServerJudge(Settings):
     """A model behind an OpenAI-compatible server compares answers with the teacher's, blind and in both orders."""
 
+    # What is wrong with it can hold a secret.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     kind: Literal["server"] = "server"
     url: str
     """Up to `/chat/completions`, such as http://localhost:8000/v1."""
@@ -84,13 +89,32 @@ class ServerJudge(Settings):
     def endpoint(self) -> str:
         return self.url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the server is one of this machine."""
+        return urlsplit(self.url).hostname in LOOPBACK
+
+    @model_validator(mode="before")
+    @classmethod
+    def _key_is_only_named(cls, values: Any) -> Any:
+        # Of the whole, for what is wrong in a single value is shown.
+        name = values.get("api_key_env") if isinstance(values, dict) else None
+        if name is not None and not (isinstance(name, str) and VARIABLE.fullmatch(name)):
+            raise ValueError(
+                "api_key_env: expected the name of an environment variable, of letters, digits and _, such as "
+                "JUDGE_KEY. Put the key itself into that variable."
+            )
+        return values
+
     @model_validator(mode="after")
     def _address_has_no_secrets(self) -> "ServerJudge":
-        # Of the whole, for what is wrong in a single value is shown.
+        import httpx2  # a tenth of a second, which recipes without a server need not wait
+
         try:
             parts = urlsplit(self.url)
             host, _ = parts.hostname, parts.port
-        except ValueError:
+            httpx2.URL(self.endpoint)
+        except (ValueError, httpx2.InvalidURL):
             parts, host = urlsplit(""), None
         if parts.scheme not in ("http", "https") or not host:
             raise ValueError("url: expected the address of a server, such as http://localhost:8000/v1.")
@@ -99,7 +123,7 @@ class ServerJudge(Settings):
                 "url: expected an address without user, query or fragment. Name the environment variable that holds a "
                 "key as api_key_env."
             )
-        if self.api_key_env is not None and parts.scheme == "http" and host not in LOOPBACK:
+        if self.api_key_env is not None and parts.scheme == "http" and not self.is_here:
             raise ValueError("url: a key would be sent through http in the clear. Use https, or drop api_key_env.")
         return self
 

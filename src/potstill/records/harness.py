@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from potstill.records.parts import Part
+from potstill.run_dir import Record
 
 
 class HarnessValue(Part):
@@ -24,7 +25,7 @@ class HarnessScore(Part):
     models: dict[str, HarnessValue] = Field(default_factory=dict)
 
 
-class HarnessRecord(Part):
+class HarnessRecord(Record):
     version: str
     """Of the package."""
     few_shot: int | None

@@ -23,7 +23,8 @@ class ModelJudgement(Part):
     ties: int = 0
     losses: int = 0
     orders_disagreed: int | None = None
-    """Of a judge that compares: how often it said something else once the answers had changed places; a tie each."""
+    """Of a judge that compares: how often it said something else once the answers had changed places; none of these is
+    judged."""
     not_judged: dict[str, int] = Field(default_factory=dict)
     """How many answers were not judged, by the reason."""
 

@@ -16,7 +16,7 @@ from potstill.evaluation.kept_rows import ANSWERS, FORM, write_rows
 from potstill.evaluation.slices import field_values
 from potstill.measure.weights import HALF, SavedWeights, saved_weights
 from potstill.recipe import Recipe
-from potstill.records import AdaptRecord, EvaluateRecord, TrainRecord
+from potstill.records import AdaptRecord, EvaluateRecord, HarnessRecord, TrainRecord
 from potstill.run_dir import RunDir, file_digest, fingerprint, write_json
 from potstill.runtimes.ensemble import EnsemblePredictor
 from potstill.runtimes.folder import ModelFolder
@@ -31,7 +31,7 @@ from potstill.stages.teacher_weights import stored_type
 from potstill.teachers import Mixture, Routed
 from potstill.training.engine import Engine
 
-MEASURES = 3
+MEASURES = 4
 """Raised where the same models would be given other figures than before."""
 CALIBRATION = "calibration.json"
 """The temperatures of all models."""
@@ -61,7 +61,7 @@ def evaluate(
     digests |= {name: member.digest for name, member in adapted.members.items()}
     depends = {
         "models": digests,
-        "evaluate": recipe.evaluate,
+        "evaluate": recipe.evaluate.model_copy(update={"harness": None}),
         "learnt_from": recipe.label.responses.kind,
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
         "out_of_domain": rows_fingerprint(inputs.out_of_domain),
@@ -73,7 +73,6 @@ def evaluate(
         "slices": {
             field: fingerprint(field_values(inputs.splits["test"].rows, field)) for field in recipe.evaluate.kept_fields
         },
-        **({"harness": [[task.name, task.digest] for task in inputs.harness]} if inputs.harness else {}),
         # How models are measured and compared: a run that was measured in another way is measured again.
         "measures": MEASURES,
         # What each model answers to each row is kept; a run from before is evaluated again.
@@ -89,12 +88,26 @@ def evaluate(
         keep = partial(write_rows, folder / ANSWERS)
         record = evaluate_models(case, predictors, engine.device.type, answer_all=answer_all, keep=keep)
         record = record.model_copy(update={"files": {ANSWERS: file_digest(folder / ANSWERS)}})
-        if recipe.evaluate.harness is not None:
-            found = harness_scores(recipe.evaluate.harness, inputs.harness, predictors, run.progress)
-            record = record.model_copy(update={"harness": found})
         return _with_temperatures(folder, record, inputs)
 
-    return run.once("evaluate", depends, EvaluateRecord, work)
+    record = run.once("evaluate", depends, EvaluateRecord, work)
+    settings = recipe.evaluate.harness
+    if settings is None:
+        return record
+
+    def tasks(folder: Path) -> HarnessRecord:
+        predictors = _predictors(run, recipe, inputs, adapted, digests, engine)
+        return harness_scores(settings, inputs.harness, predictors, run.progress)
+
+    # By itself, so that a task that cannot be run costs no measurement of the others.
+    asked = {
+        "models": digests,
+        "harness": settings,
+        "tasks": [[task.name, task.digest] for task in inputs.harness],
+        **inputs.loaded_as_in_digests,
+    }
+    found = run.once("harness", asked, HarnessRecord, tasks, last_bits=["harness.batch_size"])
+    return record.model_copy(update={"harness": found})
 
 
 def _with_temperatures(folder: Path, record: EvaluateRecord, inputs: Inputs) -> EvaluateRecord:

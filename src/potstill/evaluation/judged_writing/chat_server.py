@@ -17,16 +17,21 @@ MOST_BYTES = 2**20
 LONGEST_WAIT_S = 60.0
 """For a server that asks to be left alone; one that asks for longer is not waited for."""
 BUSY = frozenset({429, 500, 502, 503, 504})
-IN_TIME, REACHED, READABLE, SMALL = (
+IN_TIME, REACHED, READABLE, SMALL, WHOLE = (
     "no reply in time",
     "the server was not reached",
     "no readable reply",
     f"a reply of more than {MOST_BYTES // 2**20} MiB",
+    "a reply that max_tokens cut off",
 )
 
 
 class NoReply(Exception):
     """There is none. Its text says why, without a word of what was sent or came."""
+
+
+class NoServer(NoReply):
+    """There is none, for a reason that has nothing to do with what was asked: the next prompt may not fare better."""
 
 
 class _Later(Exception):
@@ -47,7 +52,13 @@ class ChatServer:
         key = key_of(settings)
         # What is compressed could be large once it is read.
         headers = {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})}
-        self._client = httpx2.Client(headers=headers, timeout=settings.timeout_seconds, follow_redirects=False)
+        self._client = httpx2.Client(
+            headers=headers,
+            timeout=settings.timeout_seconds,
+            follow_redirects=False,
+            # A proxy of the environment would look for the address on its own machine.
+            trust_env=not settings.is_here,
+        )
 
     def __enter__(self) -> "ChatServer":
         return self
@@ -61,7 +72,7 @@ class ChatServer:
         """What the model says to a prompt.
 
         Raises:
-            NoReply: nothing that can be read, in time, after all retries.
+            NoReply: nothing that can be read, in time, after all retries; `NoServer` where the server is to blame.
         """
         for attempt in range(self._settings.retries + 1):
             try:
@@ -69,7 +80,7 @@ class ChatServer:
             except _Later as later:
                 wait = 2.0**attempt if later.wait is None else later.wait
                 if attempt == self._settings.retries or wait > LONGEST_WAIT_S:
-                    raise NoReply(str(later)) from None
+                    raise NoServer(str(later)) from None
                 self._sleep(wait)
         raise AssertionError("it was asked at least once")
 
@@ -90,7 +101,7 @@ class ChatServer:
                     raise NoReply(f"HTTP {response.status_code}")
                 return _content(_read(response, deadline))
         except httpx2.TimeoutException:
-            raise NoReply(IN_TIME) from None
+            raise NoServer(IN_TIME) from None
         except httpx2.NetworkError:
             raise _Later(REACHED) from None
         except httpx2.HTTPError:
@@ -116,16 +127,19 @@ def _read(response: httpx2.Response, deadline: float) -> bytes:
         if len(found) > MOST_BYTES:
             raise NoReply(SMALL)
         if time.monotonic() > deadline:
-            raise NoReply(IN_TIME)
+            raise NoServer(IN_TIME)
     return bytes(found)
 
 
 def _content(body: bytes) -> str:
-    """What the first choice of a chat completion says."""
+    """What the first choice of a chat completion says, where it came to an end."""
     try:
-        found: Any = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        choice: Any = json.loads(body)["choices"][0]
+        found, ended_by = choice["message"]["content"], choice.get("finish_reason")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise NoReply(READABLE) from None
+    if ended_by == "length":
+        raise NoReply(WHOLE)
     if not isinstance(found, str):
         raise NoReply(READABLE)
     return found

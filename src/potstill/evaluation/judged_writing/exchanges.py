@@ -20,5 +20,10 @@ class Exchange:
     """By model, without special tokens."""
 
 
+NO_REFERENCE = "no right answer in the row"
+UNREADABLE_REFERENCE = "nothing to compare with in the right answer"
+CONTRADICTED = "said otherwise in the other order"
+
+
 class NotJudged(Exception):
     """An answer that is neither good nor bad, for nothing could be found out about it. Its text says why."""

@@ -3,15 +3,16 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from potstill.evaluation.judged_writing.comparing import Compared, compared
-from potstill.evaluation.judged_writing.exchanges import Exchange, NotJudged
+from potstill.evaluation.judged_writing.comparing import Outcome, compared
+from potstill.evaluation.judged_writing.exchanges import CONTRADICTED, Exchange, NotJudged
 from potstill.evaluation.judged_writing.references import right_after
 from potstill.progress import Progress
 from potstill.recipe.writing_judges import AnyWritingJudge, ExactMatch, MathVerify, RegularExpression, ServerJudge
 from potstill.records import Estimate, ModelJudgement, WritingJudgement
 
 MOST_FAULTS = 3
-"""Comparisons in a row without a reply, after which a server is not asked again: each may have taken minutes."""
+"""Comparisons in a row to which a server did not reply, after which it is not asked again: each may have taken
+minutes."""
 NOT_ASKED = f"not asked after {MOST_FAULTS} without a reply"
 
 
@@ -60,10 +61,7 @@ def _by_reference(
                     right[name].append(str(reason))
             else:
                 for name in models:
-                    try:
-                        right[name].append(is_right(exchange.said[name]))
-                    except NotJudged as reason:
-                        right[name].append(str(reason))
+                    right[name].append(is_right(exchange.said[name]))
             advance(1)
     return {name: _beside_teacher(right[name], right["teacher"], is_teacher=name == "teacher") for name in models}
 
@@ -93,7 +91,7 @@ def _beside_teacher(own: Sequence[bool | str], teachers: Sequence[bool | str], *
 def _by_server(
     judge: ServerJudge, exchanges: Sequence[Exchange], models: Sequence[str], progress: Progress
 ) -> dict[str, ModelJudgement]:
-    from potstill.evaluation.judged_writing.chat_server import ChatServer, NoReply  # with a library of its own
+    from potstill.evaluation.judged_writing.chat_server import ChatServer, NoReply, NoServer  # has its own library
 
     found = {}
     in_a_row = 0
@@ -102,7 +100,7 @@ def _by_server(
         progress.task("evaluate: comparing responses", len(exchanges) * len(models), "responses") as advance,
     ):
         for name in models:
-            outcomes: list[Compared] = []
+            outcomes: list[Outcome] = []
             faults: Counter[str] = Counter()
             for exchange in exchanges:
                 advance(1)
@@ -113,18 +111,18 @@ def _by_server(
                 try:
                     outcomes.append(compared(server.reply, exchange.asked, own, teachers, judge.rubric))
                     in_a_row = 0
-                except NotJudged as reason:
-                    faults[str(reason)] += 1
-                    in_a_row = 0
-                except NoReply as reason:
+                except NoServer as reason:
                     faults[str(reason)] += 1
                     in_a_row += 1
+                except (NotJudged, NoReply) as reason:
+                    faults[str(reason)] += 1
+                    in_a_row = 0
             found[name] = _counted(outcomes, faults)
     return found
 
 
-def _counted(outcomes: Sequence[Compared], faults: Mapping[str, int]) -> ModelJudgement:
-    counts = Counter(each.outcome for each in outcomes)
+def _counted(outcomes: Sequence[Outcome], faults: Mapping[str, int]) -> ModelJudgement:
+    counts = Counter(outcomes)
     return ModelJudgement(
         judged=len(outcomes),
         as_good=share(counts["win"] + counts["tie"], len(outcomes)),
@@ -132,6 +130,6 @@ def _counted(outcomes: Sequence[Compared], faults: Mapping[str, int]) -> ModelJu
         wins=counts["win"],
         ties=counts["tie"],
         losses=counts["loss"],
-        orders_disagreed=sum(not each.orders_agree for each in outcomes),
+        orders_disagreed=faults.get(CONTRADICTED, 0),
         not_judged=dict(faults),
     )

@@ -3,16 +3,12 @@
 import re
 from collections.abc import Callable, Collection
 
-from potstill.evaluation.judged_writing.exchanges import Exchange, NotJudged
+from potstill.evaluation.judged_writing.exchanges import NO_REFERENCE, UNREADABLE_REFERENCE, Exchange, NotJudged
 from potstill.evaluation.judged_writing.mathematics import answers_equally, mathematical_answer
 from potstill.recipe.writing_judges import ExactMatch, MathVerify, RegularExpression, ServerJudge
 
-NO_REFERENCE = "no right answer in the row"
-UNREADABLE_REFERENCE = "nothing to compare with in the right answer"
-
-
 IsRight = Callable[[str], bool]
-"""Whether a response is right; raises `NotJudged` where that could not be found out."""
+"""Whether a response is right."""
 
 
 def right_after(judge: ExactMatch | RegularExpression | MathVerify, exchange: Exchange, answer: str | None) -> IsRight:
@@ -61,4 +57,12 @@ def _same_mathematics(truth: str, *, alone: bool) -> IsRight:
     right = mathematical_answer(truth, alone=alone)
     if not right:
         raise NotJudged(UNREADABLE_REFERENCE)
-    return lambda said: answers_equally(right, mathematical_answer(said))
+
+    def same(said: str) -> bool:
+        try:
+            return answers_equally(right, mathematical_answer(said))
+        except NotJudged:
+            # Whoever writes what nobody can compute has not answered.
+            return False
+
+    return same

@@ -78,7 +78,13 @@ def key_of(settings: ServerJudge) -> str | None:
         return None
     key = os.environ.get(name, "").strip()
     if not key:
-        raise RecipeError(f"evaluate.judge.api_key_env: the environment variable {name} is not set. Export the key.")
+        # Its name is not shown, for it could be the key itself.
+        raise RecipeError(
+            "evaluate.judge.api_key_env: the environment variable that it names is not set. Export the key."
+        )
     if not (key.isascii() and key.isprintable() and " " not in key):
-        raise RecipeError(f"evaluate.judge.api_key_env: what {name} holds is no key, for it has spaces or other signs.")
+        raise RecipeError(
+            "evaluate.judge.api_key_env: what this variable holds is no key, for it has spaces or other signs. Export "
+            "the key alone."
+        )
     return key

@@ -49,8 +49,8 @@ def _note(judgement: WritingJudgement) -> str:
     if judgement.compares:
         return begin + (
             f"The model {judgement.model} compared each answer with the teacher's without knowing whose they are, in "
-            "both orders: better is only what it finds better in both, equal texts are as good, and what it says "
-            "otherwise once they change places is a tie. As good is the share of wins and ties. " + _END
+            "both orders: what it says of both counts, equal texts are as good, and what it says otherwise once they "
+            "change places is not judged. As good is the share of wins and ties. " + _END
         )
     return begin + (
         f"An answer is right that {_BY.get(judgement.kind, 'is found right')}. As good as the teacher's: of the "
