@@ -45,6 +45,8 @@ class Facts:
     freezes_layers: bool
     """Whether the lowest layers of its teachers can stay as they are while these are adapted."""
     teacher: str
+    rounds: int
+    """Students that are trained one after the other, each by the one before."""
     gives: frozenset[Capability]
     """What the teacher gives."""
     own_ids: bool

@@ -57,6 +57,7 @@ def _compare(runs: list[Path], page: Path) -> None:
     from potstill.run_dir import write_text
 
     _require_writable(page)
+    _require_outside(page, runs)
     read = read_runs(runs)
     changes = against_the_first(read)
     title = f"{len(read)} runs on the same test rows"
@@ -73,3 +74,10 @@ def _require_writable(page: Path) -> None:
         raise RecipeError(f"--out {page}: there is no folder {page.parent}. Make it, or name another file.")
     if page.exists() and page.suffix.lower() not in (".html", ".htm"):
         raise RecipeError(f"--out {page}: is there already, and is no page. Name another file.")
+
+
+def _require_outside(page: Path, runs: list[Path]) -> None:
+    """What lies in a run is known to its stages, such as the page of its own."""
+    for run in runs:
+        if page.resolve().is_relative_to(run.resolve()):
+            raise RecipeError(f"--out {page}: within {run}, which is compared. Name a file outside of the runs.")

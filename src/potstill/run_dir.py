@@ -1,4 +1,4 @@
-"""The run directory: paths, atomic writes, fingerprints, the lock, and `once()`.
+"""The run directory: paths, fingerprints, the lock, and `once()`.
 
 A stage's record `<stage>/result.json` is written last and atomically. It carries the fingerprint of what went
 in, so that calling the stage again with the same inputs returns the record and works on nothing.
@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import socket
 import time
@@ -20,6 +19,12 @@ from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from potstill.atomic_files import atomic_file as atomic_file
+from potstill.atomic_files import atomic_folder as atomic_folder
+from potstill.atomic_files import file_digest as file_digest
+from potstill.atomic_files import folder_files as folder_files
+from potstill.atomic_files import write_json as write_json
+from potstill.atomic_files import write_text as write_text
 from potstill.errors import LockedError, RunDirError
 from potstill.progress import Progress
 from potstill.stage_inputs import differences, resolved, without
@@ -268,76 +273,6 @@ def fingerprint(value: Any) -> str:
     """sha256 of the canonical JSON of `value`: settings by content, never by path or order of keys."""
     canonical = json.dumps(_jsonable(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def folder_files(folder: Path, *, relative_to: Path, digest: Callable[[Path], str] = file_digest) -> dict[str, str]:
-    """The sha256 of every file below `folder`, by path relative to `relative_to`."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(relative_to).as_posix(): digest(path) for path in files}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part of it."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def atomic_file(path: Path, *, private: bool = False) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its place when the block ends well: fsync, rename, fsync.
-
-    A `private` file is for its owner's eyes; any other gets the permissions that new files get here.
-    """
-    temporary = _temporary(path)
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666))
-    try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, which takes its place, whole, when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for inside in sorted(temporary.rglob("*"), reverse=True):
-            sync(inside)
-        sync(temporary)
-        _discard(path)
-        temporary.rename(path)
-        sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Force a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
 def _discard(folder: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from potstill.training.frozen_layers import FrozenLayers
 from potstill.training.loop import Job, fit
 from potstill.training.metrics import read_metrics
 from potstill.training.one_process import OneProcess
+from potstill.training.saving import Saving
 
 CPU = torch.device("cpu")
 CLASSES = 5
@@ -122,6 +124,34 @@ def test_training_broken_anywhere_resumes_to_bitwise_the_same_weights_and_losses
     assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
     assert len(losses(tmp_path / "whole")) == 21
     assert torch.equal(weights(whole.model), weights(resumed.model))
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_student_of_no_steps_is_judged_once(tmp_path: Path, saved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before its checkpoint is whole, or behind it, before there is a record."""
+
+    def untrained(**settings: object) -> Job:
+        return job(steps=0, patience=1, **settings)
+
+    whole = untrained()
+    expected = fit(whole, tmp_path / "whole", OneProcess(CPU), Progress())
+    assert expected.evaluations_without_gain == 0 and not expected.stopped_early and expected.best_step == 0
+    save = Saving.save
+
+    def killed(self: Saving, *given: Any) -> None:
+        if saved:
+            save(self, *given)
+        given[1].sync()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Saving, "save", killed)
+        fit(untrained(), tmp_path / "broken", OneProcess(CPU), Progress())
+    assert len(read_metrics(tmp_path / "broken/metrics.jsonl")) == 1
+    resumed = untrained()
+    assert fit(resumed, tmp_path / "broken", OneProcess(CPU), Progress()) == expected
+    assert read_metrics(tmp_path / "broken/metrics.jsonl") == read_metrics(tmp_path / "whole/metrics.jsonl")
+    assert torch.equal(weights(resumed.model), weights(whole.model))
 
 
 def test_one_batch_of_8_equals_8_batches_of_1(tmp_path: Path) -> None:

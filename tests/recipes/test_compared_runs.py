@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from potstill.evaluation.kept_rows import KeptRows, read_rows, write_rows
@@ -97,6 +98,62 @@ def test_the_same_rows_in_another_order_are_the_same_rows(project: Path) -> None
     assert "a: nothing was exported." not in (project / "page.html").read_text()
 
 
+def with_inputs(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Another evaluation, by what it says that it was begun with."""
+    path = run / "evaluate/inputs.json"
+    found = json.loads(path.read_text())
+    change(found["inputs"])
+    path.write_text(json.dumps(found))
+
+
+def other_weights(inputs: dict[str, Any]) -> None:
+    inputs["several"] = {"kind": "mixture", "weights": [1, 2]}
+
+
+@pytest.mark.parametrize("change", [lambda inputs: inputs["models"].update({"teacher": "0" * 64}), other_weights])
+def test_other_teachers_are_told_by_what_was_evaluated(change: Callable[[Any], None], project: Path) -> None:
+    """What lies in adapt/ can be of an earlier command, and of several teachers there is no record of all."""
+    told = "The teachers are not the same"
+    compare(project, "a", "b")
+    assert told not in (project / "page.html").read_text()
+    with_inputs(project / "b", change)
+    compare(project, "a", "b")
+    assert told in (project / "page.html").read_text()
+
+
+def test_a_later_command_does_not_change_with_what_a_run_was_evaluated(project: Path) -> None:
+    compare(project, "a", "b")
+    before = (project / "page.html").read_text()
+    again = ("--set", "train.epochs=7", "--set", "train.learning_rate=3e-3", "--set", "gate.min_retention=0.5")
+    potstill("plan", project / "recipe.yaml", "--out", project / "b", *SETTINGS, *again)
+    environment = project / "b/environment.json"
+    environment.write_text(json.dumps(json.loads(environment.read_text()) | {"processor": "of another machine"}))
+    compare(project, "a", "b")
+    assert (project / "page.html").read_text() == before and "train.learning_rate" in before
+    # Of an evaluation that kept neither, the last command is all that is known.
+    with_record(project / "b", lambda found: [found["files"].pop(name) for name in ("recipe.yaml", "environment.json")])
+    compare(project, "a", "b")
+    page = (project / "page.html").read_text()
+    assert "of another machine" in page and "gate.min_retention" in page
+
+
+def test_forms_of_other_rows_are_not_compared(project: Path) -> None:
+    rows, path = read_rows(project / "a/evaluate/answers.parquet"), project / "a/export/answers.parquet"
+
+    def exported(rows: KeptRows) -> None:
+        """As if some form had been judged by itself."""
+        write_rows(path, rows)
+        found = record(project / "a", "export")
+        found["files"][path.name] = file_digest(path)
+        (project / "a/export/result.json").write_text(json.dumps(found | {OWN_DIGEST: ""}))
+
+    exported(rows)
+    compare(project, "a", "b")
+    exported(rows.of(np.arange(len(rows.ids))[::-1]))
+    error = compare(project, "a", "b", check=1)
+    assert "a/export/answers.parquet: of other test rows than the evaluation, or in another order. Remove" in error
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -181,7 +238,7 @@ def a_file(run: Path) -> None:
 
 
 def no_recipe(run: Path) -> None:
-    (run / "recipe.yaml").unlink()
+    (run / "evaluate/recipe.yaml").unlink()
 
 
 @pytest.mark.parametrize(
@@ -235,6 +292,9 @@ def test_a_run_from_before_is_evaluated_again_and_can_then_be_compared(project: 
         (["a", "b", "b/../a"], 1, "b/../a: given twice"),
         (["a", "b", "--out", "data"], 1, "--out data: a folder"),
         (["a", "b", "--out", "recipe.yaml"], 1, "--out recipe.yaml: is there already, and is no page"),
+        (["a", "b", "--out", "a/page.html"], 1, "--out a/page.html: within a, which is compared. Name a file outside"),
+        (["a", "b", "--out", "b/report/report.html"], 1, "--out b/report/report.html: within b, which is compared."),
+        (["a", "b", "--out", "a/../b/page.html"], 1, "within b, which is compared."),
         (["a", "b", "--out", "none/page.html"], 1, "--out none/page.html: there is no folder none"),
         ([], 2, "Missing argument"),
     ],

@@ -9,7 +9,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -108,6 +108,51 @@ def test_a_temperature_of_the_record_is_that_of_the_answers(run: Path) -> None:
     assert after["student"].classes == before["student"].classes
 
 
+def untempered(run: Path, name: str) -> dict[str, float]:
+    """The probabilities of a trained model, as transformers has them."""
+    folder = run / "train" / name / "model"
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        logits = model(**AutoTokenizer.from_pretrained(folder)(TEXT, return_tensors="pt")).logits[0].double()
+    return dict(zip(model.config.id2label.values(), logits.softmax(dim=0).tolist(), strict=True))
+
+
+def test_what_was_found_of_an_earlier_student_is_left_out_and_told(run: Path) -> None:
+    with_temperatures(run, student=40.0)
+    shutil.copytree(run / "train/baseline", run / "train/student", dirs_exist_ok=True)
+    playground = open_playground(run, 1)
+    assert [each.name for each in playground.models] == NAMES[:3]
+    told, unjudged = playground.notes
+    assert "What evaluate, gate, export found is of another student or evaluation" in told and str(run) in told
+    assert unjudged == "No gate has judged this student yet."
+    found = {each.name: dict(each.classes) for each in playground.ask(Query(TEXT))}
+    assert found["student"] == pytest.approx(untempered(run, "student"), abs=1e-6)
+
+
+def test_a_temperature_is_of_the_model_that_it_was_fitted_on(run: Path) -> None:
+    """The student was evaluated as it is, and the baseline was trained again since."""
+    with_temperatures(run, student=40.0, baseline=40.0)
+    before = asked(run)
+    assert before["student"].classes[0][1] < 0.4 and before["baseline"].classes[0][1] < 0.4
+    with_inputs(run, "evaluate", lambda inputs: inputs["models"].update({"baseline": "0" * 64}))
+    after = asked(run)
+    assert dict(after["baseline"].classes) == pytest.approx(untempered(run, "baseline"), abs=1e-6)
+    assert after["baseline"].classes[0][1] > 0.4 and after["student"].classes == before["student"].classes
+
+
+def with_temperatures(run: Path, **degrees: float) -> None:
+    calibration = record(run, "evaluate")["calibration"]
+    fitted = {name: calibration[name] | {"temperature": each} for name, each in degrees.items()}
+    changed(run, "evaluate", calibration=calibration | fitted)
+
+
+def with_inputs(run: Path, stage: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Other inputs of a stage than it was begun with."""
+    found = json.loads((run / stage / "inputs.json").read_text())
+    change(found["inputs"])
+    write_json(run / stage / "inputs.json", found)
+
+
 def test_of_a_run_that_failed_its_gate_the_students_can_be_looked_at(run: Path) -> None:
     checks = record(run, "gate")["checks"]
     changed(run, "gate", passed=False, checks=[*checks[:-1], checks[-1] | {"passed": False}])
@@ -159,6 +204,15 @@ def test_several_teachers_answer_each_for_itself(run: Path) -> None:
     playground = open_playground(run, 1)
     assert [each.name for each in playground.models[:3]] == ["teacher a", "teacher b", "student"]
     assert not playground.models[0].error and "several teachers" in playground.notes[0]
+    # Each with its own temperature.
+    before = asked(run)
+    assert before["teacher a"].classes == before["teacher b"].classes
+    digest, calibration = record(run, "adapt/a")["digest"], record(run, "evaluate")["calibration"]
+    with_inputs(run, "evaluate", lambda inputs: inputs["models"].update({"a": digest, "b": digest}))
+    fitted = {name: calibration["teacher"] | {"temperature": degrees} for name, degrees in (("a", 40.0), ("b", 1.0))}
+    changed(run, "evaluate", calibration=calibration | fitted)
+    after = asked(run)
+    assert after["teacher a"].classes[0][1] < 0.4 < after["teacher b"].classes[0][1]
     # Of one without a record it is said that there is none.
     (run / "adapt/b/result.json").unlink()
     found = open_playground(run, 1).models
@@ -236,6 +290,7 @@ def test_the_page_answers_over_http_and_takes_nothing_else(finished: Path) -> No
         assert status(f"{address}/gradio_api/upload", b"x") == 403
         assert status(address, Host="evil.example") == 400
         assert status(address, Origin="http://evil.example") == 403
+        assert status(address, Origin="http://127.0.0.1:1") == 403 and status(address, Origin=address) == 200
         assert status(f"{address}/gradio_api/file={finished / 'recipe.yaml'}") == 403
         # The port of one page is not free for another.
         port = address.rpartition(":")[2]

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from potstill.comparison.row_changes import SHOWN_ROWS, against_the_first, change_lines, change_section
-from potstill.comparison.runs import ComparedRun
+from potstill.comparison.runs import ComparedRun, _on_the_rows_of
 from potstill.comparison.sections import overview, recipe_differences, sections
 from potstill.evaluation.kept_rows import KeptRows, ModelRows
 from potstill.presentation.page import render_comparison
 from potstill.presentation.terminal import comparison_table
 from potstill.records import AnswerKind, Artefact, ExportRecord
 from tests.unit.finished_run import HOSTILE, evaluation, gate, model
-from tests.unit.test_paired_rows import ROWS, rows_of
+from tests.unit.test_paired_rows import ROWS, rows_of, unread
 from tests.unit.test_report import parsed
 
 
@@ -234,6 +234,61 @@ def test_of_teachers_no_distance_from_themselves_is_shown() -> None:
     student, teacher = table.rows
     assert [row[0].text for row in table.rows] == ["student", "teacher"], "the student comes first"
     assert teacher[3].text == "–" != student[3].text and teacher[4].text == student[4].text
+
+
+def test_of_teachers_no_row_is_further_from_themselves() -> None:
+    rows, first, second = rows_of("text")
+    runs = [
+        run(name, set(), rows=replace(rows, models={"teacher": each, "student": each}), forms=None)
+        for name, each in (("a", first), ("b", second))
+    ]
+    ((_, table), *_) = change_section(runs[0], against_the_first(runs)[0], 1).tables
+    student, teacher = ([cell.text for cell in row[1:3]] for row in table.rows)
+    assert teacher == ["–", "–"] and all(int(count) > 3 for count in student)
+    # Where rows are right or wrong, those of teachers are too.
+    runs = [run("a", {1}), run("b", {2})]
+    runs[1] = replace(runs[1], rows=replace(runs[1].rows, models=runs[1].rows.models | {"teacher": answers({3})}))
+    ((_, table), *_) = change_section(runs[0], against_the_first(runs)[0], 1).tables
+    assert [cell.text for cell in table.rows[2][:3]] == ["teacher", "1", "1"]
+
+
+@pytest.mark.parametrize("kind", ["text", "target"])
+def test_rows_that_one_run_did_not_read_are_left_out_and_counted(kind: AnswerKind) -> None:
+    rows, first, second = rows_of(kind)
+    runs = two_runs(rows, first, second)
+    notes = change_section(runs[0], against_the_first(runs)[0], 1).notes
+    assert not any("Left out" in note for note in notes)
+    runs = two_runs(rows, first, unread(second, {5, 7, 11}))
+    (each,) = against_the_first(runs)
+    section = change_section(runs[0], each, 1)
+    left_out = [note for note in section.notes if "Left out" in note]
+    assert left_out == ["Left out are rows of which only one of the two models read a token: 3 of the student."]
+    assert ", 3 left out" in next(change_lines(runs[0], [each]))
+    assert not {5, 7, 11} & {*each.student.worse.tolist(), *each.student.better.tolist()}
+
+
+@pytest.mark.parametrize("with_forms", [False, True])
+def test_a_run_is_put_into_the_order_of_the_first_with_its_forms(with_forms: bool) -> None:
+    first, other = run("a", {1}), run("b", {2, 3})
+    places = np.random.default_rng(0).permutation(ROWS)
+    assert other.forms is not None
+    forms = other.forms.of(places) if with_forms else None
+    found = _on_the_rows_of(first, replace(other, rows=other.rows.of(places), forms=forms))
+    assert found.rows.ids == first.rows.ids and found.rows.digests == first.rows.digests
+    assert found.rows.truth == other.rows.truth and found.rows.texts == other.rows.texts
+    every = [(found.rows, other.rows)]
+    if with_forms:
+        assert found.forms is not None and found.forms.ids == first.rows.ids
+        every.append((found.forms, other.forms))
+    else:
+        assert found.forms is None
+    for one, two in every:
+        assert one.digests == first.rows.digests and list(one.models) == list(two.models)
+        for name, each in two.models.items():
+            assert one.models[name].said == each.said
+            np.testing.assert_array_equal(one.models[name].right, each.right)
+            np.testing.assert_array_equal(one.models[name].numbers["confidence"], each.numbers["confidence"])
+    assert _on_the_rows_of(first, other) is other
 
 
 def test_lower_is_better_of_errors_and_distances() -> None:

@@ -39,6 +39,8 @@ def test_what_is_written_is_read(changes: dict[str, Any], tmp_path: Path) -> Non
         for number, values in model.numbers.items():
             np.testing.assert_array_equal(found.models[name].numbers[number], values)
     assert [each.name for each in path.parent.iterdir()] == ["answers.parquet"]
+    # It holds texts of the data.
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_what_is_only_shown_is_cut(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Two models on the same rows, against references that draw the rows one by one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import comb
 
 import numpy as np
@@ -62,6 +63,18 @@ def _model(
     if kind == "text":
         return ModelRows(numbers=numbers)
     return ModelRows(["a"] * ROWS, draw.random(ROWS) < 0.6, numbers)
+
+
+def unread(model: ModelRows, rows: set[int]) -> ModelRows:
+    """The same, of which no token of these rows found room."""
+    kept = np.array([row not in rows for row in range(ROWS)])
+    sums = {name: np.where(kept, values, 0.0) for name, values in model.numbers.items()}
+    return ModelRows(model.said, model.right, sums)
+
+
+def put(values: np.ndarray, others: dict[int, bool]) -> np.ndarray:
+    """The values with others at some places."""
+    return np.array([others.get(place, value) for place, value in enumerate(values.tolist())])
 
 
 def of(model: ModelRows, name: str, drawn: np.ndarray) -> np.ndarray:
@@ -205,3 +218,34 @@ def test_of_teachers_no_distance_from_the_teacher_is_measured() -> None:
         "token_accuracy",
     ]
     assert len(MEASURES["text"]) == 3
+
+
+@pytest.mark.parametrize("kind", ["text", "target"])
+def test_rows_that_only_one_model_read_are_not_compared(kind: AnswerKind) -> None:
+    rows, first, second = rows_of(kind)
+    weights = bootstrap_weights(ROWS, seed=5, resamples=60)
+    # Among them rows that were right, and became wrong, and the other way round.
+    alone = {5, 7, 11, 13}
+    one, two = unread(first, {5, 7}), unread(second, {11, 13})
+    if first.right is not None and second.right is not None:
+        one = replace(one, right=put(first.right, {5: True, 7: True, 11: True, 13: False}))
+        two = replace(two, right=put(second.right, {5: False, 7: False, 11: False, 13: True}))
+    change = compared(rows, one, two, weights)
+    assert change.left_out == 4 and compared(rows, first, second, weights).left_out == 0
+    # As if they were not there.
+    places = np.array([row for row in range(ROWS) if row not in alone])
+    expected = compared(rows.of(places), first.of(places), second.of(places), weights[:, places])
+    assert change.p == expected.p
+    for found, wanted in ((change.worse, expected.worse), (change.better, expected.better)):
+        assert found.tolist() == places[wanted].tolist()
+    assert list(change.differences) == list(expected.differences)
+    for name, found in change.differences.items():
+        wanted = expected.differences[name]
+        assert (found.value, found.low, found.high) == pytest.approx((wanted.value, wanted.low, wanted.high))
+    assert change.differences != compared(rows, first, second, weights).differences
+
+
+def test_where_no_tokens_are_counted_every_row_is_compared() -> None:
+    for kind in ("single_label", "multi_label", "regression", "tags"):
+        rows, first, second = rows_of(kind)
+        assert compared(rows, first, second, bootstrap_weights(ROWS, seed=5, resamples=9)).left_out == 0

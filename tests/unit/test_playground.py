@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from potstill.artefacts.decisions import decision
 from potstill.artefacts.manifest import Manifest
+from potstill.data.dialogues import Completion
 from potstill.errors import DataError, ModelError, PotstillError
 from potstill.loaded_as import IN_FLOAT32, LoadedAs
 from potstill.playground import answers, require_gradio
@@ -22,7 +23,10 @@ from potstill.playground.page import free_port, refusal
 from potstill.records import WeightsRecord
 from potstill.runtimes.answering import Asking
 from potstill.runtimes.transformers_answering import answerer_of
+from potstill.tasks.causal_lm import CausalLM
+from tests.gguf_models import write_llama
 from tests.pair_models import pair_model, pair_tokenizer
+from tests.unit.chat_shapes import ATTACK, conversation
 from tests.unit.finished_run import HOSTILE
 
 
@@ -239,13 +243,44 @@ def test_a_port_that_is_in_use_is_one_clear_error() -> None:
         ("/gradio_api/queue/join", "http://evil.example", "itself alone"),
         ("/gradio_api/queue/join", "http://127.0.0.1.evil.example", "itself alone"),
         ("/gradio_api/queue/join", "null", "itself alone"),
+        ("/gradio_api/queue/join", "", "itself alone"),
+        ("/gradio_api/queue/join", "http://", "itself alone"),
+        ("/gradio_api/queue/join", "http://[::1", "itself alone"),
+        ("/gradio_api/queue/join", "http://\xff", "itself alone"),
+        # Other pages of this machine.
+        ("/gradio_api/queue/join", "http://127.0.0.1", "itself alone"),
+        ("/gradio_api/queue/join", "http://127.0.0.1:8888", "itself alone"),
+        ("/gradio_api/queue/join", "http://localhost:7860", "itself alone"),
+        ("/gradio_api/queue/join", "https://127.0.0.1:7860", "itself alone"),
         ("/gradio_api/queue/join", "http://127.0.0.1:7860", None),
-        ("/gradio_api/queue/join", "http://localhost:7860", None),
         ("/gradio_api/queue/join", None, None),
     ],
 )
-def test_files_and_the_pages_of_other_sites_are_refused(path: str, origin: str | None, told: str | None) -> None:
-    headers = [(b"host", b"127.0.0.1")] + ([(b"origin", origin.encode())] if origin is not None else [])
+def test_files_and_other_pages_are_refused(path: str, origin: str | None, told: str | None) -> None:
+    headers = [(b"host", b"127.0.0.1:7860")]
+    headers += [(b"origin", origin.encode("latin-1"))] if origin is not None else []
     found = refusal({"type": "http", "path": path, "headers": headers})
-    assert (told is None and found is None) or (told is not None and told in found)
+    assert (told is None and found is None) or (told is not None and found is not None and told in found)
     assert refusal({"type": "lifespan"}) is None
+
+
+def test_a_page_answers_itself_under_the_name_by_which_it_was_opened() -> None:
+    headers = [(b"host", b"localhost:7860"), (b"origin", b"http://localhost:7860")]
+    assert refusal({"type": "http", "path": "/", "headers": headers}) is None
+    # Without the name of its own, it is not known who asks.
+    assert refusal({"type": "http", "path": "/", "headers": headers[1:]}) is not None
+
+
+def test_what_a_person_types_never_ends_its_turn(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path, width=32, layers=1)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    about = Manifest(kind="", precision="", runtime="", model_file="", task="", answers="text", max_length=128)
+    answer = answerer_of(model, tokenizer, about, Asking(new_tokens=8, in_detail=True))
+    playground = Playground(Path("run"), "text", (), (Opened("student", "", answer),), pairs=False, chat=True)
+    for as_chat in (True, False):
+        (found,) = playground.ask(Query(ATTACK, as_chat=as_chat))
+        row = conversation(ATTACK) if as_chat else Completion("c", ATTACK, None)
+        prompt = torch.from_numpy(CausalLM().prompts(tokenizer).last(row)).long()[None]
+        written = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=8, do_sample=False)
+        assert found.error == "" and found.text
+        assert found.text == tokenizer.decode(written[0, prompt.shape[1] :], skip_special_tokens=True)

@@ -112,3 +112,15 @@ def test_losses_on_hidden_states_take_any_attention_and_those_on_maps_the_usual_
     hidden = "losses=[{kind: hidden_states}, {kind: hard_labels}]"
     assert planned(project, hidden, "train.attention=eager").steps
     assert planned(project, hidden.replace("hidden_states", "attention"), "train.attention=sdpa").steps
+
+
+def test_generations_of_no_steps_are_refused(project: Path, teacher_folder: Path) -> None:
+    start = f"start: {{model: '{teacher_folder}'}}"
+    none = ["train.epochs=0", "train.baseline=false"]
+    assert load_recipe(project / "recipe.yaml", none).train.epochs == 0
+    taught = f"teacher={{kind: generation, generations: 2, {start}}}"
+    assert load_recipe(project / "recipe.yaml", [taught]).rounds == 2
+    with pytest.raises(RecipeError) as error:
+        load_recipe(project / "recipe.yaml", [*none, taught])
+    assert str(error.value).count("train.") == 1
+    assert "train.epochs: in 0 epochs all 2 generations would stay as they begin. Raise it." in str(error.value)

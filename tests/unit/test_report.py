@@ -152,6 +152,15 @@ def test_verdict_of_a_failed_run() -> None:
     assert "not meant to be used" in render_model_card(**card_inputs(passed=False))
 
 
+def test_the_card_of_a_student_that_was_left_as_it_begins_tells_of_no_training() -> None:
+    given = card_inputs()
+    assert "3. The student was trained for 2,430 steps" in render_model_card(**given)
+    student = given["run"].student.model_copy(update={"steps": 0, "planned_steps": 0, "best_step": 0})
+    text = render_model_card(**given | {"run": replace(given["run"], student=student)})
+    assert "3. The student was left as it begins.\n" in text
+    assert "trained for" not in text and "these losses" not in text and "weights are those of step" not in text
+
+
 def test_a_weak_teacher_is_what_the_verdict_says_first() -> None:
     weak = "The teacher's accuracy 83.4% is no better than TF-IDF (85.0%): nothing can be learnt from it."
     found = inputs(passed=False)

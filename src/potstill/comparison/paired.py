@@ -46,6 +46,10 @@ class Change:
     """Of McNemar's exact test; None where no row is right or wrong."""
     differences: Mapping[str, Estimate]
     """The second minus the first by the name of the measure; of shares in points of 0.01."""
+    left_out: int = 0
+    """Rows of which only one of the two read a token; they are in none of the others."""
+    of_rows: bool = True
+    """Whether rows can be worse or better at all: the distance of a teacher from itself is none."""
 
 
 def compared(
@@ -53,16 +57,19 @@ def compared(
 ) -> Change:
     """The second model against the first, over these resamples of the rows; of two `teachers` nothing is measured that
     is a distance from the teacher."""
+    alone = _read_by_one(rows, first, second)
+    if alone.any():
+        weights = weights * ~alone
     differences = {
         each.name: _difference(each, rows, first, second, weights)
         for each in MEASURES[rows.kind]
         if each.of_teacher or not teachers
     }
-    further = distance(rows.kind, second) - distance(rows.kind, first)
+    further = np.where(alone, 0.0, distance(rows.kind, second) - distance(rows.kind, first))
     worse, better, p = further > 0, further < 0, None
     if first.right is not None and second.right is not None:
-        worse, better = first.right & ~second.right, second.right & ~first.right
-        *_, p = quality.mcnemar(first.right, second.right)
+        worse, better = first.right & ~second.right & ~alone, second.right & ~first.right & ~alone
+        *_, p = quality.mcnemar(first.right[~alone], second.right[~alone])
     # Of a classifier the surest of its new answer lead, of all others those that moved furthest.
     sure = second.numbers.get("confidence")
     return Change(
@@ -70,7 +77,16 @@ def compared(
         better=_most_first(better, -further if sure is None else sure),
         p=p,
         differences=differences,
+        left_out=int(alone.sum()),
+        of_rows=not (teachers and rows.kind == "text"),
     )
+
+
+def _read_by_one(rows: KeptRows, first: ModelRows, second: ModelRows) -> npt.NDArray[np.bool_]:
+    """The rows that compare nothing, since one of the two had no place for a token of them."""
+    if rows.kind not in ("text", "target"):
+        return np.zeros(len(rows.ids), dtype=np.bool_)
+    return np.asarray((first.numbers["tokens"] > 0) != (second.numbers["tokens"] > 0))
 
 
 def _most_first(which: npt.NDArray[np.bool_], by: Numbers) -> Places:

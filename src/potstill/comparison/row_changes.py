@@ -76,6 +76,9 @@ def change_section(first: ComparedRun, each: Against, number_of: int) -> Section
         )
     else:
         notes.append(f"A row is {_FURTHER[kind][0]} where {_FURTHER[kind][1]}.")
+    left_out = [f"{change.left_out:,} of the {name}" for name, change in each.changes.items() if change.left_out]
+    if left_out:
+        notes.append(f"Left out are rows of which only one of the two models read a token: {', '.join(left_out)}.")
     head = [
         Cell("Model", ""),
         *map(Cell, _directions(each.student, kind)),
@@ -85,8 +88,7 @@ def change_section(first: ComparedRun, each: Against, number_of: int) -> Section
     rows = [
         [
             Cell(name, "name answer"),
-            Cell(f"{len(change.worse):,}"),
-            Cell(f"{len(change.better):,}"),
+            *(Cell(f"{len(places):,}" if change.of_rows else _NONE) for places in (change.worse, change.better)),
             *([Cell(p_value(change.p))] if judged else []),
             *(_difference(measure, change.differences.get(measure.name)) for measure in measures),
         ]
@@ -204,6 +206,8 @@ def change_lines(first: ComparedRun, changes: Sequence[Against]) -> Iterator[str
         change, kind = each.student, first.rows.kind
         moved = zip((change.worse, change.better), _directions(change, kind), strict=True)
         told = ", ".join(f"{len(rows):,} rows {direction}" for rows, direction in moved)
+        if change.left_out:
+            told += f", {change.left_out:,} left out"
         if change.p is not None:
             told += f" (McNemar {p_value(change.p)})"
         leading = MEASURES[kind][0]

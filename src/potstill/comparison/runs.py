@@ -1,6 +1,5 @@
 """The runs that are compared, as they lie on disk, and why some cannot be."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +10,9 @@ import numpy as np
 from potstill.errors import RunDirError
 from potstill.evaluation.kept_rows import ANSWERS, KeptRows, read_rows
 from potstill.recipe.yaml_file import read_values
-from potstill.records import AdaptRecord, EvaluateRecord, ExportRecord, GateRecord, TrainRecord
-from potstill.run_dir import INPUTS, LOCK, RESULT, Record, file_digest, fingerprint, read_record
+from potstill.records import EvaluateRecord, ExportRecord, GateRecord
+from potstill.records.current import COMMANDED, begun_with, current, json_object
+from potstill.run_dir import LOCK, Record, file_digest, fingerprint
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,11 @@ class ComparedRun:
     gate: GateRecord | None
     export: ExportRecord | None
     """These two are None where they are not of this evaluation."""
-    teacher: str | None
-    """The digest of its teacher."""
+    teacher: str
+    """The digest of its teacher; of several, with how they answer as one."""
     recipe: Mapping[str, Any]
     processor: str | None
+    """Where it was evaluated."""
 
 
 def read_runs(folders: Sequence[Path]) -> list[ComparedRun]:
@@ -52,50 +53,42 @@ def _read(folder: Path) -> ComparedRun:
         what = "no run directory" if folder.exists() else "not there"
         raise RunDirError(f"{folder}: {what}. Give folders that runs had as their --out.")
     again = f"Run: potstill evaluate RECIPE --out {folder}"
-    evaluation = read_record(folder / "evaluate" / RESULT, EvaluateRecord)
+    found = current(folder)
+    evaluation = found.evaluation
+    if "evaluate" in found.outdated:
+        raise RunDirError(f"{folder}: its student is not the one that was evaluated; it is trained again. {again}")
     if evaluation is None:
         raise RunDirError(f"{folder}: not evaluated, or not by a version whose records this one reads. {again}")
     if ANSWERS not in evaluation.files:
         raise RunDirError(f"{folder}: evaluated by a version that kept no answers to single rows. {again}")
-    student = read_record(folder / "train/student" / RESULT, TrainRecord)
-    if student is None or student.digest != _inputs(folder / "evaluate").get("models", {}).get("student"):
-        raise RunDirError(f"{folder}: its student is not the one that was evaluated; it is trained again. {again}")
-    gate = read_record(folder / "gate" / RESULT, GateRecord)
-    if gate is not None and _inputs(folder / "gate").get("evaluation") != fingerprint(evaluation):
-        gate = None
-    export = None if gate is None else read_record(folder / "export" / RESULT, ExportRecord)
-    if export is not None and not export.skipped and not _is_of(folder / "export", evaluation):
-        export = None
-    adapted = read_record(folder / "adapt" / RESULT, AdaptRecord)
+    export, rows = found.export, _kept(folder / "evaluate", evaluation)
+    evaluated = begun_with(folder / "evaluate")
+    # Evaluations from before kept neither; what the run was commanded with last can be another.
+    recipe, environment = (
+        folder / "evaluate" / name if name in evaluation.files else folder / name for name in COMMANDED
+    )
     return ComparedRun(
         name=str(folder),
         evaluation=evaluation,
-        rows=_kept(folder / "evaluate", evaluation),
-        forms=_kept(folder / "export", export) if export is not None and ANSWERS in export.files else None,
-        gate=gate,
+        rows=rows,
+        forms=_forms(folder / "export", export, rows) if export is not None and ANSWERS in export.files else None,
+        gate=found.gate,
         export=export,
-        teacher=None if adapted is None else adapted.digest,
-        recipe=read_values(folder / "recipe.yaml"),
-        processor=_json(folder / "environment.json").get("processor"),
+        teacher=fingerprint([evaluated["models"]["teacher"], evaluated.get("several")]),
+        recipe=read_values(recipe),
+        processor=json_object(environment).get("processor"),
     )
 
 
-def _is_of(stage: Path, evaluation: EvaluateRecord) -> bool:
-    return bool(_inputs(stage).get("evaluation") == fingerprint(evaluation))
-
-
-def _inputs(stage: Path) -> dict[str, Any]:
-    """What a stage was begun with."""
-    found = _json(stage / INPUTS).get("inputs")
-    return found if isinstance(found, dict) else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _forms(stage: Path, export: ExportRecord, rows: KeptRows) -> KeptRows:
+    """What exported forms answered to these rows."""
+    forms = _kept(stage, export)
+    if list(forms.digests) != list(rows.digests):
+        raise RunDirError(
+            f"{stage / ANSWERS}: of other test rows than the evaluation, or in another order. Remove {stage}, and run "
+            "its stage again."
+        )
+    return forms
 
 
 def _kept(stage: Path, record: Record) -> KeptRows:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,19 @@ def read_dialogues(path: Path, columns: Columns, *, how: Reading | None = None) 
         form=form,
         how=how,
     )
+
+
+def read_conversation(messages: Any, beside: Mapping[str, Any], at: Place) -> Example:
+    """The conversation of these turns, with what stands `beside` them for the template, as one of a file is read.
+
+    Raises:
+        DataError: they are none; names where they stand.
+    """
+    columns = Columns()
+    given = {columns.messages: messages}
+    for name in (columns.tools, columns.chat_template_kwargs):
+        given[name] = beside.get(name)
+    return _Reader(at, columns, frozenset(), frozenset()).example(given)
 
 
 def _of_alpaca(record: dict[str, Any], columns: Columns, ignore: Collection[str]) -> Columns:

@@ -98,7 +98,7 @@ def _digest(content: Sequence[Any]) -> str:
 
 
 def write_rows(path: Path, rows: KeptRows) -> None:
-    """Write them so that a reader sees all or nothing."""
+    """Write them so that a reader sees all or nothing, and the owner alone."""
     columns: dict[str, Any] = {"id": pa.array(rows.ids, pa.string()), "digest": pa.array(rows.digests, pa.string())}
     for name, texts in (("text", rows.texts), ("truth", rows.truth)):
         if texts is not None:
@@ -107,7 +107,8 @@ def write_rows(path: Path, rows: KeptRows) -> None:
     each = [_struct(model) for model in rows.models.values()]
     columns["models"] = pa.StructArray.from_arrays(each, names=list(rows.models))
     about = {_ABOUT: json.dumps({"form": FORM, "answers": rows.kind}).encode()}
-    with atomic_file(path) as temporary:
+    # It holds texts of the data, and is as private as labels.
+    with atomic_file(path, private=True) as temporary:
         pq.write_table(pa.table(columns).replace_schema_metadata(about), temporary, compression="zstd")
 
 

@@ -7,22 +7,15 @@ from pathlib import Path
 
 import torch
 
+from potstill.artefacts.manifest import Manifest
 from potstill.errors import ModelError, PotstillError
 from potstill.loaded_as import IN_FLOAT32, TYPES, LoadedAs, placed
 from potstill.presentation.formats import readable
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.recipe.yaml_file import load_recipe
-from potstill.records import (
-    AdaptRecord,
-    Artefact,
-    EvaluateRecord,
-    ExportRecord,
-    GateRecord,
-    PlanRecord,
-    TrainRecord,
-    WeightsRecord,
-)
+from potstill.records import AdaptRecord, Artefact, PlanRecord, TrainRecord, WeightsRecord
+from potstill.records.current import current, evaluated_models
 from potstill.run_dir import RESULT, R, RunDir, read_record
 from potstill.runtimes.answering import Answerer, Asking, open_answerer
 from potstill.runtimes.folder import ModelFolder
@@ -67,9 +60,9 @@ class FinishedModels:
         if plan is None or "student" not in self.trained:
             raise ModelError(f"{run}: it has no trained student yet. Run: potstill run RECIPE --out {run}")
         self.plan = plan
-        self.evaluation = self._record("evaluate", EvaluateRecord)
-        self.gate = self._record("gate", GateRecord)
-        self.export = self._record("export", ExportRecord) if self.gate and self.gate.passed else None
+        known = current(run)
+        self.evaluation, self.gate, self.outdated = known.evaluation, known.gate, known.outdated
+        self.export = known.export if self.gate and self.gate.passed else None
 
     def _record(self, stage: str, record: type[R]) -> R | None:
         return read_record(self.run / stage / RESULT, record)
@@ -78,6 +71,11 @@ class FinishedModels:
     def notes(self) -> list[str]:
         """What must be known of the run before its models are looked at."""
         found = []
+        if self.outdated:
+            found.append(
+                f"What {', '.join(self.outdated)} found is of another student or evaluation than lie here now, and is "
+                f"left out. Run: potstill run RECIPE --out {self.run}"
+            )
         if self.gate is None:
             found.append("No gate has judged this student yet.")
         elif not self.gate.passed:
@@ -90,10 +88,11 @@ class FinishedModels:
     def open_all(self, asking: Asking) -> Iterator[Opened]:
         """One after the other: teachers, student, baseline, artefacts, and the teacher in the same forms."""
         for name, member in self._teachers():
-            yield opened(name, "as it taught", partial(self._teacher, name, member, asking))
+            yield opened(name, "as it taught", partial(self._teacher, member, asking))
         for name, record in self.trained.items():
             folder = ModelFolder(self.run / "train" / name / "model", digest=record.digest)
-            yield opened(name, "as it was trained", partial(self._saved, name, folder, asking))
+            about = self._about(name, record.digest)
+            yield opened(name, "as it was trained", partial(self._saved, folder, about, asking))
         if self.export is not None:
             for artefact in (*self.export.artefacts, *self.export.rivals):
                 answerer = partial(open_answerer, self.run / artefact.folder, asking)
@@ -104,7 +103,7 @@ class FinishedModels:
         members = self.recipe.teacher.members
         yield from ((f"teacher {name}", name) for name in members) if members else [("teacher", None)]
 
-    def _teacher(self, name: str, member: str | None, asking: Asking) -> Answerer:
+    def _teacher(self, member: str | None, asking: Asking) -> Answerer:
         recipe = self.recipe
         if member is not None:
             recipe = recipe.model_copy(update={"teacher": recipe.teacher.members[member]})
@@ -115,13 +114,19 @@ class FinishedModels:
                 f"{self.run / stage}: no record of this teacher. Run: potstill run RECIPE --out {self.run}"
             )
         held = as_planned(self.plan.weights.get(member or TEACHER))
-        return self._saved(name, teacher_folder(recipe, RunDir(self.run, Progress()), record, held), asking)
+        folder = teacher_folder(recipe, RunDir(self.run, Progress()), record, held)
+        return self._saved(folder, self._about(member or "teacher", record.digest), asking)
 
-    def _saved(self, name: str, folder: ModelFolder, asking: Asking) -> Answerer:
-        """What answers from a model that no exporter wrote, with what artefacts say of themselves."""
-        calibration = self.evaluation.calibration.get(name) if self.evaluation is not None else None
+    def _about(self, name: str, digest: str) -> Manifest:
+        """What artefacts say of themselves, of a model by its name in the evaluation; its temperature is that of the
+        model with this digest alone."""
+        fitted = self.evaluation.calibration if self.evaluation is not None else {}
+        calibration = fitted.get(name) if evaluated_models(self.run).get(name) == digest else None
         temperature = calibration and calibration.temperature
-        about = described(self.recipe.task, self.plan.labels, temperature or 1.0)
+        return described(self.recipe.task, self.plan.labels, temperature or 1.0)
+
+    def _saved(self, folder: ModelFolder, about: Manifest, asking: Asking) -> Answerer:
+        """What answers from a model that no exporter wrote."""
         model = placed(folder.load(self.recipe.task), torch.device("cpu"))
         with explained(str(folder.path)):
             tokenizer = load_reader(folder.path, about, trust_remote_code=folder.trust_remote_code)

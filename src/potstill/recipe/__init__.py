@@ -113,6 +113,7 @@ class Recipe(Settings):
             packing=self.task.packing,
             freezes_layers=self.task.freezes_layers,
             teacher=self.teacher.kind,
+            rounds=self.rounds,
             gives=self.teacher.gives,
             own_ids=self.teacher.own_ids,
             online=self.label.mode == "online",

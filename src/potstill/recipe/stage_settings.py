@@ -171,6 +171,8 @@ class TrainSettings(OptimiserSettings):
             yield f"{where}.baseline: in 0 epochs it would stay as it begins, as the student does. Set it to false."
         if self.epochs == 0 and self.snapshots:
             yield f"{where}.snapshots: in 0 epochs the student stays as it begins. Leave them out."
+        if self.epochs == 0 and facts.rounds > 1:
+            yield f"{where}.epochs: in 0 epochs all {facts.rounds} generations would stay as they begin. Raise it."
         if self.attention in ("eager", "flash_attention_2") and facts.reads & _MAPS:
             yield (
                 f"{where}.attention: losses read attention maps or relations, which are taken beside sdpa and not "

@@ -8,21 +8,16 @@ from transformers import AutoTokenizer
 from potstill.artefacts.decisions import probabilities
 from potstill.artefacts.llama_cpp import LlamaModel
 from potstill.artefacts.manifest import Manifest
-from potstill.runtimes.answering import Answer, Answerer, Asking, Row, text_of
+from potstill.runtimes.answering import Answer, Answerer, Asking, Row
 from potstill.runtimes.llama_cpp import ends_in
+from potstill.runtimes.prompts import prompts_of
 
 
 def open_answerer(folder: Path, manifest: Manifest, asking: Asking) -> Answerer:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     file, ends = folder / manifest.model_file, ends_in(folder) | {tokenizer.eos_token_id}
 
-    def prompt_of(row: Row) -> list[int]:
-        """Messages through the chat template, or a text as it is."""
-        messages = row.get("messages")
-        if isinstance(messages, list):
-            told = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-            return list(told["input_ids"])
-        return list(tokenizer(text_of(row))["input_ids"])
+    prompt_of = prompts_of(tokenizer, manifest)
 
     def answer(rows: Sequence[Row]) -> list[Answer]:
         prompts = [prompt_of(row) for row in rows]

@@ -20,6 +20,7 @@ from potstill.artefacts.decisions import decision
 from potstill.artefacts.manifest import Manifest
 from potstill.data.words import load_word_tokenizer, windows_of
 from potstill.runtimes.answering import Answer, Answerer, Asking, Row, text_of, words_of
+from potstill.runtimes.prompts import prompts_of
 
 _READS = {
     "text": AutoModelForCausalLM,
@@ -99,7 +100,7 @@ def _tagger(model: Any, tokenizer: Any, manifest: Manifest) -> Answerer:
 
 
 def _writer(model: Any, tokenizer: Any, manifest: Manifest, asking: Asking) -> Answerer:
-    apart = manifest.answers == "target"
+    apart, prompt_of = manifest.answers == "target", prompts_of(tokenizer, manifest)
     # Of a search in several beams, logits are not of the tokens that it chose.
     greedy = (model.generation_config.num_beams or 1) == 1
     told = {"return_dict_in_generate": True, "output_logits": asking.in_detail and greedy}
@@ -107,13 +108,19 @@ def _writer(model: Any, tokenizer: Any, manifest: Manifest, asking: Asking) -> A
     def answer(rows: Sequence[Row]) -> list[Answer]:
         answers = []
         for row in rows:
-            inputs = _prompt(tokenizer, row)
+            prompt = torch.tensor([prompt_of(row)], dtype=torch.long)
             started = time.perf_counter()
             with torch.inference_mode():
-                found = model.generate(**inputs, max_new_tokens=asking.new_tokens, do_sample=False, **told)
+                found = model.generate(
+                    prompt,
+                    attention_mask=torch.ones_like(prompt),
+                    max_new_tokens=asking.new_tokens,
+                    do_sample=False,
+                    **told,
+                )
             seconds = time.perf_counter() - started
             # A decoder of its own begins with one token that nobody wrote.
-            written = found.sequences[0][1 if apart else inputs["input_ids"].shape[1] :]
+            written = found.sequences[0][1 if apart else prompt.shape[1] :]
             each: Answer = {"text": tokenizer.decode(written, skip_special_tokens=True)}
             if asking.in_detail:
                 each |= {"tokens": _with_probabilities(tokenizer, written, found.logits), "seconds": seconds}
@@ -131,13 +138,3 @@ def _with_probabilities(tokenizer: Any, written: torch.Tensor, logits: Sequence[
         (tokenizer.decode([token]), float(each[0].float().softmax(dim=-1)[token]))
         for token, each in zip(written.tolist(), logits, strict=True)
     ]
-
-
-def _prompt(tokenizer: Any, row: Row) -> Any:
-    """Messages through the chat template, or a text as it is."""
-    messages = row.get("messages")
-    if isinstance(messages, list):
-        return tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-    return tokenizer(text_of(row), return_tensors="pt")

@@ -17,7 +17,8 @@ from potstill.evaluation.slices import field_values
 from potstill.measure.weights import HALF, SavedWeights, saved_weights
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, EvaluateRecord, HarnessRecord, TrainRecord
-from potstill.run_dir import RunDir, file_digest, fingerprint, write_json
+from potstill.records.current import COMMANDED
+from potstill.run_dir import RunDir, file_digest, fingerprint, write_json, write_text
 from potstill.runtimes.ensemble import EnsemblePredictor
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import Predictor, open_predictor
@@ -87,7 +88,11 @@ def evaluate(
         answer_all = () if routed else tuple(adapted.members)
         keep = partial(write_rows, folder / ANSWERS)
         record = evaluate_models(case, predictors, engine.device.type, answer_all=answer_all, keep=keep)
-        record = record.model_copy(update={"files": {ANSWERS: file_digest(folder / ANSWERS)}})
+        for name in COMMANDED:
+            write_text(folder / name, run.path(name).read_text(encoding="utf-8"))
+        record = record.model_copy(
+            update={"files": {name: file_digest(folder / name) for name in (ANSWERS, *COMMANDED)}}
+        )
         return _with_temperatures(folder, record, inputs)
 
     record = run.once("evaluate", depends, EvaluateRecord, work)

@@ -113,8 +113,11 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
     forget_peak(engine.device)
     evaluate_every = settings.evaluate_every or job.batches.steps_per_epoch
     done = resume(checkpoints, module, optimiser, engine, progress, job.name)
+    # A validation of no step, of which nothing was saved, is made and written down again.
+    anew = done == Progressed()
+    written = -1 if anew else done.step
     with ExitStack() as stack:
-        metrics = stack.enter_context(MetricsFile(folder / METRICS, done.step)) if engine.is_main else None
+        metrics = stack.enter_context(MetricsFile(folder / METRICS, written)) if engine.is_main else None
         advance = stack.enter_context(progress.task(job.name, job.total_steps, "steps"))
         stack.enter_context(stopping.deferred())
         stack.enter_context(passes_of(job.model, settings))
@@ -122,7 +125,7 @@ def fit(job: Job, folder: Path, engine: Engine, progress: Progress) -> Progresse
         how = {"keep": settings.keep_checkpoints, "begun": done.step}
         saved = stack.enter_context(saving(checkpoints, module, optimiser, engine, **how))
         advance(done.step, earlier=True)
-        if not job.total_steps:
+        if not job.total_steps and anew:
             # Nothing is trained, and it is known all the same how good the model is.
             found = validate(job, engine)
             done = _judged(done, found, settings)
