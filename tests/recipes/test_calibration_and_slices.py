@@ -71,7 +71,7 @@ def test_temperatures_slices_and_lost_rows_are_in_record_files_and_report(finish
     run = finished / "run"
     evaluation = record(run, "evaluate")
     saved = json.loads((run / "evaluate/calibration.json").read_text())
-    names = ("answers.parquet", "calibration.json")
+    names = ("answers.parquet", "calibration.json", "recipe.yaml", "environment.json")
     assert evaluation["files"] == {name: file_digest(run / "evaluate" / name) for name in names}
     assert saved["fitted_on"]["split"] == "validation" and saved["fitted_on"]["rows"] == 45
     assert saved["models"] == {

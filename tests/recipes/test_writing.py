@@ -116,6 +116,7 @@ def test_answers_are_judged_by_those_of_the_rows(trained: Path) -> None:
     assert (student.of, student.losses, student.ties) == (right, right, 12 - right)
 
 
+@pytest.mark.long
 def test_answers_are_judged_by_a_field_of_the_rows(trained: Path, tmp_path: Path) -> None:
     """Which says of each other row that its response is wrong, and of one in three nothing."""
     project = tmp_path / "fields"
@@ -137,6 +138,7 @@ def test_answers_are_judged_by_a_field_of_the_rows(trained: Path, tmp_path: Path
     assert student.as_good is not None and (student.as_good.value, student.of) == (1, right)
 
 
+@pytest.mark.long
 def test_answers_are_compared_by_a_server(trained: Path) -> None:
     """What it is shown is the prompt, and both responses in either order."""
 
@@ -158,6 +160,7 @@ def test_answers_are_compared_by_a_server(trained: Path) -> None:
     assert same.judgement is not None and same.judgement.models["student"].ties == 12
 
 
+@pytest.mark.long
 def test_a_run_is_judged_and_put_to_tasks(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From recipe to report; a task file that changed is asked about again, and costs no other measurement."""
     pytest.importorskip("lm_eval")

@@ -68,7 +68,7 @@ def test_words_that_yaml_1_1_takes_for_booleans_stay_text(load: Any, word: str) 
             r"line 8: student\.init\.layrs: unknown; did",
         ),
         ("train:\n  epochs: many\n", r"line 5: train\.epochs: .*number.*found 'many'"),
-        ("train:\n  epochs: -1\n", r"line 5: train\.epochs: .*greater than 0, found -1"),
+        ("train:\n  epochs: -1\n", r"line 5: train\.epochs: .*greater than or equal to 0, found -1"),
         ("train:\n  epochs: .nan\n", r"line 5: train\.epochs: "),
         ("student:\n  layers: 3/2\n", r"line 5: student\.layers: .*\(0, 1\]"),
         ("student:\n  layers: half\n", r"line 5: student\.layers: .*a share such as \"1/2\""),
@@ -147,7 +147,7 @@ def test_a_weight_of_zero_is_one_beside_another(load: Any) -> None:
 
 def test_all_mistakes_are_told_together(load: Any) -> None:
     with pytest.raises(RecipeError, match=r"3 problem\(s\)") as caught:
-        load(BASE.replace("data:", "dta:") + "train: {epochs: 0}\n")
+        load(BASE.replace("data:", "dta:") + "train: {epochs: -1}\n")
     text = str(caught.value)
     assert "data: missing" in text and "dta: unknown; did you mean data?" in text and "train.epochs" in text
 
