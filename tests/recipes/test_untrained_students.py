@@ -43,7 +43,9 @@ def test_a_copy_of_the_teacher_is_trained_for_its_file_alone(tmp_path: Path) -> 
     assert json.loads((run / "train/student/metrics.jsonl").read_text().splitlines()[0])["kind"] == "validation"
 
 
-def test_a_baseline_of_no_steps_is_refused(tmp_path: Path) -> None:
+def test_no_steps_are_planned_as_such_and_a_baseline_of_none_is_refused(tmp_path: Path) -> None:
     folder = make_chat_project(tmp_path, write_llama(tmp_path / "teacher", width=64, layers=3))
     said = potstill("check", folder / "recipe.yaml", *changed(), check=1).stderr
     assert "train.baseline: in 0 epochs it would stay as it begins" in said
+    shown = potstill("check", folder / "recipe.yaml", *changed("train.baseline=false")).stdout
+    assert "left as it begins" in shown and "0 steps" not in shown

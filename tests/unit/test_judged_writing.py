@@ -95,6 +95,25 @@ def test_mathematical_answers_are_compared_by_what_they_mean(
     assert is_right(MathVerify(answer=None if answer is None else "a"), truth, said, answer) is right
 
 
+def test_what_fails_at_a_text_is_no_answer_and_what_fails_at_the_machine_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    math_verify = pytest.importorskip("math_verify")
+    from potstill.evaluation.judged_writing import mathematics
+
+    def fails(kind: type[Exception]) -> list[Any]:
+        def parse(*_: object, **__: object) -> None:
+            raise kind("at a text")
+
+        monkeypatch.setattr(math_verify, "parse", parse)
+        return mathematics.mathematical_answer("9")
+
+    assert fails(RecursionError) == fails(TypeError) == []
+    for kind in (MemoryError, ModuleNotFoundError):
+        with pytest.raises(kind):
+            fails(kind)
+
+
 def test_a_tower_of_powers_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("math_verify")
     from potstill.evaluation.judged_writing import mathematics

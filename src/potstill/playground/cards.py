@@ -2,19 +2,10 @@
 
 from collections.abc import Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from potstill.playground.answers import ModelAnswer
-from potstill.presentation.page import visible
+from potstill.presentation.page import templates_of
 
-_TEMPLATES = Environment(
-    loader=PackageLoader("potstill.playground", ""),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    finalize=visible,
-)
+_TEMPLATES = templates_of("potstill.playground")
 
 
 def as_cards(answers: Sequence[ModelAnswer]) -> str:

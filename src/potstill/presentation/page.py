@@ -221,9 +221,10 @@ def fenced(text: str, language: str) -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def _environment(*, autoescape: bool) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("potstill.presentation", ""),
+def templates_of(package: str, *, autoescape: bool = True) -> Environment:
+    """The templates in the folder of a package, in which text stays text."""
+    return Environment(
+        loader=PackageLoader(package, ""),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -232,6 +233,10 @@ def _environment(*, autoescape: bool) -> Environment:
         # Every value that a template prints goes through here, so that none is forgotten.
         finalize=visible,
     )
+
+
+def _environment(*, autoescape: bool) -> Environment:
+    environment = templates_of("potstill.presentation", autoescape=autoescape)
     for function in (percent, size, number, readable, measured, lora_words, layers_named, in_cell, fenced):
         environment.filters[function.__name__] = function
     environment.filters["drawn"] = lambda chart: Markup(section_charts.drawn(chart))

@@ -69,6 +69,9 @@ def _bounded(work: Callable[[], Result], *, otherwise: Result) -> Result:
         return work()
     except TimeoutException:
         raise NotJudged(TOO_LONG) from None
+    except (ImportError, MemoryError):
+        # Of this machine, and not of what was written.
+        raise
     except Exception:  # whatever sympy makes of a text that a model wrote
         return otherwise
     finally:
