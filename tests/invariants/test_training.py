@@ -136,6 +136,9 @@ def test_a_student_of_no_steps_is_judged_once(tmp_path: Path, saved: bool, monke
     whole = untrained()
     expected = fit(whole, tmp_path / "whole", OneProcess(CPU), Progress())
     assert expected.evaluations_without_gain == 0 and not expected.stopped_early and expected.best_step == 0
+    assert [(line["kind"], line["step"]) for line in read_metrics(tmp_path / "whole/metrics.jsonl")] == [
+        ("validation", 0)
+    ]
     save = Saving.save
 
     def killed(self: Saving, *given: Any) -> None:
