@@ -1,5 +1,6 @@
 """Forms in which a model is shipped are in memory one at a time, however many a recipe asks for."""
 
+from functools import partial
 from inspect import unwrap
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.data.encoded import EncodedRows
 from potstill.evaluation import shipping
+from potstill.evaluation.answers import Judge
 from potstill.evaluation.shipping import judge_forms
 from potstill.stages.export import _difference
 
@@ -41,9 +43,18 @@ class Holding:
 def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     Holding.loaded.clear()
     # These predictors do no more than is asked of them here.
-    for name in ("__init__", "outputs"):
+    for name in ("__init__", "outputs", "write_all"):
         monkeypatch.setattr(shipping._AskedOnce, name, unwrap(getattr(shipping._AskedOnce, name)))
     monkeypatch.setattr(shipping, "_judged_as_required", lambda case: case)
+
+
+def judging(answers_of: Any) -> Any:
+    """A judge whose models are all asked for each form, as those are that have a head."""
+    nothing = dict.fromkeys(("queries", "judged_again", "kept"), lambda *_: None)
+    judge = SimpleNamespace(answers_of=answers_of, beside=None, compared=None, **nothing)
+    for name in ("answers_of_form", "agreement_of"):
+        setattr(judge, name, partial(unwrap(getattr(Judge, name)), judge))
+    return judge
 
 
 def test_a_form_leaves_memory_once_it_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,9 +66,7 @@ def test_a_form_leaves_memory_once_it_is_judged(monkeypatch: pytest.MonkeyPatch)
         asked.append(sorted(name for name in Holding.loaded if name.startswith("form")))
         return SimpleNamespace(agreement=lambda _: None)
 
-    nothing = dict.fromkeys(("queries", "judged_again", "kept"), lambda *_: None)
-    judge = SimpleNamespace(answers_of=answers_of, **nothing)
-    monkeypatch.setattr(shipping, "JUDGES", {"text": judge})
+    monkeypatch.setattr(shipping, "JUDGES", {"text": judging(answers_of)})
     monkeypatch.setattr(shipping, "_encoded_once", lambda case: case)
     monkeypatch.setattr(shipping, "_asks_of_other_texts", lambda case: False)
     monkeypatch.setattr(shipping, "costs_of", lambda case, timed, *_: {name: {} for name in timed})
@@ -113,9 +122,7 @@ def test_models_are_asked_once_about_rows_that_each_form_is_judged_on(monkeypatc
             each.outputs(rows[1], None)
         return SimpleNamespace(agreement=lambda _: None)
 
-    nothing = dict.fromkeys(("queries", "judged_again", "kept"), lambda *_: None)
-    judge = SimpleNamespace(answers_of=answers_of, **nothing)
-    monkeypatch.setattr(shipping, "JUDGES", {"text": judge})
+    monkeypatch.setattr(shipping, "JUDGES", {"text": judging(answers_of)})
     monkeypatch.setattr(shipping, "_asks_of_other_texts", lambda case: False)
     monkeypatch.setattr(shipping, "replace", lambda case, **new: SimpleNamespace(**vars(case) | new))
     monkeypatch.setattr(shipping, "costs_of", lambda case, timed, *_: {name: {} for name in timed})
@@ -129,6 +136,7 @@ def test_models_are_asked_once_about_rows_that_each_form_is_judged_on(monkeypatc
     )
     models: Any = {name: Counted(name) for name in ("teacher", "student")}
     forms: Any = {name: SimpleNamespace(source="student", predictor=Counted(name)) for name in ("one", "two")}
+    forms["rival"] = SimpleNamespace(source="teacher", predictor=Counted("rival"))
     monkeypatch.setattr(shipping, "_encoded_once", unwrap(shipping._encoded_once))
     unwrap(judge_forms)(case, models, forms, "cpu")
     for each in (*models.values(), *(form.predictor for form in forms.values())):
@@ -138,4 +146,6 @@ def test_models_are_asked_once_about_rows_that_each_form_is_judged_on(monkeypatc
         {"teacher": "student of test", "student": "one of test"},
         {"teacher": "teacher of test", "student": "two of test"},
         {"teacher": "student of test", "student": "two of test"},
+        # A form of the teacher is compared with it anyway.
+        {"teacher": "teacher of test", "student": "rival of test"},
     ]

@@ -37,18 +37,24 @@ UNTRAINED = "the student as training found it"
 
 
 @dataclass(frozen=True)
+class Untrained:
+    """The student as training found it, which a teacher must be better than."""
+
+    tokens: TokenMeasures
+    vocabulary: int
+
+
+@dataclass(frozen=True)
 class GenerativeAnswers:
     """What each model gives at every trained token of the test rows, and what it writes after their prompts."""
 
     tokens: Mapping[str, TokenMeasures]
-    untrained: TokenMeasures
-    """Of the student as training found it: what a teacher must be better than."""
+    untrained: Untrained
     drawn: TokensOfRows
     exact: Mapping[str, Right]
     """Whether the response to each row is right as a whole; empty where none can be."""
     responses: Mapping[str, Sequence[str]]
     """These responses."""
-    vocabulary: int
     written: Written | None
     """What the models wrote, where that was measured."""
     generations: Sequence[Generation]
@@ -71,43 +77,68 @@ class GenerativeAnswers:
         return self.tokens[model].confidence, self.tokens[model].right
 
     def agreement(self, model: str) -> Agreement:
-        own = self.tokens[model]
-        return agreed(self.share(own.agrees), own.agrees, ~self.tokens["teacher"].right, float(own.kl.mean()))
+        return _agreement(self.tokens, self.drawn, model)
 
 
-def answers_of(case: Case, predictors: Mapping[str, Predictor]) -> GenerativeAnswers:
-    """What all models give, in memory at the same time, for their distributions are compared token by token."""
-    task = generative(case.recipe.task)
-    untrained = case.untrained()
-    first = next(iter(predictors.values()))
-    start = TransformersPredictor(None, case.recipe.task, case.student_tokenizer, first.device, 1, model=untrained)
-    whole = case.aligned() if case.aligned else None
-    aligned = whole.answered() if whole else None
-    tokens, drawn = measured_tokens(case, {**predictors, UNTRAINED: start}, aligned)
-    initial = tokens.pop(UNTRAINED)
+def answers_of(
+    case: Case, predictors: Mapping[str, Predictor], known: GenerativeAnswers | None = None
+) -> GenerativeAnswers:
+    """What all models give, in memory at the same time, for their distributions are compared token by token.
+
+    Where `known` is what they gave beside an earlier form of the student, of the others the teacher alone is asked
+    again, as the one that this form is compared with.
+    """
+    aligned, left_out = _aligned(case)
+    if known is not None:
+        asked = {name: predictors[name] for name in ("teacher", "student")}
+        found, drawn = measured_tokens(case, asked, aligned)
+        tokens, untrained = {**known.tokens, **found}, known.untrained
+    else:
+        model = case.untrained()
+        first = next(iter(predictors.values()))
+        start = TransformersPredictor(None, case.recipe.task, case.student_tokenizer, first.device, 1, model=model)
+        tokens, drawn = measured_tokens(case, {**predictors, UNTRAINED: start}, aligned)
+        untrained = Untrained(tokens.pop(UNTRAINED), int(model.get_output_embeddings().weight.shape[0]))
+        # Speed is measured in other processes, which need the device to themselves.
+        model.cpu()
     readers = readers_of(case, predictors)
     written, generations = responses_of(case, predictors, readers)
-    judges_whole = task.judges_whole_responses
+    judges_whole = generative(case.recipe.task).judges_whole_responses
     exact, responses = _exact_matches(case, predictors, readers[id(case.tokenizer)]) if judges_whole else ({}, {})
-    vocabulary = int(untrained.get_output_embeddings().weight.shape[0])
-    # Speed is measured in other processes, which need the device to themselves.
-    untrained.cpu()
-    left_out = None
-    if whole and aligned:
-        counts = [int(rows.student.examples.trained_counts.sum()) for rows in (whole, aligned)]
-        left_out = counts[0] - counts[1]
-    return GenerativeAnswers(tokens, initial, drawn, exact, responses, vocabulary, written, generations, left_out)
+    return GenerativeAnswers(tokens, untrained, drawn, exact, responses, written, generations, left_out)
+
+
+def compared(case: Case, source: Predictor, form: Predictor) -> Agreement:
+    """How often the likeliest token of a form is that of the model which it was made of."""
+    tokens, drawn = measured_tokens(case, {"teacher": source, "student": form}, _aligned(case)[0])
+    return _agreement(tokens, drawn, "student")
+
+
+def _aligned(case: Case) -> tuple[AlignedRows | None, int | None]:
+    """The test rows of a student with other tokens than its teacher's, without those tokens that the teacher says
+    nothing of, and how many these are."""
+    if case.aligned is None:
+        return None, None
+    whole = case.aligned()
+    answered = whole.answered()
+    counts = [int(rows.student.examples.trained_counts.sum()) for rows in (whole, answered)]
+    return answered, counts[0] - counts[1]
+
+
+def _agreement(tokens: Mapping[str, TokenMeasures], drawn: TokensOfRows, model: str) -> Agreement:
+    own = tokens[model]
+    return agreed(drawn.means(own.agrees), own.agrees, ~tokens["teacher"].right, float(own.kl.mean()))
 
 
 def judged(case: Case, answers: GenerativeAnswers, measured: Measured) -> Judged:
-    tokens, drawn = answers.tokens, answers.drawn
-    losses = {"teacher": tokens["teacher"].loss, "untrained": answers.untrained.loss}
+    tokens, drawn, untrained = answers.tokens, answers.drawn, answers.untrained
+    losses = {"teacher": tokens["teacher"].loss, "untrained": untrained.tokens.loss}
     exact = measured.get("exact_match")
     return Judged(
         answers=answers,
         queries=queries_of(case),
         references=[
-            *references.of_tokens(case, drawn, losses, answers.vocabulary),
+            *references.of_tokens(case, drawn, losses, untrained.vocabulary),
             *(references.of_whole_responses(case, exact["teacher"], drawn.weights) if exact else []),
         ],
         generations=answers.generations,
@@ -120,7 +151,7 @@ def judged(case: Case, answers: GenerativeAnswers, measured: Measured) -> Judged
 
 def more_of(case: Case, answers: GenerativeAnswers) -> dict[str, Any]:
     """What only language models have."""
-    initial = answers.untrained.kl
+    initial = answers.untrained.tokens.kl
     return {
         "test_tokens": len(answers.drawn.row_of),
         "tokens_without_answer": answers.without_answer,

@@ -11,6 +11,8 @@ _GENERATIVE = Judge(
     generative.kept,
     generative.truth,
     generative.more_of,
+    generative.answers_of,
+    generative.compared,
 )
 
 JUDGES: dict[AnswerKind, Judge] = {

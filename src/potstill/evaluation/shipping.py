@@ -1,12 +1,13 @@
 """The forms in which a student can be shipped: each judged as the student was, in its own runtime."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
 from potstill.data.encoded import Encoded
+from potstill.data.tokens import Prompt
 from potstill.evaluation.answers import measured_by
 from potstill.evaluation.case import Case
 from potstill.evaluation.costs import costs_of
@@ -59,17 +60,19 @@ def judge_forms(
     timed = {name: models[name] for name in models} | {name: form.predictor for name, form in forms.items()}
     found: dict[str, tuple[Any, Any, Mapping[str, Any]]] = {}
     rows: dict[str, ModelRows] = {}
+    answers: Any = None
     for name, form in forms.items():
         own = cast(Predictor, _AskedOnce(form.predictor))
-        beside = {**asked, "student": own}
-        answers = judge.answers_of(case, beside)
-        as_source = judge.answers_of(case, {"teacher": asked[form.source], "student": own})
+        answers = judge.answers_of_form(case, {**asked, "student": own}, answers)
+        # To the teacher every form is compared anyway.
+        of_teacher = form.source == "teacher"
+        agreement = answers.agreement("student") if of_teacher else judge.agreement_of(case, asked[form.source], own)
         rows[name] = judge.kept(case, answers, "student")
         others: Mapping[str, Any] = {}
         if _asks_of_other_texts(case):
             # Not from memory, which what is asked there would fill.
             others = beside_the_test(case, {**models, "student": form.predictor}, answers)
-        found[name] = answers, as_source.agreement("student"), others
+        found[name] = answers, agreement, others
         # One form at a time is in memory, beside the models.
         form.predictor.release()
     release_all(timed.values())
@@ -116,11 +119,13 @@ def _encoded_once(case: Case) -> Case:
 
 
 class _AskedOnce:
-    """A predictor that is asked about the same rows by several forms, and answers from memory after the first."""
+    """A predictor that is asked about the same rows by several forms, and answers and writes from memory after the
+    first."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self._known: dict[int, tuple[Encoded, Outputs]] = {}
+        self._written: dict[object, list[list[int]]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._predictor, name)
@@ -130,6 +135,17 @@ class _AskedOnce:
         if id(rows) not in self._known:
             self._known[id(rows)] = rows, self._predictor.outputs(rows, advance)
         return self._known[id(rows)][1]
+
+    def write_all(
+        self, rows: Sequence[Any], prompts: Sequence[Prompt], new_tokens: int, ends: Collection[int], advance: Advance
+    ) -> list[list[int]]:
+        key = tuple((row.id, prompt.tobytes()) for row, prompt in zip(rows, prompts, strict=True))
+        asked = key, new_tokens, frozenset(ends)
+        if asked in self._written:
+            advance(len(rows))
+        else:
+            self._written[asked] = self._predictor.write_all(rows, prompts, new_tokens, ends, advance)
+        return self._written[asked]
 
 
 def better_rival(artefacts: list[Artefact], rivals: list[Artefact], primary: str) -> str | None:
