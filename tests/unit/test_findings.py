@@ -165,3 +165,19 @@ def test_a_student_that_existed_is_told_of_in_three_models() -> None:
     assert line.startswith("As it came, the student's accuracy is 50.0%; fine-tuned on the labelled rows alone ")
     assert f"alone {fine_tuned:.1%} (+24.1 points" in line and f"distilled {distilled:.1%} (+31.2 points" in line
     assert not any(line.startswith("As it came") for line in findings(measured()))
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (0.8, 0.4, "fell from 0.80 to 0.40 nats a token (50% of"),
+        (0.4, 0.8, "did not measurably fall"),
+        (2.6e-11, 0.0, ""),
+    ],
+)
+def test_what_begins_as_its_teacher_has_nothing_to_fall_from(start: float, end: float, expected: str) -> None:
+    models = measured().models
+    student = models["student"].model_copy(update={"kl_mean": end, "perplexity": 9.0})
+    record = measured(initial_kl_mean=start, models=models | {"student": student})
+    said = [line for line in findings(record) if line.startswith("KL from the teacher")]
+    assert bool(said) == bool(expected) and all(expected in line for line in said)

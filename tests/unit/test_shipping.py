@@ -96,6 +96,24 @@ def test_page_and_terminal_say_first_that_it_was_not_worth_it() -> None:
     assert "fastest that passed is onnx-int8" in shown and "FAIL  x" in " ".join(lines)
 
 
+def test_forms_of_language_models_are_shown_with_their_kl() -> None:
+    found = evaluation(with_baseline=True)
+    assert "KL" not in texts(artefact_section(ExportRecord(skipped=False, artefacts=[STUDENT]), found))
+    student = found.models["student"].model_copy(update={"kl_mean": 0.25})
+    of_tokens = found.model_copy(update={"models": {**found.models, "student": student}})
+    measured = form("gguf", score=0.9, ms=2.0, size=9)
+    assert measured.model is not None
+    far = measured.model_copy(update={"model": measured.model.model_copy(update={"kl_mean": 0.128})})
+    record = ExportRecord(skipped=False, artefacts=[far])
+    section, lines = artefact_section(record, of_tokens), list(artefact_lines(record, of_tokens))
+    _, table = section.tables[0]
+    (row,) = table.rows
+    at = [cell.text for cell in table.head].index("KL, nats")
+    assert row[at].text == "0.128" and len(row) == len(table.head)
+    assert "KL 0.128 nats" in lines[0]
+    assert not any("KL" in line for line in artefact_lines(record.model_copy(update={"artefacts": [measured]}), found))
+
+
 def test_the_page_does_not_say_passed_above_forms_of_which_none_is() -> None:
     given = inputs()
     failed = form("onnx-int8", score=0.85, ms=1.0, size=7_000_000, passed=False)

@@ -8,6 +8,8 @@ from potstill.presentation.formats import number, percent, points_span, size, ti
 from potstill.presentation.tables import Cell, Section, Table
 from potstill.records import Artefact, EvaluateRecord, ExportRecord
 
+KL = metric("kl_from_teacher")
+
 
 def artefact_section(export: ExportRecord, evaluation: EvaluateRecord) -> Section:
     """All artefacts and their rivals: what they answer, cost, and whether they may be shipped."""
@@ -44,8 +46,14 @@ def _tables(export: ExportRecord, evaluation: EvaluateRecord) -> Iterator[tuple[
 def deciding_head(evaluation: EvaluateRecord) -> list[Cell]:
     """What stands above what decides about a form."""
     name = name_in_words(evaluation.primary_metric, evaluation.answers)
-    head = ["size", name, "drop, points", "p50, ms", "speed-up", "over the teacher so"]
+    kl = ["KL, nats"] if _of_tokens(evaluation) else []
+    head = ["size", *kl, name, "drop, points", "p50, ms", "speed-up", "over the teacher so"]
     return [Cell("Artefact", "answer"), Cell("result", ""), *map(Cell, head)]
+
+
+def _of_tokens(evaluation: EvaluateRecord) -> bool:
+    """Whether what is judged is distributions of tokens, of which the likeliest alone says little."""
+    return evaluation.models["student"].kl_mean is not None
 
 
 def deciding(artefact: Artefact, evaluation: EvaluateRecord) -> list[Cell]:
@@ -59,6 +67,7 @@ def deciding(artefact: Artefact, evaluation: EvaluateRecord) -> list[Cell]:
         Cell(artefact.name or artefact.kind, "answer"),
         Cell(word, "", met=artefact.passed, under=artefact.why),
         Cell(size(artefact.size_bytes)),
+        *([Cell(shown(KL, model.kl_mean))] if _of_tokens(evaluation) else []),
         Cell(shown(primary, primary.of_model(model))),
         Cell(points_span(drop)),
         Cell(f"{model.latency_p50_ms:,.2f}"),
@@ -126,6 +135,8 @@ def artefact_lines(export: ExportRecord, evaluation: EvaluateRecord) -> Iterator
             f"{size(artefact.size_bytes)}, {name_in_words(primary.name)} {shown(primary, primary.of_model(model))}, "
             f"p50 {model.latency_p50_ms:,.2f} ms"
         )
+        if model.kl_mean is not None:
+            line += f", KL {shown(KL, model.kl_mean)} nats"
         if artefact.speedup is not None:
             line += f", {times(artefact.speedup)} the teacher"
         missed = [check.name for check in artefact.checks if not check.passed]

@@ -10,6 +10,8 @@ from potstill.records import Comparison, Estimate, EvaluateRecord
 from potstill.teachers.self_taught import ROUND, is_round
 
 ONE_SEED = "from one seed; another may differ"
+AS_ITS_TEACHER = 1e-6
+"""Nats a token: more than rounding in float32 leaves between a model and its copy, and too little to tell."""
 
 
 def findings(evaluation: EvaluateRecord, members: Sequence[str] = ()) -> list[str]:
@@ -288,12 +290,12 @@ def _of_tokens(evaluation: EvaluateRecord) -> list[str]:
         return []
     found = []
     start = evaluation.initial_kl_mean
-    # Equal to the last bit where nothing was trained.
-    if start is not None and start != student.kl_mean:
+    # Where nothing was trained both are the same; what begins as its teacher has nothing to fall from.
+    if start is not None and start != student.kl_mean and start > AS_ITS_TEACHER:
         gain = evaluation.kl_gain_over_start
         fell = student.kl_mean < start if gain is None else _sure(evaluation, gain) > 0
         way = "fell" if fell else "did not measurably fall: it went"
-        share = f" ({student.kl_mean / start:.0%} of what it was before training)" if start > 0 else ""
+        share = f" ({student.kl_mean / start:.0%} of what it was before training)"
         found.append(f"KL from the teacher {way} from {_nats(start)} to {_nats(student.kl_mean)} nats a token{share}.")
     kl, loss = evaluation.kl_gain_over_baseline, evaluation.loss_gain_over_baseline
     if baseline is None or baseline.kl_mean is None or baseline.perplexity is None or kl is None or loss is None:
