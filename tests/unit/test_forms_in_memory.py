@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from potstill.data.encoded import EncodedRows
 from potstill.evaluation import shipping
 from potstill.evaluation.shipping import judge_forms
-from potstill.stages.export import _difference
+from potstill.stages.forms import _difference
 
 
 class Holding:

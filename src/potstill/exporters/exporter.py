@@ -38,6 +38,8 @@ class Source:
     """Of a model that writes: the first test rows, as its tokenizer reads them."""
     own_code: bool = False
     """Whether code that lies beside its weights may run."""
+    shared: Path | None = None
+    """A folder, which may not be there yet, for what exports of this model can share while they are made."""
 
     def described(self, model: PreTrainedModel, **about: Any) -> Manifest:
         """What an artefact says of itself."""

@@ -19,6 +19,7 @@ from potstill.records.evaluation import (
     ProblemTypeName,
     Reference,
 )
+from potstill.records.forms import FormsRecord, MeasuredForm, WrittenForm
 from potstill.records.harness import HarnessRecord, HarnessScore, HarnessValue
 from potstill.records.judgement import ModelJudgement, WritingJudgement
 from potstill.records.parts import Estimate, Part
@@ -81,6 +82,7 @@ __all__ = [
     "ExportRecord",
     "FinishedRun",
     "Floor",
+    "FormsRecord",
     "GateRecord",
     "Generation",
     "HarnessRecord",
@@ -89,6 +91,7 @@ __all__ = [
     "LabelFidelity",
     "LabelRecord",
     "LoraRecord",
+    "MeasuredForm",
     "Measurement",
     "MergedLora",
     "ModelAttack",
@@ -120,4 +123,5 @@ __all__ = [
     "TrainRecord",
     "WeightsRecord",
     "WritingJudgement",
+    "WrittenForm",
 ]
