@@ -135,11 +135,7 @@ class Gguf(ExporterSettings):
         if isinstance(tokenizer.chat_template, str):
             changed["tokenizer.chat_template"] = (tokenizer.chat_template, GGUFValueType.STRING)
         with tempfile.TemporaryDirectory(dir=target) as scratch:
-            plain = Path(scratch) / MODEL_FILE
-            gguf_conversion.convert(source.folder, plain, called=called)
-            texts = [*source.texts(), PROBE]
-            _require_same_tokens(called, plain, tokenizer, texts)
-            _require_same_logits(called, plain, model, tokenizer(texts[0])["input_ids"][:PROBE_TOKENS])
+            plain = _converted(source, model, source.shared or Path(scratch))
             write_rounded(plain, target / MODEL_FILE, self.precision, changed)
         _require_ends(called, target / MODEL_FILE, ends)
         for name in FILES:
@@ -158,6 +154,26 @@ class Gguf(ExporterSettings):
                 gguf_conversion.PACKAGE: gguf_conversion.VERSION,
             },
         ).write(target)
+
+
+def _converted(source: Source, model: PreTrainedModel, folder: Path) -> Path:
+    """The model in float32 as llama.cpp reads it, in this folder: converted once, however it is rounded then.
+
+    Raises:
+        ModelError: it cannot be converted so that llama.cpp reads and answers as it does.
+    """
+    plain, called = folder / MODEL_FILE, str(source.folder)
+    if plain.is_file():
+        return plain
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        unproved = Path(scratch) / MODEL_FILE
+        gguf_conversion.convert(source.folder, unproved, called=called)
+        texts = [*source.texts(), PROBE]
+        _require_same_tokens(called, unproved, source.tokenizer, texts)
+        _require_same_logits(called, unproved, model, source.tokenizer(texts[0])["input_ids"][:PROBE_TOKENS])
+        unproved.rename(plain)
+    return plain
 
 
 def _ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
