@@ -34,7 +34,7 @@ def findings(evaluation: EvaluateRecord, members: Sequence[str] = ()) -> list[st
     drop = evaluation.drop_points
     found.append(
         f"The student keeps {evaluation.retention.value:.1%} of the teacher's {primary} "
-        f"(drop {drop.value:.1f} points, 95 % interval {drop.low:.1f} to {drop.high:.1f}) "
+        f"(drop {drop.value:z.1f} points, 95 % interval {drop.low:z.1f} to {drop.high:z.1f}) "
         f"and answers {evaluation.speedup:.1f} times as fast."
     )
     return found
@@ -88,7 +88,7 @@ def margin_unit(name: str) -> str:
 
 def digits(value: float) -> str:
     """Four digits, and large numbers whole."""
-    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:z.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _of_few_rows(evaluation: EvaluateRecord) -> list[str]:
@@ -109,7 +109,7 @@ def _sure(evaluation: EvaluateRecord, difference: Estimate) -> int:
 
 
 def _span(points: Estimate) -> str:
-    return f"{points.value:+.1f} points, 95 % interval {points.low:+.1f} to {points.high:+.1f}"
+    return f"{points.value:+z.1f} points, 95 % interval {points.low:+z.1f} to {points.high:+z.1f}"
 
 
 def _of_teacher(evaluation: EvaluateRecord) -> list[str]:
@@ -132,7 +132,7 @@ def _of_teacher(evaluation: EvaluateRecord) -> list[str]:
             found.append(
                 f"The teacher's {name_in_words(name)} ({shown(name, reference.teacher)}) is not measurably better than "
                 f"{reference.name} ({shown(name, reference.value)}): the 95 % interval of the difference is "
-                f"{margin.low:+.2g} to {margin.high:+.2g} {margin_unit(name)}."
+                f"{margin.low:+z.2g} to {margin.high:+z.2g} {margin_unit(name)}."
             )
     return found
 
@@ -207,7 +207,7 @@ def _of_start(evaluation: EvaluateRecord) -> list[str]:
 
 
 def _apart(points: Estimate) -> str:
-    return f"{points.value:+.1f} points (95 % interval {points.low:+.1f} to {points.high:+.1f})"
+    return f"{points.value:+z.1f} points (95 % interval {points.low:+z.1f} to {points.high:+z.1f})"
 
 
 def _of_types(evaluation: EvaluateRecord) -> list[str]:
@@ -278,7 +278,7 @@ def _of_whole_targets(evaluation: EvaluateRecord) -> list[str]:
 
 def _nats(value: float, sign: str = "") -> str:
     """With two decimals, or two digits where these would all be zeros."""
-    return f"{value:{sign}.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:{sign}.2g}"
+    return f"{value:{sign}z.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:{sign}.2g}"
 
 
 def _of_tokens(evaluation: EvaluateRecord) -> list[str]:

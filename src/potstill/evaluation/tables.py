@@ -116,7 +116,7 @@ def shown(each: Metric, value: Estimate | float | None) -> str:
         return share(value) if each.unit is Unit.SHARE else number_span(value)
     if each.unit is Unit.SHARE:
         return percent(value)
-    return f"{value:.3f}" if each.name in _SHOWN_LATER else number(value)
+    return f"{value:z.3f}" if each.name in _SHOWN_LATER else number(value)
 
 
 def _retention(evaluation: EvaluateRecord) -> list[Quantity]:
