@@ -18,6 +18,7 @@ these bad, a share of 90 % would be one of 81 %; beyond that, what was judged sa
 AS_A_COIN = 0.5
 """Share of the answers of which a judge that flips a coin says otherwise once they have changed places: who does so as
 often has not judged."""
+OF_OTHERS = "it was measured of other models of the run, and not of this one"
 PERCENTILES: dict[str, Literal[95, 99]] = {"latency_p95_ms": 95, "latency_p99_ms": 99}
 
 
@@ -124,9 +125,24 @@ def _why_missing(required: Metric, evaluation: EvaluateRecord, *, value: float |
         )
     if required.of_writing and not evaluation.written_prompts:
         return "evaluate.written is 0, so nothing of what models write was measured"
+    if _only_of_others(required, evaluation):
+        return OF_OTHERS
     if required.needs == "judge":
         return _why_not_judged(evaluation)
     return "the measurements of this run do not have it"
+
+
+def _only_of_others(required: Metric, evaluation: EvaluateRecord) -> bool:
+    """Whether what it needs was measured of some models, and not of the student."""
+    robustness = evaluation.robustness
+    parts = {
+        "robustness": robustness,
+        "robustness.attacks": robustness and robustness.attacks,
+        "out_of_domain": evaluation.out_of_domain,
+        "judge": evaluation.judgement,
+    }
+    part = parts.get(required.needs or "")
+    return part is not None and "student" not in part.models
 
 
 def _why_not_judged(evaluation: EvaluateRecord) -> str:
