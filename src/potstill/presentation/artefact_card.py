@@ -52,8 +52,9 @@ def render_artefact_card(
     asking: Asking,
     temperature: float,
     versions: Mapping[str, str],
+    distilled: bool = True,
 ) -> str:
-    """The card in Markdown."""
+    """The card in Markdown. `distilled` tells whether the model was trained for what it is, or is as it began."""
     return markdown_template("artefact_card.md.j2").render(
         artefact=artefact,
         title=title,
@@ -66,6 +67,7 @@ def render_artefact_card(
         asking=asking,
         temperature=temperature,
         versions=versions,
+        distilled=distilled,
         library=LIBRARIES[artefact.runtime],
         runtime=RUNTIME_NAMES.get(artefact.runtime, artefact.runtime),
     )

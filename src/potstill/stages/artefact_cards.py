@@ -15,8 +15,17 @@ OF_TEXT = '{"text": "a text"}'
 OF_PAIR = '{"text": "a text", "text_pair": "a second one"}'
 
 
-def complete(folder: Path, artefact: Artefact, recipe: Recipe, planned: PlanRecord, evaluation: EvaluateRecord) -> None:
-    """Write into the folder all that goes with the model. In `evaluation` it is the student."""
+def complete(
+    folder: Path,
+    artefact: Artefact,
+    recipe: Recipe,
+    planned: PlanRecord,
+    evaluation: EvaluateRecord,
+    *,
+    distilled: bool,
+) -> None:
+    """Write into the folder all that goes with the model. In `evaluation` it is the student; `distilled` tells whether
+    it was trained for what it is."""
     manifest = read_manifest(folder)
     task = recipe.task.model_dump()
     pairs = planned.splits["test"].pairs > 0
@@ -43,5 +52,6 @@ def complete(folder: Path, artefact: Artefact, recipe: Recipe, planned: PlanReco
         ),
         temperature=manifest.temperature,
         versions=manifest.packages,
+        distilled=distilled,
     )
     stand_alone(folder, manifest, card)

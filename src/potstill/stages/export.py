@@ -105,7 +105,8 @@ def _shipped(
         if figures.evaluation is not None:
             verdict = judge(recipe.gate, figures.evaluation)
             artefact = artefact_of(artefact, figures, verdict, measured.forms.get(rival))
-        complete(folder / place, artefact, recipe, planned, figures.evaluation or evaluation)
+        distilled = exporting.student.planned_steps > 0 or exporter.distil is not None
+        complete(folder / place, artefact, recipe, planned, figures.evaluation or evaluation, distilled=distilled)
         return artefact
 
     artefacts = [made(name, each, name, f"teacher {each.exporter.form}") for name, each in forms.artefacts.items()]
