@@ -85,7 +85,11 @@ def _beside_the_test(evaluation: EvaluateRecord, name: str | None) -> dict[str, 
     robustness = of_others(evaluation.robustness)
     if robustness is not None:
         robustness = robustness.model_copy(update={"attacks": of_others(robustness.attacks)})
+    harness = evaluation.harness
+    if harness is not None:
+        harness = harness.model_copy(update={"scores": [of_others(score) for score in harness.scores]})
     return {
+        "harness": harness,
         "robustness": robustness,
         "out_of_domain": of_others(evaluation.out_of_domain),
         "judgement": of_others(evaluation.judgement),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from potstill.evaluation.findings import digits
+from potstill.evaluation.harness_gate import harness_checks
 from potstill.evaluation.judged_writing.exchanges import CONTRADICTED, NO_REFERENCE, UNREADABLE_REFERENCE
 from potstill.evaluation.metrics import FEWEST_ROWS, Metric, metric
 from potstill.evaluation.references import is_beaten
@@ -23,11 +24,13 @@ PERCENTILES: dict[str, Literal[95, 99]] = {"latency_p95_ms": 95, "latency_p99_ms
 
 
 def checks_of(settings: GateSettings, evaluation: EvaluateRecord) -> list[Check]:
-    """The teacher first, then whether the student writes as well as it, then every threshold that is set."""
+    """The teacher first, then whether the student writes as well as it, then every threshold that is set, those
+    of tasks last."""
     return [
         *_of_teacher(evaluation, allowed=settings.allow_weak_teacher),
         *writing_checks(evaluation, allowed=settings.allow_degenerate_writing),
         *(check_of(requirement, evaluation) for requirement in settings.requirements()),
+        *harness_checks(settings, evaluation),
     ]
 
 
