@@ -31,6 +31,8 @@ class Case:
     """The test rows as token ids, for models that read with this tokenizer."""
     untrained: Callable[[], PreTrainedModel]
     """The student as training found it."""
+    own_config: PretrainedConfig | None = None
+    """The student's, where it exists already."""
     own_tokenizer: PreTrainedTokenizerBase | None = None
     """The student's, where it is a language model with other tokens than its teacher."""
     aligned: Callable[[], AlignedRows] | None = None

@@ -1,10 +1,11 @@
 """What models cost: their weights, their parameters, and their speed, measured in processes of their own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from potstill.evaluation.case import Case
 from potstill.evaluation.expenses import expenses_of
+from potstill.evaluation.speed_points import made, points_of, series_of
 from potstill.measure.speed import Speed, measure_speed
 from potstill.measure.weights import BYTES_IN_COMMON, HALF, SavedWeights
 from potstill.records import Measurement
@@ -44,6 +45,7 @@ def measurement(case: Case, queries: Queries, device: str) -> Measurement:
         rounds=settings.rounds,
         warmup=settings.warmup,
         batch_size_throughput=1 if queries.one_by_one else settings.batch_size,
+        queries_of_a_length=made(case, queries),
     )
 
 
@@ -52,32 +54,32 @@ def _speeds(
 ) -> dict[str, Speed]:
     """The speed of each model in float32, and in its own type where that is another that can be timed."""
     settings = case.recipe.evaluate
-    requests = {
-        name: SpeedRequest(
+    as_teacher = queries.items, series_of(case, queries, case.tokenizer)
+    as_student = as_teacher
+    if queries.of_student is not None and case.own_tokenizer is not None:
+        as_student = queries.of_student, series_of(case, queries, case.own_tokenizer)
+
+    def request(predictor: Predictor) -> SpeedRequest:
+        items, series = as_teacher if predictor.tokenizer is case.tokenizer else as_student
+        return SpeedRequest(
             loads=predictor.loads(),
             form=queries.form,
-            queries=_asked(case, predictor, queries),
+            queries=items,
             threads=settings.threads,
             warmup=settings.warmup,
             batch_size=settings.batch_size,
             device=device,
             settings=queries.settings,
+            series=series,
         )
-        for name, predictor in predictors.items()
-    }
+
+    requests = {name: request(predictor) for name, predictor in predictors.items()}
     own = {
         name: request.in_type(weights[name].type) for name, request in requests.items() if weights[name].type in HALF
     }
     rounds = settings.rounds
     with case.progress.task("evaluate: speed", rounds * (len(requests) + len(own)), "processes") as advance:
         return measure_speed(requests, rounds=rounds, advance=advance, own_types=own)
-
-
-def _asked(case: Case, predictor: Predictor, queries: Queries) -> Sequence[Any]:
-    """The queries as a model reads them."""
-    if queries.of_student is not None and predictor.tokenizer is not case.tokenizer:
-        return queries.of_student
-    return queries.items
 
 
 def _fields(weights: SavedWeights, parameters: Parameters, speed: Speed, queries: Queries) -> dict[str, Any]:
@@ -101,6 +103,7 @@ def _fields(weights: SavedWeights, parameters: Parameters, speed: Speed, queries
         "memory_above_floor_bytes": speed.memory_above_floor_bytes,
         "load_ms": speed.load_ms,
         "latency_p50_range_ms": speed.latency_p50_range_ms,
+        "speed_points": points_of(speed.points),
         "own_type_latency_p50_ms": own and own.latency_p50_ms,
         "own_type_throughput_per_s": own and own.throughput_per_s,
         "own_type_peak_memory_bytes": own and own.peak_memory_bytes,

@@ -1,9 +1,9 @@
 """The test rows by which speed is measured, and whether there are enough of them for what the gate asks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from potstill.data.fields import MOST_LISTED, shown
 from potstill.data.rows import labelled_rows
@@ -48,14 +48,24 @@ def prompted_rows(
 
 def timed_prompts(case: Case, tokenizer: PreTrainedTokenizerBase) -> tuple[TokenIds, ...]:
     """What a language model with this tokenizer is shown where its speed is measured, with room for what it writes."""
-    wanted = case.recipe.evaluate.prompts
-    prompts = [ids for _, ids in prompted_rows(case, tokenizer, wanted, salt="latency")]
-    if not prompts:
-        examples = generative(case.recipe.task).encode(case.test, tokenizer).examples
-        prompts = [tuple(examples[number].ids[:PLAIN_PROMPT].tolist()) for number in range(min(wanted, len(examples)))]
+    prompts = _prompts(case, tokenizer) or [ids[:PLAIN_PROMPT] for ids in _plain_texts(case, tokenizer)]
     most = room_after((), case)
     apart = case.config.is_encoder_decoder
     return tuple(ids if most is None or apart else ids[-(most - new_tokens(case)) :] for ids in prompts)
+
+
+def whole_prompts(case: Case, tokenizer: PreTrainedTokenizerBase) -> Sequence[TokenIds]:
+    """What prompts of a set length are made of: the prompts of as many test rows, or plain texts as they are."""
+    return _prompts(case, tokenizer) or _plain_texts(case, tokenizer)
+
+
+def _prompts(case: Case, tokenizer: PreTrainedTokenizerBase) -> Sequence[TokenIds]:
+    return [ids for _, ids in prompted_rows(case, tokenizer, case.recipe.evaluate.prompts, salt="latency")]
+
+
+def _plain_texts(case: Case, tokenizer: PreTrainedTokenizerBase) -> Sequence[TokenIds]:
+    examples = generative(case.recipe.task).encode(case.test, tokenizer).examples
+    return [tuple(examples[number].ids.tolist()) for number in range(min(case.recipe.evaluate.prompts, len(examples)))]
 
 
 def new_tokens(case: Case) -> int:
@@ -63,9 +73,10 @@ def new_tokens(case: Case) -> int:
     return max(2, case.recipe.evaluate.new_tokens)
 
 
-def room_after(prompt: TokenIds, case: Case) -> int | None:
-    """How many tokens a model has positions for after a prompt; None where positions are computed."""
-    config = case.config
+def room_after(prompt: TokenIds, case: Case, of: PretrainedConfig | None = None) -> int | None:
+    """How many tokens a model has positions for after a prompt, the teacher if no other; None where positions are
+    computed."""
+    config = of or case.config
     most = most_tokens(config)
     return None if most is None else most - (0 if config.is_encoder_decoder else len(prompt))
 
@@ -76,7 +87,8 @@ def require_measurable(case: Case) -> None:
     Raises:
         RecipeError: the gate requires what is not measured of this task or by this recipe, has no interval or never
             such a value; a percentile that too few queries would stand behind; slices by a field that no test row has;
-            or no positions are left for what a language model is to write.
+            no positions are left for what a language model is to write; or a batch size or length at which speed cannot
+            be measured.
     """
     for field in case.recipe.evaluate.slices:
         _require_field(case, field)
@@ -87,6 +99,7 @@ def require_measurable(case: Case) -> None:
             f"evaluate.new_tokens: {new_tokens(case)} tokens are to be written after a prompt, and this "
             f"{case.config.model_type} model has positions for {most}. Lower it."
         )
+    _require_points(case)
     _require_one_domain(case)
     require_judge(case)
     for requirement in case.recipe.gate.requirements():
@@ -109,6 +122,44 @@ def require_measurable(case: Case) -> None:
                 f"timed ({key} is {asked}, data.test has {test} rows). Raise {key}, add rows to data.test, or drop the "
                 "threshold."
             )
+
+
+def _require_points(case: Case) -> None:
+    """That speed can be measured at the batch sizes and lengths that the recipe names."""
+    settings, task, test = case.recipe.evaluate, case.recipe.task, len(case.test)
+    timed = min(settings.latency_rows, test)
+    for size in settings.batch_sizes:
+        if size > timed:
+            raise RecipeError(
+                f"evaluate.batch_sizes: {size} rows are more than the {timed} that are timed (evaluate.latency_rows is "
+                f"{settings.latency_rows}, data.test has {test}). Lower it, or raise evaluate.latency_rows."
+            )
+    for length in settings.lengths:
+        if length > task.max_length:
+            raise RecipeError(
+                f"evaluate.lengths: {length} tokens, and no more than {task.max_length} are read (task.max_length). "
+                "Lower it, or raise task.max_length."
+            )
+        rooms = [room_after((), case, config) for config in (case.config, case.own_config) if config is not None]
+        room = min((room for room in rooms if room is not None), default=None)
+        if task.generative and not case.config.is_encoder_decoder and room is not None:
+            if length + new_tokens(case) > room:
+                raise RecipeError(
+                    f"evaluate.lengths: after {length} tokens {new_tokens(case)} are to be written "
+                    f"(evaluate.new_tokens), and there are positions for {room}. Lower one of the two."
+                )
+        elif not task.generative and length < (least := _least_tokens(case)):
+            raise RecipeError(
+                f"evaluate.lengths: {length} tokens have no room for a text beside those that stand around it. Give "
+                f"{least} or more."
+            )
+
+
+def _least_tokens(case: Case) -> int:
+    """Of a text of one token; of a pair twice as many as stand around it, for its first text has half of them."""
+    pairs = any(len(getattr(row, "texts", ())) > 1 for row in case.test)
+    around = int(case.tokenizer.num_special_tokens_to_add(pair=pairs))
+    return 2 * max(1, around) if pairs else around + 1
 
 
 def _require_one_domain(case: Case) -> None:

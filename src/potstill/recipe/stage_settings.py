@@ -193,6 +193,13 @@ class EvaluateSettings(Settings):
     warmup: Count = 20
     batch_size: Count = 32
     """Batch size of the throughput measurement."""
+    batch_sizes: tuple[Count, ...] = Field(default=(), exclude_if=lambda sizes: not sizes)
+    """Batch sizes at which speed is measured besides, such as [1, 8, 32]; a row of the report for each. None, since
+    each takes time, and gates go by one figure. Language models answer one prompt after the other."""
+    lengths: tuple[Count, ...] = Field(default=(), exclude_if=lambda lengths: not lengths)
+    """Lengths of queries at which speed is measured besides, such as [32, 128]: tokens of a text, with those that stand
+    around it, or of a prompt; at each of `batch_sizes`, or else one by one. Queries of a length are made of test rows,
+    cut or joined end to end. None: they are as long as the test rows."""
     prompts: Count = 16
     """Prompts of test rows after which a language model's speed is measured. Each is one query of a percentile."""
     new_tokens: Count = 32
@@ -234,16 +241,21 @@ class EvaluateSettings(Settings):
         answer = None if judge is None or isinstance(judge, ServerJudge) else judge.answer
         return self.slices if answer is None or answer in self.slices else (*self.slices, answer)
 
-    @field_validator("slices")
+    @field_validator("slices", "batch_sizes", "lengths")
     @classmethod
-    def _each_field_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"{twice[0]} is listed twice; name each field once.")
-        return names
+    def _each_once(cls, named: tuple[FieldName | int, ...]) -> tuple[FieldName | int, ...]:
+        if twice := sorted({each for each in named if named.count(each) > 1}):
+            raise ValueError(f"{twice[0]} is listed twice; name each once.")
+        return named
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
         if facts.means and self.slices:
             yield f"{where}.slices: numbers are near or far, and never right, so no slice has a share of them. Drop it."
+        if self.batch_sizes and facts.generative:
+            yield (
+                f"{where}.batch_sizes: models of {facts.task} are timed one prompt after the other, never in batches. "
+                f"Drop it; {where}.lengths are for them."
+            )
         if self.judge is not None and not facts.generative:
             yield f"{where}.judge: judges what language models write, and {facts.task} writes nothing. Drop it."
         elif self.judge is not None and not self.written:

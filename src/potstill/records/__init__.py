@@ -36,6 +36,7 @@ from potstill.records.robustness import (
     SeverityScores,
 )
 from potstill.records.slices import RegressionRow, RegressionsRecord, SliceRow
+from potstill.records.speed_points import SpeedPoint
 from potstill.records.stages import (
     AdaptRecord,
     Artefact,
@@ -115,6 +116,7 @@ __all__ = [
     "SharedTokensRecord",
     "SignalRecord",
     "SliceRow",
+    "SpeedPoint",
     "SplitCounts",
     "TokensRecord",
     "TrainRecord",

@@ -11,6 +11,7 @@ from potstill.records.judgement import WritingJudgement
 from potstill.records.parts import Estimate, Part
 from potstill.records.robustness import OutOfDomain, Robustness
 from potstill.records.slices import RegressionsRecord, SliceRow
+from potstill.records.speed_points import SpeedPoint
 from potstill.run_dir import Record
 
 ProblemTypeName = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -109,6 +110,8 @@ class ModelEvaluation(Part):
     time_to_first_token_ms: float | None = None
     time_per_token_ms: float | None = None
     tokens_per_s: float | None = None
+    speed_points: list[SpeedPoint] = Field(default_factory=list, exclude_if=lambda points: not points)
+    """Of all models: at the batch sizes and lengths that the recipe names beside."""
 
     def score(self, metric: str) -> Estimate:
         """A metric of the task by name, such as its primary one, with its interval.
@@ -238,6 +241,8 @@ class Measurement(Part):
     rounds: int
     warmup: int
     batch_size_throughput: int
+    queries_of_a_length: str | None = Field(default=None, exclude_if=lambda made: made is None)
+    """How queries of so many tokens were made, where the recipe names some lengths."""
 
 
 class EvaluateRecord(Record):

@@ -10,12 +10,11 @@ from typing import Any
 
 from potstill.artefacts.manifest import read_manifest
 from potstill.artefacts.reading import Reader
-from potstill.measure.speed import Loading, peak_memory_bytes, timed
+from potstill.measure.speed import Loading, peak_memory_bytes
+from potstill.measure.timed import Answer, Answering, timed, timed_series
 from potstill.runtimes import RUNTIMES
 from potstill.runtimes.graphs import Graph, open_graph
 from potstill.runtimes.timing import SpeedRequest
-
-Answer = Callable[[Sequence[Any]], None]
 
 
 def measure(request: SpeedRequest) -> dict[str, Any]:
@@ -29,12 +28,15 @@ def measure(request: SpeedRequest) -> dict[str, Any]:
     reader = Reader(folder, manifest)
     graph = open_graph(folder, manifest, request.threads)
     loaded = loading.ended()
-    answer = _FORMS[request.form](request, reader, graph)
-    found = timed(answer, request.queries, request.warmup, request.batch_size)
-    return found | loaded | {"peak_memory_bytes": peak_memory_bytes()}
+    answering = _FORMS[request.form](request, reader, graph)
+    found = timed(answering(request.batch_size), request.queries, request.warmup, request.batch_size)
+    # The memory of what is timed beside is another, and models are compared by this one.
+    peak = peak_memory_bytes()
+    points = timed_series(answering, request.series, request.warmup)
+    return found | loaded | {"peak_memory_bytes": peak, "points": points}
 
 
-def _of_texts(request: SpeedRequest, reader: Reader, graph: Graph) -> Answer:
+def _of_texts(request: SpeedRequest, reader: Reader, graph: Graph) -> Answering:
     several = read_manifest(Path(request.model)).answers == "multi_label"
 
     def answer(texts: Sequence[str | Sequence[str]]) -> None:
@@ -42,18 +44,24 @@ def _of_texts(request: SpeedRequest, reader: Reader, graph: Graph) -> Answer:
         # The decision is part of the answer.
         _ = logits > 0 if several else logits.argmax(axis=-1)
 
-    return answer
+    return lambda _: answer
 
 
-def _of_documents(request: SpeedRequest, reader: Reader, graph: Graph) -> Answer:
+def _of_documents(request: SpeedRequest, reader: Reader, graph: Graph) -> Answering:
     """The windows of all documents are read together, a batch of them at a time."""
 
-    def answer(documents: Sequence[Sequence[str]]) -> None:
-        windows = [window for words in documents for window in reader.encode_words(words)]
-        for start in range(0, len(windows), request.batch_size):
-            _ = graph(reader.feeds(windows[start : start + request.batch_size])).argmax(axis=-1)
+    def answering(batch_size: int) -> Answer:
+        def answer(documents: Sequence[Sequence[str]]) -> None:
+            windows = [window for words in documents for window in reader.encode_words(words)]
+            for start in range(0, len(windows), batch_size):
+                _ = graph(reader.feeds(windows[start : start + batch_size])).argmax(axis=-1)
 
-    return answer
+        return answer
+
+    return answering
 
 
-_FORMS: dict[str, Callable[[SpeedRequest, Reader, Graph], Answer]] = {"texts": _of_texts, "documents": _of_documents}
+_FORMS: dict[str, Callable[[SpeedRequest, Reader, Graph], Answering]] = {
+    "texts": _of_texts,
+    "documents": _of_documents,
+}

@@ -32,7 +32,7 @@ from potstill.stages.teacher_weights import stored_type
 from potstill.teachers import Mixture, Routed
 from potstill.training.engine import Engine
 
-MEASURES = 4
+MEASURES = 5
 """Raised where the same models would be given other figures than before."""
 CALIBRATION = "calibration.json"
 """The temperatures of all models."""

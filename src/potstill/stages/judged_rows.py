@@ -37,6 +37,7 @@ def case_of(
         progress=progress,
         encode=lambda tokenizer: encode_rows(tokenizer, inputs.splits["test"].rows),
         untrained=untrained or nothing,
+        own_config=inputs.own.files.config if inputs.own is not None else None,
         own_tokenizer=inputs.of_student.tokenizer if other_tokens else None,
         aligned=partial(aligned_rows, recipe, inputs, "test") if other_tokens else None,
         encode_rows=encode_rows,
