@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from potstill.evaluation.case import Case
-from potstill.evaluation.expenses import expenses_of
+from potstill.evaluation.expenses import energy_method, expenses_of
 from potstill.evaluation.speed_points import made, points_of, series_of
 from potstill.measure.speed import Speed, measure_speed
 from potstill.measure.weights import BYTES_IN_COMMON, HALF, SavedWeights
@@ -19,10 +19,16 @@ def costs_of(
     """For each model the fields of a `ModelEvaluation` that are about its costs."""
     weights = {name: predictor.weights() for name, predictor in predictors.items()}
     speed = _speeds(case, predictors, weights, queries, device)
+    # What was counted of one model is not set beside what is estimated of another.
+    counted = all(each.joules_per_query is not None for each in speed.values())
     return {
         name: {
             **_fields(weights[name], predictor.parameters(), speed[name], queries),
-            **expenses_of(case.recipe.evaluate.expenses, request_ms(speed[name], queries)),
+            **expenses_of(
+                case.recipe.evaluate.expenses,
+                request_ms(speed[name], queries),
+                speed[name].joules_per_query if counted else None,
+            ),
         }
         for name, predictor in predictors.items()
     }
@@ -35,8 +41,8 @@ def request_ms(speed: Speed, queries: Queries) -> float:
     return speed.first_p50_ms + (queries.settings["new_tokens"] - 1) * speed.latency_p50_ms
 
 
-def measurement(case: Case, queries: Queries, device: str) -> Measurement:
-    """How the speed of all models was measured."""
+def measurement(case: Case, queries: Queries, device: str, *, counted: bool = False) -> Measurement:
+    """How the speed of all models was measured, and their energy, where it was `counted`."""
     settings = case.recipe.evaluate
     return Measurement(
         threads=settings.threads,
@@ -46,6 +52,7 @@ def measurement(case: Case, queries: Queries, device: str) -> Measurement:
         warmup=settings.warmup,
         batch_size_throughput=1 if queries.one_by_one else settings.batch_size,
         queries_of_a_length=made(case, queries),
+        energy=energy_method(settings.expenses, device, counted=counted),
     )
 
 

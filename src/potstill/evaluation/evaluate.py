@@ -60,6 +60,7 @@ def side_by_side(
     ]
     agreement = {name: answers.agreement(name) for name in models if name != "teacher"}
     primary = task.primary_metric
+    counted = any(each.joules_per_query is not None for each in models.values())
     scores = measured[metric(primary).measured_as.name]
     record = EvaluateRecord(
         primary_metric=primary,
@@ -73,7 +74,7 @@ def side_by_side(
         classes=list(judged.classes),
         disagreements=list(judged.disagreements),
         generations=list(judged.generations),
-        measurement=measurement(case, judged.queries, device),
+        measurement=measurement(case, judged.queries, device, counted=counted),
         findings=[],
         **ratios(models, scores, next((each.points(primary) for each in comparisons if _paid(each)), None)),
         **judged.more,

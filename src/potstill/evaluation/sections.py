@@ -82,6 +82,8 @@ def _comparison(evaluation: EvaluateRecord) -> Section:
         f"one after {measured.warmup} to warm up, in {measured.rounds} alternated rounds, each in a process of its "
         f"own, of which each model's fastest counts; throughput at batch size {measured.batch_size_throughput}."
     )
+    if measured.energy is not None:
+        after += f" {measured.energy}"
     if "baseline" in evaluation.models:
         after += " The baseline is the same small model trained without the teacher."
     if CAME in evaluation.models:

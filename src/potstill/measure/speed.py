@@ -55,6 +55,9 @@ class Speed:
     """The same in the type that the model is served in, where that is another."""
     points: tuple[PointSpeed, ...] = ()
     """At the batch sizes and lengths that were asked for beside."""
+    joules_per_query: float | None = None
+    """Of the whole processor while each was asked alone, in the round whose latencies these are; None where it does not
+    count them."""
 
 
 @runtime_checkable
@@ -149,6 +152,7 @@ def _of_the_fastest(rounds: Sequence[dict[str, Any]]) -> Speed:
         memory_above_floor_bytes=max(found["peak_memory_bytes"] - found["floor_memory_bytes"] for found in rounds),
         load_ms=min(found["load_ms"] for found in rounds),
         points=tuple(_point(each) for each in points),
+        joules_per_query=_fastest(rounds).get("joules_per_query"),
     )
 
 
@@ -163,8 +167,7 @@ def _latencies(rounds: Sequence[dict[str, Any]], tails: Sequence[int]) -> dict[s
     # Here, since a process that is measured imports this module and must not grow by what it does not use.
     from potstill.records import QUERIES_OF_A_PERCENTILE
 
-    medians = [percentile(sorted(found["latencies_ms"]), 0.50) for found in rounds]
-    fastest = rounds[medians.index(min(medians))]
+    medians, fastest = _medians(rounds), _fastest(rounds)
     latencies, first = sorted(fastest["latencies_ms"]), sorted(fastest.get("first_ms", ()))
     # The tokens after a prompt are one query: what slows one of them slows the next.
     queries = len(first or latencies)
@@ -180,6 +183,15 @@ def _latencies(rounds: Sequence[dict[str, Any]], tails: Sequence[int]) -> dict[s
         "latency_p50_range_ms": (min(medians), max(medians)),
         "throughput_per_s": max(found["throughput_per_s"] for found in rounds),
     }
+
+
+def _medians(rounds: Sequence[dict[str, Any]]) -> list[float]:
+    return [percentile(sorted(found["latencies_ms"]), 0.50) for found in rounds]
+
+
+def _fastest(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    medians = _medians(rounds)
+    return rounds[medians.index(min(medians))]
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

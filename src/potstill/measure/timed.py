@@ -5,12 +5,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from potstill.measure.energy import EnergyMeter
+
 Answer = Callable[[Sequence[Any]], None]
 """Answers a batch of queries."""
 Answering = Callable[[int], Answer]
 """What answers batches of this size; of documents it is how many windows are read together."""
 Write = Callable[[Sequence[int], int], Sequence[float]]
 """Writes so many tokens after a prompt, and gives the seconds of each; the first includes the reading."""
+
+NO_METER = EnergyMeter(())
 
 
 @dataclass(frozen=True)
@@ -23,14 +27,22 @@ class Series:
     """Tokens of each query; None where they are as long as the test rows."""
 
 
-def timed(answer: Answer, rows: Sequence[Any], warmup: int, batch_size: int) -> dict[str, Any]:
-    """How long each row alone takes, then batches of them, after some to warm up."""
+def timed(
+    answer: Answer, rows: Sequence[Any], warmup: int, batch_size: int, meter: EnergyMeter = NO_METER
+) -> dict[str, Any]:
+    """How long each row alone takes, with its energy, then batches of them, after some to warm up."""
     batches = _whole_batches(rows, batch_size)
     for row in rows[:warmup]:
         answer([row])
-    latencies = [1000 * _seconds(answer, [row]) for row in rows]
+    meter.begin()
+    latencies = []
+    for row in rows:
+        latencies.append(1000 * _seconds(answer, [row]))
+        meter.between()
+    energy = _energy(meter, len(rows))
     answer(batches[0])
-    return {"latencies_ms": latencies, **_throughput(batches, [_seconds(answer, batch) for batch in batches])}
+    seconds = [_seconds(answer, batch) for batch in batches]
+    return {"latencies_ms": latencies, **energy, **_throughput(batches, seconds)}
 
 
 def timed_series(answering: Answering, series: Iterable[Series], warmup: int) -> list[dict[str, Any]]:
@@ -53,12 +65,20 @@ def timed_series(answering: Answering, series: Iterable[Series], warmup: int) ->
     return found
 
 
-def timed_writing(write: Write, prompts: Sequence[Sequence[int]], warmup: int, new_tokens: int) -> dict[str, Any]:
-    """How long each token after each prompt takes, after some prompts to warm up."""
+def timed_writing(
+    write: Write, prompts: Sequence[Sequence[int]], warmup: int, new_tokens: int, meter: EnergyMeter = NO_METER
+) -> dict[str, Any]:
+    """How long each token after each prompt takes, with the energy of all after a prompt, after some to warm up."""
     for prompt in prompts[:warmup]:
         write(prompt, min(2, new_tokens))
-    taken = [write(prompt, new_tokens) for prompt in prompts]
+    meter.begin()
+    taken = []
+    for prompt in prompts:
+        taken.append(write(prompt, new_tokens))
+        meter.between()
+    energy = _energy(meter, len(prompts))
     return {
+        **energy,
         "first_ms": [1000 * seconds[0] for seconds in taken],
         "latencies_ms": [1000 * each for seconds in taken for each in seconds[1:]],
         "throughput_per_s": sum(map(len, taken)) / sum(map(sum, taken)),
@@ -71,6 +91,12 @@ def timed_writing_series(write: Write, series: Iterable[Series], warmup: int, ne
         {"batch_size": 1, "length": each.length, **timed_writing(write, each.queries, warmup, new_tokens)}
         for each in series
     ]
+
+
+def _energy(meter: EnergyMeter, queries: int) -> dict[str, float]:
+    """That of a query, where it was counted."""
+    joules = meter.ended()
+    return {} if joules is None else {"joules_per_query": joules / queries}
 
 
 def _whole_batches(rows: Sequence[Any], size: int) -> list[Sequence[Any]]:

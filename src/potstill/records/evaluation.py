@@ -88,6 +88,8 @@ class ModelEvaluation(Part):
     """Of requests, in the currency of the recipe; this and the next are estimates from the median latency, where the
     recipe says what an hour costs."""
     energy_wh_per_1000: float | None = Field(default=None, exclude_if=lambda energy: energy is None)
+    joules_per_query: float | None = Field(default=None, exclude_if=lambda joules: joules is None)
+    """What the whole processor drew for one query, all of them being asked alone; then what is above is no estimate."""
     num_parameters: int
     num_parameters_without_embeddings: int
     weights_type: str | None = None
@@ -243,6 +245,8 @@ class Measurement(Part):
     batch_size_throughput: int
     queries_of_a_length: str | None = Field(default=None, exclude_if=lambda made: made is None)
     """How queries of so many tokens were made, where the recipe names some lengths."""
+    energy: str | None = Field(default=None, exclude_if=lambda energy: energy is None)
+    """How energy was measured, or why it was not."""
 
 
 class EvaluateRecord(Record):

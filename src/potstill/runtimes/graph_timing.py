@@ -10,6 +10,7 @@ from typing import Any
 
 from potstill.artefacts.manifest import read_manifest
 from potstill.artefacts.reading import Reader
+from potstill.measure.energy import EnergyMeter
 from potstill.measure.speed import Loading, peak_memory_bytes
 from potstill.measure.timed import Answer, Answering, timed, timed_series
 from potstill.runtimes import RUNTIMES
@@ -29,7 +30,8 @@ def measure(request: SpeedRequest) -> dict[str, Any]:
     graph = open_graph(folder, manifest, request.threads)
     loaded = loading.ended()
     answering = _FORMS[request.form](request, reader, graph)
-    found = timed(answering(request.batch_size), request.queries, request.warmup, request.batch_size)
+    size, meter = request.batch_size, EnergyMeter.on(request.device)
+    found = timed(answering(size), request.queries, request.warmup, size, meter)
     # The memory of what is timed beside is another, and models are compared by this one.
     peak = peak_memory_bytes()
     points = timed_series(answering, request.series, request.warmup)

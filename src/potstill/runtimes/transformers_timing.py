@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from potstill.measure.energy import EnergyMeter
 from potstill.measure.speed import Loading, peak_memory_bytes
 from potstill.measure.timed import Answer, Answering, timed, timed_series, timed_writing, timed_writing_series
 from potstill.runtimes.timing import SpeedRequest
@@ -47,8 +48,9 @@ class _Timing:
 
 
 def _of_answers(request: SpeedRequest, answering: Answering) -> _Timing:
+    size, meter = request.batch_size, EnergyMeter.on(request.device)
     return _Timing(
-        lambda: timed(answering(request.batch_size), request.queries, request.warmup, request.batch_size),
+        lambda: timed(answering(size), request.queries, request.warmup, size, meter),
         lambda: timed_series(answering, request.series, request.warmup),
     )
 
@@ -139,8 +141,9 @@ def _of_prompts(request: SpeedRequest) -> _Timing:
     def write(prompt: Sequence[int], count: int) -> Sequence[float]:
         return greedy(next(turns), prompt, count)[1]
 
+    meter = EnergyMeter.on(request.device)
     return _Timing(
-        lambda: timed_writing(write, request.queries, request.warmup, new_tokens),
+        lambda: timed_writing(write, request.queries, request.warmup, new_tokens, meter),
         lambda: timed_writing_series(write, request.series, request.warmup, new_tokens),
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from potstill.artefacts.manifest import Manifest
 from potstill.errors import DataError
+from potstill.evaluation.expenses import counted_by
 from potstill.evaluation.speed_points import made_of, queries_of_length
 from potstill.evaluation.speed_sections import point_in_words
 from potstill.measure.speed import measure_speed
@@ -75,6 +76,7 @@ def bench_artefact(
             "queries": len(queries),
             "queries_are": "given rows" if rows is not None else "made up, as long as the test rows",
             **({"queries_of_a_length": made_of(form)} if lengths else {}),
+            **({"energy": counted_by()} if speed.joules_per_query is not None else {}),
             "warmup": WARMUP,
             "rounds": rounds,
             "batch_size_throughput": batch_size,
@@ -95,6 +97,8 @@ def lines_of(found: dict[str, Any]) -> Iterator[str]:
         f"throughput {found['throughput_per_s']:,.0f}/s, loaded in {found['load_ms']:,.0f} ms, peak memory "
         f"{size(found['peak_memory_bytes'])}, {size(found['memory_above_floor_bytes'])} of it above its libraries"
     )
+    if "joules_per_query" in found:
+        yield f"energy {found['joules_per_query']:,.3g} J a query, of the whole processor (measured)"
     for each in found.get("points", ()):
         yield _of_point(each)
     method = found["method"]
