@@ -94,6 +94,8 @@ class Judge:
     """What is right of each test row, in words, where its text does not say so."""
     more: Callable[[Case, Any], Mapping[str, Any]] = lambda case, answers: {}
     """Fields of the `EvaluateRecord` that this kind alone has, and that are of the answers alone."""
+    beside: Callable[[Case, Mapping[str, Predictor], Any], Mapping[str, Any]] = lambda case, predictors, answers: {}
+    """Fields of it that are about other texts than the test rows, for which the models are asked again."""
 
     def judged_again(self, case: Case, answers: Any) -> Judged:
         """What answers tell of another form of a model that was judged: not what it must be better than."""

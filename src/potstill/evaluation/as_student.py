@@ -8,6 +8,9 @@ from potstill.evaluation.evaluate import cost_ratios
 from potstill.records import Agreement, Comparison, Estimate, EvaluateRecord, ModelEvaluation
 from potstill.teachers.self_taught import is_round
 
+ON_OTHER_TEXTS = ("robustness", "out_of_domain", "token_robustness", "token_out_of_domain")
+"""The fields of a record that say what models do with other texts than the test rows."""
+
 
 def others(evaluation: EvaluateRecord) -> list[str]:
     """The models that could be shipped instead of the student: the baseline, students of earlier rounds, and a student
@@ -22,13 +25,27 @@ def as_student(evaluation: EvaluateRecord, name: str) -> EvaluateRecord:
         judgement = judgement.model_copy(update={"models": judgement.models | {"student": judgement.models[name]}})
     compared = [each for each in evaluation.comparisons if each.of == name]
     found = in_place_of_student(evaluation, evaluation.models[name], compared, evaluation.agreement.get(name))
-    found = found.model_copy(update={"judgement": judgement})
+    beside = {field: _with_student(getattr(evaluation, field), name) for field in ON_OTHER_TEXTS}
+    found = found.model_copy(update={"judgement": judgement, **beside})
     if name != "baseline":
         return found
     # Against itself nothing is gained, for sure.
     nothing = Estimate(value=0, low=0, high=0, at_least=0, at_most=0)
     gains = ("gain_over_baseline_points", "kl_gain_over_baseline", "loss_gain_over_baseline")
     return found.model_copy(update={gain: nothing for gain in gains if getattr(found, gain) is not None})
+
+
+def _with_student(found: Any, name: str) -> Any:
+    """What was measured of several models, with one of them as the student; nothing of a student where it was not."""
+    if found is None:
+        return None
+    changes: dict[str, Any] = {"models": {each: of for each, of in found.models.items() if each != "student"}}
+    if name in found.models:
+        changes["models"]["student"] = found.models[name]
+    for part in ("attacks", "unanswerable"):
+        if (inside := getattr(found, part, None)) is not None:
+            changes[part] = _with_student(inside, name)
+    return found.model_copy(update=changes)
 
 
 def in_place_of_student(
@@ -62,6 +79,7 @@ def in_place_of_student(
         "comparisons": list(pairs.values()),
         # These are of the student that was.
         "judgement": None,
+        **dict.fromkeys(ON_OTHER_TEXTS),
         "classes": [],
         "disagreements": [],
         "findings": [],

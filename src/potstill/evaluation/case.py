@@ -39,8 +39,12 @@ class Case:
     """The labelled validation rows as token ids, where temperatures can be fitted on them."""
     encode_rows: Callable[[PreTrainedTokenizerBase, Sequence[Any]], Encoded] | None = None
     """Any rows of the form of the test rows as token ids, for models that read with this tokenizer."""
+    aligned_rows: Callable[[Sequence[Any]], AlignedRows] | None = None
+    """Where the student has other tokens, such rows in the tokens of both."""
     out_of_domain: Sequence[Any] = ()
     """Rows of texts of another kind."""
+    unanswerable: Sequence[Any] = ()
+    """Queries that should be declined or are nonsense, as conversations without a response."""
 
     @property
     def student_tokenizer(self) -> PreTrainedTokenizerBase:

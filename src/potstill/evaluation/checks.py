@@ -5,7 +5,7 @@ from typing import Literal
 
 from potstill.evaluation.findings import digits
 from potstill.evaluation.judged_writing.exchanges import CONTRADICTED, NO_REFERENCE, UNREADABLE_REFERENCE
-from potstill.evaluation.metrics import FEWEST_ROWS, Metric, metric
+from potstill.evaluation.metrics import FEWEST_ROWS, ON_OTHER_TEXTS, Metric, metric
 from potstill.evaluation.references import is_beaten
 from potstill.evaluation.writing_checks import writing_checks
 from potstill.recipe import GateSettings
@@ -66,7 +66,25 @@ def drawn(required: Metric, evaluation: EvaluateRecord) -> tuple[int, str, str]:
         return evaluation.written_prompts or 0, "prompts", "evaluate.written"
     if required.needs == "judge":
         return _judged(required, evaluation), "judged prompts", "evaluate.written"
+    if required.needs in ON_OTHER_TEXTS:
+        return _other_texts(required, evaluation)
     return evaluation.test_rows, "test rows", "data.test"
+
+
+def _other_texts(required: Metric, evaluation: EvaluateRecord) -> tuple[int, str, str]:
+    """The same of what is measured on other texts than the test rows."""
+    robustness = evaluation.robustness or evaluation.token_robustness
+    outside = evaluation.out_of_domain or evaluation.token_out_of_domain
+    attacks = evaluation.robustness.attacks if evaluation.robustness else None
+    queries = evaluation.token_robustness.unanswerable if evaluation.token_robustness else None
+    match required.needs:
+        case "robustness.attacks":
+            return attacks.rows if attacks else 0, "attacked rows", "evaluate.robustness.attacks"
+        case "robustness.unanswerable":
+            return queries.queries if queries else 0, "queries", "evaluate.robustness.unanswerable"
+        case "out_of_domain":
+            return outside.rows if outside else 0, "rows out of domain", "evaluate.out_of_domain"
+    return robustness.rows if robustness else 0, "changed rows", "evaluate.robustness.rows"
 
 
 def _judged(required: Metric, evaluation: EvaluateRecord) -> int:
@@ -126,6 +144,9 @@ def _why_missing(required: Metric, evaluation: EvaluateRecord, *, value: float |
         return "evaluate.written is 0, so nothing of what models write was measured"
     if required.needs == "judge":
         return _why_not_judged(evaluation)
+    if required.needs == "robustness.unanswerable" and evaluation.token_robustness is not None:
+        why = evaluation.token_robustness.unanswerable_missing
+        return f"no queries were asked that nobody can answer: {why}" if why else "no such query was answered"
     return "the measurements of this run do not have it"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from potstill.evaluation.answers import CAME
 from potstill.evaluation.metrics import FEWEST_ROWS, Unit, metric, name_in_words
 from potstill.evaluation.references import is_beaten, not_beaten
+from potstill.evaluation.robustness.findings import findings_on_other_texts
 from potstill.evaluation.wording import WORDING
 from potstill.records import Comparison, Estimate, EvaluateRecord
 from potstill.teachers.self_taught import ROUND, is_round
@@ -31,6 +32,7 @@ def findings(evaluation: EvaluateRecord, members: Sequence[str] = ()) -> list[st
     found.extend(_of_generations(evaluation))
     found.extend(_of_types(evaluation))
     found.extend(_of_changed_texts(evaluation))
+    found.extend(findings_on_other_texts(evaluation))
     drop = evaluation.drop_points
     found.append(
         f"The student keeps {evaluation.retention.value:.1%} of the teacher's {primary} "

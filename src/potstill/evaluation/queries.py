@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from potstill.data.fields import MOST_LISTED, shown
 from potstill.data.rows import labelled_rows
 from potstill.data.splits import stable_order
-from potstill.errors import RecipeError
+from potstill.errors import DataError, RecipeError
 from potstill.evaluation.calibration import FEWEST_DECISIONS
 from potstill.evaluation.case import Case
 from potstill.evaluation.checks import PERCENTILES, unfit_unit
@@ -88,6 +88,7 @@ def require_measurable(case: Case) -> None:
             f"{case.config.model_type} model has positions for {most}. Lower it."
         )
     _require_one_domain(case)
+    _require_read_out_of_domain(case)
     require_judge(case)
     for requirement in case.recipe.gate.requirements():
         required = _require_measured(case, requirement)
@@ -111,6 +112,22 @@ def require_measurable(case: Case) -> None:
             )
 
 
+def why_not_asked(case: Case) -> str | None:
+    """Why no queries are put to these models, though the recipe has some; None where they are, or it has none."""
+    settings, teacher = case.recipe.evaluate.robustness, case.recipe.teacher
+    if settings is None or settings.unanswerable is None:
+        return "the recipe asks none (evaluate.robustness.unanswerable)"
+    if not case.recipe.task.templated:
+        return f"they are put to chat models, and this is {case.recipe.task.kind}"
+    if isinstance(teacher, Routed) and teacher.by == "domain":
+        return "teachers that are routed by domain answer rows of the data alone"
+    tokenizers = {"teacher": case.tokenizer, "student": case.student_tokenizer}
+    for name, tokenizer in tokenizers.items():
+        if not tokenizer.chat_template:
+            return f"the tokenizer of the {name} has no chat template"
+    return None
+
+
 def _require_one_domain(case: Case) -> None:
     """That what answers by the domain of a row is asked about rows of the data alone, and about each of them once."""
     teacher, settings = case.recipe.teacher, case.recipe.evaluate
@@ -123,6 +140,17 @@ def _require_one_domain(case: Case) -> None:
             f"evaluate.{where}: teachers that are routed by domain answer test rows alone, each once. {fix}, or route "
             "by confidence."
         )
+
+
+def _require_read_out_of_domain(case: Case) -> None:
+    """That language models can read rows out of domain, which must have something to be said."""
+    if not (case.recipe.task.generative and case.out_of_domain):
+        return
+    assert case.encode_rows is not None
+    try:
+        case.encode_rows(case.tokenizer, case.out_of_domain)
+    except DataError as error:
+        raise RecipeError(f"evaluate.out_of_domain: {error}") from None
 
 
 def _require_measured(case: Case, requirement: Requirement) -> Metric:
@@ -152,6 +180,7 @@ def _require_measured(case: Case, requirement: Requirement) -> Metric:
 _WHAT_IT_IS = {
     "robustness": "which changes test rows (robustness: {} for all of it)",
     "robustness.attacks": "the number of test rows that are attacked",
+    "robustness.unanswerable": "which are queries for chat models",
     "judge": "who says of what models write whether it is right or as good as the teacher's",
     "out_of_domain": "a file of texts of another kind than the data",
     "expenses.price_per_hour": "what an hour of a process that answers costs",
@@ -176,6 +205,8 @@ def _rows_behind(case: Case, required: Metric) -> int:
             return min(test, settings.rows) if settings else 0
         case "robustness.attacks":
             return min(test, settings.rows, settings.attacks) if settings else 0
+        case "robustness.unanswerable":
+            return len(case.unanswerable) if why_not_asked(case) is None else 0
 
 
 def _require_possible(requirement: Requirement, required: Metric) -> None:

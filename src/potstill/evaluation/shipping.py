@@ -13,8 +13,7 @@ from potstill.evaluation.costs import costs_of
 from potstill.evaluation.evaluate import side_by_side
 from potstill.evaluation.judges import JUDGES
 from potstill.evaluation.kept_rows import KeptRows, ModelRows, kept_rows
-from potstill.evaluation.metrics import metric
-from potstill.evaluation.robustness.measured import beside_the_test
+from potstill.evaluation.metrics import ON_OTHER_TEXTS, metric
 from potstill.recipe.writing_judges import ServerJudge
 from potstill.records import Artefact, EvaluateRecord, ExportRecord, GateRecord
 from potstill.runtimes.predictor import Advance, Outputs, Predictor, release_all
@@ -68,7 +67,7 @@ def judge_forms(
         others: Mapping[str, Any] = {}
         if _asks_of_other_texts(case):
             # Not from memory, which what is asked there would fill.
-            others = beside_the_test(case, {**models, "student": form.predictor}, answers)
+            others = judge.beside(case, {**models, "student": form.predictor}, answers)
         found[name] = answers, as_source.agreement("student"), others
         # One form at a time is in memory, beside the models.
         form.predictor.release()
@@ -85,7 +84,7 @@ def judge_forms(
 def _asks_of_other_texts(case: Case) -> bool:
     """Whether the gate requires something that is measured on other texts than the test rows, and that costs much."""
     required = (metric(each.metric).needs for each in case.recipe.gate.requirements())
-    return any(needed in ("robustness", "robustness.attacks", "out_of_domain") for needed in required)
+    return any(needed in ON_OTHER_TEXTS for needed in required)
 
 
 def _judged_as_required(case: Case) -> Case:

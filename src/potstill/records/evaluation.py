@@ -11,6 +11,7 @@ from potstill.records.judgement import WritingJudgement
 from potstill.records.parts import Estimate, Part
 from potstill.records.robustness import OutOfDomain, Robustness
 from potstill.records.slices import RegressionsRecord, SliceRow
+from potstill.records.token_robustness import TokenOutOfDomain, TokenRobustness
 from potstill.run_dir import Record
 
 ProblemTypeName = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -303,6 +304,10 @@ class EvaluateRecord(Record):
     """On changed texts, where the recipe asks for it."""
     out_of_domain: OutOfDomain | None = None
     """On texts of another kind, where the recipe names some."""
+    token_robustness: TokenRobustness | None = Field(default=None, exclude_if=lambda found: found is None)
+    """Of language models: after changed prompts, and on queries that nobody can answer."""
+    token_out_of_domain: TokenOutOfDomain | None = Field(default=None, exclude_if=lambda found: found is None)
+    """Of language models: on texts of another kind."""
 
     def primary(self, model: str) -> Estimate:
         """What this task judges a model by."""

@@ -88,6 +88,8 @@ class TokenClassification(Settings):
     means: ClassVar[bool] = False
     loss_defaults: ClassVar[LossDefaults] = {}
     default_losses: ClassVar[tuple[str, ...]] = ("soft_targets", "hard_labels")
+    robustness_defaults: ClassVar[Mapping[str, Any]] = {}
+    """What `evaluate.robustness` has in place of its own defaults."""
 
     reads_gguf: ClassVar[bool] = False
     has_head: ClassVar[bool] = True
