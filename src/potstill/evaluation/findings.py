@@ -232,9 +232,13 @@ def _of_changed_texts(evaluation: EvaluateRecord) -> list[str]:
     points = None if found is None else found.models["student"].kept_over_teacher_points
     if found is None or points is None or found.rows < FEWEST_ROWS or points.high >= 0:
         return []
+    if found.models["student"].clean_accuracy.value == 0:
+        # Who has nothing right has nothing to keep.
+        return []
     kept = [found.models[name].kept.value for name in ("student", "teacher")]
+    of = name_in_words("entity_f1") if evaluation.answers == "tags" else "accuracy"
     return [
-        f"The student is less robust than its teacher: where texts are changed it keeps {kept[0]:.1%} of its accuracy, "
+        f"The student is less robust than its teacher: where texts are changed it keeps {kept[0]:.1%} of its {of}, "
         f"and the teacher {kept[1]:.1%} of its own ({_span(points)})."
     ]
 

@@ -3,6 +3,7 @@
 from potstill.evaluation import generative, multi_label, regression, single_label, tags
 from potstill.evaluation.answers import Judge, texts_of
 from potstill.evaluation.robustness.measured import beside_the_test
+from potstill.evaluation.robustness.of_tags import tags_beside_the_test
 from potstill.evaluation.robustness.of_tokens import tokens_beside_the_test
 from potstill.records import AnswerKind
 
@@ -34,7 +35,7 @@ JUDGES: dict[AnswerKind, Judge] = {
         beside=beside_the_test,
     ),
     "regression": Judge(regression.answers_of, regression.judged, texts_of, regression.kept, regression.truth),
-    "tags": Judge(tags.answers_of, tags.judged, tags.documents_of, tags.kept, tags.truth),
+    "tags": Judge(tags.answers_of, tags.judged, tags.documents_of, tags.kept, tags.truth, beside=tags_beside_the_test),
     "text": _GENERATIVE,
     "target": _GENERATIVE,
 }

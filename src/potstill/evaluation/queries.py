@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from potstill.data.fields import MOST_LISTED, shown
 from potstill.data.rows import labelled_rows
 from potstill.data.splits import stable_order
+from potstill.data.tag_schemes import OUTSIDE
 from potstill.errors import DataError, RecipeError
 from potstill.evaluation.calibration import FEWEST_DECISIONS
 from potstill.evaluation.case import Case
@@ -16,6 +17,7 @@ from potstill.evaluation.judged_writing.required import require_judge, require_j
 from potstill.evaluation.metrics import FEWEST_ROWS, Metric, metric, metric_for
 from potstill.evaluation.slices import field_values
 from potstill.models import most_tokens
+from potstill.perturbations.words import BOILERPLATE
 from potstill.recipe import GateSettings
 from potstill.recipe.requirements import Requirement
 from potstill.records import QUERIES_OF_A_PERCENTILE, AnswerKind
@@ -89,6 +91,7 @@ def require_measurable(case: Case) -> None:
         )
     _require_one_domain(case)
     _require_read_out_of_domain(case)
+    _require_outside(case)
     require_judge(case)
     for requirement in case.recipe.gate.requirements():
         required = _require_measured(case, requirement)
@@ -139,6 +142,17 @@ def _require_one_domain(case: Case) -> None:
         raise RecipeError(
             f"evaluate.{where}: teachers that are routed by domain answer test rows alone, each once. {fix}, or route "
             "by confidence."
+        )
+
+
+def _require_outside(case: Case) -> None:
+    """That words which are brought to a document have a tag."""
+    settings = case.recipe.evaluate.robustness
+    brought = set(BOILERPLATE) & set(settings.perturbations) if settings else set()
+    if case.recipe.task.windows and brought and OUTSIDE not in case.class_names:
+        raise RecipeError(
+            f"evaluate.robustness.perturbations: {' and '.join(sorted(brought))} bring words that are outside of all "
+            f"entities, and no row of data.train has the tag {OUTSIDE}. Leave them out."
         )
 
 

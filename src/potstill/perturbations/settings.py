@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from potstill.perturbations import NAMES, SEVERITIES, PerturbationName, Severity
+from potstill.perturbations.words import OF_WORDS
 from potstill.settings import Settings
 
 Count = Annotated[int, Field(ge=1)]
@@ -23,6 +24,9 @@ OF_LANGUAGE_MODELS: Mapping[str, Any] = {"rows": 32, "attacks": 0}
 of 27 changes. Over 32 rows, a mean whose spread over the rows is as large as itself is known to about a third, and how
 much it changes better, for that is of the same rows."""
 
+OF_TAGS: Mapping[str, Any] = {"attacks": 0, "perturbations": OF_WORDS}
+"""What tags have in place of the defaults: they are not attacked, and no change is made between words."""
+
 
 class RobustnessSettings(Settings):
     """How models answer where texts are changed, at random and on purpose."""
@@ -31,7 +35,7 @@ class RobustnessSettings(Settings):
     """Test rows, by stable hash, that are changed. An accuracy of so many rows is known to about 5 points, and its mean
     over all changes better. Of language models 32: each of their rows costs the reading of all its tokens."""
     perturbations: Annotated[tuple[PerturbationName, ...], Field(min_length=1), AfterValidator(_once)] = NAMES
-    """The changes at random."""
+    """The changes at random. Of tagged words all but `white_space`, which would change what stands between them."""
     severities: Annotated[tuple[Severity, ...], Field(min_length=1), AfterValidator(_once)] = SEVERITIES
     """How strong each is. Each model answers rows x perturbations x severities texts, equal ones once."""
     attacks: int = Field(default=50, ge=0)

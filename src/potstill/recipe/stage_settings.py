@@ -9,6 +9,7 @@ from potstill.capabilities import Capability, Facts, missing
 from potstill.labels import AskedEncoding
 from potstill.lora import LoraSettings
 from potstill.perturbations.settings import BUILT_IN, RobustnessSettings
+from potstill.perturbations.words import OF_WORDS
 from potstill.recipe.expense_settings import ExpenseSettings
 from potstill.recipe.harness_settings import HarnessSettings
 from potstill.recipe.writing_judges import AnyWritingJudge, ServerJudge
@@ -221,12 +222,12 @@ class EvaluateSettings(Settings):
     harness: HarnessSettings | None = Field(default=None, exclude_if=lambda harness: harness is None)
     """Of decoders alone: tasks of lm-evaluation-harness that all models are put to. null: none."""
     robustness: RobustnessSettings | None = None
-    """Of classes and of language models: how models answer where texts, or prompts, are changed. null, for it asks each
-    model about thousands of texts."""
+    """Of classes, tags and language models: how models answer where texts, or prompts, are changed. null, for it asks
+    each model about thousands of texts."""
     out_of_domain: str | None = None
-    """Of classes and of language models: rows of texts of another kind than the data, as `data.test` names its own. How
-    well classifiers tell them from the test rows, for which labels are not read; or how well language models foretell
-    their responses. Without any, nothing is measured of it."""
+    """Of classes, tags and language models: rows of texts of another kind than the data, as `data.test` names its own.
+    How well classifiers tell them from the test rows, for which labels are not read; or how well language models
+    foretell their responses. Without any, nothing is measured of it."""
 
     @property
     def kept_fields(self) -> tuple[str, ...]:
@@ -254,17 +255,24 @@ class EvaluateSettings(Settings):
         if self.harness is not None and facts.teacher in ("mixture", "routed"):
             yield f"{where}.harness: asks one model, and teacher.kind: {facts.teacher} is several. Drop it."
         for name in ("robustness", "out_of_domain"):
-            if getattr(self, name) is not None and (facts.windows or facts.means):
+            if getattr(self, name) is not None and facts.means:
                 yield (
-                    f"{where}.{name}: measured where a text has one class or several labels, and where models write; "
-                    "here it is neither. Drop it."
+                    f"{where}.{name}: measured where a text has one class or several labels, where words have tags, "
+                    "and where models write; of numbers it is not. Drop it."
                 )
         if self.robustness is not None:
             yield from self._refusals_of_robustness(f"{where}.robustness", self.robustness, facts)
 
     def _refusals_of_robustness(self, where: str, settings: RobustnessSettings, facts: Facts) -> Iterator[str]:
-        if settings.attacks and facts.generative:
+        if settings.attacks and (facts.generative or facts.windows):
             yield f"{where}.attacks: classifiers of texts are attacked, for they can be made wrong. Set it to 0."
+        if facts.windows:
+            for name in settings.perturbations:
+                if name not in OF_WORDS:
+                    yield (
+                        f"{where}.perturbations: {name} changes what stands between words, and here words are given "
+                        f"one by one. Leave it out; there are {', '.join(OF_WORDS)}."
+                    )
         if settings.unanswerable not in (None, BUILT_IN) and facts.task != "causal_lm":
             yield (
                 f"{where}.unanswerable: queries are put to chat models (task.kind: causal_lm), and this is "

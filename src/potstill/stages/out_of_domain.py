@@ -9,6 +9,7 @@ from potstill.data.prepare import Split
 from potstill.data.reading import Reading
 from potstill.data.rows import DataRow, Row
 from potstill.data.sources import located
+from potstill.data.tagged import TaggedRow
 from potstill.errors import DataError
 from potstill.recipe import Recipe
 
@@ -55,9 +56,11 @@ def _rows(read: Iterable[object]) -> Iterator[DataRow]:
 
 
 def _as_measured(row: DataRow, path: Path) -> DataRow:
-    """Of what is classified the label is not read; of what is written the response is what is foretold."""
+    """Of what is classified or tagged the label is not read; of what is written the response is what is foretold."""
     if isinstance(row, Row):
         return replace(row, label=None)
+    if isinstance(row, TaggedRow):
+        return replace(row, tags=None)
     if not row.labelled:
         raise DataError(
             f'{KEY}: row "{row.id}" of {path} has no response, and how well models foretell it is what is measured. '

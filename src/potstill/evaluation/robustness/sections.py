@@ -18,6 +18,8 @@ from potstill.records import (
     Robustness,
 )
 
+_OF_TEXTS = ("confident (0.9 or more) on other texts",)
+_OF_TAGS = ("words of other texts tagged with 0.9 or more", "other texts with an entity")
 _SCORES = {"max_probability": "top probability", "energy": "negative energy"}
 
 
@@ -25,14 +27,15 @@ def robustness_sections(evaluation: EvaluateRecord) -> Iterator[Section]:
     """Changed texts, texts changed on purpose, and texts of another kind; where they were not measured it says so."""
     if evaluation.answers in LANGUAGE:
         yield from token_sections(evaluation)
-    if evaluation.answers not in CLASSES:
+    if evaluation.answers not in CLASSES | {"tags"}:
         return
     found = evaluation.robustness
     if found is None:
         empty = "Not measured: the recipe does not ask for it (evaluate.robustness)."
         yield Section("Robustness", "robustness", empty=empty)
     else:
-        yield _robustness(found, sentence(name_in_words("accuracy", evaluation.answers)))
+        name = "entity_f1" if evaluation.answers == "tags" else "accuracy"
+        yield _robustness(found, sentence(name_in_words(name, evaluation.answers)), _short(evaluation))
         if found.attacks is not None:
             yield _attacks(found.attacks)
     if evaluation.out_of_domain is None:
@@ -42,7 +45,11 @@ def robustness_sections(evaluation: EvaluateRecord) -> Iterator[Section]:
         yield _out_of_domain(evaluation.out_of_domain)
 
 
-def _robustness(found: Robustness, accuracy: str) -> Section:
+def _short(evaluation: EvaluateRecord) -> str:
+    return name_in_words("entity_f1") if evaluation.answers == "tags" else "accuracy"
+
+
+def _robustness(found: Robustness, accuracy: str, short: str) -> Section:
     models = found.models
     rows = [[Cell("as they are", ABOUT), *(Cell(share(each.clean_accuracy)) for each in models.values()), Cell("")]]
     ways = models["teacher"].perturbed
@@ -72,8 +79,8 @@ def _robustness(found: Robustness, accuracy: str) -> Section:
     )
     notes = [
         f"On {found.rows:,} test rows, chosen by a hash, of which each text is changed in every way, from 1 (slightly) "
-        "to 3 (strongly). Changed is the mean over all of them; kept is its share of the accuracy on the same rows as "
-        "they are. All with their 95 % intervals over the rows."
+        f"to 3 (strongly). Changed is the mean over all of them; kept is its share of the {short} on the same rows "
+        "as they are. All with their 95 % intervals over the rows."
     ]
     whole = Table(head(*models, "agreement of student and teacher", about="Texts"), rows)
     return Section(
@@ -82,7 +89,7 @@ def _robustness(found: Robustness, accuracy: str) -> Section:
         notes,
         [(None, Table(columns, summary)), ("By change and severity", whole)],
         tall=True,
-        charts=[_kept(models)],
+        charts=[_kept(models, short)],
     )
 
 
@@ -90,11 +97,11 @@ def _share(value: Estimate | None) -> Cell:
     return Cell("–" if value is None else share(value))
 
 
-def _kept(models: Mapping[str, ModelRobustness]) -> Bars:
+def _kept(models: Mapping[str, ModelRobustness], short: str) -> Bars:
     return Bars(
-        title="Accuracy kept on changed texts",
+        title=f"{sentence(short)} kept on changed texts",
         x="severity",
-        y="of the accuracy on the same rows, %",
+        y=f"of the {short} on the same rows, %",
         places=[str(each.severity) for each in models["teacher"].by_severity],
         series={
             name: [(100 * kept.value, 100 * kept.low, 100 * kept.high) for kept in (s.kept for s in each.by_severity)]
@@ -148,7 +155,11 @@ def _out_of_domain(found: OutOfDomain) -> Section:
     rows = [
         [Cell(f"{model}, {words}", ABOUT), Cell(share(d.auroc)), Cell(share(d.fpr95))] for model, words, d in scored
     ]
-    confident = [[Cell(model, ABOUT), Cell(share(each.confident))] for model, each in found.models.items()]
+    tags = any(each.with_entities is not None for each in found.models.values())
+    confident = [
+        [Cell(model, ABOUT), Cell(share(each.confident)), *([_share(each.with_entities)] if tags else [])]
+        for model, each in found.models.items()
+    ]
     note = (
         f"{found.rows:,} texts of another kind ({found.source}) against the {found.test_rows:,} test rows. AUROC is "
         "the chance that a test row has the higher score; FPR95 the share of the other texts that pass where 95 % of "
@@ -160,7 +171,7 @@ def _out_of_domain(found: OutOfDomain) -> Section:
         [note],
         [
             (None, Table(head("AUROC", "FPR95", about="Score"), rows)),
-            (None, Table(head("confident (0.9 or more) on other texts", about="Model"), confident)),
+            (None, Table(head(*(_OF_TAGS if tags else _OF_TEXTS), about="Model"), confident)),
         ],
         charts=[_histogram(model, words, d) for model, words, d in scored if model != "baseline"],
     )
