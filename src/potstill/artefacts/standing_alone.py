@@ -31,6 +31,35 @@ def ask(read):
     return model({{name: np.array([ids[name]], dtype=np.int64) for name in about["inputs"]}})["logits"][0]
 """,
 }
+_OPEN_BOTH = {
+    "onnx": """\
+slower = ["SkipLayerNormFusion"]  # its kernel for processors
+
+
+def opened(name):
+    session = onnxruntime.InferenceSession(str(here / name), disabled_optimizers=slower)
+    names = [each.name for each in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(names, inputs)))
+
+
+""",
+    "openvino": """\
+core = openvino.Core()
+
+
+def opened(name):
+    model = core.compile_model(here / name, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    names = [each.get_any_name() for each in model.outputs]
+
+    def answer(inputs):
+        found = model(inputs)
+        return {name: found[name].copy() for name in names}
+
+    return answer
+
+
+""",
+}
 _LIBRARY = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 _HEAD = '''\
@@ -91,6 +120,35 @@ for line in sys.stdin:
             tags.setdefault(window.word_ids[place], about["labels"][best[place]])
     print(json.dumps({"tags": [tags.get(word) for word in range(len(row["tokens"]))]}))
 """
+_TARGETS = """\
+encoder, decoder = opened(about["encoder_file"]), opened(about["model_file"])
+
+
+def write(source):
+    ids = np.array([source], dtype=np.int64)
+    mask = np.ones_like(ids)
+    # keys and values: of the source, and of the tokens before, which are none at first
+    cross = encoder({"input_ids": ids, "attention_mask": mask})
+    past = {
+        name.replace("cross", "past"): np.zeros((*each.shape[:2], 0, each.shape[3]), dtype=each.dtype)
+        for name, each in cross.items()
+    }
+    written = [about["start_token"]]
+    while len(written) <= about["max_target_length"]:
+        last = np.array([written[-1:]], dtype=np.int64)
+        found = decoder({"input_ids": last, "attention_mask": mask, **cross, **past})
+        written.append(int(found.pop("logits")[0, -1].argmax()))
+        past = {name.replace("present", "past"): each for name, each in found.items()}
+        if written[-1] in about["end_tokens"]:
+            break
+    return tokenizer.decode(written[1:], skip_special_tokens=True)
+
+
+for line in sys.stdin:
+    row = json.loads(line)
+    read = tokenizer.encode(row["text"])
+    print(json.dumps({"text": write(read.ids or about["end_tokens"][:1])}))
+"""
 
 
 _SERVED = {
@@ -116,9 +174,11 @@ def script_for(manifest: Manifest) -> str | None:
         return None
     documents = manifest.answers == "tags"
     form = '{"tokens": ["a", "text"]}' if documents else '{"text": "..."}'
+    head = _HEAD.format(form=form, library=_LIBRARY[manifest.runtime])
+    if manifest.encoder_file:
+        return head + _OPEN_BOTH[manifest.runtime] + _TARGETS
     opened = _OPEN[manifest.runtime].format(model_file=manifest.model_file)
-    asked = _DOCUMENTS if documents else _TEXTS + _DECISIONS[manifest.answers]
-    return _HEAD.format(form=form, library=_LIBRARY[manifest.runtime]) + opened + asked
+    return head + opened + (_DOCUMENTS if documents else _TEXTS + _DECISIONS[manifest.answers])
 
 
 def stand_alone(folder: Path, manifest: Manifest, card: str) -> None:

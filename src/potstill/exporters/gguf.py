@@ -16,7 +16,7 @@ from potstill.artefacts.llama_cpp import LlamaModel
 from potstill.capabilities import Facts
 from potstill.errors import ModelError
 from potstill.exporters import gguf_conversion
-from potstill.exporters.exporter import ExporterSettings, Source, versions_of
+from potstill.exporters.exporter import ExporterSettings, Source, ends_of, versions_of
 from potstill.exporters.rounding import BLOCK, Round, RoundOf, q4_0, q8_0
 from potstill.run_dir import write_text
 
@@ -128,7 +128,7 @@ class Gguf(ExporterSettings):
         if source.own_code:
             raise ModelError(f"{source.folder}: it has code of its own, which llama.cpp does not run.")
         called, model, tokenizer = str(source.folder), source.load().eval(), source.tokenizer
-        ends = _ends_of(model, tokenizer)
+        ends = ends_of(model, tokenizer)
         changed: dict[str, tuple[Any, GGUFValueType]] = {
             slot: (end, GGUFValueType.UINT32) for slot, end in zip(SLOTS, ends, strict=False)
         }
@@ -158,13 +158,6 @@ class Gguf(ExporterSettings):
                 gguf_conversion.PACKAGE: gguf_conversion.VERSION,
             },
         ).write(target)
-
-
-def _ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a response, that of the tokenizer first."""
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    named = ends if isinstance(ends, list) else [ends]
-    return [end for end in dict.fromkeys([tokenizer.eos_token_id, *named]) if end is not None]
 
 
 def _modelfile(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> str:

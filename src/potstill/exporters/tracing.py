@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from potstill.errors import ModelError
 from potstill.exporters.exporter import Source
 
@@ -19,33 +21,55 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 def write_graph(
     exporter: Any, config: Any, source: Source, target: Path, *, attention: str | None = None, **about: Any
 ) -> None:
-    """The graph and its weights, the configuration, the tokenizer, and what the artefact says of itself.
+    """The graph and its weights, and all that lies beside them.
 
     `attention` is the implementation of transformers that is traced; by default the one that the model is loaded with.
 
     Raises:
         ModelError: the model cannot be traced.
     """
+    model = opened(source, attention)
+    inputs = dict(source.inputs)
+    with traced(source, model, about["kind"]):
+        exported = exporter.export(model, inputs, config=config)
+        exported.save_pretrained(target)
+    write_beside(source, model, target, inputs=tuple(inputs), **about)
+
+
+def opened(source: Source, attention: str | None) -> PreTrainedModel:
+    """The model as it is traced."""
     model = source.load().eval()
     if attention is not None:
         model.set_attn_implementation(attention)
-    inputs = dict(source.inputs)
+    return model
+
+
+def write_beside(source: Source, model: PreTrainedModel, target: Path, **about: Any) -> None:
+    """The configuration, the tokenizer, and what the artefact says of itself."""
+    # As it was saved: what the exporter adds to it is of its own.
+    shutil.copyfile(source.folder / CONFIGURATION, target / CONFIGURATION)
+    for name in TOKENIZER:
+        shutil.copyfile(source.folder / name, target / name)
+    source.described(model, **about).write(target)
+
+
+@contextlib.contextmanager
+def traced(source: Source, model: PreTrainedModel, kind: str) -> Iterator[None]:
+    """Within, a model is traced and written.
+
+    Raises:
+        ModelError: it cannot be.
+    """
     with _quietly():
         try:
-            exported = exporter.export(model, inputs, config=config)
-            exported.save_pretrained(target)
+            yield
         except Exception as error:
             # Of many kinds: each part of these libraries has its own.
             first = str(error).strip().splitlines() or [type(error).__name__]
             raise ModelError(
                 f"{source.folder}: a model of the family {model.config.model_type} could not be written as "
-                f"{about['kind']}: {first[0]} ({type(error).__name__}). Leave this exporter out, or choose another."
+                f"{kind}: {first[0]} ({type(error).__name__}). Leave this exporter out, or choose another."
             ) from error
-    # As it was saved: what the exporter adds to it is of its own.
-    shutil.copyfile(source.folder / CONFIGURATION, target / CONFIGURATION)
-    for name in TOKENIZER:
-        shutil.copyfile(source.folder / name, target / name)
-    source.described(model, inputs=tuple(inputs), **about).write(target)
 
 
 @contextlib.contextmanager

@@ -88,6 +88,15 @@ def measure_speed(
     }
 
 
+def by_token(taken: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """What a process that times prompts prints, of the seconds that each token after each of them took."""
+    return {
+        "first_ms": [1000 * seconds[0] for seconds in taken],
+        "latencies_ms": [1000 * each for seconds in taken for each in seconds[1:]],
+        "throughput_per_s": sum(map(len, taken)) / sum(map(sum, taken)),
+    }
+
+
 def _in_fresh_process(request: Request) -> dict[str, Any]:
     threads = str(request.threads)
     environment = os.environ | {

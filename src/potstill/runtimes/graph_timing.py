@@ -1,4 +1,5 @@
-"""The speed of graphs: texts or documents in, decisions or tags out, without torch and without transformers.
+"""The speed of graphs: texts or documents in, decisions or tags out, or prompts in and tokens out, without torch and
+without transformers.
 
 Runs in a process of its own, which prints what `measure` returns.
 """
@@ -10,27 +11,33 @@ from typing import Any
 
 from potstill.artefacts.manifest import read_manifest
 from potstill.artefacts.reading import Reader
-from potstill.measure.speed import Loading, peak_memory_bytes, timed
+from potstill.measure.speed import Loading, by_token, peak_memory_bytes, timed
 from potstill.runtimes import RUNTIMES
 from potstill.runtimes.graphs import Graph, open_graph
+from potstill.runtimes.seq2seq_graphs import Seq2SeqGraphs
 from potstill.runtimes.timing import SpeedRequest
 
 Answer = Callable[[Sequence[Any]], None]
 
 
 def measure(request: SpeedRequest) -> dict[str, Any]:
-    """Load, warm up, time each query alone, then batches of them."""
+    """Load, warm up, time each query alone, then batches of them, or each token after a prompt."""
     folder = Path(request.model)
     manifest = read_manifest(folder)
     import_module("tokenizers")
     for library in RUNTIMES[manifest.runtime].libraries:
         import_module(library)
     loading = Loading.begins()
-    reader = Reader(folder, manifest)
-    graph = open_graph(folder, manifest, request.threads)
-    loaded = loading.ended()
-    answer = _FORMS[request.form](request, reader, graph)
-    found = timed(answer, request.queries, request.warmup, request.batch_size)
+    if request.form == "prompts":
+        graphs = Seq2SeqGraphs(folder, manifest, request.threads)
+        loaded = loading.ended()
+        found = _of_prompts(request, graphs)
+    else:
+        reader = Reader(folder, manifest)
+        graph = open_graph(folder, manifest, request.threads)
+        loaded = loading.ended()
+        answer = _FORMS[request.form](request, reader, graph)
+        found = timed(answer, request.queries, request.warmup, request.batch_size)
     return found | loaded | {"peak_memory_bytes": peak_memory_bytes()}
 
 
@@ -54,6 +61,14 @@ def _of_documents(request: SpeedRequest, reader: Reader, graph: Graph) -> Answer
             _ = graph(reader.feeds(windows[start : start + request.batch_size])).argmax(axis=-1)
 
     return answer
+
+
+def _of_prompts(request: SpeedRequest, graphs: Seq2SeqGraphs) -> dict[str, Any]:
+    """`new_tokens` after each prompt, whatever they are."""
+    new_tokens = request.settings["new_tokens"]
+    for prompt in request.queries[: request.warmup]:
+        graphs.greedy(prompt, min(2, new_tokens))
+    return by_token([graphs.greedy(prompt, new_tokens)[1] for prompt in request.queries])
 
 
 _FORMS: dict[str, Callable[[SpeedRequest, Reader, Graph], Answer]] = {"texts": _of_texts, "documents": _of_documents}

@@ -8,7 +8,7 @@ from typing import Any
 
 from potstill.artefacts.llama_cpp import LlamaModel, library
 from potstill.artefacts.manifest import read_manifest
-from potstill.measure.speed import Loading, peak_memory_bytes
+from potstill.measure.speed import Loading, by_token, peak_memory_bytes
 from potstill.runtimes.timing import SpeedRequest
 
 
@@ -23,13 +23,8 @@ def measure(request: SpeedRequest) -> dict[str, Any]:
     loaded = loading.ended()
     for prompt in prompts[: request.warmup]:
         model.greedy(prompt, min(2, new_tokens))
-    taken = [model.greedy(prompt, new_tokens)[1] for prompt in prompts]
-    return loaded | {
-        "first_ms": [1000 * seconds[0] for seconds in taken],
-        "latencies_ms": [1000 * each for seconds in taken for each in seconds[1:]],
-        "throughput_per_s": sum(map(len, taken)) / sum(map(sum, taken)),
-        "peak_memory_bytes": peak_memory_bytes(),
-    }
+    found = by_token([model.greedy(prompt, new_tokens)[1] for prompt in prompts])
+    return loaded | found | {"peak_memory_bytes": peak_memory_bytes()}
 
 
 def _prompts(file: Path, request: SpeedRequest) -> list[list[int]]:

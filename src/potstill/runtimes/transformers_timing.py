@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from potstill.measure.speed import Loading, peak_memory_bytes, timed
+from potstill.measure.speed import Loading, by_token, peak_memory_bytes, timed
 from potstill.runtimes.timing import SpeedRequest
 
 Measure = Callable[[], dict[str, Any]]
@@ -118,12 +118,7 @@ def _of_prompts(request: SpeedRequest) -> Measure:
     def measured() -> dict[str, Any]:
         for prompt in request.queries[: request.warmup]:
             greedy(next(turns), prompt, min(2, new_tokens))
-        taken = [greedy(next(turns), prompt, new_tokens)[1] for prompt in request.queries]
-        return {
-            "first_ms": [1000 * seconds[0] for seconds in taken],
-            "latencies_ms": [1000 * each for seconds in taken for each in seconds[1:]],
-            "throughput_per_s": sum(map(len, taken)) / sum(map(sum, taken)),
-        }
+        return by_token([greedy(next(turns), prompt, new_tokens)[1] for prompt in request.queries])
 
     return measured
 

@@ -146,6 +146,7 @@ def described(task: AnyTask, labels: Sequence[str], temperature: float) -> Manif
         labels=tuple(labels) if task.named_outputs else (),
         max_length=settings.get("max_length", 0),
         overlap=settings.get("overlap", 0),
+        max_target_length=settings.get("max_target_length", 0),
         temperature=temperature,
     )
 
