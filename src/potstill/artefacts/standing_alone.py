@@ -30,8 +30,30 @@ def ask(read):
     ids = {{"input_ids": read.ids, "attention_mask": read.attention_mask, "token_type_ids": read.type_ids}}
     return model({{name: np.array([ids[name]], dtype=np.int64) for name in about["inputs"]}})["logits"][0]
 """,
+    "executorch": """\
+program = Runtime.get().load_program(here / "{model_file}")
+forward = program.load_method("forward")
+
+
+def ask(read):
+    ids = {{"input_ids": read.ids, "attention_mask": read.attention_mask, "token_type_ids": read.type_ids}}
+    return forward.execute([torch.tensor([ids[name]]) for name in about["inputs"]])[0][0].numpy()
+""",
 }
-_LIBRARY = {"onnx": "onnxruntime", "openvino": "openvino"}
+_IMPORTS = {
+    "onnx": "import onnxruntime",
+    "openvino": "import openvino",
+    "executorch": "import torch\nfrom executorch.runtime import Runtime",
+}
+_NEEDS = {
+    "executorch": (
+        "On a device ExecuTorch with its XNNPACK backend answers from `{model_file}`: `forward({inputs})`, integers of "
+        "64 bits, one text of at most {max_length} tokens at a time, gives its logits. In Python ExecuTorch is linked "
+        "with PyTorch, whose memory is in the peak above; transformers is not needed."
+    )
+}
+"""Where it is more than the runtime."""
+_PACKAGES = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "executorch": ("executorch", "torch")}
 
 _HEAD = '''\
 """Reads lines of JSON, {form}, and writes one for each. Needs: pip install -r requirements.txt"""
@@ -41,7 +63,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import {library}
+{imports}
 from tokenizers import Tokenizer
 
 here = Path(__file__).parent
@@ -118,7 +140,15 @@ def script_for(manifest: Manifest) -> str | None:
     form = '{"tokens": ["a", "text"]}' if documents else '{"text": "..."}'
     opened = _OPEN[manifest.runtime].format(model_file=manifest.model_file)
     asked = _DOCUMENTS if documents else _TEXTS + _DECISIONS[manifest.answers]
-    return _HEAD.format(form=form, library=_LIBRARY[manifest.runtime]) + opened + asked
+    return _HEAD.format(form=form, imports=_IMPORTS[manifest.runtime]) + opened + asked
+
+
+def needs_of(manifest: Manifest) -> str:
+    """What the script needs, and what else answers from the folder."""
+    told = _NEEDS.get(manifest.runtime, "It needs neither PyTorch nor transformers.")
+    return told.format(
+        model_file=manifest.model_file, inputs=", ".join(manifest.inputs), max_length=manifest.max_length
+    )
 
 
 def stand_alone(folder: Path, manifest: Manifest, card: str) -> None:
@@ -137,8 +167,8 @@ def requirements(manifest: Manifest) -> str:
     from importlib.metadata import version
 
     names = (
-        (_LIBRARY[manifest.runtime], "tokenizers", "numpy")
-        if manifest.runtime in _LIBRARY
+        (*_PACKAGES[manifest.runtime], "tokenizers", "numpy")
+        if manifest.runtime in _PACKAGES
         else ("torch", "transformers", "safetensors")
     )
     # The build of torch depends on the machine.

@@ -5,23 +5,34 @@ import io
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from potstill.errors import ModelError
-from potstill.exporters.exporter import Source
+from potstill.exporters.exporter import Inputs, Source
 
 CONFIGURATION = "config.json"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 def write_graph(
-    exporter: Any, config: Any, source: Source, target: Path, *, attention: str | None = None, **about: Any
+    exporter: Any,
+    config: Any,
+    source: Source,
+    target: Path,
+    *,
+    attention: str | None = None,
+    inputs: Inputs | None = None,
+    prepare: Callable[[PreTrainedModel], None] | None = None,
+    **about: Any,
 ) -> None:
     """The graph and its weights, the configuration, the tokenizer, and what the artefact says of itself.
 
     `attention` is the implementation of transformers that is traced; by default the one that the model is loaded with.
+    `inputs` are what it is traced with, by default those of the source. `prepare` changes the model before.
 
     Raises:
         ModelError: the model cannot be traced.
@@ -29,10 +40,13 @@ def write_graph(
     model = source.load().eval()
     if attention is not None:
         model.set_attn_implementation(attention)
-    inputs = dict(source.inputs)
-    with _quietly():
+    traced = dict(source.inputs if inputs is None else inputs)
+    described = source.described(model, inputs=tuple(traced), **about)
+    with quietly():
         try:
-            exported = exporter.export(model, inputs, config=config)
+            if prepare is not None:
+                prepare(model)
+            exported = exporter.export(model, traced, config=config)
             exported.save_pretrained(target)
         except Exception as error:
             # Of many kinds: each part of these libraries has its own.
@@ -45,11 +59,11 @@ def write_graph(
     shutil.copyfile(source.folder / CONFIGURATION, target / CONFIGURATION)
     for name in TOKENIZER:
         shutil.copyfile(source.folder / name, target / name)
-    source.described(model, inputs=tuple(inputs), **about).write(target)
+    described.write(target)
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without what these libraries print of their steps, and of versions that are pinned here."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)

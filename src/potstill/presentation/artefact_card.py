@@ -8,9 +8,15 @@ from potstill.presentation.page import markdown_template
 from potstill.presentation.tables import Quantity
 from potstill.records import Artefact, PlanRecord
 
-LIBRARIES = {"onnx": "onnx", "openvino": "openvino", "transformers": "transformers", "llama_cpp": "gguf"}
+LIBRARIES = {
+    "onnx": "onnx",
+    "openvino": "openvino",
+    "executorch": "executorch",
+    "transformers": "transformers",
+    "llama_cpp": "gguf",
+}
 """As the hub calls what loads a model, by runtime."""
-RUNTIME_NAMES = {"llama_cpp": "llama.cpp"}
+RUNTIME_NAMES = {"llama_cpp": "llama.cpp", "executorch": "ExecuTorch"}
 """Of runtimes that are not called as their key is."""
 
 
@@ -37,6 +43,8 @@ class Asking:
     """Python that loads it, where there is no script."""
     commands: str | None = None
     """Of a model that a server answers from: what starts and asks it."""
+    needs: str = ""
+    """What the script needs."""
 
 
 def render_artefact_card(

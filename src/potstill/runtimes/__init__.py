@@ -21,7 +21,7 @@ class Runtime:
     answering: str = ""
     """Of all others: with `open_answerer(folder, manifest, asking) -> Answerer`."""
     libraries: tuple[str, ...] = ()
-    """What it imports to answer, by which a process without a model is known."""
+    """The modules that it imports to answer, by which a process without a model is known."""
 
 
 _GRAPHS = ("potstill.runtimes.graph_predictor", "potstill.runtimes.graph_timing")
@@ -33,6 +33,7 @@ RUNTIMES = {
     ),
     "onnx": Runtime(*_GRAPHS, graph="potstill.runtimes.onnx", libraries=("onnxruntime",)),
     "openvino": Runtime(*_GRAPHS, graph="potstill.runtimes.openvino", libraries=("openvino",)),
+    "executorch": Runtime(*_GRAPHS, graph="potstill.runtimes.executorch", libraries=("executorch.runtime",)),
     "llama_cpp": Runtime(
         "potstill.runtimes.llama_cpp",
         "potstill.runtimes.llama_cpp_timing",

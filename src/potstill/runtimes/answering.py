@@ -63,7 +63,7 @@ def opened_manifest(folder: Path) -> Manifest:
     require_whole(folder)
     if manifest.runtime not in RUNTIMES:
         raise ModelError(f"{folder}: it is for {manifest.runtime!r}, and there are: {', '.join(RUNTIMES)}.")
-    for library in RUNTIMES[manifest.runtime].libraries:
+    for library in (module.partition(".")[0] for module in RUNTIMES[manifest.runtime].libraries):
         if find_spec(library) is None:
             raise ModelError(
                 f"{folder}: it is answered from by {library}, which is not installed. Run: pip install -r "

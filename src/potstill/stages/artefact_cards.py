@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from potstill.artefacts.manifest import read_manifest
-from potstill.artefacts.standing_alone import commands_for, script_for, stand_alone
+from potstill.artefacts.standing_alone import commands_for, needs_of, script_for, stand_alone
 from potstill.evaluation.card import card_of, loading_code
 from potstill.evaluation.tables import quantities
 from potstill.presentation.artefact_card import Asking, Licences, render_artefact_card
@@ -40,6 +40,7 @@ def complete(folder: Path, artefact: Artefact, recipe: Recipe, planned: PlanReco
             example=OF_WORDS if manifest.answers == "tags" else OF_PAIR if pairs else OF_TEXT,
             loading=loading_code(evaluation.answers, task, pairs=pairs),
             commands=commands_for(manifest),
+            needs=needs_of(manifest),
         ),
         temperature=manifest.temperature,
         versions=manifest.packages,
