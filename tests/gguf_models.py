@@ -99,11 +99,11 @@ def converted_once(patch: pytest.MonkeyPatch, folder: Path, scratch: Path) -> Pa
     return plain
 
 
-def exported(folder: Path, target: Path, *precisions: str) -> dict[str, Path]:
+def exported(folder: Path, target: Path, *precisions: str, shared: Path | None = None) -> dict[str, Path]:
     """The artefacts of a model in some precisions."""
     made = {}
     for precision in precisions:
         made[precision] = target / precision
-        made[precision].mkdir()
-        Gguf(precision=precision).export(source_of(folder), made[precision])
+        made[precision].mkdir(parents=True)
+        Gguf(precision=precision).export(source_of(folder, shared=shared), made[precision])
     return made

@@ -69,6 +69,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def share_file(path: Path, place: Path) -> None:
+    """The file at another place too: a link to the same bytes where the file system has that, else a copy.
+
+    Who writes a file anew, as everything here does, takes nothing from the other.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    try:
+        os.link(path, place)
+    except OSError:
+        shutil.copy(path, place)
+
+
+def share_files(folder: Path, target: Path) -> None:
+    """The same of all files below a folder."""
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        share_file(path, target / path.relative_to(folder))
+
+
 def sync(path: Path) -> None:
     """Force a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)

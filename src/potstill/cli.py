@@ -109,6 +109,7 @@ def init(
 @app.command()
 def check(recipe: RecipePath, set_: Overrides = None, rehash: Rehash = False) -> None:
     """Validate a recipe and show its plan; writes nothing."""
+    from potstill.evaluation.harness_gate import require_harness
     from potstill.evaluation.queries import require_measurable, thresholds_upside_down
     from potstill.presentation.next_steps import after_check
     from potstill.presentation.terminal import plan_lines
@@ -128,6 +129,7 @@ def check(recipe: RecipePath, set_: Overrides = None, rehash: Rehash = False) ->
         inputs = read_inputs(loaded, recipe.parent, for_console(quiet=False))
     loaded = at_one_date(with_shared_tokens(loaded, inputs.own), inputs, str)
     require_measurable(case_of(loaded, inputs, Progress()))
+    require_harness(loaded, inputs.harness)
     require_exportable(loaded, inputs)
     for line in plan_lines(make_plan(loaded, inputs, Path())):
         typer.echo(line)

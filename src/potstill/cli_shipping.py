@@ -40,13 +40,22 @@ def bench(
     ] = None,
     threads: Threads = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Fresh processes, of which the fastest counts.")] = 3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Of the throughput.")] = 32,
+    batch_size: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Of the throughput, 32 if none; of several, speed is measured at each. Repeatable."),
+    ] = None,
+    length: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Tokens of queries, made of --rows, at which speed is measured too. Repeatable."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Measure an exported model on this machine: latency, throughput, memory, time to load."""
     from potstill.shipping.bench import bench_artefact, lines_of
 
-    found = bench_artefact(artefact, rows, threads=threads, rounds=rounds, batch_size=batch_size)
+    found = bench_artefact(
+        artefact, rows, threads=threads, rounds=rounds, batch_sizes=batch_size or (), lengths=length or ()
+    )
     if json_:
         import json
 

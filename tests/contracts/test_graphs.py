@@ -24,8 +24,7 @@ from potstill.exporters import AnyExporter, Onnx, OpenVino, Source
 from potstill.models import FAMILIES
 from potstill.runtimes import graph_predictor
 from potstill.runtimes.folder import ModelFolder
-from potstill.runtimes.graph_predictor import model_bytes
-from potstill.runtimes.graphs import open_graph
+from potstill.runtimes.graphs import model_bytes, open_graph
 from potstill.runtimes.predictor import open_predictor
 from potstill.tasks.text_classification import TextClassification
 from tests.unit.test_models import tiny_config

@@ -9,10 +9,12 @@ import torch
 from gguf import GGMLQuantizationType, quants
 from torch import Tensor, nn
 
-from potstill.exporters import Gguf, Onnx, OpenVino
+from potstill.exporters import ExecuTorch, Gguf, Onnx, OpenVino
+from potstill.exporters.rounded_embedding import RoundedEmbedding, round_embeddings
 from potstill.exporters.rounding import (
     int8_between_extremes,
     int8_by_channel,
+    int8_levels,
     int8_of_all,
     q4_0,
     q8_0,
@@ -62,6 +64,9 @@ def test_8_bits_have_a_scale_for_each_channel_or_for_all() -> None:
     weight = torch.randn(6, 40, dtype=torch.float64) * torch.logspace(-2, 2, 6)[:, None]
     expected = torch.tensor([naive_int8(row) for row in weight.tolist()], dtype=torch.float64)
     torch.testing.assert_close(int8_by_channel(weight), expected, rtol=1e-9, atol=0)
+    levels, scale = int8_levels(weight)
+    assert levels.dtype == torch.int8 and levels.abs().max() == 127 and scale.shape == (6, 1)
+    assert torch.equal(levels * scale, int8_by_channel(weight))
     together = torch.tensor(naive_int8(weight.flatten().tolist()), dtype=torch.float64).reshape(6, 40)
     torch.testing.assert_close(int8_of_all(weight), together, rtol=1e-9, atol=0)
 
@@ -138,6 +143,10 @@ def test_exporters_say_how_they_round() -> None:
     of_onnx = Onnx().rounding(model)
     assert of_onnx("x", linear) is int8_by_channel and of_onnx("x", embedding) is int8_of_all
     assert OpenVino().rounding(model)("x", linear) is int8_between_extremes
+    of_executorch = ExecuTorch(precision="int8").rounding(model)
+    assert of_executorch("x", linear) is int8_by_channel and of_executorch("x", embedding) is int8_by_channel
+    assert of_executorch("x", nn.LayerNorm(4)) is None
+    assert ExecuTorch(precision="int8").rounds and not ExecuTorch().rounds
     assert Onnx().rounds and not Onnx(precision="float32").rounds
     assert Onnx(distil={"steps": 3}).name == "onnx-int8-distilled" and Onnx(distil={"steps": 3}).form == "onnx-int8"
 
@@ -156,3 +165,27 @@ def test_gguf_rounds_as_its_file_does(tied: bool, width: int, of_head: Any) -> N
     # Rows that are no multiple of a block stay in half precision.
     assert four("down", layer.mlp.down_proj) is None
     assert not Gguf(precision="q4_k_m").rounds and not Gguf(precision="f16").rounds
+
+
+class Positions(nn.Embedding):
+    """Reads other rows than it is asked for, as some models do."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return super().forward(ids + 2)
+
+
+def test_embeddings_in_8_bits_give_the_rows_that_a_student_is_trained_on_with() -> None:
+    torch.manual_seed(0)
+    model = Small()
+    model.inner = Small()
+    model.inner.embed = model.embed
+    model.positions = Positions(6, 32)
+    ids = torch.tensor([[0, 9, 3], [3, 3, 1]])
+    expected = int8_by_channel(model.embed.weight.detach())
+    round_embeddings(model)
+    table = model.embed
+    assert isinstance(table, RoundedEmbedding) and model.inner.embed is table, "one table stays one"
+    assert torch.equal(table(ids), expected[ids]) and torch.equal(table.weight, expected)
+    assert table(ids).dtype == torch.float32 and table.levels.dtype == torch.int8
+    assert not list(table.parameters()) and type(model.positions) is Positions
+    assert ExecuTorch(precision="int8").rounding(decoder("llama"))("x", model.positions) is None

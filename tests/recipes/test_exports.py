@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.commands import potstill, record
+from tests.commands import potstill, record, stages_that_worked
 from tests.conftest import make_project
 from tests.kept_answers import assert_figures_add_up, assert_metrics_add_up, kept
 from tests.tagged_project import make_tagged_project
@@ -28,6 +28,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> 
 
 def rows_of(project: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (project / "data/test.jsonl").read_text().splitlines()]
+
+
+def rival_of(exported: dict[str, Any]) -> dict[str, Any]:
+    return next(each for each in exported["rivals"] if each["name"] == "teacher onnx-float32")
 
 
 def test_each_artefact_is_judged_by_itself_beside_the_teacher_in_the_same_form(finished: Path) -> None:
@@ -50,6 +54,14 @@ def test_each_artefact_is_judged_by_itself_beside_the_teacher_in_the_same_form(f
         assert model["num_parameters"] == student["num_parameters"]
         rival = rivals[f"teacher {each['name']}"]["model"]
         assert each["speedup_over_rival"] == pytest.approx(rival["latency_p50_ms"] / model["latency_p50_ms"])
+    # Each card is of its own model.
+    cards = [(finished / "run" / each["folder"] / "MODEL_CARD.md").read_text() for each in (whole, rival_of(exported))]
+    plan = record(finished / "run", "plan")
+    for card, shape in zip(cards, (plan["student"], plan["teacher"]), strict=True):
+        assert f"{shape['family']} with {shape['layers']} layers of width {shape['width']}, in float32" in card
+    assert "It was distilled from" in cards[0] and "- knowledge-distillation\n" in cards[0]
+    assert "It is the teacher itself" in cards[1] and "distilled from" not in cards[1]
+    assert "knowledge-distillation" not in cards[1]
     assert exported["smallest"] == "safetensors" and exported["fastest"] in artefacts
     # All that was shipped is in the record, each file with its digest.
     files = {path.relative_to(finished / "run/export").as_posix() for path in (finished / "run/export").rglob("*")}
@@ -118,6 +130,42 @@ def test_an_artefact_that_does_not_meet_the_gate_is_not_shipped(finished: Path, 
     # Beside one that passes it is no failure of the run.
     potstill("export", recipe, "--out", run, "--set", limit, "--set", "export=[{kind: onnx}, {kind: safetensors}]")
     assert record(run, "export")["smallest"] == "safetensors"
+
+
+def test_other_thresholds_judge_what_was_measured_and_write_nothing_anew(finished: Path, tmp_path: Path) -> None:
+    run, recipe = tmp_path / "run", finished / "recipe.yaml"
+    # As `cp -a` copies: what shares its bytes goes on to.
+    subprocess.run(["cp", "-a", finished / "run", run], check=True)
+    before = record(run, "export")
+    largest = max(each["size_bytes"] for each in before["artefacts"])
+    command = ("export", recipe, "--out", run, "--set", f"export={FORMS}")
+    limit = ("--set", f"gate.require={{size_bytes: '< {largest}'}}", "--set", "gate.min_retention=0.02")
+    assert stages_that_worked(potstill(*command, *limit).stderr) == {"gate", "export"}
+    after = record(run, "export")
+    judged = ("passed", "checks")
+    for old, new in zip(
+        (*before["artefacts"], *before["rivals"]), (*after["artefacts"], *after["rivals"]), strict=True
+    ):
+        assert {**new, **{name: old[name] for name in judged}} == old
+        assert [check["name"] for check in new["checks"]] == (
+            [] if new["model"] is None else ["retention", "size_bytes"]
+        )
+        assert new["passed"] is all(check["passed"] for check in new["checks"])
+        verdict = "Passed" if new["passed"] else "Failed"
+        assert f"**{verdict}.**" in (run / new["folder"] / "MODEL_CARD.md").read_text()
+    assert len({each["passed"] for each in after["artefacts"]}) == 2
+    graphs = [run / place / "model.onnx" for place in ("export/onnx-int8", "forms/student/onnx-int8/model")]
+    assert graphs[0].samefile(graphs[1]) and kept(run, "export") == kept(finished / "run", "export")
+
+    more = ("--set", f"export={FORMS.replace(']', ', {kind: safetensors, precision: bfloat16}]')}")
+    new = {f"forms/{source}/safetensors-bfloat16" for source in ("student", "teacher")}
+    assert stages_that_worked(potstill(*command, *more).stderr) == {*new, "forms/measured", "gate", "export"}
+    artefacts = {each["name"]: each for each in record(run, "export")["artefacts"]}
+    assert list(artefacts) == ["safetensors", "onnx-int8", "onnx-float32", "safetensors-bfloat16"]
+    # Measured once more beside it, they answer as they did.
+    for old in before["artefacts"]:
+        new_model, old_model = artefacts[old["name"]]["model"], old["model"]
+        assert (new_model and new_model["accuracy"]) == (old_model and old_model["accuracy"])
 
 
 def test_a_student_that_fails_the_gate_is_not_exported(finished: Path, tmp_path: Path) -> None:

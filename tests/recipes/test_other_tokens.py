@@ -81,6 +81,7 @@ def settings(models: tuple[Path, Path]) -> list[str]:
         "train.epochs=8",
         "train.batch_size=8",
         "train.micro_batch_size=null",
+        "evaluate.robustness={rows: 4, severities: [2], perturbations: [keyboard, truncation]}",
     ]
 
 
@@ -99,6 +100,14 @@ def test_a_student_learns_in_its_own_tokens(taught: Path, models: tuple[Path, Pa
     assert any("All figures are per token of the student's" in line for line in evaluation["findings"])
     said = evaluation["generations"][0]["said"]
     assert {"teacher", "student"} <= set(said) and "<stop>" not in said["student"]
+    robust = evaluation["token_robustness"]
+    queries = robust["unanswerable"]
+    # Of the student's tokens, of which the words of an answer have more than four.
+    assert robust["rows"] == 4 and robust["tokens"] > 4 * 4 * 2
+    assert queries["counts"] == {"declined": 24, "nonsense": 24} and queries["left_out"] == 0
+    for found in (robust["models"]["student"]["robust_kl"], queries["models"]["student"]["kl"]):
+        assert 0 < found["value"] < 10
+    assert robust["models"]["teacher"]["perturbed"][1]["perplexity_ratio"]["value"] > 1, "nobody is told what is asked"
 
 
 @pytest.mark.long

@@ -36,6 +36,11 @@ def test_a_copy_of_the_teacher_is_trained_for_its_file_alone(tmp_path: Path) -> 
     # The same numbers, rounded alike; and after its training the file is nearer to what was rounded.
     assert plain["model"]["kl_mean"] == pytest.approx(rival["model"]["kl_mean"], rel=1e-3)
     assert distilled["model"]["kl_mean"] < 0.6 * plain["model"]["kl_mean"]
+    cards = [(run / each["folder"] / "MODEL_CARD.md").read_text() for each in (plain, distilled)]
+    assert "It was not trained, and is judged beside" in cards[0] and "distilled from" not in cards[0]
+    assert "It was distilled from" in cards[1] and "not trained" not in cards[1]
+    card = (run / "report/MODEL_CARD.md").read_text()
+    assert "It was not trained, but for the rounding of its artefacts" in card and "4. For gguf in q" in card
     page = (run / "report/report.html").read_text()
     assert "was left as it begins" in page and "0 of 0 steps" not in page
     again = potstill("run", recipe, "--out", run, *changed("train.baseline=false"))

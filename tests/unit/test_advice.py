@@ -208,6 +208,43 @@ def test_the_baseline_in_the_students_place() -> None:
     assert without.gain_over_baseline_points is without.kl_gain_over_baseline is None
 
 
+OTHER_TEXTS = {
+    "robust_accuracy": lambda e, name: e.robustness.models[name].robust_accuracy,
+    "robust_agreement": lambda e, name: e.robustness.models[name].robust_agreement,
+    "attack_success_rate": lambda e, name: e.robustness.attacks.models[name].success_rate,
+    "ood_auroc": lambda e, name: e.out_of_domain.models[name].max_probability.auroc,
+    "ood_fpr95": lambda e, name: e.out_of_domain.models[name].max_probability.fpr95,
+}
+
+
+@pytest.mark.parametrize("name", list(OTHER_TEXTS))
+def test_on_other_texts_a_model_has_its_own_figures_or_none(name: str) -> None:
+    record = consistent(("teacher", "student", "baseline", "generation-1"))
+    # Of the baseline are those that the teacher has; of an earlier round are none.
+    assert record.robustness is not None and record.robustness.attacks is not None and record.out_of_domain is not None
+
+    def with_baseline(part: Any) -> Any:
+        return part.model_copy(update={"models": part.models | {"baseline": part.models["teacher"]}})
+
+    attacks = with_baseline(record.robustness.attacks)
+    outside = with_baseline(record.out_of_domain)
+    robust = with_baseline(record.robustness).model_copy(update={"attacks": attacks})
+    record = record.model_copy(update={"robustness": robust, "out_of_domain": outside})
+    settings = GateSettings(min_retention=None, require={name: "<= 1"})
+    for model, place in (("student", "student"), ("baseline", "teacher")):
+        check = judge(settings, as_student(record, model)).checks[-1]
+        expected = OTHER_TEXTS[name](record, place)
+        assert check.measured == (expected and expected.value)
+    form = in_place_of_student(record, record.models["student"])
+    for none in (as_student(record, "generation-1"), form):
+        check = judge(settings, none).checks[-1]
+        assert not check.passed and check.measured is None
+        assert check.why == "it was measured of other models of the run, and not of this one"
+    # Where it was measured of none, that is said.
+    nothing = form.model_copy(update={"robustness": None, "out_of_domain": None})
+    assert judge(settings, nothing).checks[-1].why == "the measurements of this run do not have it"
+
+
 def test_what_is_not_compared_row_by_row_holds_with_no_confidence() -> None:
     record = consistent(("teacher", "student", "baseline", "generation-1"))
     other = as_student(record, "generation-1")

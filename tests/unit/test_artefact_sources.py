@@ -1,5 +1,6 @@
 """What an artefact says of itself, from what is known of the run; and texts that are made up to measure it."""
 
+from functools import partial
 from inspect import unwrap
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ def test_the_temperature_is_that_of_the_model_that_is_exported(name: str, temper
         inputs=SimpleNamespace(labels=["b", "a"]),
         _timed_lengths=lambda tokenizer: (3, 4),
     )
+    exporting.temperature_of = partial(unwrap(Exporting.temperature_of), exporting)
     tokenizer: Any = SimpleNamespace(truncation_side="left", pad_token_id=7)
     about = unwrap(Exporting._about)(exporting, name, tokenizer)
     assert about.temperature == temperature

@@ -14,7 +14,7 @@ from potstill.artefacts.checksums import CHECKSUMS, require_whole, write_checksu
 from potstill.artefacts.decisions import decision
 from potstill.artefacts.manifest import Manifest, read_manifest
 from potstill.artefacts.reading import Reader
-from potstill.artefacts.standing_alone import stand_alone
+from potstill.artefacts.standing_alone import needs_of, requirements, script_for, stand_alone
 from potstill.data.rows import Row
 from potstill.data.words import load_word_tokenizer, windows_of
 from potstill.errors import ModelError
@@ -137,7 +137,8 @@ def test_checksums_are_of_all_files_and_can_be_checked_without_this_package(tmp_
 def test_what_reads_and_answers_holds_neither_torch_nor_transformers() -> None:
     """What a process imports counts as its memory, and an edge device has none of it."""
     code = (
-        "import sys, potstill.runtimes.graph_timing, potstill.runtimes.answering, potstill.runtimes.onnx\n"
+        "import sys, potstill.runtimes.graph_timing, potstill.runtimes.answering\n"
+        "import potstill.runtimes.onnx, potstill.runtimes.executorch\n"
         "print(sorted({'torch', 'transformers', 'pyarrow'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -200,6 +201,26 @@ def test_a_runtime_that_is_not_there_is_named_with_what_to_install(
     assert opened_manifest(folder) == ABOUT
     monkeypatch.setattr("potstill.runtimes.answering.find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"by onnxruntime, which is not installed. Run: pip install -r .*requirements"):
+        opened_manifest(folder)
+
+
+def test_a_program_of_executorch_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is not installed: its module is none of its own, but one of a package."""
+    about = replace(ABOUT, kind="executorch", runtime="executorch", model_file="model.pte")
+    script = script_for(about)
+    assert script is not None and '"model.pte"' in script and "onnx" not in script
+    compile(script, "predict.py", "exec")
+    told = needs_of(about)
+    assert "`model.pte`" in told and "`forward(input_ids, attention_mask)`" in told and "at most 12 tokens" in told
+    assert needs_of(ABOUT) == "It needs neither PyTorch nor transformers."
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"1.2+{name}")
+    assert requirements(about) == "executorch==1.2\ntorch==1.2\ntokenizers==1.2\nnumpy==1.2\n"
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    about.write(folder)
+    write_checksums(folder)
+    monkeypatch.setattr("potstill.runtimes.answering.find_spec", lambda name: None if name == "executorch" else 1 / 0)
+    with pytest.raises(ModelError, match=r"by executorch, which is not installed. Run: pip install -r"):
         opened_manifest(folder)
 
 

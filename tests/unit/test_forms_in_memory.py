@@ -16,7 +16,7 @@ from potstill.data.encoded import EncodedRows
 from potstill.evaluation import shipping
 from potstill.evaluation.answers import Judge
 from potstill.evaluation.shipping import judge_forms
-from potstill.stages.export import _difference
+from potstill.stages.forms import _difference
 
 
 class Holding:
@@ -51,7 +51,7 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 def judging(answers_of: Any) -> Any:
     """A judge whose models are all asked for each form, as those are that have a head."""
     nothing = dict.fromkeys(("queries", "judged_again", "kept"), lambda *_: None)
-    judge = SimpleNamespace(answers_of=answers_of, beside=None, compared=None, **nothing)
+    judge = SimpleNamespace(answers_of=answers_of, again=None, compared=None, **nothing)
     for name in ("answers_of_form", "agreement_of"):
         setattr(judge, name, partial(unwrap(getattr(Judge, name)), judge))
     return judge

@@ -142,6 +142,7 @@ def test_accuracies_are_those_of_the_likeliest_choice(chat_teacher_folder: Path,
     found = harness_scores(settings, tasks, predictors, Progress())
     assert torch.equal(torch.get_rng_state(), before), "what is drawn later does not depend on it"
     (score,) = found.scores
+    assert [task.metrics for task in tasks] == [(score.metric,)], "known before it ran"
     assert (score.task, score.metric, score.documents, score.better) == ("colours", "acc", 24, "higher")
     assert set(score.models) == {"teacher", "student"} and (found.few_shot, found.limit) == (None, None)
     expected = {name: naive_hits(folder) for name, folder in folders.items()}

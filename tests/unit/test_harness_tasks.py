@@ -3,12 +3,13 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from potstill.errors import RecipeError
-from potstill.evaluation import harness_data
+from potstill.evaluation import harness_data, harness_names
 from potstill.evaluation import harness_tasks as tasks_module
 from potstill.evaluation.harness_tasks import HarnessTask, harness_tasks, task_given
 from potstill.recipe.harness_settings import HarnessSettings
@@ -281,6 +282,81 @@ def test_functions_that_changed_are_another_task(tmp_path: Path) -> None:
         write_task(tmp_path, TASK + f"process_docs: !function {name}\n")
         with pytest.raises(RecipeError, match=f"!function {name}, whose module neither lies beside it nor"):
             digest(tmp_path, **trusted)
+
+
+def test_what_functions_import_from_beside_them_is_theirs(tmp_path: Path) -> None:
+    """However it is imported, and on from there; what Python would find elsewhere is not."""
+    trusted = {"trust_remote_code": True}
+    task = tmp_path / "task"
+    write_task(task, TASK + "process_docs: !function few.first\nx: !function deep.more.second\n")
+    (task / "deep/inner").mkdir(parents=True)
+    files = {
+        "few.py": "import one\nimport deep.inner.two as t\ndef first(x):\n    from three import y\n    return x\n",
+        "one.py": "import few\nfrom four import *\n",
+        "deep/__init__.py": "from . import five\n",
+        "deep/five.py": "",
+        "deep/inner/__init__.py": "",
+        "deep/inner/two.py": "from ..six import name\nfrom ....seven import name\n",
+        "deep/six.py": "",
+        "deep/more.py": "import eight\ndef second(doc):\n    return doc\n",
+        "deep/eight.py": "",
+        "three.py": "if False:\n    import nine\n",
+        "four.py": "",
+        "nine/__init__.py": "from nine.ten import eleven\n",
+        "nine/ten/eleven.py": "",
+    }
+    unread = {
+        "five.py": "", "deep/few.py": "", "twelve.py": "", "json/more.py": "", "nine/ten/twelve.py": "",
+        "../seven.py": "", "../one.py": "", "documents.py": "",
+    }  # fmt: skip
+    (task / "nine/ten").mkdir(parents=True)
+    (task / "json").mkdir()
+    for name, text in (files | unread).items():
+        (task / name).write_text(text)
+    before = digest(task, **trusted)
+    for name, text in (files | unread).items():
+        (task / name).write_text(text + "# changed\n")
+        assert (digest(task, **trusted) == before) is (name in unread), name
+        (task / name).write_text(text)
+    assert digest(task, **trusted) == before
+    (task / "four.py").write_text("def broken(:\n")
+    with pytest.raises(RecipeError, match=r"tasks\[0\]: .*four\.py is no Python \(.*line 1\)\)\. Mend it\.") as error:
+        digest(task, **trusted)
+    assert "\n" not in str(error.value)
+
+
+def test_names_are_found_without_an_index_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tasks, groups and tags, as its own index has them; what a file inherits is asked of that."""
+    from lm_eval import tasks
+    from lm_eval.tasks._index import TaskIndex
+
+    package = tmp_path / "lm_eval"
+    (package / "tasks/deep").mkdir(parents=True)
+    for name, text in {
+        "one.yaml": "task: one\ntag: [few, many]\nprocess_docs: !function some.where\n",
+        "deep/two.yaml": "task: two\ntag: pair\n",
+        "three.yaml": "group: three\ntask: [one, {task: four, group: five}]\n",
+        "base.yaml": "tag: inherited\ndescription: six seven\n",
+        "six.yaml": "include: base.yaml\ntask: six\n",
+        "broken.yaml": "task: [seven\n",
+        "list.yaml": "[seven]\n",
+        "empty.yaml": "description: seven\n",
+        "other.yml": "task: seven\n",
+    }.items():
+        (package / "tasks" / name).write_text(text)
+    index = TaskIndex.build([package / "tasks"])
+    monkeypatch.setattr(harness_names, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[package]))
+    monkeypatch.setattr(tasks, "TaskManager", lambda: pytest.fail("the whole index was asked for"))
+    known = ["one", "two", "three", "few", "many", "pair", "six"]
+    assert sorted([*known, "inherited"]) == sorted(index)
+    harness_names.require_known(dict.fromkeys(known, "key"))
+    asked: list[str] = []
+    monkeypatch.setattr(tasks, "TaskManager", lambda: asked.append("index") or SimpleNamespace(all_tasks=sorted(index)))
+    harness_names.require_known({"inherited": "key", "one": "other"})
+    for name in ("four", "five", "seven", "on", "one.yaml", "some.where"):
+        with pytest.raises(RecipeError, match=f"^key: lm-evaluation-harness has no task {name!r}"):
+            harness_names.require_known({"one": "other", name: "key"})
+    assert len(asked) == 7
 
 
 def test_tasks_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,11 @@ def test_the_gate_requires_what_a_judge_says() -> None:
     # The baseline in the student's place is judged by its own answers.
     instead = as_student(found, "baseline")
     assert check(instead, as_good_as_teacher=">= 1").passed and not check(found, as_good_as_teacher=">= 1").passed
+    # One whose answers nobody judged has none, and not those of the student.
+    alone = judged()
+    other = as_student(record(alone.model_copy(update={"models": {"student": alone.models["student"]}})), "baseline")
+    unknown = check(other, as_good_as_teacher=">= 0")
+    assert not unknown.passed and "measured of other models of the run, and not of this one" in str(unknown.why)
     # A share of few has no bound, however many were judged.
     few = check(record(judged(student=(5, 5))), as_good_as_teacher=">= 0.1 (95%)")
     assert not few.passed and "nothing of fewer than 6 judged prompts" in str(few.why) and "there are 5" in str(few.why)

@@ -25,7 +25,9 @@ from potstill.data.tokens import Tokenised
 from potstill.errors import DataError, ModelError
 from potstill.measure.language import measure_tokens
 from potstill.measure.speed import measure_speed
+from potstill.measure.timed import Series
 from potstill.progress import Progress
+from potstill.runtimes import llama_cpp_timing
 from potstill.runtimes.answering import NEW_TOKENS, Asking, open_answerer
 from potstill.runtimes.folder import ModelFolder, model_digest
 from potstill.runtimes.llama_cpp import LlamaCppPredictor
@@ -35,6 +37,7 @@ from potstill.shipping.predict import predict_rows
 from potstill.tasks import CausalLM
 from tests.gguf_models import PRECISIONS, converted_once, exported, source_of, write_llama
 from tests.unit.chat_shapes import conversation
+from tests.unit.test_energy import metered
 
 TASK = CausalLM(max_length=64)
 CPU = torch.device("cpu")
@@ -309,6 +312,29 @@ def test_speed_is_that_of_a_language_model(made: dict[str, Path]) -> None:
     request = request_of(made["q8_0"], [[3, 4, 5], list(range(3, 33))])
     found = measure_speed({"student": request}, rounds=1, advance=lambda _: None)["student"]
     assert found.first_p50_ms is not None and found.latency_p50_ms > 0
+
+
+def test_prompts_of_other_lengths_are_timed_after_all_that_is_compared(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a model with room for them, which would hold more memory."""
+    rooms: list[int] = []
+    opened_with = LlamaModel.__init__
+
+    def watched(self: LlamaModel, *args: Any, tokens: int, **options: Any) -> None:
+        rooms.append(tokens)
+        opened_with(self, *args, tokens=tokens, **options)
+
+    monkeypatch.setattr(LlamaModel, "__init__", watched)
+    monkeypatch.setattr(llama_cpp_timing, "peak_memory_bytes", lambda: len(rooms))
+    metered(monkeypatch)
+    series = [Series([list(range(3, 3 + length))] * 2, (1,), length) for length in (40, 9)]
+    request = replace(request_of(made["q8_0"], [[3, 4, 5]]), series=series)
+    found = llama_cpp_timing.measure(request)
+    assert rooms == [0, 3 + 4, 40 + 4, 9 + 4] and found["peak_memory_bytes"] == 2
+    assert [(each["batch_size"], each["length"]) for each in found["points"]] == [(1, 40), (1, 9)]
+    assert all(len(each["first_ms"]) == 2 and len(each["latencies_ms"]) == 6 for each in found["points"])
+    assert found["joules_per_query"] == 42.0 and not any("joules_per_query" in each for each in found["points"])
 
 
 def test_rows_of_json_are_answered(made: dict[str, Path], folder: Path, tmp_path: Path) -> None:

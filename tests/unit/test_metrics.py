@@ -62,6 +62,7 @@ def test_each_metric_has_one_name_and_its_place_in_records() -> None:
         *("memory_above_floor_bytes", "load_ms", "cost_per_1000", "energy_wh_per_1000"),
         "repeated_ngrams",
         *("attack_success_rate", "ood_fpr95"),
+        *("robust_kl", "robust_perplexity", "robust_perplexity_ratio", "unanswerable_kl", "ood_kl", "ood_perplexity"),
     }
     assert {each.name for each in METRICS if each.better is None} == {"response_tokens", "response_length_ratio"}
 

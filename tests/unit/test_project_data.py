@@ -12,6 +12,8 @@ from potstill.errors import DataError
 from potstill.progress import Progress
 from potstill.projects import docstrings, python_code, support_chat
 from potstill.projects.splitting import disjoint_splits, unlike
+from potstill.recipe.yaml_file import load_recipe
+from potstill.students import Shrunk
 
 SPLITS = ("train", "train-full", "validation", "test")
 MODULES = ("argparse", "calendar", "glob", "heapq", "html", "operator", "statistics", "textwrap", "threading")
@@ -173,6 +175,12 @@ def test_functions_are_written_the_same_each_time_and_held_out_by_module(tmp_pat
     python_code.write(tmp_path / "two", Progress(), modules=MODULES)
     assert written(tmp_path / "one") == written(tmp_path / "two")
     assert "PSF-2.0" in (tmp_path / "one/DATA.md").read_text()
+    whole, layers = (load_recipe(tmp_path / "one" / name) for name in ("recipe.yaml", "recipe-layers.yaml"))
+    # All of the teacher for a file in 4 bits, and a third of its layers.
+    (form,) = whole.export
+    assert (whole.train.epochs, form.form, form.distil is None) == (0, "gguf-q4_0", False)
+    sizes = [recipe.student.layers for recipe in (whole, layers) if isinstance(recipe.student, Shrunk)]
+    assert sizes == [30, 10] and layers.train.epochs > 0
 
     rows = read(tmp_path / "one")
     modules = {name: {row["id"].split(":")[0].split(".")[0] for row in rows[name]} for name in rows}

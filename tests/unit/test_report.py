@@ -159,6 +159,35 @@ def test_the_card_of_a_student_that_was_left_as_it_begins_tells_of_no_training()
     text = render_model_card(**given | {"run": replace(given["run"], student=student)})
     assert "3. The student was left as it begins.\n" in text
     assert "trained for" not in text and "these losses" not in text and "weights are those of step" not in text
+    assert "2. It labelled the rows of train with its scores, from which nothing was learnt.\n" in text
+    assert "It was not trained, and is judged beside a teacher of 6 layers" in text and "distilled from" not in text
+
+
+@pytest.mark.parametrize("steps", [0, 2430])
+@pytest.mark.parametrize("passed", [True, False])
+def test_the_card_tells_of_trainings_for_the_rounding_of_artefacts(steps: int, passed: bool) -> None:
+    given = card_inputs(passed=passed)
+    student = given["run"].student.model_copy(update={"planned_steps": steps})
+    forms = "export:\n- {kind: onnx, precision: int8, distil: null}\n- {kind: safetensors, precision: float32}\n"
+    rounded = (
+        "- {kind: gguf, precision: q4_0, distil: {steps: 1100}}\n- {kind: onnx, precision: int8, distil: {steps: 9}}\n"
+    )
+    with_forms = given | {"run": replace(given["run"], student=student), "recipe_yaml": given["recipe_yaml"] + forms}
+    plain = render_model_card(**with_forms)
+    text = render_model_card(**with_forms | {"recipe_yaml": with_forms["recipe_yaml"] + rounded})
+    told = [
+        r"4. For gguf in q4\_0 a copy of it was trained on in 1,100 steps, on the same labels, with its weights",
+        "5. For onnx in int8 a copy of it was trained on in 9 steps, on the same labels, with its weights rounded",
+    ]
+    # What was not exported was not trained for.
+    assert all((sentence in text) is passed for sentence in told) and "a copy of it" not in plain
+    if steps:
+        assert "labelled the rows that the student is trained on with its scores.\n" in text
+        assert "It was distilled from a teacher of 6 layers" in text
+    else:
+        assert ("It was not trained, but for the rounding of its artefacts, and is judged" in text) is passed
+        assert ("labelled the rows of train with its scores.\n" in text) is passed
+        assert "nothing was learnt" in plain and "that the student is trained on" not in text
 
 
 def test_a_weak_teacher_is_what_the_verdict_says_first() -> None:

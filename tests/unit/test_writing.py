@@ -19,7 +19,7 @@ from potstill.evaluation.evaluate import points
 from potstill.evaluation.metrics import WRITING
 from potstill.evaluation.sections import detail_sections
 from potstill.evaluation.tables import quantities
-from potstill.evaluation.writing import Written, _as_teacher_reads, _Response
+from potstill.evaluation.writing import Response, Written, as_teacher_reads
 from potstill.evaluation.writing_checks import MOST_REPETITION, MOST_UNENDED, degenerate_writing, writing_checks
 from potstill.measure import quality
 from potstill.measure.writing import distinct_share, repeated_share
@@ -135,8 +135,8 @@ def test_what_a_student_with_other_tokens_wrote_is_read_by_its_teacher(
     other = replace(case, own_tokenizer=own)
     for tokenizer, ids, end in ((own, spelt, len(letters)), (case.tokenizer, words, 3)):
         predictor = TransformersPredictor(None, recipe.task, tokenizer, torch.device("cpu"), 1, model=model)
-        assert _as_teacher_reads(other, predictor, _Response([*ids, end], ended=True)) == words
-        assert _as_teacher_reads(other, predictor, _Response(ids, ended=False)) == words
+        assert as_teacher_reads(other, predictor, Response([*ids, end], ended=True)) == words
+        assert as_teacher_reads(other, predictor, Response(ids, ended=False)) == words
     assert len(words) == 4 and len(spelt) == 17
 
 

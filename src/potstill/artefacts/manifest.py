@@ -23,6 +23,7 @@ class Manifest:
     runtime: str
     """Who answers from it, one of `RUNTIMES`."""
     model_file: str
+    """Of one that reads and writes by two graphs, the decoder's."""
     task: str
     answers: str
     """What it answers with: one class, several labels, a number, tags or text."""
@@ -42,6 +43,14 @@ class Manifest:
     num_parameters_without_embeddings: int = 0
     lengths: tuple[int, ...] = ()
     """Of what its speed was measured with: tokens of texts and prompts, words of documents."""
+    encoder_file: str = ""
+    """Of one that reads and writes by two graphs, the encoder's."""
+    start_token: int = 0
+    """What its decoder is shown before the first token of a target."""
+    end_tokens: tuple[int, ...] = ()
+    """Those that end a target, that of the tokenizer first."""
+    max_target_length: int = 0
+    """The longest target in tokens, with the one that ends it."""
     packages: Mapping[str, str] = field(default_factory=dict)
     """With which versions it was made."""
     format: int = FORMAT

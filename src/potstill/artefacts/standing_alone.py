@@ -30,8 +30,59 @@ def ask(read):
     ids = {{"input_ids": read.ids, "attention_mask": read.attention_mask, "token_type_ids": read.type_ids}}
     return model({{name: np.array([ids[name]], dtype=np.int64) for name in about["inputs"]}})["logits"][0]
 """,
+    "executorch": """\
+program = Runtime.get().load_program(here / "{model_file}")
+forward = program.load_method("forward")
+
+
+def ask(read):
+    ids = {{"input_ids": read.ids, "attention_mask": read.attention_mask, "token_type_ids": read.type_ids}}
+    return forward.execute([torch.tensor([ids[name]]) for name in about["inputs"]])[0][0].numpy()
+""",
 }
-_LIBRARY = {"onnx": "onnxruntime", "openvino": "openvino"}
+_OPEN_BOTH = {
+    "onnx": """\
+slower = ["SkipLayerNormFusion"]  # its kernel for processors
+
+
+def opened(name):
+    session = onnxruntime.InferenceSession(str(here / name), disabled_optimizers=slower)
+    names = [each.name for each in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(names, inputs)))
+
+
+""",
+    "openvino": """\
+core = openvino.Core()
+
+
+def opened(name):
+    model = core.compile_model(here / name, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    names = [each.get_any_name() for each in model.outputs]
+
+    def answer(inputs):
+        found = model(inputs)
+        return {name: found[name].copy() for name in names}
+
+    return answer
+
+
+""",
+}
+_IMPORTS = {
+    "onnx": "import onnxruntime",
+    "openvino": "import openvino",
+    "executorch": "import torch\nfrom executorch.runtime import Runtime",
+}
+_NEEDS = {
+    "executorch": (
+        "On a device ExecuTorch with its XNNPACK backend answers from `{model_file}`: `forward({inputs})`, integers of "
+        "64 bits, one text of at most {max_length} tokens at a time, gives its logits. In Python ExecuTorch is linked "
+        "with PyTorch, whose memory is in the peak above; transformers is not needed."
+    )
+}
+"""Where it is more than the runtime."""
+_PACKAGES = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "executorch": ("executorch", "torch")}
 
 _HEAD = '''\
 """Reads lines of JSON, {form}, and writes one for each. Needs: pip install -r requirements.txt"""
@@ -41,7 +92,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import {library}
+{imports}
 from tokenizers import Tokenizer
 
 here = Path(__file__).parent
@@ -91,6 +142,35 @@ for line in sys.stdin:
             tags.setdefault(window.word_ids[place], about["labels"][best[place]])
     print(json.dumps({"tags": [tags.get(word) for word in range(len(row["tokens"]))]}))
 """
+_TARGETS = """\
+encoder, decoder = opened(about["encoder_file"]), opened(about["model_file"])
+
+
+def write(source):
+    ids = np.array([source], dtype=np.int64)
+    mask = np.ones_like(ids)
+    # keys and values: of the source, and of the tokens before, which are none at first
+    cross = encoder({"input_ids": ids, "attention_mask": mask})
+    past = {
+        name.replace("cross", "past"): np.zeros((*each.shape[:2], 0, each.shape[3]), dtype=each.dtype)
+        for name, each in cross.items()
+    }
+    written = [about["start_token"]]
+    while len(written) <= about["max_target_length"]:
+        last = np.array([written[-1:]], dtype=np.int64)
+        found = decoder({"input_ids": last, "attention_mask": mask, **cross, **past})
+        written.append(int(found.pop("logits")[0, -1].argmax()))
+        past = {name.replace("present", "past"): each for name, each in found.items()}
+        if written[-1] in about["end_tokens"]:
+            break
+    return tokenizer.decode(written[1:], skip_special_tokens=True)
+
+
+for line in sys.stdin:
+    row = json.loads(line)
+    read = tokenizer.encode(row["text"])
+    print(json.dumps({"text": write(read.ids or about["end_tokens"][:1])}))
+"""
 
 
 _SERVED = {
@@ -116,9 +196,19 @@ def script_for(manifest: Manifest) -> str | None:
         return None
     documents = manifest.answers == "tags"
     form = '{"tokens": ["a", "text"]}' if documents else '{"text": "..."}'
+    head = _HEAD.format(form=form, imports=_IMPORTS[manifest.runtime])
+    if manifest.encoder_file:
+        return head + _OPEN_BOTH[manifest.runtime] + _TARGETS
     opened = _OPEN[manifest.runtime].format(model_file=manifest.model_file)
-    asked = _DOCUMENTS if documents else _TEXTS + _DECISIONS[manifest.answers]
-    return _HEAD.format(form=form, library=_LIBRARY[manifest.runtime]) + opened + asked
+    return head + opened + (_DOCUMENTS if documents else _TEXTS + _DECISIONS[manifest.answers])
+
+
+def needs_of(manifest: Manifest) -> str:
+    """What the script needs, and what else answers from the folder."""
+    told = _NEEDS.get(manifest.runtime, "It needs neither PyTorch nor transformers.")
+    return told.format(
+        model_file=manifest.model_file, inputs=", ".join(manifest.inputs), max_length=manifest.max_length
+    )
 
 
 def stand_alone(folder: Path, manifest: Manifest, card: str) -> None:
@@ -137,8 +227,8 @@ def requirements(manifest: Manifest) -> str:
     from importlib.metadata import version
 
     names = (
-        (_LIBRARY[manifest.runtime], "tokenizers", "numpy")
-        if manifest.runtime in _LIBRARY
+        (*_PACKAGES[manifest.runtime], "tokenizers", "numpy")
+        if manifest.runtime in _PACKAGES
         else ("torch", "transformers", "safetensors")
     )
     # The build of torch depends on the machine.

@@ -19,6 +19,7 @@ EXTRAS = {
     "demo": "teachers and texts of the built-in projects",
     "dev": "tests and checks of the package itself",
     "docs": "the pages of docs/ as a site",
+    "executorch": "students as programs for ExecuTorch, on phones",
     "gguf": "teachers in GGUF files, and students as such",
     "harness": "tasks of lm-evaluation-harness",
     "large": "teachers in 4 or 8 bits, or spread over several GPUs",

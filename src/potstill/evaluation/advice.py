@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from potstill.evaluation.as_student import as_student, others
 from potstill.evaluation.checks import bound_of, checks_of, drawn
+from potstill.evaluation.harness_gate import harness_advice
 from potstill.evaluation.metrics import Metric, Unit, metric
 from potstill.evaluation.writing_checks import LEGS
 from potstill.presentation.formats import number, sentence, size
@@ -27,12 +28,14 @@ def advice(
 ) -> list[str]:
     """A sentence for each check that failed, and one for the models that would pass."""
     requirements = list(settings.requirements())
-    # Before those of the recipe stand the checks that are always made.
-    always = len(checks) - len(requirements)
+    # Before those of the recipe stand the checks that are always made, and behind them those of tasks.
+    of_tasks = len(checks) - len(settings.harness)
+    always = of_tasks - len(requirements)
     found = [_of_own(check) for check in checks[:always] if not check.passed]
-    for requirement, check in zip(requirements, checks[always:], strict=True):
+    for requirement, check in zip(requirements, checks[always:of_tasks], strict=True):
         if not check.passed:
             found.append(_of_requirement(requirement, check, evaluation))
+    found += harness_advice(checks[of_tasks:])
     if instead:
         names = " and ".join(f"the {name}" if name == "baseline" else f"{name!r}" for name in instead)
         found.append(f"{sentence(names)} would pass every check in the student's place.")
@@ -129,4 +132,4 @@ _BEHIND = {
 
 
 def _figure(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:z.3g}"

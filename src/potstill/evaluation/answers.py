@@ -94,16 +94,18 @@ class Judge:
     """What is right of each test row, in words, where its text does not say so."""
     more: Callable[[Case, Any], Mapping[str, Any]] = lambda case, answers: {}
     """Fields of the `EvaluateRecord` that this kind alone has, and that are of the answers alone."""
-    beside: Callable[[Case, Mapping[str, Predictor], Any], Any] | None = None
+    again: Callable[[Case, Mapping[str, Predictor], Any], Any] | None = None
     """What a further form of the student answers, beside what the other models answered to an earlier one, or None;
     where it is not given, all of them are asked."""
     compared: Callable[[Case, Predictor, Predictor], Agreement] | None = None
     """How often a form answers as the model that it was made of, given as the first; where it is not given, of their
     answers."""
+    beside: Callable[[Case, Mapping[str, Predictor], Any], Mapping[str, Any]] = lambda case, predictors, answers: {}
+    """Fields of it that are about other texts than the test rows, for which the models are asked again."""
 
     def answers_of_form(self, case: Case, predictors: Mapping[str, Predictor], known: Any) -> Any:
-        """What `beside` says: the form is the student of `predictors`."""
-        return self.beside(case, predictors, known) if self.beside else self.answers_of(case, predictors)
+        """What `again` says: the form is the student of `predictors`."""
+        return self.again(case, predictors, known) if self.again else self.answers_of(case, predictors)
 
     def agreement_of(self, case: Case, source: Predictor, form: Predictor) -> Agreement | None:
         """What `compared` says."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from potstill.evaluation.metrics import metric, name_in_words
+from potstill.evaluation.speed_sections import TITLE, points_table
 from potstill.evaluation.tables import shown
 from potstill.presentation.formats import number, percent, points_span, size, times
 from potstill.presentation.tables import Cell, Section, Table
@@ -41,6 +42,9 @@ def _tables(export: ExportRecord, evaluation: EvaluateRecord) -> Iterator[tuple[
             [_further(each, evaluation) for each in forms],
         ),
     )
+    models = {each.name or each.kind: each.model or evaluation.models["student"] for each in forms}
+    if (points := points_table(evaluation, models, about="Artefact")) is not None:
+        yield TITLE, points
 
 
 def deciding_head(evaluation: EvaluateRecord) -> list[Cell]:

@@ -8,6 +8,9 @@ from potstill.evaluation.evaluate import cost_ratios
 from potstill.records import Agreement, Comparison, Estimate, EvaluateRecord, ModelEvaluation
 from potstill.teachers.self_taught import is_round
 
+BESIDE_THE_TEST = ("judgement", "robustness", "out_of_domain", "token_robustness", "token_out_of_domain")
+"""The fields of a record that have several models, and are of something else than the test rows."""
+
 
 def others(evaluation: EvaluateRecord) -> list[str]:
     """The models that could be shipped instead of the student: the baseline, students of earlier rounds, and a student
@@ -17,12 +20,9 @@ def others(evaluation: EvaluateRecord) -> list[str]:
 
 def as_student(evaluation: EvaluateRecord, name: str) -> EvaluateRecord:
     """The record in which one of its own models is the student."""
-    judgement = evaluation.judgement
-    if judgement is not None and name in judgement.models:
-        judgement = judgement.model_copy(update={"models": judgement.models | {"student": judgement.models[name]}})
     compared = [each for each in evaluation.comparisons if each.of == name]
-    found = in_place_of_student(evaluation, evaluation.models[name], compared, evaluation.agreement.get(name))
-    found = found.model_copy(update={"judgement": judgement})
+    model, agreement = evaluation.models[name], evaluation.agreement.get(name)
+    found = in_place_of_student(evaluation, model, compared, agreement, name=name)
     if name != "baseline":
         return found
     # Against itself nothing is gained, for sure.
@@ -36,11 +36,14 @@ def in_place_of_student(
     model: ModelEvaluation,
     comparisons: Sequence[Comparison] = (),
     agreement: Agreement | None = None,
+    *,
+    name: str | None = None,
 ) -> EvaluateRecord:
     """The record in which a model, such as an exported artefact, is the student.
 
     `comparisons` are those of it against teacher and baseline on the same rows, whatever they call it. A difference
-    that they do not have is of the values alone, without an interval, and what the values do not tell is missing.
+    that they do not have is of the values alone, without an interval, and what the values do not tell is missing. So is
+    what the record has beside the test rows, but for what it has of a model of this `name`.
     """
     teacher, baseline = evaluation.models["teacher"], evaluation.models.get("baseline")
     primary = evaluation.primary_metric
@@ -60,13 +63,36 @@ def in_place_of_student(
         "kl_gain_over_start": _less(model.kl_mean, evaluation.initial_kl_mean),
         "agreement": {"student": agreement} if agreement else {},
         "comparisons": list(pairs.values()),
+        **_beside_the_test(evaluation, name),
         # These are of the student that was.
-        "judgement": None,
+        "slices": [],
+        "regressions": None,
         "classes": [],
         "disagreements": [],
         "findings": [],
     }
     return evaluation.model_copy(update=changes | cost_ratios(teacher, model))
+
+
+def _beside_the_test(evaluation: EvaluateRecord, name: str | None) -> dict[str, Any]:
+    """What was measured of models beside the test rows: of the student what there is of this name."""
+    harness = evaluation.harness
+    if harness is not None:
+        harness = harness.model_copy(update={"scores": [_of_others(score, name) for score in harness.scores]})
+    return {"harness": harness} | {each: _of_others(getattr(evaluation, each), name) for each in BESIDE_THE_TEST}
+
+
+def _of_others(part: Any, name: str | None) -> Any:
+    """What was measured of several models, with the one of this name as the student."""
+    if part is None:
+        return None
+    changes: dict[str, Any] = {"models": {of: found for of, found in part.models.items() if of != "student"}}
+    if name in part.models:
+        changes["models"]["student"] = part.models[name]
+    for inside in ("attacks", "unanswerable"):
+        if (found := getattr(part, inside, None)) is not None:
+            changes[inside] = _of_others(found, name)
+    return part.model_copy(update=changes)
 
 
 def _difference(pair: Comparison | None, metric: str, of: float, against: float) -> Estimate:

@@ -31,6 +31,8 @@ class Case:
     """The test rows as token ids, for models that read with this tokenizer."""
     untrained: Callable[[], PreTrainedModel]
     """The student as training found it."""
+    own_config: PretrainedConfig | None = None
+    """The student's, where it exists already."""
     own_tokenizer: PreTrainedTokenizerBase | None = None
     """The student's, where it is a language model with other tokens than its teacher."""
     aligned: Callable[[], AlignedRows] | None = None
@@ -39,8 +41,12 @@ class Case:
     """The labelled validation rows as token ids, where temperatures can be fitted on them."""
     encode_rows: Callable[[PreTrainedTokenizerBase, Sequence[Any]], Encoded] | None = None
     """Any rows of the form of the test rows as token ids, for models that read with this tokenizer."""
+    aligned_rows: Callable[[Sequence[Any]], AlignedRows] | None = None
+    """Where the student has other tokens, such rows in the tokens of both."""
     out_of_domain: Sequence[Any] = ()
     """Rows of texts of another kind."""
+    unanswerable: Sequence[Any] = ()
+    """Queries that should be declined or are nonsense, as conversations without a response."""
 
     @property
     def student_tokenizer(self) -> PreTrainedTokenizerBase:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 from potstill.evaluation.findings import digits
+from potstill.evaluation.harness_gate import harness_checks
 from potstill.evaluation.judged_writing.exchanges import CONTRADICTED, NO_REFERENCE, UNREADABLE_REFERENCE
-from potstill.evaluation.metrics import FEWEST_ROWS, Metric, metric
+from potstill.evaluation.metrics import FEWEST_ROWS, ON_OTHER_TEXTS, Metric, metric
 from potstill.evaluation.references import is_beaten
 from potstill.evaluation.writing_checks import writing_checks
 from potstill.recipe import GateSettings
@@ -18,15 +19,18 @@ these bad, a share of 90 % would be one of 81 %; beyond that, what was judged sa
 AS_A_COIN = 0.5
 """Share of the answers of which a judge that flips a coin says otherwise once they have changed places: who does so as
 often has not judged."""
+OF_OTHERS = "it was measured of other models of the run, and not of this one"
 PERCENTILES: dict[str, Literal[95, 99]] = {"latency_p95_ms": 95, "latency_p99_ms": 99}
 
 
 def checks_of(settings: GateSettings, evaluation: EvaluateRecord) -> list[Check]:
-    """The teacher first, then whether the student writes as well as it, then every threshold that is set."""
+    """The teacher first, then whether the student writes as well as it, then every threshold that is set, those
+    of tasks last."""
     return [
         *_of_teacher(evaluation, allowed=settings.allow_weak_teacher),
         *writing_checks(evaluation, allowed=settings.allow_degenerate_writing),
         *(check_of(requirement, evaluation) for requirement in settings.requirements()),
+        *harness_checks(settings, evaluation),
     ]
 
 
@@ -66,7 +70,25 @@ def drawn(required: Metric, evaluation: EvaluateRecord) -> tuple[int, str, str]:
         return evaluation.written_prompts or 0, "prompts", "evaluate.written"
     if required.needs == "judge":
         return _judged(required, evaluation), "judged prompts", "evaluate.written"
+    if required.needs in ON_OTHER_TEXTS:
+        return _other_texts(required, evaluation)
     return evaluation.test_rows, "test rows", "data.test"
+
+
+def _other_texts(required: Metric, evaluation: EvaluateRecord) -> tuple[int, str, str]:
+    """The same of what is measured on other texts than the test rows."""
+    robustness = evaluation.robustness or evaluation.token_robustness
+    outside = evaluation.out_of_domain or evaluation.token_out_of_domain
+    attacks = evaluation.robustness.attacks if evaluation.robustness else None
+    queries = evaluation.token_robustness.unanswerable if evaluation.token_robustness else None
+    match required.needs:
+        case "robustness.attacks":
+            return attacks.rows if attacks else 0, "attacked rows", "evaluate.robustness.attacks"
+        case "robustness.unanswerable":
+            return queries.queries if queries else 0, "queries", "evaluate.robustness.unanswerable"
+        case "out_of_domain":
+            return outside.rows if outside else 0, "rows out of domain", "evaluate.out_of_domain"
+    return robustness.rows if robustness else 0, "changed rows", "evaluate.robustness.rows"
 
 
 def _judged(required: Metric, evaluation: EvaluateRecord) -> int:
@@ -124,9 +146,27 @@ def _why_missing(required: Metric, evaluation: EvaluateRecord, *, value: float |
         )
     if required.of_writing and not evaluation.written_prompts:
         return "evaluate.written is 0, so nothing of what models write was measured"
+    if _only_of_others(required, evaluation):
+        return OF_OTHERS
     if required.needs == "judge":
         return _why_not_judged(evaluation)
+    if required.needs == "robustness.unanswerable" and evaluation.token_robustness is not None:
+        why = evaluation.token_robustness.unanswerable_missing
+        return f"no queries were asked that nobody can answer: {why}" if why else "no such query was answered"
     return "the measurements of this run do not have it"
+
+
+def _only_of_others(required: Metric, evaluation: EvaluateRecord) -> bool:
+    """Whether what it needs was measured of some models, and not of the student."""
+    robustness = evaluation.robustness
+    parts = {
+        "robustness": robustness,
+        "robustness.attacks": robustness and robustness.attacks,
+        "out_of_domain": evaluation.out_of_domain,
+        "judge": evaluation.judgement,
+    }
+    part = parts.get(required.needs or "")
+    return part is not None and "student" not in part.models
 
 
 def _why_not_judged(evaluation: EvaluateRecord) -> str:

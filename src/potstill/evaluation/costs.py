@@ -1,10 +1,11 @@
 """What models cost: their weights, their parameters, and their speed, measured in processes of their own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from potstill.evaluation.case import Case
-from potstill.evaluation.expenses import expenses_of
+from potstill.evaluation.expenses import energy_method, expenses_of
+from potstill.evaluation.speed_points import made, points_of, series_of
 from potstill.measure.speed import Speed, measure_speed
 from potstill.measure.weights import BYTES_IN_COMMON, HALF, SavedWeights
 from potstill.records import Measurement
@@ -18,10 +19,16 @@ def costs_of(
     """For each model the fields of a `ModelEvaluation` that are about its costs."""
     weights = {name: predictor.weights() for name, predictor in predictors.items()}
     speed = _speeds(case, predictors, weights, queries, device)
+    # What was counted of one model is not set beside what is estimated of another.
+    counted = all(each.joules_per_query is not None for each in speed.values())
     return {
         name: {
             **_fields(weights[name], predictor.parameters(), speed[name], queries),
-            **expenses_of(case.recipe.evaluate.expenses, request_ms(speed[name], queries)),
+            **expenses_of(
+                case.recipe.evaluate.expenses,
+                request_ms(speed[name], queries),
+                speed[name].joules_per_query if counted else None,
+            ),
         }
         for name, predictor in predictors.items()
     }
@@ -34,8 +41,8 @@ def request_ms(speed: Speed, queries: Queries) -> float:
     return speed.first_p50_ms + (queries.settings["new_tokens"] - 1) * speed.latency_p50_ms
 
 
-def measurement(case: Case, queries: Queries, device: str) -> Measurement:
-    """How the speed of all models was measured."""
+def measurement(case: Case, queries: Queries, device: str, *, counted: bool = False) -> Measurement:
+    """How the speed of all models was measured, and their energy, where it was `counted`."""
     settings = case.recipe.evaluate
     return Measurement(
         threads=settings.threads,
@@ -44,6 +51,8 @@ def measurement(case: Case, queries: Queries, device: str) -> Measurement:
         rounds=settings.rounds,
         warmup=settings.warmup,
         batch_size_throughput=1 if queries.one_by_one else settings.batch_size,
+        queries_of_a_length=made(case, queries),
+        energy=energy_method(settings.expenses, device, counted=counted),
     )
 
 
@@ -52,32 +61,32 @@ def _speeds(
 ) -> dict[str, Speed]:
     """The speed of each model in float32, and in its own type where that is another that can be timed."""
     settings = case.recipe.evaluate
-    requests = {
-        name: SpeedRequest(
+    as_teacher = queries.items, series_of(case, queries, case.tokenizer)
+    as_student = as_teacher
+    if queries.of_student is not None and case.own_tokenizer is not None:
+        as_student = queries.of_student, series_of(case, queries, case.own_tokenizer)
+
+    def request(predictor: Predictor) -> SpeedRequest:
+        items, series = as_teacher if predictor.tokenizer is case.tokenizer else as_student
+        return SpeedRequest(
             loads=predictor.loads(),
             form=queries.form,
-            queries=_asked(case, predictor, queries),
+            queries=items,
             threads=settings.threads,
             warmup=settings.warmup,
             batch_size=settings.batch_size,
             device=device,
             settings=queries.settings,
+            series=series,
         )
-        for name, predictor in predictors.items()
-    }
+
+    requests = {name: request(predictor) for name, predictor in predictors.items()}
     own = {
         name: request.in_type(weights[name].type) for name, request in requests.items() if weights[name].type in HALF
     }
     rounds = settings.rounds
     with case.progress.task("evaluate: speed", rounds * (len(requests) + len(own)), "processes") as advance:
         return measure_speed(requests, rounds=rounds, advance=advance, own_types=own)
-
-
-def _asked(case: Case, predictor: Predictor, queries: Queries) -> Sequence[Any]:
-    """The queries as a model reads them."""
-    if queries.of_student is not None and predictor.tokenizer is not case.tokenizer:
-        return queries.of_student
-    return queries.items
 
 
 def _fields(weights: SavedWeights, parameters: Parameters, speed: Speed, queries: Queries) -> dict[str, Any]:
@@ -101,6 +110,7 @@ def _fields(weights: SavedWeights, parameters: Parameters, speed: Speed, queries
         "memory_above_floor_bytes": speed.memory_above_floor_bytes,
         "load_ms": speed.load_ms,
         "latency_p50_range_ms": speed.latency_p50_range_ms,
+        "speed_points": points_of(speed.points),
         "own_type_latency_p50_ms": own and own.latency_p50_ms,
         "own_type_throughput_per_s": own and own.throughput_per_s,
         "own_type_peak_memory_bytes": own and own.peak_memory_bytes,

@@ -10,8 +10,7 @@ from potstill.evaluation.findings import findings
 from potstill.evaluation.formulas import Resampled
 from potstill.evaluation.judges import JUDGES
 from potstill.evaluation.kept_rows import KeptRows, kept_rows
-from potstill.evaluation.metrics import CLASSES, Measured, Unit, metric
-from potstill.evaluation.robustness.measured import beside_the_test
+from potstill.evaluation.metrics import Measured, Unit, metric
 from potstill.measure import quality
 from potstill.records import Comparison, EvaluateRecord, ModelEvaluation
 from potstill.runtimes.predictor import Predictor, release_all
@@ -35,7 +34,7 @@ def evaluate_models(
     if keep is not None:
         each = {model: judge.kept(case, answers, model) for model in answers.models}
         keep(kept_rows(case, each, judge.truth(case, answers)))
-    beside = beside_the_test(case, predictors, answers) if kind in CLASSES else {}
+    beside = judge.beside(case, predictors, answers)
     # Speed is measured in other processes, which need the device to themselves.
     release_all(predictors.values())
     costs = costs_of(case, predictors, judged.queries, device)
@@ -60,6 +59,7 @@ def side_by_side(
     ]
     agreement = {name: answers.agreement(name) for name in models if name != "teacher"}
     primary = task.primary_metric
+    counted = any(each.joules_per_query is not None for each in models.values())
     scores = measured[metric(primary).measured_as.name]
     record = EvaluateRecord(
         primary_metric=primary,
@@ -73,7 +73,7 @@ def side_by_side(
         classes=list(judged.classes),
         disagreements=list(judged.disagreements),
         generations=list(judged.generations),
-        measurement=measurement(case, judged.queries, device),
+        measurement=measurement(case, judged.queries, device, counted=counted),
         findings=[],
         **ratios(models, scores, next((each.points(primary) for each in comparisons if _paid(each)), None)),
         **judged.more,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from potstill.evaluation.answers import CAME
 from potstill.evaluation.metrics import FEWEST_ROWS, Unit, metric, name_in_words
 from potstill.evaluation.references import is_beaten, not_beaten
+from potstill.evaluation.robustness.findings import findings_on_other_texts
 from potstill.evaluation.wording import WORDING
 from potstill.records import Comparison, Estimate, EvaluateRecord
 from potstill.teachers.self_taught import ROUND, is_round
@@ -33,10 +34,11 @@ def findings(evaluation: EvaluateRecord, members: Sequence[str] = ()) -> list[st
     found.extend(_of_generations(evaluation))
     found.extend(_of_types(evaluation))
     found.extend(_of_changed_texts(evaluation))
+    found.extend(findings_on_other_texts(evaluation))
     drop = evaluation.drop_points
     found.append(
         f"The student keeps {evaluation.retention.value:.1%} of the teacher's {primary} "
-        f"(drop {drop.value:.1f} points, 95 % interval {drop.low:.1f} to {drop.high:.1f}) "
+        f"(drop {drop.value:z.1f} points, 95 % interval {drop.low:z.1f} to {drop.high:z.1f}) "
         f"and answers {evaluation.speedup:.1f} times as fast."
     )
     return found
@@ -90,7 +92,7 @@ def margin_unit(name: str) -> str:
 
 def digits(value: float) -> str:
     """Four digits, and large numbers whole."""
-    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:z.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _of_few_rows(evaluation: EvaluateRecord) -> list[str]:
@@ -111,7 +113,7 @@ def _sure(evaluation: EvaluateRecord, difference: Estimate) -> int:
 
 
 def _span(points: Estimate) -> str:
-    return f"{points.value:+.1f} points, 95 % interval {points.low:+.1f} to {points.high:+.1f}"
+    return f"{points.value:+z.1f} points, 95 % interval {points.low:+z.1f} to {points.high:+z.1f}"
 
 
 def _of_teacher(evaluation: EvaluateRecord) -> list[str]:
@@ -134,7 +136,7 @@ def _of_teacher(evaluation: EvaluateRecord) -> list[str]:
             found.append(
                 f"The teacher's {name_in_words(name)} ({shown(name, reference.teacher)}) is not measurably better than "
                 f"{reference.name} ({shown(name, reference.value)}): the 95 % interval of the difference is "
-                f"{margin.low:+.2g} to {margin.high:+.2g} {margin_unit(name)}."
+                f"{margin.low:+z.2g} to {margin.high:+z.2g} {margin_unit(name)}."
             )
     return found
 
@@ -209,7 +211,7 @@ def _of_start(evaluation: EvaluateRecord) -> list[str]:
 
 
 def _apart(points: Estimate) -> str:
-    return f"{points.value:+.1f} points (95 % interval {points.low:+.1f} to {points.high:+.1f})"
+    return f"{points.value:+z.1f} points (95 % interval {points.low:+z.1f} to {points.high:+z.1f})"
 
 
 def _of_types(evaluation: EvaluateRecord) -> list[str]:
@@ -232,9 +234,13 @@ def _of_changed_texts(evaluation: EvaluateRecord) -> list[str]:
     points = None if found is None else found.models["student"].kept_over_teacher_points
     if found is None or points is None or found.rows < FEWEST_ROWS or points.high >= 0:
         return []
+    if found.models["student"].clean_accuracy.value == 0:
+        # Who has nothing right has nothing to keep.
+        return []
     kept = [found.models[name].kept.value for name in ("student", "teacher")]
+    of = name_in_words("entity_f1") if evaluation.answers == "tags" else "accuracy"
     return [
-        f"The student is less robust than its teacher: where texts are changed it keeps {kept[0]:.1%} of its accuracy, "
+        f"The student is less robust than its teacher: where texts are changed it keeps {kept[0]:.1%} of its {of}, "
         f"and the teacher {kept[1]:.1%} of its own ({_span(points)})."
     ]
 
@@ -280,7 +286,7 @@ def _of_whole_targets(evaluation: EvaluateRecord) -> list[str]:
 
 def _nats(value: float, sign: str = "") -> str:
     """With two decimals, or two digits where these would all be zeros."""
-    return f"{value:{sign}.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:{sign}.2g}"
+    return f"{value:{sign}z.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:{sign}.2g}"
 
 
 def _of_tokens(evaluation: EvaluateRecord) -> list[str]:

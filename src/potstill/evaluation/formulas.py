@@ -75,8 +75,30 @@ def tail(share: Literal[95, 99]) -> Read:
 
 def robust(name: str) -> Read:
     def read(evaluation: EvaluateRecord, model: str) -> Estimate | None:
-        found = evaluation.robustness.models.get(model) if evaluation.robustness else None
+        robustness = evaluation.robustness or evaluation.token_robustness
+        found = robustness.models.get(model) if robustness else None
         value: Estimate | None = getattr(found, name, None)
+        return value
+
+    return read
+
+
+def unanswerable(name: Literal["kl", "agreement"]) -> Read:
+    def read(evaluation: EvaluateRecord, model: str) -> Estimate | None:
+        queries = evaluation.token_robustness.unanswerable if evaluation.token_robustness else None
+        found = queries.models.get(model) if queries else None
+        value: Estimate | None = getattr(found, name, None)
+        return value
+
+    return read
+
+
+def outside(name: Literal["kl", "perplexity"]) -> Read:
+    """Of language models on texts out of domain."""
+
+    def read(evaluation: EvaluateRecord, model: str) -> Estimate | None:
+        found = evaluation.token_out_of_domain.models.get(model) if evaluation.token_out_of_domain else None
+        value: Estimate | None = getattr(found.outside, name) if found else None
         return value
 
     return read

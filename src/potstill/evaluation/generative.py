@@ -25,7 +25,7 @@ from potstill.measure import quality
 from potstill.measure.language import TokenMeasures, TokensOfRows, joined, measure_tokens
 from potstill.recipe.writing_judges import ServerJudge
 from potstill.records import Agreement, Estimate, Generation, WritingJudgement
-from potstill.runtimes.predictor import Predictor, Queries
+from potstill.runtimes.predictor import Advance, Predictor, Queries
 from potstill.runtimes.transformers import TransformersPredictor
 from potstill.signals import Batch, Signals
 from potstill.targets import FullTarget
@@ -247,6 +247,18 @@ def measured_tokens(
     """The measures of each model at every trained token, and the rows of these tokens, in the order of the data."""
     rows = aligned.student if aligned else case.encode(case.tokenizer)
     assert isinstance(rows, TokenRows)
+    with case.progress.task("evaluate: tokens", len(rows.lengths), "rows") as advance:
+        return tokens_on(case, predictors, rows, advance, aligned)
+
+
+def tokens_on(
+    case: Case,
+    predictors: Mapping[str, Predictor],
+    rows: TokenRows,
+    advance: Advance,
+    aligned: AlignedRows | None = None,
+) -> tuple[dict[str, TokenMeasures], TokensOfRows]:
+    """The same on any rows; of `aligned` ones they are the student's."""
     parts: dict[str, list[TokenMeasures]] = {name: [] for name in predictors}
     number_of = {row: number for number, row in enumerate(dict.fromkeys(rows.row_ids))}
     # Several arrays of a chunk's size are held.
@@ -259,19 +271,18 @@ def measured_tokens(
         reads_otherwise = aligned is not None and predictor.tokenizer is not case.own_tokenizer
         predictor.answers_rows(aligned.teacher if aligned and reads_otherwise else rows)
         told[name] = _retold(predictor, aligned) if aligned and reads_otherwise else predictor.target
-    with case.progress.task("evaluate: tokens", len(rows.lengths), "rows") as advance:
-        for index in range(len(rows.lengths)):
-            batch = rows.collate([index])
-            targets: dict[str, FullTarget] = {name: target(batch) for name, target in told.items()}
-            labels = batch.labels[batch.mask].to(predictors["teacher"].device)
-            true_ids.append(labels.cpu().numpy())
-            for name, found in measure_tokens(targets, targets["teacher"], labels, chunk_rows=chunk_rows).items():
-                parts[name].append(found)
-            for number in rows.examples_in(index):
-                row = number_of[rows.row_ids[number]]
-                row_of.extend([row] * int(rows.examples.trained_counts[number]))
-                lengths[row] += rows.examples.lengths[number]
-            advance(1)
+    for index in range(len(rows.lengths)):
+        batch = rows.collate([index])
+        targets: dict[str, FullTarget] = {name: target(batch) for name, target in told.items()}
+        labels = batch.labels[batch.mask].to(predictors["teacher"].device)
+        true_ids.append(labels.cpu().numpy())
+        for name, found in measure_tokens(targets, targets["teacher"], labels, chunk_rows=chunk_rows).items():
+            parts[name].append(found)
+        for number in rows.examples_in(index):
+            row = number_of[rows.row_ids[number]]
+            row_of.extend([row] * int(rows.examples.trained_counts[number]))
+            lengths[row] += rows.examples.lengths[number]
+        advance(1)
     weights = quality.bootstrap_weights(len(number_of), seed=case.recipe.seed)
     of_rows = TokensOfRows(np.array(row_of), np.concatenate(true_ids), weights, list(number_of), lengths.tolist())
     return {name: joined(each) for name, each in parts.items()}, of_rows

@@ -1,6 +1,6 @@
 """Task files of lm-evaluation-harness: YAML within limits, each after those that it includes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Of plain values alone."""
 
 
-class _Trusting(yaml.SafeLoader):  # type: ignore[misc]
+class TrustingLoader(yaml.SafeLoader):  # type: ignore[misc]
     """What runs Python is left to the harness."""
 
 
@@ -46,7 +46,7 @@ def _refuse(loader: Any, suffix: str, node: Any) -> Any:
 
 
 _Loader.add_multi_constructor("", _refuse)
-_Trusting.add_multi_constructor("", lambda loader, suffix, node: None)
+TrustingLoader.add_multi_constructor("", lambda loader, suffix, node: None)
 
 
 def task_files(where: str, path: Path, *, trusted: bool) -> list[TaskFile]:
@@ -60,6 +60,15 @@ def task_files(where: str, path: Path, *, trusted: bool) -> list[TaskFile]:
         found.append(file)
         if len(found) > MOST_FILES:
             raise RecipeError(f"{where}: {path} is made of more than {MOST_FILES} files. Include fewer.")
+    return found
+
+
+def merged(files: Sequence[TaskFile]) -> dict[str, Any]:
+    """The task that files give together."""
+    found: dict[str, Any] = {}
+    for file in files:
+        found |= file.config
+    found.pop("include", None)
     return found
 
 
@@ -82,7 +91,7 @@ def _read(where: str, path: Path, *, trusted: bool) -> TaskFile:
             text = file.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
             raise RecipeError(f"{where}: {path} has more than {MOST_BYTES // 2**20} MiB, and a task file is a page.")
-        loader = (_Trusting if trusted else _Loader)(text)
+        loader = (TrustingLoader if trusted else _Loader)(text)
         root = loader.get_single_node()
         nodes = _nodes(where, path, root)
         config = None if root is None else loader.construct_document(root)

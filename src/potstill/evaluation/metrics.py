@@ -26,12 +26,14 @@ from potstill.evaluation.formulas import (
     mean_of_tokens,
     of_distributions,
     out_of_domain,
+    outside,
     quantile_of_kl,
     rms_difference,
     robust,
     share_of_right,
     slower_type,
     tail,
+    unanswerable,
 )
 from potstill.measure import quality
 from potstill.measure.calibration import brier_score
@@ -71,8 +73,18 @@ class Unit(StrEnum):
 
 
 Needed = Literal[
-    "robustness", "robustness.attacks", "out_of_domain", "judge", "expenses.price_per_hour", "expenses.watts"
+    "robustness",
+    "robustness.attacks",
+    "robustness.unanswerable",
+    "out_of_domain",
+    "judge",
+    "expenses.price_per_hour",
+    "expenses.watts",
 ]
+ON_OTHER_TEXTS: frozenset[Needed] = frozenset(
+    {"robustness", "robustness.attacks", "robustness.unanswerable", "out_of_domain"}
+)
+"""What is measured on other texts than the test rows, and costs as much again."""
 
 
 @dataclass(frozen=True)
@@ -266,14 +278,34 @@ METRICS: tuple[Metric, ...] = (
     Metric("robust_accuracy", "accuracy on changed texts", Unit.SHARE, "higher", CLASSES,
            words_of={"multi_label": "all labels right on changed texts"}, read=robust("robust_accuracy"),
            interval=True, needs="robustness"),
-    Metric("robust_agreement", "agreement with the teacher on changed texts", Unit.SHARE, "higher", CLASSES,
+    Metric("robust_entity_f1", "entity F1 on changed texts", Unit.SHARE, "higher", frozenset({"tags"}),
+           read=robust("robust_accuracy"), interval=True, needs="robustness"),
+    Metric("robust_agreement", "agreement with the teacher on changed texts", Unit.SHARE, "higher",
+           CLASSES | LANGUAGE | {"tags"},
+           words_of=dict.fromkeys(LANGUAGE, "agreement on the likeliest token after changed prompts"),
            read=robust("robust_agreement"), interval=True, needs="robustness"),
+    Metric("robust_kl", "KL from the teacher after changed prompts", Unit.NATS, "lower", LANGUAGE,
+           read=robust("robust_kl"), interval=True, needs="robustness", of_teacher=False),
+    Metric("robust_perplexity", "perplexity after changed prompts", Unit.NUMBER, "lower", LANGUAGE,
+           read=robust("robust_perplexity"), interval=True, needs="robustness"),
+    Metric("robust_perplexity_ratio", "perplexity after changed prompts against that after the prompts as they are",
+           Unit.RATIO, "lower", LANGUAGE, read=robust("robust_perplexity_ratio"), interval=True, needs="robustness"),
+    Metric("unanswerable_kl", "KL from the teacher on queries that nobody can answer", Unit.NATS, "lower",
+           frozenset({"text"}), read=unanswerable("kl"), interval=True, needs="robustness.unanswerable",
+           of_teacher=False),
+    Metric("unanswerable_agreement", "agreement on the likeliest token on queries that nobody can answer", Unit.SHARE,
+           "higher", frozenset({"text"}), read=unanswerable("agreement"), interval=True,
+           needs="robustness.unanswerable", of_teacher=False),
     Metric("attack_success_rate", "share of attacks that succeed", Unit.SHARE, "lower", CLASSES, read=attacked,
            interval=True, needs="robustness.attacks"),
-    Metric("ood_auroc", "AUROC of the top probability against texts out of domain", Unit.SHARE, "higher", CLASSES,
+    Metric("ood_auroc", "AUROC of the top probability against texts out of domain", Unit.SHARE, "higher", OF_CLASSES,
            read=out_of_domain("auroc"), interval=True, needs="out_of_domain"),
     Metric("ood_fpr95", "share of texts out of domain accepted with 95 % of the test rows", Unit.SHARE, "lower",
-           CLASSES, read=out_of_domain("fpr95"), interval=True, needs="out_of_domain"),
+           OF_CLASSES, read=out_of_domain("fpr95"), interval=True, needs="out_of_domain"),
+    Metric("ood_kl", "KL from the teacher on texts out of domain", Unit.NATS, "lower", LANGUAGE,
+           read=outside("kl"), interval=True, needs="out_of_domain", of_teacher=False),
+    Metric("ood_perplexity", "perplexity on texts out of domain", Unit.NUMBER, "lower", LANGUAGE,
+           read=outside("perplexity"), interval=True, needs="out_of_domain"),
     # What a model costs, measured as it runs.
     Metric("speedup", "speed-up", Unit.RATIO, "higher", read=slower_type),
     Metric("throughput_ratio", "gain in throughput", Unit.RATIO, "higher", read=lambda e, _: e.throughput_ratio),

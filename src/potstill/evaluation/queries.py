@@ -1,14 +1,15 @@
 """The test rows by which speed is measured, and whether there are enough of them for what the gate asks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from potstill.data.fields import MOST_LISTED, shown
 from potstill.data.rows import labelled_rows
 from potstill.data.splits import stable_order
-from potstill.errors import RecipeError
+from potstill.data.tag_schemes import OUTSIDE
+from potstill.errors import DataError, RecipeError
 from potstill.evaluation.calibration import FEWEST_DECISIONS
 from potstill.evaluation.case import Case
 from potstill.evaluation.checks import PERCENTILES, unfit_unit
@@ -16,6 +17,7 @@ from potstill.evaluation.judged_writing.required import require_judge, require_j
 from potstill.evaluation.metrics import FEWEST_ROWS, Metric, metric, metric_for
 from potstill.evaluation.slices import field_values
 from potstill.models import most_tokens
+from potstill.perturbations.words import BOILERPLATE
 from potstill.recipe import GateSettings
 from potstill.recipe.requirements import Requirement
 from potstill.records import QUERIES_OF_A_PERCENTILE, AnswerKind
@@ -48,14 +50,24 @@ def prompted_rows(
 
 def timed_prompts(case: Case, tokenizer: PreTrainedTokenizerBase) -> tuple[TokenIds, ...]:
     """What a language model with this tokenizer is shown where its speed is measured, with room for what it writes."""
-    wanted = case.recipe.evaluate.prompts
-    prompts = [ids for _, ids in prompted_rows(case, tokenizer, wanted, salt="latency")]
-    if not prompts:
-        examples = generative(case.recipe.task).encode(case.test, tokenizer).examples
-        prompts = [tuple(examples[number].ids[:PLAIN_PROMPT].tolist()) for number in range(min(wanted, len(examples)))]
+    prompts = _prompts(case, tokenizer) or [ids[:PLAIN_PROMPT] for ids in _plain_texts(case, tokenizer)]
     most = room_after((), case)
     apart = case.config.is_encoder_decoder
     return tuple(ids if most is None or apart else ids[-(most - new_tokens(case)) :] for ids in prompts)
+
+
+def whole_prompts(case: Case, tokenizer: PreTrainedTokenizerBase) -> Sequence[TokenIds]:
+    """What prompts of a set length are made of: the prompts of as many test rows, or plain texts as they are."""
+    return _prompts(case, tokenizer) or _plain_texts(case, tokenizer)
+
+
+def _prompts(case: Case, tokenizer: PreTrainedTokenizerBase) -> Sequence[TokenIds]:
+    return [ids for _, ids in prompted_rows(case, tokenizer, case.recipe.evaluate.prompts, salt="latency")]
+
+
+def _plain_texts(case: Case, tokenizer: PreTrainedTokenizerBase) -> Sequence[TokenIds]:
+    examples = generative(case.recipe.task).encode(case.test, tokenizer).examples
+    return [tuple(examples[number].ids.tolist()) for number in range(min(case.recipe.evaluate.prompts, len(examples)))]
 
 
 def new_tokens(case: Case) -> int:
@@ -63,9 +75,10 @@ def new_tokens(case: Case) -> int:
     return max(2, case.recipe.evaluate.new_tokens)
 
 
-def room_after(prompt: TokenIds, case: Case) -> int | None:
-    """How many tokens a model has positions for after a prompt; None where positions are computed."""
-    config = case.config
+def room_after(prompt: TokenIds, case: Case, of: PretrainedConfig | None = None) -> int | None:
+    """How many tokens a model has positions for after a prompt, the teacher if no other; None where positions are
+    computed."""
+    config = of or case.config
     most = most_tokens(config)
     return None if most is None else most - (0 if config.is_encoder_decoder else len(prompt))
 
@@ -76,7 +89,8 @@ def require_measurable(case: Case) -> None:
     Raises:
         RecipeError: the gate requires what is not measured of this task or by this recipe, has no interval or never
             such a value; a percentile that too few queries would stand behind; slices by a field that no test row has;
-            or no positions are left for what a language model is to write.
+            no positions are left for what a language model is to write; or a batch size or length at which speed cannot
+            be measured.
     """
     for field in case.recipe.evaluate.slices:
         _require_field(case, field)
@@ -87,7 +101,10 @@ def require_measurable(case: Case) -> None:
             f"evaluate.new_tokens: {new_tokens(case)} tokens are to be written after a prompt, and this "
             f"{case.config.model_type} model has positions for {most}. Lower it."
         )
+    _require_points(case)
     _require_one_domain(case)
+    _require_read_out_of_domain(case)
+    _require_outside(case)
     require_judge(case)
     for requirement in case.recipe.gate.requirements():
         required = _require_measured(case, requirement)
@@ -111,6 +128,60 @@ def require_measurable(case: Case) -> None:
             )
 
 
+def _require_points(case: Case) -> None:
+    """That speed can be measured at the batch sizes and lengths that the recipe names."""
+    settings, task, test = case.recipe.evaluate, case.recipe.task, len(case.test)
+    timed = min(settings.latency_rows, test)
+    for size in settings.batch_sizes:
+        if size > timed:
+            raise RecipeError(
+                f"evaluate.batch_sizes: {size} rows are more than the {timed} that are timed (evaluate.latency_rows is "
+                f"{settings.latency_rows}, data.test has {test}). Lower it, or raise evaluate.latency_rows."
+            )
+    for length in settings.lengths:
+        if length > task.max_length:
+            raise RecipeError(
+                f"evaluate.lengths: {length} tokens, and no more than {task.max_length} are read (task.max_length). "
+                "Lower it, or raise task.max_length."
+            )
+        rooms = [room_after((), case, config) for config in (case.config, case.own_config) if config is not None]
+        room = min((room for room in rooms if room is not None), default=None)
+        if task.generative and not case.config.is_encoder_decoder and room is not None:
+            if length + new_tokens(case) > room:
+                raise RecipeError(
+                    f"evaluate.lengths: after {length} tokens {new_tokens(case)} are to be written "
+                    f"(evaluate.new_tokens), and there are positions for {room}. Lower one of the two."
+                )
+        elif not task.generative and length < (least := _least_tokens(case)):
+            raise RecipeError(
+                f"evaluate.lengths: {length} tokens have no room for a text beside those that stand around it. Give "
+                f"{least} or more."
+            )
+
+
+def _least_tokens(case: Case) -> int:
+    """Of a text of one token; of a pair twice as many as stand around it, for its first text has half of them."""
+    pairs = any(len(getattr(row, "texts", ())) > 1 for row in case.test)
+    around = int(case.tokenizer.num_special_tokens_to_add(pair=pairs))
+    return 2 * max(1, around) if pairs else around + 1
+
+
+def why_not_asked(case: Case) -> str | None:
+    """Why no queries are put to these models, though the recipe has some; None where they are, or it has none."""
+    settings, teacher = case.recipe.evaluate.robustness, case.recipe.teacher
+    if settings is None or settings.unanswerable is None:
+        return "the recipe asks none (evaluate.robustness.unanswerable)"
+    if not case.recipe.task.templated:
+        return f"they are put to chat models, and this is {case.recipe.task.kind}"
+    if isinstance(teacher, Routed) and teacher.by == "domain":
+        return "teachers that are routed by domain answer rows of the data alone"
+    tokenizers = {"teacher": case.tokenizer, "student": case.student_tokenizer}
+    for name, tokenizer in tokenizers.items():
+        if not tokenizer.chat_template:
+            return f"the tokenizer of the {name} has no chat template"
+    return None
+
+
 def _require_one_domain(case: Case) -> None:
     """That what answers by the domain of a row is asked about rows of the data alone, and about each of them once."""
     teacher, settings = case.recipe.teacher, case.recipe.evaluate
@@ -123,6 +194,28 @@ def _require_one_domain(case: Case) -> None:
             f"evaluate.{where}: teachers that are routed by domain answer test rows alone, each once. {fix}, or route "
             "by confidence."
         )
+
+
+def _require_outside(case: Case) -> None:
+    """That words which are brought to a document have a tag."""
+    settings = case.recipe.evaluate.robustness
+    brought = set(BOILERPLATE) & set(settings.perturbations) if settings else set()
+    if case.recipe.task.windows and brought and OUTSIDE not in case.class_names:
+        raise RecipeError(
+            f"evaluate.robustness.perturbations: {' and '.join(sorted(brought))} bring words that are outside of all "
+            f"entities, and no row of data.train has the tag {OUTSIDE}. Leave them out."
+        )
+
+
+def _require_read_out_of_domain(case: Case) -> None:
+    """That language models can read rows out of domain, which must have something to be said."""
+    if not (case.recipe.task.generative and case.out_of_domain):
+        return
+    assert case.encode_rows is not None
+    try:
+        case.encode_rows(case.tokenizer, case.out_of_domain)
+    except DataError as error:
+        raise RecipeError(f"evaluate.out_of_domain: {error}") from None
 
 
 def _require_measured(case: Case, requirement: Requirement) -> Metric:
@@ -152,6 +245,7 @@ def _require_measured(case: Case, requirement: Requirement) -> Metric:
 _WHAT_IT_IS = {
     "robustness": "which changes test rows (robustness: {} for all of it)",
     "robustness.attacks": "the number of test rows that are attacked",
+    "robustness.unanswerable": "which are queries for chat models",
     "judge": "who says of what models write whether it is right or as good as the teacher's",
     "out_of_domain": "a file of texts of another kind than the data",
     "expenses.price_per_hour": "what an hour of a process that answers costs",
@@ -176,6 +270,8 @@ def _rows_behind(case: Case, required: Metric) -> int:
             return min(test, settings.rows) if settings else 0
         case "robustness.attacks":
             return min(test, settings.rows, settings.attacks) if settings else 0
+        case "robustness.unanswerable":
+            return len(case.unanswerable) if why_not_asked(case) is None else 0
 
 
 def _require_possible(requirement: Requirement, required: Metric) -> None:

@@ -11,6 +11,7 @@ from potstill.evaluation.metrics import WRITING, Unit, columns_of, metric, name_
 from potstill.evaluation.references import is_beaten
 from potstill.evaluation.robustness.sections import robustness_sections
 from potstill.evaluation.slice_sections import regression_sections, slice_sections
+from potstill.evaluation.speed_sections import speed_sections
 from potstill.evaluation.tables import quantities, shown
 from potstill.evaluation.wording import WORDING, Wording
 from potstill.presentation.formats import (
@@ -33,8 +34,8 @@ _ABOUT = ""
 
 
 def comparison_sections(evaluation: EvaluateRecord) -> list[Section]:
-    """All models side by side, the floors, and what the teacher must be better than."""
-    return [_comparison(evaluation), *_floors(evaluation), *_references(evaluation)]
+    """All models side by side, their speed at other sizes, the floors, and what the teacher must be better than."""
+    return [_comparison(evaluation), *speed_sections(evaluation), *_floors(evaluation), *_references(evaluation)]
 
 
 def detail_sections(evaluation: EvaluateRecord) -> list[Section]:
@@ -81,6 +82,8 @@ def _comparison(evaluation: EvaluateRecord) -> Section:
         f"one after {measured.warmup} to warm up, in {measured.rounds} alternated rounds, each in a process of its "
         f"own, of which each model's fastest counts; throughput at batch size {measured.batch_size_throughput}."
     )
+    if measured.energy is not None:
+        after += f" {measured.energy}"
     if "baseline" in evaluation.models:
         after += " The baseline is the same small model trained without the teacher."
     if CAME in evaluation.models:

@@ -14,10 +14,10 @@ from potstill.evaluation.costs import costs_of
 from potstill.evaluation.evaluate import side_by_side
 from potstill.evaluation.judges import JUDGES
 from potstill.evaluation.kept_rows import KeptRows, ModelRows, kept_rows
-from potstill.evaluation.metrics import metric
-from potstill.evaluation.robustness.measured import beside_the_test
+from potstill.evaluation.metrics import ON_OTHER_TEXTS, metric
+from potstill.recipe import GateSettings
 from potstill.recipe.writing_judges import ServerJudge
-from potstill.records import Artefact, EvaluateRecord, ExportRecord, GateRecord
+from potstill.records import Artefact, EvaluateRecord, ExportRecord, GateRecord, MeasuredForm
 from potstill.runtimes.predictor import Advance, Outputs, Predictor, release_all
 
 Encode = Callable[[PreTrainedTokenizerBase], Encoded]
@@ -71,7 +71,7 @@ def judge_forms(
         others: Mapping[str, Any] = {}
         if _asks_of_other_texts(case):
             # Not from memory, which what is asked there would fill.
-            others = beside_the_test(case, {**models, "student": form.predictor}, answers)
+            others = judge.beside(case, {**models, "student": form.predictor}, answers)
         found[name] = answers, agreement, others
         # One form at a time is in memory, beside the models.
         form.predictor.release()
@@ -85,17 +85,21 @@ def judge_forms(
     return judged
 
 
+def measured_if_required(gate: GateSettings) -> list[str]:
+    """What costs much, and is measured of forms only because this gate requires it."""
+    needed = {metric(each.metric).needs for each in gate.requirements()}
+    return sorted(each for each in (*ON_OTHER_TEXTS, "judge") if each in needed)
+
+
 def _asks_of_other_texts(case: Case) -> bool:
-    """Whether the gate requires something that is measured on other texts than the test rows, and that costs much."""
-    required = (metric(each.metric).needs for each in case.recipe.gate.requirements())
-    return any(needed in ("robustness", "robustness.attacks", "out_of_domain") for needed in required)
+    """Whether the gate requires something that is measured on other texts than the test rows."""
+    return any(each in ON_OTHER_TEXTS for each in measured_if_required(case.recipe.gate))
 
 
 def _judged_as_required(case: Case) -> Case:
     """Without a judge that costs money or hours, where the gate requires nothing that it measures."""
     settings = case.recipe.evaluate
-    required = (metric(each.metric).needs for each in case.recipe.gate.requirements())
-    if not isinstance(settings.judge, ServerJudge) or "judge" in required:
+    if not isinstance(settings.judge, ServerJudge) or "judge" in measured_if_required(case.recipe.gate):
         return case
     without = settings.model_copy(update={"judge": None})
     return replace(case, recipe=case.recipe.model_copy(update={"evaluate": without}))
@@ -170,11 +174,12 @@ def _as_good_in_all(rival: Artefact, artefact: Artefact, primary: str) -> bool:
     )
 
 
-def artefact_of(artefact: Artefact, form: JudgedForm, verdict: GateRecord, rival: JudgedForm | None) -> Artefact:
+def artefact_of(artefact: Artefact, form: MeasuredForm, verdict: GateRecord, rival: MeasuredForm | None) -> Artefact:
     """The artefact with what was measured of it; `rival` is the teacher in the same form."""
     record = form.evaluation
+    assert record is not None
     model = record.models["student"]
-    of_rival = rival and rival.evaluation.models["student"].latency_p50_ms
+    of_rival = rival and rival.evaluation and rival.evaluation.models["student"].latency_p50_ms
     return artefact.model_copy(
         update={
             "passed": artefact.passed and verdict.passed,

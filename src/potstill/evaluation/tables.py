@@ -55,12 +55,14 @@ def quantities(evaluation: EvaluateRecord) -> list[Quantity]:
 
 
 def _expenses(evaluation: EvaluateRecord) -> list[Quantity]:
-    """What a thousand requests cost, where the recipe says what an hour does."""
+    """What a thousand requests cost, where the recipe says what an hour does or the processor counts its energy."""
+    counted = any(model.joules_per_query is not None for model in evaluation.models.values())
+    how = {"cost_per_1000": "estimate", "energy_wh_per_1000": "measured, whole processor" if counted else "estimate"}
     shown = []
-    for name in ("cost_per_1000", "energy_wh_per_1000"):
+    for name, told in how.items():
         values = [metric(name).of_model(model) for model in evaluation.models.values()]
         if any(value is not None for value in values):
-            title = f"{sentence(metric(name).words)} (estimate)"
+            title = f"{sentence(metric(name).words)} ({told})"
             shown.append(Quantity(title, [number(value) if isinstance(value, float) else "–" for value in values]))
     return shown
 
@@ -116,7 +118,7 @@ def shown(each: Metric, value: Estimate | float | None) -> str:
         return share(value) if each.unit is Unit.SHARE else number_span(value)
     if each.unit is Unit.SHARE:
         return percent(value)
-    return f"{value:.3f}" if each.name in _SHOWN_LATER else number(value)
+    return f"{value:z.3f}" if each.name in _SHOWN_LATER else number(value)
 
 
 def _retention(evaluation: EvaluateRecord) -> list[Quantity]:

@@ -129,7 +129,9 @@ def _chosen(case: Case, readers: Collection[Reader], count: int) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class _Response:
+class Response:
+    """What one model wrote after a prompt."""
+
     ids: Ids
     """In the tokens of the model that wrote it, with the one that ended it."""
     ended: bool
@@ -145,7 +147,8 @@ def responses_of(
     writers = {name: each for name, each in predictors.items() if Capability.TEXT in each.gives}
     with case.progress.task("evaluate: responses", len(chosen) * len(writers), "responses") as advance:
         responses = {
-            name: _responses(case, each, readers[id(each.tokenizer)], chosen, advance) for name, each in writers.items()
+            name: responses_after(case, each, readers[id(each.tokenizer)], chosen, advance)
+            for name, each in writers.items()
         }
     generations = []
     for number, row in enumerate(chosen[: settings.generations]):
@@ -161,10 +164,7 @@ def responses_of(
     if not measured:
         return None, generations
     written = Written(
-        {
-            name: [_as_teacher_reads(case, writers[name], r) for r in each[:measured]]
-            for name, each in responses.items()
-        },
+        {name: [as_teacher_reads(case, writers[name], r) for r in each[:measured]] for name, each in responses.items()},
         {name: np.array([response.ended for response in each[:measured]]) for name, each in responses.items()},
         quality.bootstrap_weights(measured, seed=case.recipe.seed),
         _exchanges(case, writers, readers[id(case.tokenizer)], responses, chosen[:measured]),
@@ -176,7 +176,7 @@ def _exchanges(
     case: Case,
     writers: Mapping[str, Predictor],
     reader: Reader,
-    responses: Mapping[str, Sequence[_Response]],
+    responses: Mapping[str, Sequence[Response]],
     rows: Sequence[Any],
 ) -> list[Exchange]:
     """What a judge is given, where the recipe names one."""
@@ -201,9 +201,9 @@ def _exchanges(
     return found
 
 
-def _responses(
+def responses_after(
     case: Case, predictor: Predictor, reader: Reader, chosen: Sequence[Any], advance: Advance
-) -> list[_Response]:
+) -> list[Response]:
     """What one model writes after each prompt, those together that have as much room and end alike."""
     together = defaultdict(list)
     for number, row in enumerate(chosen):
@@ -219,11 +219,11 @@ def _responses(
             # Of models that nothing ends, one after the other: several together need a token to stand behind an end.
             written = [predictor.write(row, prompt.tolist(), room, ends) for _, row, prompt in asked]
         for number, ids in zip(numbers, written, strict=True):
-            found[number] = _Response(ids, bool(ids) and ids[-1] in ends)
+            found[number] = Response(ids, bool(ids) and ids[-1] in ends)
     return [found[number] for number in range(len(chosen))]
 
 
-def _as_teacher_reads(case: Case, predictor: Predictor, response: _Response) -> Ids:
+def as_teacher_reads(case: Case, predictor: Predictor, response: Response) -> Ids:
     """A response in the teacher's tokens, without the one that ended it."""
     ids = response.ids[:-1] if response.ended else response.ids
     if predictor.tokenizer is case.tokenizer or case.own_tokenizer is None:

@@ -8,12 +8,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from potstill.exporters.executorch import ExecuTorch
 from potstill.exporters.exporter import ExporterSettings, Source
 from potstill.exporters.gguf import Gguf
 from potstill.exporters.onnx import Onnx
 from potstill.exporters.openvino import OpenVino
 from potstill.exporters.safetensors import Safetensors
 
-AnyExporter = Annotated[Safetensors | Onnx | OpenVino | Gguf, Field(discriminator="kind")]
+AnyExporter = Annotated[Safetensors | Onnx | OpenVino | ExecuTorch | Gguf, Field(discriminator="kind")]
 
-__all__ = ["AnyExporter", "ExporterSettings", "Gguf", "Onnx", "OpenVino", "Safetensors", "Source"]
+__all__ = ["AnyExporter", "ExecuTorch", "ExporterSettings", "Gguf", "Onnx", "OpenVino", "Safetensors", "Source"]

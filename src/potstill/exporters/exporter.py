@@ -38,6 +38,8 @@ class Source:
     """Of a model that writes: the first test rows, as its tokenizer reads them."""
     own_code: bool = False
     """Whether code that lies beside its weights may run."""
+    shared: Path | None = None
+    """A folder, which may not be there yet, for what exports of this model can share while they are made."""
 
     def described(self, model: PreTrainedModel, **about: Any) -> Manifest:
         """What an artefact says of itself."""
@@ -114,11 +116,30 @@ class GraphExporter(ExporterSettings):
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
         yield from super().refusals(where, facts)
-        if facts.generative:
+        if facts.answers == "text":
             yield (
-                f"{where}: graphs are of models with a head, and those of {facts.task} write. Export "
-                "{kind: safetensors}, or leave it out."
+                f"{where}: graphs are of models with a head and of encoder-decoders, and those of {facts.task} are "
+                "decoders alone. Export {kind: gguf} for llama.cpp, or {kind: safetensors}."
             )
+        if facts.answers == "target" and self.distil is not None:
+            yield f"{where}.distil: not for graphs of encoder-decoders yet. Leave it out."
+        if facts.generative and self.scaled_on_rows:
+            yield (
+                f"{where}: {self.form} takes the scales of activations from training rows, which is not there for "
+                "models that write. Leave out what asks for it."
+            )
+
+    @property
+    @abstractmethod
+    def scaled_on_rows(self) -> bool:
+        """Whether activations are rounded with scales that training rows have shown."""
+
+
+def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end what a model writes, that of the tokenizer first."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    named = ends if isinstance(ends, list) else [ends]
+    return [end for end in dict.fromkeys([tokenizer.eos_token_id, *named]) if end is not None]
 
 
 def versions_of(*packages: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from potstill.artefacts.llama_cpp import LlamaModel
 from potstill.capabilities import Facts
 from potstill.errors import ModelError
 from potstill.exporters import gguf_conversion
-from potstill.exporters.exporter import ExporterSettings, Source, versions_of
+from potstill.exporters.exporter import ExporterSettings, Source, ends_of, versions_of
 from potstill.exporters.rounding import BLOCK, Round, RoundOf, q4_0, q8_0
 from potstill.run_dir import write_text
 
@@ -128,18 +128,14 @@ class Gguf(ExporterSettings):
         if source.own_code:
             raise ModelError(f"{source.folder}: it has code of its own, which llama.cpp does not run.")
         called, model, tokenizer = str(source.folder), source.load().eval(), source.tokenizer
-        ends = _ends_of(model, tokenizer)
+        ends = ends_of(model, tokenizer)
         changed: dict[str, tuple[Any, GGUFValueType]] = {
             slot: (end, GGUFValueType.UINT32) for slot, end in zip(SLOTS, ends, strict=False)
         }
         if isinstance(tokenizer.chat_template, str):
             changed["tokenizer.chat_template"] = (tokenizer.chat_template, GGUFValueType.STRING)
         with tempfile.TemporaryDirectory(dir=target) as scratch:
-            plain = Path(scratch) / MODEL_FILE
-            gguf_conversion.convert(source.folder, plain, called=called)
-            texts = [*source.texts(), PROBE]
-            _require_same_tokens(called, plain, tokenizer, texts)
-            _require_same_logits(called, plain, model, tokenizer(texts[0])["input_ids"][:PROBE_TOKENS])
+            plain = _converted(source, model, source.shared or Path(scratch))
             write_rounded(plain, target / MODEL_FILE, self.precision, changed)
         _require_ends(called, target / MODEL_FILE, ends)
         for name in FILES:
@@ -160,11 +156,24 @@ class Gguf(ExporterSettings):
         ).write(target)
 
 
-def _ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a response, that of the tokenizer first."""
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    named = ends if isinstance(ends, list) else [ends]
-    return [end for end in dict.fromkeys([tokenizer.eos_token_id, *named]) if end is not None]
+def _converted(source: Source, model: PreTrainedModel, folder: Path) -> Path:
+    """The model in float32 as llama.cpp reads it, in this folder: converted once, however it is rounded then.
+
+    Raises:
+        ModelError: it cannot be converted so that llama.cpp reads and answers as it does.
+    """
+    plain, called = folder / MODEL_FILE, str(source.folder)
+    if plain.is_file():
+        return plain
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        unproved = Path(scratch) / MODEL_FILE
+        gguf_conversion.convert(source.folder, unproved, called=called)
+        texts = [*source.texts(), PROBE]
+        _require_same_tokens(called, unproved, source.tokenizer, texts)
+        _require_same_logits(called, unproved, model, source.tokenizer(texts[0])["input_ids"][:PROBE_TOKENS])
+        unproved.rename(plain)
+    return plain
 
 
 def _modelfile(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> str:

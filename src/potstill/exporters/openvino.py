@@ -1,12 +1,15 @@
 """OpenVINO for processors and accelerators of Intel."""
 
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from transformers import PreTrainedModel
 
+from potstill.exporters.encoder_decoders import write_graphs
 from potstill.exporters.exporter import GraphExporter, Source, versions_of
 from potstill.exporters.onnx import CALIBRATION_ROWS
 from potstill.exporters.rounding import RoundOf, int8_between_extremes
@@ -27,8 +30,7 @@ class OpenVino(GraphExporter):
 
     @property
     def form(self) -> str:
-        full = "-full" if self.precision == "int8" and self.quantize == "full" else ""
-        return f"{self.kind}-{self.precision}{full}"
+        return f"{self.kind}-{self.precision}{'-full' if self.scaled_on_rows else ''}"
 
     @property
     def rounds(self) -> bool:
@@ -45,17 +47,25 @@ class OpenVino(GraphExporter):
         _tell_nobody()
         from transformers.exporters import OpenVINOConfig, OpenVINOExporter
 
-        write_graph(
+        # Keys and values of earlier tokens are given and taken by name, as in all runtimes.
+        exporter, config = (
             OpenVINOExporter(),
-            OpenVINOConfig(dynamic=True, quantizer=self._quantizer(source)),
-            source,
-            target,
-            kind=self.kind,
-            precision=self.precision,
-            runtime=self.runtime,
-            model_file="openvino_model.xml",
-            packages=versions_of("openvino", "nncf", "transformers"),
+            OpenVINOConfig(dynamic=True, quantizer=self._quantizer(source), stateful=False),
         )
+        about: dict[str, Any] = {
+            "kind": self.kind,
+            "precision": self.precision,
+            "runtime": self.runtime,
+            "packages": versions_of("openvino", "nncf", "transformers"),
+        }
+        if source.about.answers == "target":
+            write_graphs(exporter, config, source, target, save=partial(_save_both, exporter), **about)
+        else:
+            write_graph(exporter, config, source, target, model_file="openvino_model.xml", **about)
+
+    @property
+    def scaled_on_rows(self) -> bool:
+        return self.precision == "int8" and self.quantize == "full"
 
     def _quantizer(self, source: Source) -> Any:
         if self.precision == "float32":
@@ -66,10 +76,17 @@ class OpenVino(GraphExporter):
             NNCFWeightCompressionConfig,
         )
 
-        if self.quantize == "weights":
+        if not self.scaled_on_rows:
             return NNCFOpenVINOQuantizer(NNCFWeightCompressionConfig())
         rows = list(source.calibration(self.calibration_rows))
         return NNCFOpenVINOQuantizer(NNCFQuantizationConfig(subset_size=len(rows)), calibration_dataset=rows)
+
+
+def _save_both(exporter: Any, graphs: Mapping[str, Any], folder: Path) -> tuple[str, str]:
+    names = {name: f"openvino_{name}.xml" for name in graphs}
+    for name, graph in graphs.items():
+        exporter.save_program(graph, folder / names[name])
+    return names["encoder"], names["decoder"]
 
 
 def _tell_nobody() -> None:

@@ -69,8 +69,14 @@ def with_rounded_weights(model: nn.Module, round_of: RoundOf) -> Iterator[None]:
 
 def int8_by_channel(weight: Tensor) -> Tensor:
     """Symmetric, with a scale for each row: an output channel of a linear layer."""
+    levels, scale = int8_levels(weight)
+    return levels * scale
+
+
+def int8_levels(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The levels of `int8_by_channel`, and the scale of each row."""
     scale = weight.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / INT8_LEVELS
-    return (weight / scale).round().clamp(-INT8_LEVELS, INT8_LEVELS) * scale
+    return (weight / scale).round().clamp(-INT8_LEVELS, INT8_LEVELS).to(torch.int8), scale
 
 
 def int8_of_all(weight: Tensor) -> Tensor:

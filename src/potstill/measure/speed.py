@@ -21,6 +21,21 @@ TIMEOUT_S = 1800
 
 
 @dataclass(frozen=True)
+class PointSpeed:
+    """The speed in batches of one size, of queries of one length."""
+
+    batch_size: int
+    length: int | None
+    """Tokens of each query; None where they are as long as the test rows."""
+    latency_p50_ms: float
+    """Of a batch; of a language model, as its other figures, of each token after the first."""
+    latency_p95_ms: float | None
+    latency_p50_range_ms: tuple[float, float]
+    throughput_per_s: float
+    first_p50_ms: float | None = None
+
+
+@dataclass(frozen=True)
 class Speed:
     latency_p50_ms: float
     latency_p95_ms: float | None
@@ -38,6 +53,11 @@ class Speed:
     """Of a language model: up to the first token, with the prompt read. Its latency is that of each further token."""
     in_own_type: "Speed | None" = None
     """The same in the type that the model is served in, where that is another."""
+    points: tuple[PointSpeed, ...] = ()
+    """At the batch sizes and lengths that were asked for beside."""
+    joules_per_query: float | None = None
+    """Of the whole processor while each was asked alone, in the round whose latencies these are; None where it does not
+    count them."""
 
 
 @runtime_checkable
@@ -102,7 +122,8 @@ def _in_fresh_process(request: Request) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         raise ModelError(
             f"{request.model}: its speed was not measured within {TIMEOUT_S // 60} minutes. Lower "
-            "evaluate.latency_rows, or for a language model evaluate.prompts or evaluate.new_tokens."
+            "evaluate.latency_rows, or for a language model evaluate.prompts or evaluate.new_tokens, or name fewer "
+            "evaluate.batch_sizes or evaluate.lengths."
         ) from None
     if done.returncode:
         last = "\n".join(done.stderr.strip().splitlines()[-3:])
@@ -124,11 +145,29 @@ def _run(request: Request, environment: dict[str, str]) -> subprocess.CompletedP
 
 
 def _of_the_fastest(rounds: Sequence[dict[str, Any]]) -> Speed:
+    points = zip(*(found.get("points", ()) for found in rounds), strict=True)
+    return Speed(
+        **_latencies(rounds, (95, 99)),
+        peak_memory_bytes=max(found["peak_memory_bytes"] for found in rounds),
+        memory_above_floor_bytes=max(found["peak_memory_bytes"] - found["floor_memory_bytes"] for found in rounds),
+        load_ms=min(found["load_ms"] for found in rounds),
+        points=tuple(_point(each) for each in points),
+        joules_per_query=_fastest(rounds).get("joules_per_query"),
+    )
+
+
+def _point(rounds: Sequence[dict[str, Any]]) -> PointSpeed:
+    """The fastest round at one point need not be that at another."""
+    first = rounds[0]
+    return PointSpeed(batch_size=first["batch_size"], length=first["length"], **_latencies(rounds, (95,)))
+
+
+def _latencies(rounds: Sequence[dict[str, Any]], tails: Sequence[int]) -> dict[str, Any]:
+    """Latencies of the round with the lowest median, and the highest throughput of any."""
     # Here, since a process that is measured imports this module and must not grow by what it does not use.
     from potstill.records import QUERIES_OF_A_PERCENTILE
 
-    medians = [percentile(sorted(found["latencies_ms"]), 0.50) for found in rounds]
-    fastest = rounds[medians.index(min(medians))]
+    medians, fastest = _medians(rounds), _fastest(rounds)
     latencies, first = sorted(fastest["latencies_ms"]), sorted(fastest.get("first_ms", ()))
     # The tokens after a prompt are one query: what slows one of them slows the next.
     queries = len(first or latencies)
@@ -137,42 +176,27 @@ def _of_the_fastest(rounds: Sequence[dict[str, Any]]) -> Speed:
         enough = queries >= QUERIES_OF_A_PERCENTILE[percent]
         return percentile(latencies, percent / 100) if enough else None
 
-    return Speed(
-        first_p50_ms=percentile(first, 0.50) if first else None,
-        latency_p50_ms=percentile(latencies, 0.50),
-        latency_p95_ms=tail(95),
-        latency_p99_ms=tail(99),
-        throughput_per_s=max(found["throughput_per_s"] for found in rounds),
-        peak_memory_bytes=max(found["peak_memory_bytes"] for found in rounds),
-        memory_above_floor_bytes=max(found["peak_memory_bytes"] - found["floor_memory_bytes"] for found in rounds),
-        load_ms=min(found["load_ms"] for found in rounds),
-        latency_p50_range_ms=(min(medians), max(medians)),
-    )
+    return {
+        "first_p50_ms": percentile(first, 0.50) if first else None,
+        "latency_p50_ms": percentile(latencies, 0.50),
+        **{f"latency_p{percent}_ms": tail(percent) for percent in tails},
+        "latency_p50_range_ms": (min(medians), max(medians)),
+        "throughput_per_s": max(found["throughput_per_s"] for found in rounds),
+    }
+
+
+def _medians(rounds: Sequence[dict[str, Any]]) -> list[float]:
+    return [percentile(sorted(found["latencies_ms"]), 0.50) for found in rounds]
+
+
+def _fastest(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    medians = _medians(rounds)
+    return rounds[medians.index(min(medians))]
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
     """The smallest value that at least `share` of the sorted values do not exceed (nearest rank)."""
     return ordered[max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1)]
-
-
-def timed(answer: Callable[[Sequence[Any]], None], rows: Sequence[Any], warmup: int, batch_size: int) -> dict[str, Any]:
-    """How long each row alone takes, then batches of them, after some to warm up."""
-
-    def seconds(rows: Sequence[Any]) -> float:
-        started = time.perf_counter()
-        answer(rows)
-        return time.perf_counter() - started
-
-    batches = [rows[i : i + batch_size] for i in range(0, len(rows) - batch_size + 1, batch_size)] or [rows]
-    for row in rows[:warmup]:
-        answer([row])
-    latencies = [1000 * seconds([row]) for row in rows]
-    answer(batches[0])
-    per_batch = [(len(batch), seconds(batch)) for batch in batches]
-    return {
-        "latencies_ms": latencies,
-        "throughput_per_s": sum(rows for rows, _ in per_batch) / sum(time for _, time in per_batch),
-    }
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from potstill.presentation.card import Card
 from potstill.presentation.page import markdown_template
 from potstill.presentation.tables import Quantity
-from potstill.records import Artefact, PlanRecord
+from potstill.records import Artefact, PlanRecord, ShapeRecord
 
-LIBRARIES = {"onnx": "onnx", "openvino": "openvino", "transformers": "transformers", "llama_cpp": "gguf"}
+Origin = Literal["distilled", "untrained", "teacher"]
+"""What a shipped model is: a student that was trained for what it is, one as it began, or the teacher itself."""
+
+LIBRARIES = {
+    "onnx": "onnx",
+    "openvino": "openvino",
+    "executorch": "executorch",
+    "transformers": "transformers",
+    "llama_cpp": "gguf",
+}
 """As the hub calls what loads a model, by runtime."""
-RUNTIME_NAMES = {"llama_cpp": "llama.cpp"}
+RUNTIME_NAMES = {"llama_cpp": "llama.cpp", "executorch": "ExecuTorch"}
 """Of runtimes that are not called as their key is."""
 
 
@@ -37,6 +47,8 @@ class Asking:
     """Python that loads it, where there is no script."""
     commands: str | None = None
     """Of a model that a server answers from: what starts and asks it."""
+    needs: str = ""
+    """What the script needs."""
 
 
 def render_artefact_card(
@@ -52,8 +64,10 @@ def render_artefact_card(
     asking: Asking,
     temperature: float,
     versions: Mapping[str, str],
+    origin: Origin = "distilled",
 ) -> str:
     """The card in Markdown."""
+    shape: ShapeRecord = plan.teacher if origin == "teacher" else plan.student
     return markdown_template("artefact_card.md.j2").render(
         artefact=artefact,
         title=title,
@@ -66,6 +80,8 @@ def render_artefact_card(
         asking=asking,
         temperature=temperature,
         versions=versions,
+        origin=origin,
+        shape=shape,
         library=LIBRARIES[artefact.runtime],
         runtime=RUNTIME_NAMES.get(artefact.runtime, artefact.runtime),
     )

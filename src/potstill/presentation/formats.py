@@ -7,17 +7,17 @@ from potstill.records import Check, Estimate, LoraRecord, WeightsRecord
 
 
 def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
+    return "–" if share is None else f"{100 * share:z.1f} %"
 
 
 def points(value: float | None) -> str:
     """Percentage points with their sign."""
-    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
+    return "–" if value is None else f"{value:+z.1f}".replace("-", "−")
 
 
 def span(estimate: Estimate) -> str:
     """The interval of a share, in per cent."""
-    return f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}"
+    return f"{100 * estimate.low:z.1f}–{100 * estimate.high:z.1f}"
 
 
 def share(estimate: Estimate) -> str:
@@ -55,7 +55,7 @@ def lora_words(lora: LoraRecord) -> str:
 
 
 def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:z.4g}"
 
 
 def number_span(estimate: Estimate | None) -> str:

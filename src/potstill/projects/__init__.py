@@ -112,7 +112,7 @@ PROJECTS: dict[str, Project] = {
         ),
         Project(
             name="python-code",
-            summary="The same teacher and student for code: functions of the standard library from their docstrings.",
+            summary="The same for code: functions of the standard library from their docstrings.",
             write=python_code.write,
             needs=DECODER,
         ),

@@ -20,7 +20,7 @@ from potstill.projects.recipe_files import write_recipes
 from potstill.projects.splitting import unlike
 from potstill.run_dir import write_text
 
-RECIPES = {"recipe.yaml": "python_code.yaml"}
+RECIPES = {"recipe.yaml": "python_code.yaml", "recipe-layers.yaml": "python_code_layers.yaml"}
 
 MIN_LINES = 2
 MAX_LINES = 40

@@ -71,6 +71,16 @@ class Recipe(Settings):
         losses = with_defaults(values.get("losses"), task.loss_defaults, task.default_losses, mixed=mixed)
         return values | {"losses": losses}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _robustness_has_the_defaults_of_the_task(cls, values: Any) -> Any:
+        task = task_named(values.get("task")) if isinstance(values, dict) else None
+        evaluate = values.get("evaluate") if isinstance(values, dict) else None
+        given = evaluate.get("robustness") if isinstance(evaluate, dict) else None
+        if task is None or not isinstance(evaluate, dict) or not isinstance(given, dict):
+            return values
+        return values | {"evaluate": {**evaluate, "robustness": {**task.robustness_defaults, **given}}}
+
     @model_validator(mode="after")
     def _each_part_has_what_it_needs_of_the_others(self) -> "Recipe":
         facts = self.facts

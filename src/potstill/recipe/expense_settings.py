@@ -13,7 +13,7 @@ class ExpenseSettings(Settings):
     """In any currency."""
     currency: str = "USD"
     watts: float | None = None
-    """Drawn while it answers, such as the share of the processor's."""
+    """Drawn while it answers, such as the share of the processor's. What a processor counts itself takes its place."""
 
     @model_validator(mode="after")
     def _something_is_known(self) -> "ExpenseSettings":

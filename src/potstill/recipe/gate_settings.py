@@ -69,6 +69,10 @@ class GateSettings(Settings):
     """Student minus baseline; a negative threshold allows distilling to lose."""
     require: dict[str, str] = Field(default_factory=dict, exclude_if=lambda required: not required)
     """Requirements of metrics by their names, as they can also stand directly under `gate`."""
+    harness: dict[str, str] = Field(default_factory=dict, exclude_if=lambda required: not required)
+    """Requirements of the tasks of `evaluate.harness`, as `arc_easy.acc: ">= 0.4"`, and of the share of its teacher's
+    that the student keeps, as `arc_easy.acc.retention: ">= 95 %"`. With `(95%)` the bound is by the harness' standard
+    error. Forms other than the student's own files are not put to tasks, and so cannot be exported beside them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -81,6 +85,9 @@ class GateSettings(Settings):
             (key,): _misfit(key, value, cls.model_fields, required) for key, value in values.items()
         }
         found |= {("require", name): _no_requirement(name, value) for name, value in required.items()}
+        of_tasks = values.get("harness")
+        tasks = of_tasks if isinstance(of_tasks, dict) else {}
+        found |= {("harness", name): _no_task_requirement(name, value) for name, value in tasks.items()}
         if problems := [_problem(place, said) for place, said in found.items() if said is not None]:
             raise ValidationError.from_exception_data("gate", problems)
         return values
@@ -111,6 +118,11 @@ class GateSettings(Settings):
                 bound, _, name = key.partition("_")
                 yield Requirement(name, ">=" if bound == "min" else "<=", threshold, key=key)
         yield from self._named()
+
+    def harness_requirements(self) -> Iterator[Requirement]:
+        """Those of tasks, each by task and metric."""
+        for name, text in self.harness.items():
+            yield parse_requirement(name, text, key=f"harness.{name}")
 
     def _named(self) -> Iterator[Requirement]:
         """The requirements by the names of metrics, where they stand."""
@@ -149,6 +161,18 @@ def _no_requirement(metric: str, value: Any) -> str | None:
         instead = f"{alone}: {value}" if alone else f'"<= {value}" where less is better'
         return f'{value} alone does not tell which way. Write {metric}: ">= {value}", or {instead}.'
     return None
+
+
+def _no_task_requirement(name: str, value: Any) -> str | None:
+    """The same of a requirement of a task."""
+    if isinstance(name, str) and "." not in name.strip("."):
+        return 'it names no metric. Write the task and one of its metrics, as in arc_easy.acc: ">= 0.4".'
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f'{value} alone does not tell which way. Write {name}: ">= {value}".'
+    if (said := _no_requirement(name, value)) is not None or not isinstance(value, str):
+        return said
+    unit = parse_requirement(name, value).unit
+    return None if unit in (None, "%") else f"the harness gives numbers without a unit, and shares. Leave out {unit}."
 
 
 def _is_number(text: str) -> bool:

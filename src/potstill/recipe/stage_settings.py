@@ -8,7 +8,8 @@ from pydantic import Field, field_validator
 from potstill.capabilities import Capability, Facts, missing
 from potstill.labels import AskedEncoding
 from potstill.lora import LoraSettings
-from potstill.perturbations.settings import RobustnessSettings
+from potstill.perturbations.settings import BUILT_IN, RobustnessSettings
+from potstill.perturbations.words import OF_WORDS
 from potstill.recipe.expense_settings import ExpenseSettings
 from potstill.recipe.harness_settings import HarnessSettings
 from potstill.recipe.writing_judges import AnyWritingJudge, ServerJudge
@@ -193,6 +194,13 @@ class EvaluateSettings(Settings):
     warmup: Count = 20
     batch_size: Count = 32
     """Batch size of the throughput measurement."""
+    batch_sizes: tuple[Count, ...] = Field(default=(), exclude_if=lambda sizes: not sizes)
+    """Batch sizes at which speed is measured besides, such as [1, 8, 32]; a row of the report for each. None, since
+    each takes time, and gates go by one figure. Language models answer one prompt after the other."""
+    lengths: tuple[Count, ...] = Field(default=(), exclude_if=lambda lengths: not lengths)
+    """Lengths of queries at which speed is measured besides, such as [32, 128]: tokens of a text, with those that stand
+    around it, or of a prompt; at each of `batch_sizes`, or else one by one. Queries of a length are made of test rows,
+    cut or joined end to end. None: they are as long as the test rows."""
     prompts: Count = 16
     """Prompts of test rows after which a language model's speed is measured. Each is one query of a percentile."""
     new_tokens: Count = 32
@@ -221,11 +229,12 @@ class EvaluateSettings(Settings):
     harness: HarnessSettings | None = Field(default=None, exclude_if=lambda harness: harness is None)
     """Of decoders alone: tasks of lm-evaluation-harness that all models are put to. null: none."""
     robustness: RobustnessSettings | None = None
-    """Of classes alone: how models answer where texts are changed. null, for it asks each model about thousands of
-    texts."""
+    """Of classes, tags and language models: how models answer where texts, or prompts, are changed. null, for it asks
+    each model about thousands of texts."""
     out_of_domain: str | None = None
-    """Of classes alone: rows of texts of another kind than the data, as `data.test` names its own; labels are not read.
-    How well models tell them from the test rows. Without any, nothing is measured of it."""
+    """Of classes, tags and language models: rows of texts of another kind than the data, as `data.test` names its own.
+    How well classifiers tell them from the test rows, for which labels are not read; or how well language models
+    foretell their responses. Without any, nothing is measured of it."""
 
     @property
     def kept_fields(self) -> tuple[str, ...]:
@@ -234,16 +243,21 @@ class EvaluateSettings(Settings):
         answer = None if judge is None or isinstance(judge, ServerJudge) else judge.answer
         return self.slices if answer is None or answer in self.slices else (*self.slices, answer)
 
-    @field_validator("slices")
+    @field_validator("slices", "batch_sizes", "lengths")
     @classmethod
-    def _each_field_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"{twice[0]} is listed twice; name each field once.")
-        return names
+    def _each_once(cls, named: tuple[FieldName | int, ...]) -> tuple[FieldName | int, ...]:
+        if twice := sorted({each for each in named if named.count(each) > 1}):
+            raise ValueError(f"{twice[0]} is listed twice; name each once.")
+        return named
 
     def refusals(self, where: str, facts: Facts) -> Iterator[str]:
         if facts.means and self.slices:
             yield f"{where}.slices: numbers are near or far, and never right, so no slice has a share of them. Drop it."
+        if self.batch_sizes and facts.generative:
+            yield (
+                f"{where}.batch_sizes: models of {facts.task} are timed one prompt after the other, never in batches. "
+                f"Drop it; {where}.lengths are for them."
+            )
         if self.judge is not None and not facts.generative:
             yield f"{where}.judge: judges what language models write, and {facts.task} writes nothing. Drop it."
         elif self.judge is not None and not self.written:
@@ -253,8 +267,26 @@ class EvaluateSettings(Settings):
         if self.harness is not None and facts.teacher in ("mixture", "routed"):
             yield f"{where}.harness: asks one model, and teacher.kind: {facts.teacher} is several. Drop it."
         for name in ("robustness", "out_of_domain"):
-            if getattr(self, name) is not None and (facts.task != "text_classification" or facts.means):
+            if getattr(self, name) is not None and facts.means:
                 yield (
-                    f"{where}.{name}: measured where a text has one class or several labels, and here it has none. "
-                    "Drop it."
+                    f"{where}.{name}: measured where a text has one class or several labels, where words have tags, "
+                    "and where models write; of numbers it is not. Drop it."
                 )
+        if self.robustness is not None:
+            yield from self._refusals_of_robustness(f"{where}.robustness", self.robustness, facts)
+
+    def _refusals_of_robustness(self, where: str, settings: RobustnessSettings, facts: Facts) -> Iterator[str]:
+        if settings.attacks and (facts.generative or facts.windows):
+            yield f"{where}.attacks: classifiers of texts are attacked, for they can be made wrong. Set it to 0."
+        if facts.windows:
+            for name in settings.perturbations:
+                if name not in OF_WORDS:
+                    yield (
+                        f"{where}.perturbations: {name} changes what stands between words, and here words are given "
+                        f"one by one. Leave it out; there are {', '.join(OF_WORDS)}."
+                    )
+        if settings.unanswerable not in (None, BUILT_IN) and facts.task != "causal_lm":
+            yield (
+                f"{where}.unanswerable: queries are put to chat models (task.kind: causal_lm), and this is "
+                f"{facts.task}. Drop it."
+            )

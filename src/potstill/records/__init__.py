@@ -19,6 +19,7 @@ from potstill.records.evaluation import (
     ProblemTypeName,
     Reference,
 )
+from potstill.records.forms import FormsRecord, MeasuredForm, WrittenForm
 from potstill.records.harness import HarnessRecord, HarnessScore, HarnessValue
 from potstill.records.judgement import ModelJudgement, WritingJudgement
 from potstill.records.parts import Estimate, Part
@@ -36,6 +37,7 @@ from potstill.records.robustness import (
     SeverityScores,
 )
 from potstill.records.slices import RegressionRow, RegressionsRecord, SliceRow
+from potstill.records.speed_points import SpeedPoint
 from potstill.records.stages import (
     AdaptRecord,
     Artefact,
@@ -60,6 +62,18 @@ from potstill.records.stages import (
     TrainRecord,
     WeightsRecord,
 )
+from potstill.records.token_robustness import (
+    ChangedPromptScores,
+    ModelTokenRobustness,
+    OutOfDomainTokens,
+    QueryAnswers,
+    QueryScores,
+    SeverityTokenScores,
+    TokenOutOfDomain,
+    TokenRobustness,
+    TokenScores,
+    UnanswerableQueries,
+)
 
 __all__ = [
     "QUERIES_OF_A_PERCENTILE",
@@ -70,6 +84,7 @@ __all__ = [
     "AttackExample",
     "Attacks",
     "CalibrationRecord",
+    "ChangedPromptScores",
     "Check",
     "ClassCount",
     "ClassRow",
@@ -81,6 +96,7 @@ __all__ = [
     "ExportRecord",
     "FinishedRun",
     "Floor",
+    "FormsRecord",
     "GateRecord",
     "Generation",
     "HarnessRecord",
@@ -89,19 +105,24 @@ __all__ = [
     "LabelFidelity",
     "LabelRecord",
     "LoraRecord",
+    "MeasuredForm",
     "Measurement",
     "MergedLora",
     "ModelAttack",
     "ModelEvaluation",
     "ModelJudgement",
     "ModelRobustness",
+    "ModelTokenRobustness",
     "OtherTokensRecord",
     "OutOfDomain",
     "OutOfDomainScores",
+    "OutOfDomainTokens",
     "Part",
     "PerturbedScores",
     "PlanRecord",
     "ProblemTypeName",
+    "QueryAnswers",
+    "QueryScores",
     "Reference",
     "RegressionRow",
     "RegressionsRecord",
@@ -111,13 +132,20 @@ __all__ = [
     "Robustness",
     "ScoreHistogram",
     "SeverityScores",
+    "SeverityTokenScores",
     "ShapeRecord",
     "SharedTokensRecord",
     "SignalRecord",
     "SliceRow",
+    "SpeedPoint",
     "SplitCounts",
+    "TokenOutOfDomain",
+    "TokenRobustness",
+    "TokenScores",
     "TokensRecord",
     "TrainRecord",
+    "UnanswerableQueries",
     "WeightsRecord",
     "WritingJudgement",
+    "WrittenForm",
 ]

@@ -11,6 +11,8 @@ from potstill.records.judgement import WritingJudgement
 from potstill.records.parts import Estimate, Part
 from potstill.records.robustness import OutOfDomain, Robustness
 from potstill.records.slices import RegressionsRecord, SliceRow
+from potstill.records.speed_points import SpeedPoint
+from potstill.records.token_robustness import TokenOutOfDomain, TokenRobustness
 from potstill.run_dir import Record
 
 ProblemTypeName = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -87,6 +89,8 @@ class ModelEvaluation(Part):
     """Of requests, in the currency of the recipe; this and the next are estimates from the median latency, where the
     recipe says what an hour costs."""
     energy_wh_per_1000: float | None = Field(default=None, exclude_if=lambda energy: energy is None)
+    joules_per_query: float | None = Field(default=None, exclude_if=lambda joules: joules is None)
+    """What the whole processor drew for one query, all of them being asked alone; then what is above is no estimate."""
     num_parameters: int
     num_parameters_without_embeddings: int
     weights_type: str | None = None
@@ -109,6 +113,8 @@ class ModelEvaluation(Part):
     time_to_first_token_ms: float | None = None
     time_per_token_ms: float | None = None
     tokens_per_s: float | None = None
+    speed_points: list[SpeedPoint] = Field(default_factory=list, exclude_if=lambda points: not points)
+    """Of all models: at the batch sizes and lengths that the recipe names beside."""
 
     def score(self, metric: str) -> Estimate:
         """A metric of the task by name, such as its primary one, with its interval.
@@ -238,6 +244,10 @@ class Measurement(Part):
     rounds: int
     warmup: int
     batch_size_throughput: int
+    queries_of_a_length: str | None = Field(default=None, exclude_if=lambda made: made is None)
+    """How queries of so many tokens were made, where the recipe names some lengths."""
+    energy: str | None = Field(default=None, exclude_if=lambda energy: energy is None)
+    """How energy was measured, or why it was not."""
 
 
 class EvaluateRecord(Record):
@@ -303,6 +313,10 @@ class EvaluateRecord(Record):
     """On changed texts, where the recipe asks for it."""
     out_of_domain: OutOfDomain | None = None
     """On texts of another kind, where the recipe names some."""
+    token_robustness: TokenRobustness | None = Field(default=None, exclude_if=lambda found: found is None)
+    """Of language models: after changed prompts, and on queries that nobody can answer."""
+    token_out_of_domain: TokenOutOfDomain | None = Field(default=None, exclude_if=lambda found: found is None)
+    """Of language models: on texts of another kind."""
 
     def primary(self, model: str) -> Estimate:
         """What this task judges a model by."""

@@ -11,11 +11,12 @@ class PerturbedScores(Part):
     perturbation: str
     severity: int
     accuracy: Estimate
+    """Here and below: where words have tags the entity F1."""
     kept: Estimate
     """Of the accuracy on the same rows as they are."""
     agreement: Estimate | None
     """With the teacher's answers to the same changed texts; None of the teacher itself. Where a text has several
-    labels, each decision about one counts by itself."""
+    labels, each decision about one counts by itself, and where words have tags each word."""
 
 
 class SeverityScores(Part):
@@ -113,7 +114,10 @@ class OutOfDomainScores(Part):
     """The negative energy: log sum exp of the logits (Liu et al. 2020, arXiv:2010.03759); of several labels the sum of
     log(1 + exp x) over their log-odds."""
     confident: Estimate
-    """The share of rows out of domain whose likeliest class or label has a probability of 0.9 or more."""
+    """The share of rows out of domain whose likeliest class or label has a probability of 0.9 or more; where words have
+    tags the share of their words."""
+    with_entities: Estimate | None = Field(default=None, exclude_if=lambda found: found is None)
+    """Where words have tags, the share of documents out of domain in which an entity is found."""
 
 
 class OutOfDomain(Part):

@@ -17,22 +17,24 @@ class Runtime:
     timing: str
     """With `measure(request) -> dict`, what a process that measures prints."""
     graph: str = ""
-    """Of one that answers from graphs: with `open_graph(folder, manifest, threads) -> Graph`."""
+    """Of one that answers from graphs: with `open_graph(folder, manifest, threads) -> Graph`, and `open_named`."""
     answering: str = ""
-    """Of all others: with `open_answerer(folder, manifest, asking) -> Answerer`."""
+    """With `open_answerer(folder, manifest, asking) -> Answerer`; of graphs, for models that write."""
     libraries: tuple[str, ...] = ()
-    """What it imports to answer, by which a process without a model is known."""
+    """The modules that it imports to answer, by which a process without a model is known."""
 
 
 _GRAPHS = ("potstill.runtimes.graph_predictor", "potstill.runtimes.graph_timing")
+_WRITING = "potstill.runtimes.seq2seq_answering"
 RUNTIMES = {
     "transformers": Runtime(
         "potstill.runtimes.transformers",
         "potstill.runtimes.transformers_timing",
         answering="potstill.runtimes.transformers_answering",
     ),
-    "onnx": Runtime(*_GRAPHS, graph="potstill.runtimes.onnx", libraries=("onnxruntime",)),
-    "openvino": Runtime(*_GRAPHS, graph="potstill.runtimes.openvino", libraries=("openvino",)),
+    "onnx": Runtime(*_GRAPHS, graph="potstill.runtimes.onnx", answering=_WRITING, libraries=("onnxruntime",)),
+    "openvino": Runtime(*_GRAPHS, graph="potstill.runtimes.openvino", answering=_WRITING, libraries=("openvino",)),
+    "executorch": Runtime(*_GRAPHS, graph="potstill.runtimes.executorch", libraries=("executorch.runtime",)),
     "llama_cpp": Runtime(
         "potstill.runtimes.llama_cpp",
         "potstill.runtimes.llama_cpp_timing",

@@ -1,6 +1,6 @@
 """Answers from a shipped folder, whatever runtime it is for: rows of JSON in, rows of JSON out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.artefacts.checksums import require_whole
-from potstill.artefacts.decisions import decision
+from potstill.artefacts.decisions import Numbers, decision, probabilities
 from potstill.artefacts.manifest import Manifest, read_manifest
 from potstill.artefacts.reading import Reader
 from potstill.artefacts.standing_alone import REQUIREMENTS
@@ -44,7 +44,7 @@ def open_answerer(folder: Path, asking: Asking) -> Answerer:
     """
     manifest = opened_manifest(folder)
     runtime = RUNTIMES[manifest.runtime]
-    if runtime.graph:
+    if runtime.graph and not manifest.encoder_file:
         reader, graph = Reader(folder, manifest), open_graph(folder, manifest, asking.threads)
         if manifest.answers == "tags":
             return lambda rows: _documents(manifest, reader, graph, rows)
@@ -63,13 +63,29 @@ def opened_manifest(folder: Path) -> Manifest:
     require_whole(folder)
     if manifest.runtime not in RUNTIMES:
         raise ModelError(f"{folder}: it is for {manifest.runtime!r}, and there are: {', '.join(RUNTIMES)}.")
-    for library in RUNTIMES[manifest.runtime].libraries:
+    for library in (module.partition(".")[0] for module in RUNTIMES[manifest.runtime].libraries):
         if find_spec(library) is None:
             raise ModelError(
                 f"{folder}: it is answered from by {library}, which is not installed. Run: pip install -r "
                 f"{folder / REQUIREMENTS}"
             )
     return manifest
+
+
+def written(steps: Iterable[tuple[int, float, Numbers]], tokenizer: Any, asking: Asking) -> Answer:
+    """What was written token by token, each with its seconds and the logits that it was chosen by."""
+    ids: list[int] = []
+    took, chances = 0.0, []
+    for token, seconds, logits in steps:
+        ids.append(token)
+        took += seconds
+        if asking.in_detail:
+            chances.append(float(probabilities(logits, 1.0)[token]))
+    answer: Answer = {"text": tokenizer.decode(ids, skip_special_tokens=True)}
+    if asking.in_detail:
+        pieces = [tokenizer.decode([token]) for token in ids]
+        answer |= {"tokens": list(zip(pieces, chances, strict=True)), "seconds": took}
+    return answer
 
 
 def _texts(manifest: Manifest, reader: Reader, graph: Graph, rows: Sequence[Row], asking: Asking) -> list[Answer]:

@@ -1,4 +1,4 @@
-"""A graph as a predictor, in whichever runtime it is answered from."""
+"""A graph of a model with a head as a predictor, in whichever runtime it is answered from."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from potstill.capabilities import Capability
 from potstill.data.encoded import Encoded
 from potstill.data.tokens import Prompt
 from potstill.measure.weights import SavedWeights
-from potstill.run_dir import folder_files
 from potstill.runtimes.folder import ModelFolder
-from potstill.runtimes.graphs import Graph, open_graph
-from potstill.runtimes.predictor import Advance, Outputs, Parameters
+from potstill.runtimes.graphs import Graph, model_bytes, open_graph
+from potstill.runtimes.predictor import Advance, Outputs, Parameters, Predictor
+from potstill.runtimes.seq2seq_predictor import Seq2SeqPredictor
 from potstill.runtimes.timing import Loads
 from potstill.signals import Batch, Signals
 from potstill.targets import FullTarget
@@ -106,19 +106,7 @@ class GraphPredictor:
         self._graph = None
 
 
-NO_TEXT = "graphs are of models with a head, which write nothing"
-
-
-def model_bytes(folder: Any, manifest: Manifest) -> int:
-    """Of the files of the model itself: the one that is named, and those with its name that hold its weights."""
-    stem = manifest.model_file.partition(".")[0]
-    return sum(
-        (folder / name).stat().st_size for name in folder_files(folder, relative_to=folder) if _is_of(name, stem)
-    )
-
-
-def _is_of(name: str, stem: str) -> bool:
-    return name.partition(".")[0] == stem
+NO_TEXT = "this graph is of a model with a head, which writes nothing"
 
 
 def open_predictor(
@@ -128,6 +116,8 @@ def open_predictor(
     device: torch.device,
     batch_size: int,
     teacher: AnyTeacher | None = None,
-) -> GraphPredictor:
-    """The graph in a folder; it is opened when it is first asked."""
+) -> Predictor:
+    """The graph in a folder, or the two of an encoder-decoder; opened when they are first asked."""
+    if read_manifest(folder.path).encoder_file:
+        return Seq2SeqPredictor(folder, task, tokenizer, device)
     return GraphPredictor(folder, task, tokenizer)

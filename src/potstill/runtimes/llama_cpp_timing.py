@@ -3,12 +3,15 @@
 Runs in a process of its own, which prints what `measure` returns.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from potstill.artefacts.llama_cpp import LlamaModel, library
 from potstill.artefacts.manifest import read_manifest
+from potstill.measure.energy import EnergyMeter
 from potstill.measure.speed import Loading, peak_memory_bytes
+from potstill.measure.timed import Write, timed_writing, timed_writing_series
 from potstill.runtimes.timing import SpeedRequest
 
 
@@ -19,17 +22,28 @@ def measure(request: SpeedRequest) -> dict[str, Any]:
     file = folder / read_manifest(folder).model_file
     prompts = _prompts(file, request)
     loading = Loading.begins()
-    model = LlamaModel(file, threads=request.threads, tokens=max(map(len, prompts)) + new_tokens)
+    model = _with_room(file, request, prompts)
     loaded = loading.ended()
-    for prompt in prompts[: request.warmup]:
-        model.greedy(prompt, min(2, new_tokens))
-    taken = [model.greedy(prompt, new_tokens)[1] for prompt in prompts]
-    return loaded | {
-        "first_ms": [1000 * seconds[0] for seconds in taken],
-        "latencies_ms": [1000 * each for seconds in taken for each in seconds[1:]],
-        "throughput_per_s": sum(map(len, taken)) / sum(map(sum, taken)),
-        "peak_memory_bytes": peak_memory_bytes(),
-    }
+    # It answers on the processor, whichever device other models do.
+    found = timed_writing(_writing(model), prompts, request.warmup, new_tokens, EnergyMeter.on("cpu"))
+    # What is timed beside takes a model with room for longer prompts.
+    peak = peak_memory_bytes()
+    model.close()
+    points = []
+    for series in request.series:
+        model = _with_room(file, request, series.queries)
+        points += timed_writing_series(_writing(model), [series], request.warmup, new_tokens)
+        model.close()
+    return found | loaded | {"peak_memory_bytes": peak, "points": points}
+
+
+def _with_room(file: Path, request: SpeedRequest, prompts: Sequence[Sequence[int]]) -> LlamaModel:
+    tokens = max(map(len, prompts)) + request.settings["new_tokens"]
+    return LlamaModel(file, threads=request.threads, tokens=tokens)
+
+
+def _writing(model: LlamaModel) -> Write:
+    return lambda prompt, count: model.greedy(prompt, count)[1]
 
 
 def _prompts(file: Path, request: SpeedRequest) -> list[list[int]]:

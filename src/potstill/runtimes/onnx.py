@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.artefacts.manifest import Manifest
-from potstill.runtimes.graphs import Graph
+from potstill.runtimes.graphs import Graph, NamedGraph
 
 LOGITS = "logits"
 SLOWER = ["SkipLayerNormFusion"]
@@ -15,6 +15,18 @@ two layers 0.55 ms without it, 0.72 ms with it)."""
 
 def open_graph(folder: Path, manifest: Manifest, threads: int) -> Graph:
     """The graph in a folder, on the processor."""
+    session = _session(folder / manifest.model_file, threads)
+    return lambda feeds: session.run([LOGITS], dict(feeds))[0]
+
+
+def open_named(file: Path, threads: int) -> NamedGraph:
+    """The graph in a file, likewise."""
+    session = _session(file, threads)
+    names = [each.name for each in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def _session(file: Path, threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -22,7 +34,6 @@ def open_graph(folder: Path, manifest: Manifest, threads: int) -> Graph:
     options.inter_op_num_threads = 1
     # Threads that spin while they wait slow each other on a busy machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session: Any = onnxruntime.InferenceSession(
-        str(folder / manifest.model_file), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER
+    return onnxruntime.InferenceSession(
+        str(file), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER
     )
-    return lambda feeds: session.run([LOGITS], dict(feeds))[0]

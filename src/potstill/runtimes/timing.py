@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
+from potstill.measure.timed import Series
 from potstill.measure.weights import COMMON
 from potstill.runtimes import RUNTIMES
 
@@ -47,14 +48,16 @@ class SpeedRequest:
     settings: Mapping[str, int] = field(default_factory=dict)
     """What the form needs: how long a text may be, how many tokens are written after a prompt."""
     dtype: str = COMMON
+    series: Sequence[Series] = ()
+    """What is timed beside them, at other batch sizes and lengths."""
 
     @property
     def model(self) -> str:
         return self.loads.folders[0]
 
     def in_type(self, dtype: str) -> "SpeedRequest":
-        """The same with weights of another type."""
-        return replace(self, dtype=dtype)
+        """The same with weights of another type, and nothing timed beside: that is compared in one type."""
+        return replace(self, dtype=dtype, series=())
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
@@ -66,7 +69,8 @@ class SpeedRequest:
         loads: dict[str, Any] = {
             name: tuple(each) if isinstance(each, list) else each for name, each in values["loads"].items()
         }
-        return cls(**values | {"loads": Loads(**loads)})
+        series = tuple(Series(**each | {"batch_sizes": tuple(each["batch_sizes"])}) for each in values["series"])
+        return cls(**values | {"loads": Loads(**loads), "series": series})
 
 
 def main() -> None:

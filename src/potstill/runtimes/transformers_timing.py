@@ -5,14 +5,14 @@ Runs in a process of its own, which prints what `measure` returns.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
-from potstill.measure.speed import Loading, peak_memory_bytes, timed
+from potstill.measure.energy import EnergyMeter
+from potstill.measure.speed import Loading, peak_memory_bytes
+from potstill.measure.timed import Answer, Answering, timed, timed_series, timed_writing, timed_writing_series
 from potstill.runtimes.timing import SpeedRequest
 
-Measure = Callable[[], dict[str, Any]]
-"""What measures, once all is loaded."""
 MULTI_LABEL = "multi_label_classification"
 """As the configuration of a model calls it."""
 
@@ -26,13 +26,33 @@ def measure(request: SpeedRequest) -> dict[str, Any]:
     _ = transformers.AutoTokenizer
     torch.set_num_threads(request.threads)
     loading = Loading.begins()
-    measured = _FORMS[request.form](request)
+    timing = _FORMS[request.form](request)
     loaded = loading.ended()
-    with torch.inference_mode():
-        found = measured()
     on_device = request.device == "cuda"
-    peak = torch.cuda.max_memory_allocated() if on_device else peak_memory_bytes()
-    return found | loaded | {"peak_memory_bytes": peak} | ({"floor_memory_bytes": 0} if on_device else {})
+    with torch.inference_mode():
+        found = timing.always()
+        # The memory of what is timed beside is another, and models are compared by this one.
+        peak = torch.cuda.max_memory_allocated() if on_device else peak_memory_bytes()
+        points = timing.beside()
+    measured = found | loaded | {"peak_memory_bytes": peak, "points": points}
+    return measured | ({"floor_memory_bytes": 0} if on_device else {})
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """What times, once all is loaded."""
+
+    always: Callable[[], dict[str, Any]]
+    beside: Callable[[], list[dict[str, Any]]]
+    """At other batch sizes and lengths."""
+
+
+def _of_answers(request: SpeedRequest, answering: Answering) -> _Timing:
+    size, meter = request.batch_size, EnergyMeter.on(request.device)
+    return _Timing(
+        lambda: timed(answering(size), request.queries, request.warmup, size, meter),
+        lambda: timed_series(answering, request.series, request.warmup),
+    )
 
 
 def _models(request: SpeedRequest, auto: Any) -> list[Any]:
@@ -55,7 +75,7 @@ def _turns(request: SpeedRequest, models: Sequence[Any]) -> Iterator[Sequence[An
     return itertools.cycle([[model] for model in models] if request.loads.in_turn else [models])
 
 
-def _of_texts(request: SpeedRequest) -> Measure:
+def _of_texts(request: SpeedRequest) -> _Timing:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -76,10 +96,10 @@ def _of_texts(request: SpeedRequest) -> Measure:
             # The decision is part of the answer.
             (logits > 0 if model.config.problem_type == MULTI_LABEL else logits.argmax(dim=-1)).cpu()
 
-    return partial(timed, answer, request.queries, request.warmup, request.batch_size)
+    return _of_answers(request, lambda _: answer)
 
 
-def _of_documents(request: SpeedRequest) -> Measure:
+def _of_documents(request: SpeedRequest) -> _Timing:
     """The windows of all documents are read together, a batch of them at a time."""
     import torch
     from transformers import AutoModelForTokenClassification
@@ -90,21 +110,24 @@ def _of_documents(request: SpeedRequest) -> Measure:
     tokenizer = load_word_tokenizer(request.model, trust_remote_code=request.loads.trusts(request.model))
     turns = _turns(request, _models(request, AutoModelForTokenClassification))
 
-    def answer(documents: Sequence[Sequence[str]]) -> None:
-        split = windows_of(tokenizer, documents, request.settings["max_length"], request.settings["overlap"])
-        tokens = [torch.from_numpy(window.tokens).long() for windows in split for window in windows]
-        for start in range(0, len(tokens), request.batch_size):
-            part = tokens[start : start + request.batch_size]
-            ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True, padding_value=tokenizer.pad_token_id or 0)
-            lengths = torch.tensor([len(each) for each in part])
-            mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-            for model in next(turns):
-                model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.argmax(dim=-1).cpu()
+    def answering(batch_size: int) -> Answer:
+        def answer(documents: Sequence[Sequence[str]]) -> None:
+            split = windows_of(tokenizer, documents, request.settings["max_length"], request.settings["overlap"])
+            tokens = [torch.from_numpy(window.tokens).long() for windows in split for window in windows]
+            for start in range(0, len(tokens), batch_size):
+                part = tokens[start : start + batch_size]
+                ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True, padding_value=tokenizer.pad_token_id or 0)
+                lengths = torch.tensor([len(each) for each in part])
+                mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+                for model in next(turns):
+                    model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.argmax(dim=-1).cpu()
 
-    return partial(timed, answer, request.queries, request.warmup, request.batch_size)
+        return answer
+
+    return _of_answers(request, answering)
 
 
-def _of_prompts(request: SpeedRequest) -> Measure:
+def _of_prompts(request: SpeedRequest) -> _Timing:
     """`new_tokens` after each prompt, whatever they are."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -115,20 +138,17 @@ def _of_prompts(request: SpeedRequest) -> Measure:
     turns = _turns(request, _models(request, AutoModelForSeq2SeqLM if apart else AutoModelForCausalLM))
     new_tokens = request.settings["new_tokens"]
 
-    def measured() -> dict[str, Any]:
-        for prompt in request.queries[: request.warmup]:
-            greedy(next(turns), prompt, min(2, new_tokens))
-        taken = [greedy(next(turns), prompt, new_tokens)[1] for prompt in request.queries]
-        return {
-            "first_ms": [1000 * seconds[0] for seconds in taken],
-            "latencies_ms": [1000 * each for seconds in taken for each in seconds[1:]],
-            "throughput_per_s": sum(map(len, taken)) / sum(map(sum, taken)),
-        }
+    def write(prompt: Sequence[int], count: int) -> Sequence[float]:
+        return greedy(next(turns), prompt, count)[1]
 
-    return measured
+    meter = EnergyMeter.on(request.device)
+    return _Timing(
+        lambda: timed_writing(write, request.queries, request.warmup, new_tokens, meter),
+        lambda: timed_writing_series(write, request.series, request.warmup, new_tokens),
+    )
 
 
-_FORMS: dict[str, Callable[[SpeedRequest], Measure]] = {
+_FORMS: dict[str, Callable[[SpeedRequest], _Timing]] = {
     "texts": _of_texts,
     "documents": _of_documents,
     "prompts": _of_prompts,

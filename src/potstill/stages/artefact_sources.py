@@ -16,7 +16,7 @@ from potstill.exporters import AnyExporter, Source
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.records import AdaptRecord, EvaluateRecord, TrainRecord
-from potstill.run_dir import RunDir
+from potstill.run_dir import SCRATCH, RunDir, fingerprint
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.predictor import Predictor, open_predictor
 from potstill.stages.inputs import Inputs
@@ -26,6 +26,9 @@ from potstill.stages.rounded_student import rounded_name
 from potstill.tasks import AnyTask
 from potstill.training.engine import Engine
 
+FORMS = "forms"
+"""Below it lies each form of a model, as its exporter wrote it."""
+SHARED = f"{FORMS}/{SCRATCH}"
 COMPARED_ROWS = 64
 """Test rows over which outputs are compared one by one."""
 
@@ -80,12 +83,14 @@ class Exporting:
         own = self.inputs if tokenizer is self.inputs.tokenizer else self.inputs.of_student
         return own.encoded(self.recipe, rows)
 
-    def student_source(self, exporter: AnyExporter) -> Source:
+    def folder_of_student(self, exporter: AnyExporter) -> ModelFolder:
         """The student as it was trained for this artefact, where it was."""
-        folder = self.student_folder
         if (trained := self.rounded.get(exporter.name)) is not None:
-            folder = ModelFolder(self.run.path("train", rounded_name(exporter), "model"), digest=trained.digest)
-        return self._source("student", folder, self.inputs.of_student.tokenizer)
+            return ModelFolder(self.run.path("train", rounded_name(exporter), "model"), digest=trained.digest)
+        return self.student_folder
+
+    def student_source(self, exporter: AnyExporter) -> Source:
+        return self._source("student", self.folder_of_student(exporter), self.inputs.of_student.tokenizer)
 
     def teacher_source(self) -> Source:
         return self._source("teacher", teacher_folder(self.recipe, self.run, self.teacher), self.inputs.tokenizer)
@@ -110,18 +115,21 @@ class Exporting:
             tokenizer=tokenizer,
             texts=texts,
             own_code=folder.trust_remote_code,
+            shared=self.run.path(SHARED, fingerprint(str(folder.path))),
         )
 
     def _about(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Manifest:
-        calibration = self.evaluation.calibration.get(name)
-        # That of the model as it was evaluated: 8 bits move it by less than its validation rows could tell.
-        temperature = calibration and calibration.temperature
         return replace(
-            described(self.recipe.task, self.inputs.labels, temperature or 1.0),
+            described(self.recipe.task, self.inputs.labels, self.temperature_of(name)),
             truncation_side=tokenizer.truncation_side,
             pad_id=tokenizer.pad_token_id or 0,
             lengths=self._timed_lengths(tokenizer),
         )
+
+    def temperature_of(self, name: str) -> float:
+        """That of the model as it was evaluated: 8 bits move it by less than its validation rows could tell."""
+        calibration = self.evaluation.calibration.get(name)
+        return (calibration and calibration.temperature) or 1.0
 
     def _timed_lengths(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """Of what speed is measured with."""
@@ -146,6 +154,7 @@ def described(task: AnyTask, labels: Sequence[str], temperature: float) -> Manif
         labels=tuple(labels) if task.named_outputs else (),
         max_length=settings.get("max_length", 0),
         overlap=settings.get("overlap", 0),
+        max_target_length=settings.get("max_target_length", 0),
         temperature=temperature,
     )
 

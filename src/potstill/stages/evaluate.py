@@ -32,7 +32,7 @@ from potstill.stages.teacher_weights import stored_type
 from potstill.teachers import Mixture, Routed
 from potstill.training.engine import Engine
 
-MEASURES = 4
+MEASURES = 5
 """Raised where the same models would be given other figures than before."""
 CALIBRATION = "calibration.json"
 """The temperatures of all models."""
@@ -66,6 +66,7 @@ def evaluate(
         "learnt_from": recipe.label.responses.kind,
         "data": {name: split.fingerprint for name, split in inputs.splits.items()},
         "out_of_domain": rows_fingerprint(inputs.out_of_domain),
+        "unanswerable": rows_fingerprint(inputs.unanswerable),
         "task": recipe.task,
         "seed": recipe.seed,
         "several": recipe.teacher if recipe.teacher.members else None,

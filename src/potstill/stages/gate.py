@@ -9,7 +9,7 @@ from potstill.recipe import GateSettings, Recipe
 from potstill.records import EvaluateRecord, GateRecord
 from potstill.run_dir import RunDir, fingerprint
 
-JUDGES = 3
+JUDGES = 4
 """Raised where the same measurements would be judged in another way than before."""
 
 

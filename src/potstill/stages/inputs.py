@@ -23,6 +23,7 @@ from potstill.stages.own_student import OwnStudent, own_student
 from potstill.stages.piece_counts import student_vocabulary
 from potstill.stages.student_search import chosen_student
 from potstill.stages.teacher_files import Files, named_in, read_files
+from potstill.stages.unanswerable import read_unanswerable
 from potstill.students import Pretrained, Shrunk, Trimmed, student_config
 from potstill.tasks.classes import TEACHER
 from potstill.tasks.loading import reads_alike, tokenizer_fingerprint, without_token_types
@@ -48,6 +49,8 @@ class Inputs:
     """Of a student that exists already."""
     out_of_domain: Sequence[Any] = ()
     """Rows of texts of another kind than those of the splits."""
+    unanswerable: Sequence[Any] = ()
+    """Queries that should be declined or are nonsense."""
     harness: Sequence[HarnessTask] = ()
     """Tasks of lm-evaluation-harness that the models are put to."""
     known: dict[object, tuple[Sequence[Any], Encoded]] = field(default_factory=dict, compare=False, repr=False)
@@ -160,6 +163,7 @@ def read_inputs(recipe: Recipe, base: Path, progress: Progress | None = None) ->
         vocabulary=vocabulary,
         own=own,
         out_of_domain=read_out_of_domain(recipe, base, splits),
+        unanswerable=read_unanswerable(recipe, base),
         harness=harness_tasks(recipe.evaluate.harness, base),
     )
     return _with_members(recipe, inputs, base)

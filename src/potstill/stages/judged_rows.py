@@ -12,7 +12,7 @@ from potstill.evaluation.case import Case
 from potstill.progress import Progress
 from potstill.recipe import Recipe
 from potstill.stages.inputs import Inputs
-from potstill.stages.other_tokens import aligned_rows
+from potstill.stages.other_tokens import aligned_rows, rows_in_both
 
 
 def case_of(
@@ -37,9 +37,12 @@ def case_of(
         progress=progress,
         encode=lambda tokenizer: encode_rows(tokenizer, inputs.splits["test"].rows),
         untrained=untrained or nothing,
+        own_config=inputs.own.files.config if inputs.own is not None else None,
         own_tokenizer=inputs.of_student.tokenizer if other_tokens else None,
         aligned=partial(aligned_rows, recipe, inputs, "test") if other_tokens else None,
         encode_rows=encode_rows,
         encode_validation=lambda tokenizer: encode_rows(tokenizer, labelled_rows(inputs.splits["validation"].rows)),
+        aligned_rows=partial(rows_in_both, recipe, inputs) if other_tokens else None,
         out_of_domain=inputs.out_of_domain,
+        unanswerable=inputs.unanswerable,
     )

@@ -1,7 +1,7 @@
 """A language model's student that has other tokens than its teacher: the two vocabularies, and the rows in both."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -89,8 +89,12 @@ def doubts_about_answers(other: OtherTokensRecord | None) -> list[str]:
 
 def aligned_rows(recipe: Recipe, inputs: "Inputs", split: str) -> AlignedRows:
     """The rows of a split in the tokens of both."""
+    return rows_in_both(recipe, inputs, inputs.splits[split].rows)
+
+
+def rows_in_both(recipe: Recipe, inputs: "Inputs", rows: Sequence[Any]) -> AlignedRows:
+    """Rows in the tokens of both."""
     assert inputs.own is not None and inputs.own.vocabularies is not None
-    rows = inputs.splits[split].rows
     theirs, own = inputs.encoded(recipe, rows), inputs.of_student.encoded(recipe, rows)
     assert isinstance(theirs, TokenRows) and isinstance(own, TokenRows)
     windows = frozenset(row.id for row in rows if isinstance(row, PlainText))

@@ -17,6 +17,7 @@ from potstill.data.rows import labelled_rows
 from potstill.data.token_rows import TokenRows
 from potstill.data.words import EncodedWords
 from potstill.errors import RecipeError
+from potstill.evaluation.harness_gate import require_harness
 from potstill.evaluation.queries import require_measurable, thresholds_upside_down
 from potstill.labels import Dense, bytes_per_position
 from potstill.losses import Shapes
@@ -64,7 +65,8 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
     """Record the plan in the run directory.
 
     Raises:
-        RecipeError: a teacher that lies in the run directory; and as `make_plan` and `require_measurable`.
+        RecipeError: a teacher that lies in the run directory; and as `make_plan`, `require_measurable` and
+            `require_harness`.
     """
     for files in (inputs.lead, *inputs.members.values()):
         where = Path(files.location)
@@ -76,6 +78,7 @@ def plan(run: RunDir, recipe: Recipe, inputs: Inputs) -> PlanRecord:
             )
     # What it looks at decides nothing of the plan, so one that is kept must not skip it.
     require_measurable(case_of(recipe, inputs, run.progress))
+    require_harness(recipe, inputs.harness)
     require_exportable(recipe, inputs)
     for warning in thresholds_upside_down(recipe.gate, recipe.task.answers):
         run.progress.line(f"warning: {warning}")

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from potstill.data.prepare import Split
 from potstill.data.tokens import TokenFile
 from potstill.errors import DataError
+from potstill.perturbations.settings import OF_LANGUAGE_MODELS
 from potstill.run_dir import fingerprint
 from potstill.settings import Settings
 from potstill.signals import Batch, LabelPositions, Signals
@@ -47,6 +48,8 @@ class GenerativeSettings(Settings):
     loss_defaults: ClassVar[LossDefaults] = {"soft_targets": {"temperature": 1.0}}
     """Softening loses more than it teaches where the tail is nearly all."""
     default_losses: ClassVar[tuple[str, ...]] = ("soft_targets",)
+    robustness_defaults: ClassVar[Mapping[str, Any]] = OF_LANGUAGE_MODELS
+    """What `evaluate.robustness` has in place of its own defaults."""
 
     @property
     def generative(self) -> bool:

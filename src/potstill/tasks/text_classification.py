@@ -67,6 +67,8 @@ class TextClassification(Settings):
     """Whether examples share rows."""
     loss_defaults: ClassVar[LossDefaults] = {}
     default_losses: ClassVar[tuple[str, ...]] = ("soft_targets", "hard_labels")
+    robustness_defaults: ClassVar[Mapping[str, Any]] = {}
+    """What `evaluate.robustness` has in place of its own defaults."""
 
     date: ClassVar[None] = None
     shared_tokens: ClassVar[None] = None

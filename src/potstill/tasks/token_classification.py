@@ -23,6 +23,7 @@ from potstill.data.tagged import TaggedRow, read_tagged
 from potstill.data.words import EncodedWords, encode_words, load_word_tokenizer
 from potstill.errors import DataError, ModelError
 from potstill.measure.entities import entities_of, kinds_of
+from potstill.perturbations.settings import OF_TAGS
 from potstill.records import AnswerKind
 from potstill.run_dir import fingerprint
 from potstill.settings import Settings
@@ -88,6 +89,8 @@ class TokenClassification(Settings):
     means: ClassVar[bool] = False
     loss_defaults: ClassVar[LossDefaults] = {}
     default_losses: ClassVar[tuple[str, ...]] = ("soft_targets", "hard_labels")
+    robustness_defaults: ClassVar[Mapping[str, Any]] = OF_TAGS
+    """What `evaluate.robustness` has in place of its own defaults."""
 
     reads_gguf: ClassVar[bool] = False
     has_head: ClassVar[bool] = True

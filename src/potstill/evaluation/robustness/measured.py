@@ -16,7 +16,7 @@ from potstill.evaluation.robustness.asking import Asker, with_texts
 from potstill.evaluation.robustness.attack import Answers, Attack, Limits, Outcome, Texts, attack, run_attacks
 from potstill.evaluation.robustness.readings import READINGS, OutputReading, Truth
 from potstill.measure import quality
-from potstill.perturbations import Severity, perturbed
+from potstill.perturbations import PerturbationName, Severity, perturbed
 from potstill.perturbations.settings import RobustnessSettings
 from potstill.records import Attacks
 from potstill.runtimes.predictor import Outputs, Predictor, held
@@ -110,13 +110,13 @@ def beside_the_test(case: Case, predictors: Mapping[str, Predictor], answers: Cl
     return found
 
 
-def sampled_rows(case: Case) -> list[Row]:
+def sampled_rows(case: Case) -> list[Any]:
     """The test rows that are changed, by stable hash."""
     settings = case.recipe.evaluate.robustness
     return [] if settings is None else stable_order(case.test, lambda row: row.id, salt=SALT)[: settings.rows]
 
 
-def ways(settings: RobustnessSettings) -> list[tuple[str, Severity]]:
+def ways(settings: RobustnessSettings) -> list[tuple[PerturbationName, Severity]]:
     """Each perturbation at each severity."""
     return [(name, severity) for name in settings.perturbations for severity in settings.severities]
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-from potstill.evaluation.metrics import CLASSES, name_in_words
-from potstill.presentation.formats import number, percent, points_span, readable, sentence, share
+from potstill.evaluation.metrics import CLASSES, LANGUAGE, name_in_words
+from potstill.evaluation.robustness.token_sections import token_sections
+from potstill.evaluation.robustness.words import ABOUT, head, perturbation_in_words
+from potstill.presentation.formats import number, percent, points_span, sentence, share
 from potstill.presentation.tables import Bars, Cell, Histogram, Section, Table
 from potstill.records import (
     AttackExample,
@@ -16,21 +18,24 @@ from potstill.records import (
     Robustness,
 )
 
-_NAMES = {"ocr": "OCR", "look_alikes": "look-alikes", "white_space": "white space"}
-_ABOUT = ""
+_OF_TEXTS = ("confident (0.9 or more) on other texts",)
+_OF_TAGS = ("words of other texts tagged with 0.9 or more", "other texts with an entity")
 _SCORES = {"max_probability": "top probability", "energy": "negative energy"}
 
 
 def robustness_sections(evaluation: EvaluateRecord) -> Iterator[Section]:
     """Changed texts, texts changed on purpose, and texts of another kind; where they were not measured it says so."""
-    if evaluation.answers not in CLASSES:
+    if evaluation.answers in LANGUAGE:
+        yield from token_sections(evaluation)
+    if evaluation.answers not in CLASSES | {"tags"}:
         return
     found = evaluation.robustness
     if found is None:
         empty = "Not measured: the recipe does not ask for it (evaluate.robustness)."
         yield Section("Robustness", "robustness", empty=empty)
     else:
-        yield _robustness(found, sentence(name_in_words("accuracy", evaluation.answers)))
+        name = "entity_f1" if evaluation.answers == "tags" else "accuracy"
+        yield _robustness(found, sentence(name_in_words(name, evaluation.answers)), _short(evaluation))
         if found.attacks is not None:
             yield _attacks(found.attacks)
     if evaluation.out_of_domain is None:
@@ -40,23 +45,22 @@ def robustness_sections(evaluation: EvaluateRecord) -> Iterator[Section]:
         yield _out_of_domain(evaluation.out_of_domain)
 
 
-def _head(*names: str, about: str) -> list[Cell]:
-    return [Cell(about, _ABOUT), *(Cell(name) for name in names)]
+def _short(evaluation: EvaluateRecord) -> str:
+    return name_in_words("entity_f1") if evaluation.answers == "tags" else "accuracy"
 
 
-def _robustness(found: Robustness, accuracy: str) -> Section:
+def _robustness(found: Robustness, accuracy: str, short: str) -> Section:
     models = found.models
-    rows = [[Cell("as they are", _ABOUT), *(Cell(share(each.clean_accuracy)) for each in models.values()), Cell("")]]
+    rows = [[Cell("as they are", ABOUT), *(Cell(share(each.clean_accuracy)) for each in models.values()), Cell("")]]
     ways = models["teacher"].perturbed
     for number_of_way, way in enumerate(ways):
-        name = _NAMES.get(way.perturbation, readable(way.perturbation))
         each_model = [each.perturbed[number_of_way] for each in models.values()]
         student = models["student"].perturbed[number_of_way].agreement
         accuracies = (Cell(share(each.accuracy)) for each in each_model)
-        rows.append([Cell(f"{sentence(name)}, {way.severity}", _ABOUT), *accuracies, _share(student)])
+        rows.append([Cell(perturbation_in_words(way.perturbation, way.severity), ABOUT), *accuracies, _share(student)])
     summary = [
         [
-            Cell(name, _ABOUT),
+            Cell(name, ABOUT),
             Cell(share(each.clean_accuracy)),
             Cell(share(each.robust_accuracy)),
             Cell(share(each.kept)),
@@ -65,7 +69,7 @@ def _robustness(found: Robustness, accuracy: str) -> Section:
         ]
         for name, each in models.items()
     ]
-    head = _head(
+    columns = head(
         "as they are",
         "changed",
         "kept",
@@ -75,17 +79,17 @@ def _robustness(found: Robustness, accuracy: str) -> Section:
     )
     notes = [
         f"On {found.rows:,} test rows, chosen by a hash, of which each text is changed in every way, from 1 (slightly) "
-        "to 3 (strongly). Changed is the mean over all of them; kept is its share of the accuracy on the same rows as "
-        "they are. All with their 95 % intervals over the rows."
+        f"to 3 (strongly). Changed is the mean over all of them; kept is its share of the {short} on the same rows "
+        "as they are. All with their 95 % intervals over the rows."
     ]
-    whole = Table(_head(*models, "agreement of student and teacher", about="Texts"), rows)
+    whole = Table(head(*models, "agreement of student and teacher", about="Texts"), rows)
     return Section(
         "Robustness",
         "robustness",
         notes,
-        [(None, Table(head, summary)), ("By change and severity", whole)],
+        [(None, Table(columns, summary)), ("By change and severity", whole)],
         tall=True,
-        charts=[_kept(models)],
+        charts=[_kept(models, short)],
     )
 
 
@@ -93,11 +97,11 @@ def _share(value: Estimate | None) -> Cell:
     return Cell("–" if value is None else share(value))
 
 
-def _kept(models: Mapping[str, ModelRobustness]) -> Bars:
+def _kept(models: Mapping[str, ModelRobustness], short: str) -> Bars:
     return Bars(
-        title="Accuracy kept on changed texts",
+        title=f"{sentence(short)} kept on changed texts",
         x="severity",
-        y="of the accuracy on the same rows, %",
+        y=f"of the {short} on the same rows, %",
         places=[str(each.severity) for each in models["teacher"].by_severity],
         series={
             name: [(100 * kept.value, 100 * kept.low, 100 * kept.high) for kept in (s.kept for s in each.by_severity)]
@@ -109,7 +113,7 @@ def _kept(models: Mapping[str, ModelRobustness]) -> Bars:
 def _attacks(found: Attacks) -> Section:
     rows = [
         [
-            Cell(name, _ABOUT),
+            Cell(name, ABOUT),
             Cell(f"{each.succeeded} of {each.attacked}"),
             _share(each.success_rate),
             Cell(number(each.mean_queries)),
@@ -117,11 +121,11 @@ def _attacks(found: Attacks) -> Section:
         ]
         for name, each in found.models.items()
     ]
-    head = _head("made wrong", "success rate", "queries, mean", "words changed, mean", about="Model")
-    tables: list[tuple[str | None, Table]] = [(None, Table(head, rows))]
+    columns = head("made wrong", "success rate", "queries, mean", "words changed, mean", about="Model")
+    tables: list[tuple[str | None, Table]] = [(None, Table(columns, rows))]
     if found.examples:
-        columns = [Cell(name, _ABOUT) for name in ("Text", "changed", "truth", "model", "its answer")]
-        tables.append(("What made them wrong", Table(columns, [_example(each) for each in found.examples])))
+        names = [Cell(name, ABOUT) for name in ("Text", "changed", "truth", "model", "its answer")]
+        tables.append(("What made them wrong", Table(names, [_example(each) for each in found.examples])))
     note = (
         f"On {found.rows:,} of these rows each model is shown what it may read wrong: one word after the other, the "
         "most important first, has a letter swapped, replaced, left out, doubled or drawn otherwise, and what lowers "
@@ -137,7 +141,7 @@ def _example(each: AttackExample) -> list[Cell]:
         Cell(each.before, "text", under=each.id),
         Cell(each.after, "text"),
         Cell(each.truth, "name answer"),
-        Cell(each.model, _ABOUT),
+        Cell(each.model, ABOUT),
         Cell(each.answer, "name answer"),
     ]
 
@@ -149,9 +153,13 @@ def _out_of_domain(found: OutOfDomain) -> Section:
         for name, words in _SCORES.items()
     ]
     rows = [
-        [Cell(f"{model}, {words}", _ABOUT), Cell(share(d.auroc)), Cell(share(d.fpr95))] for model, words, d in scored
+        [Cell(f"{model}, {words}", ABOUT), Cell(share(d.auroc)), Cell(share(d.fpr95))] for model, words, d in scored
     ]
-    confident = [[Cell(model, _ABOUT), Cell(share(each.confident))] for model, each in found.models.items()]
+    tags = any(each.with_entities is not None for each in found.models.values())
+    confident = [
+        [Cell(model, ABOUT), Cell(share(each.confident)), *([_share(each.with_entities)] if tags else [])]
+        for model, each in found.models.items()
+    ]
     note = (
         f"{found.rows:,} texts of another kind ({found.source}) against the {found.test_rows:,} test rows. AUROC is "
         "the chance that a test row has the higher score; FPR95 the share of the other texts that pass where 95 % of "
@@ -162,8 +170,8 @@ def _out_of_domain(found: OutOfDomain) -> Section:
         "out-of-domain",
         [note],
         [
-            (None, Table(_head("AUROC", "FPR95", about="Score"), rows)),
-            (None, Table(_head("confident (0.9 or more) on other texts", about="Model"), confident)),
+            (None, Table(head("AUROC", "FPR95", about="Score"), rows)),
+            (None, Table(head(*(_OF_TAGS if tags else _OF_TEXTS), about="Model"), confident)),
         ],
         charts=[_histogram(model, words, d) for model, words, d in scored if model != "baseline"],
     )
