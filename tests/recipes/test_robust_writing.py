@@ -65,5 +65,6 @@ def test_changed_prompts_and_queries_are_measured_required_and_shown(tmp_path: P
     assert stages_that_worked(potstill(*command).stderr) == set()
     # Other queries are asked anew, and nothing is trained.
     (project / "data/queries.jsonl").write_text(json.dumps(rows[1]) + "\n")
-    assert stages_that_worked(potstill(*command).stderr) == {"evaluate", "gate", "export", "report"}
+    forms = {"forms/student/safetensors", "forms/measured"}
+    assert stages_that_worked(potstill(*command).stderr) == {"evaluate", "gate", *forms, "export", "report"}
     assert record(project / "run", "evaluate")["token_robustness"]["unanswerable"]["queries"] == 1

@@ -17,7 +17,7 @@ from potstill.data.splits import stable_order
 from potstill.data.turns import Message
 from potstill.errors import DataError, RecipeError
 from potstill.evaluation.case import Case
-from potstill.evaluation.generative import GenerativeAnswers, measured_tokens
+from potstill.evaluation.generative import GenerativeAnswers, Untrained, measured_tokens
 from potstill.evaluation.queries import require_measurable
 from potstill.evaluation.robustness import token_figures
 from potstill.evaluation.robustness.changed_prompts import (
@@ -125,7 +125,7 @@ def close(found: Estimate | None, values: Sequence[float], rel: float = 1e-9) ->
 
 def answers_to(case: Case, predictors: Mapping[str, Predictor]) -> GenerativeAnswers:
     tokens, drawn = measured_tokens(case, predictors)
-    return GenerativeAnswers(tokens, tokens["teacher"], drawn, {}, {}, 1, None, [])
+    return GenerativeAnswers(tokens, Untrained(tokens["teacher"], 1), drawn, {}, {}, None, [])
 
 
 def robustness_of(case: Case, models: Mapping[str, PreTrainedModel]) -> TokenRobustness:

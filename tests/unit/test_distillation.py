@@ -119,7 +119,7 @@ def test_the_same_arguments_again_keep_every_stage_and_print_nothing(
     capsys.readouterr()
     again = distill_rows(project, project / "run", lines)
     _, *stages = lines.lines
-    assert len(stages) == 9 and all(line.endswith(": kept") for line in stages)
+    assert len(stages) == 11 and all(line.endswith(": kept") for line in stages)
     assert again.recipe == first.recipe and again.evaluation == first.evaluation
     loading = capsys.readouterr().err
     if not shown:

@@ -316,7 +316,8 @@ def test_of_texts_tokens_count_and_of_targets_whole_responses(tmp_path: Path, ch
     tokens = {m: TokenMeasures(blank, each, blank, blank, each, blank) for m, each in right.items()}
     weights = quality.bootstrap_weights(len(ids), seed=0, resamples=20)
     drawn = TokensOfRows(row_of, row_of, weights, ids, [7] * len(ids))
-    answers = generative.GenerativeAnswers(tokens, tokens["teacher"], drawn, {}, {}, 10, None, [])
+    untrained = generative.Untrained(tokens["teacher"], 10)
+    answers = generative.GenerativeAnswers(tokens, untrained, drawn, {}, {}, None, [])
     more = generative._by_token(case, answers)
     assert set(more) == {"slices"}
     assert {(each.by, each.name) for each in more["slices"]} == {
@@ -332,9 +333,7 @@ def test_of_texts_tokens_count_and_of_targets_whole_responses(tmp_path: Path, ch
     whole = {model: generator.random(count) < 0.5 for model in ("teacher", "student")}
     written = {model: [f"{model} {number}{' x' * 400}" for number in range(count)] for model in whole}
     every = TokensOfRows(row_of, row_of, quality.bootstrap_weights(count, seed=0), [], [7] * count)
-    more = generative._by_response(
-        case, generative.GenerativeAnswers({}, tokens["teacher"], every, whole, written, 9, None, [])
-    )
+    more = generative._by_response(case, generative.GenerativeAnswers({}, untrained, every, whole, written, None, []))
     for each in more["slices"]:
         numbers = [n for n, row in enumerate(rows) if each.by == "length" or kinds[row.id] == each.name]
         assert each.teacher_accuracy == pytest.approx(np.mean(whole["teacher"][numbers]))
