@@ -91,6 +91,7 @@ def test_graphs_of_t5_answer_and_write_as_their_model(t5: Made) -> None:
     answers_and_writes_as_its_model(t5)
 
 
+@pytest.mark.long
 def test_graphs_of_bart_answer_and_write_as_their_model(tmp_path: Path) -> None:
     """Whose positions are counted from the tokens before, and whose logits have a bias that is no weight."""
     answers_and_writes_as_its_model(Made(tmp_path, "bart", FORMS["onnx"]))
