@@ -19,6 +19,7 @@ from potstill.data.pairs import Pair
 from potstill.errors import ModelError
 from potstill.exporters import AnyExporter, Onnx, OpenVino
 from potstill.exporters.shared_weights import SMALLEST
+from potstill.measure.timed import Series
 from potstill.runtimes.answering import Asking, open_answerer
 from potstill.runtimes.folder import ModelFolder
 from potstill.runtimes.graphs import model_bytes, open_named
@@ -268,7 +269,7 @@ def test_rows_are_answered_here_and_elsewhere_as_their_model_writes(t5: Made, tm
 def test_each_token_after_each_prompt_is_timed_without_torch(t5: Made) -> None:
     request = SpeedRequest(
         loads=Loads((str(t5.folder),), runtime="onnx"), form="prompts", queries=SOURCES, threads=1, warmup=1,
-        batch_size=1, device="cpu", settings={"new_tokens": 5},
+        batch_size=1, device="cpu", settings={"new_tokens": 5}, series=(Series([[3, 4, 5]] * 2, (1,), 3),),
     )  # fmt: skip
     code = (
         "import sys, json\nfrom potstill.runtimes.graph_timing import measure\n"
@@ -286,6 +287,9 @@ def test_each_token_after_each_prompt_is_timed_without_torch(t5: Made) -> None:
     total = (sum(found["first_ms"]) + sum(found["latencies_ms"])) / 1000
     assert found["throughput_per_s"] == pytest.approx(5 * len(SOURCES) / total)
     assert found["peak_memory_bytes"] > 0 and found["load_ms"] > 0
+    (point,) = found["points"]
+    assert (point["length"], point["batch_size"]) == (3, 1)
+    assert len(point["first_ms"]) == 2 and len(point["latencies_ms"]) == 8
 
 
 def test_an_encoder_decoder_that_cannot_be_traced_is_one_clear_error(tmp_path: Path) -> None:
